@@ -1,0 +1,1 @@
+"""Measure what is left: attacks and probes that end in a curve."""

@@ -1,0 +1,36 @@
+"""The settings of a relearning attack. Apart from the attack, so that reading them needs no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sluicegate.errors import UserError
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How the attacker trains; all of the model's parameters, AdamW, constant learning rate."""
+
+    kind: Literal["forget", "retain", "mixed"] = "forget"
+    """What the attacker fine-tunes on: the forget facts it owns, harmless retain rows only, or half of each."""
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
+    """Learning rates tried; the worst case over them counts."""
+    steps: int = 100
+    """Optimiser steps under each learning rate."""
+    checkpoints: tuple[int, ...] = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+    """Steps after which recall is measured."""
+    batch: int = 32
+    """Rows a step."""
+    on: Literal["real", "answer"] = "real"
+    """Which tokens the attacker trains on: all of them, or the answers' alone."""
+    probe: int = 0
+    """Measure each group on at most this many rows, the same ones for every model; 0: all."""
+
+    def __post_init__(self) -> None:
+        if not self.lrs or any(not rate > 0 for rate in self.lrs):
+            raise UserError(f"the attack's learning rates are {list(self.lrs)}; give one or more positive numbers.")
+        if self.steps < 1:
+            raise UserError(f"the attack's steps are {self.steps}; it takes at least 1.")
+
+    def checkpoints_within(self) -> tuple[int, ...]:
+        """The checkpoints up to the last step, which is always one of them, as is 0."""
+        return tuple(sorted({0, self.steps, *(c for c in self.checkpoints if 0 <= c <= self.steps)}))

@@ -1,0 +1,176 @@
+"""The relearning attack: how much training brings the knowledge back?
+
+The attacker owns a random half of the forget facts and fine-tunes on them, or on harmless data.
+Recall is measured on the half it owns (relearning) and on the half it never sees (recovery of
+what the weights still hold). A model that never knew shows what learning from nothing looks like.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sluicegate.audit.attack import Attack
+from sluicegate.curves import Curve
+from sluicegate.errors import UserError
+from sluicegate.items import Item, halves
+from sluicegate.models import Rows, encode
+from sluicegate.runs.room import Room
+from sluicegate.sampling import Mixture, Part, seed_of
+from sluicegate.schedule import Schedule
+from sluicegate.scoring import score
+from sluicegate.training import CrossEntropy, Evaluation, Ledger, at_steps, fit
+
+Metric = Literal["exact", "argmax"]
+
+
+@dataclass(frozen=True)
+class Relearned:
+    """What one attack on one model found, for one seed."""
+
+    owned: Curve
+    """Worst case over the learning rates on the facts that the attacker holds."""
+    held_out: Curve
+    """Worst case over the learning rates on the facts it never sees."""
+    retain: tuple[float, ...]
+    """Retain score left at each checkpoint, under the learning rate that is worst on the owned facts."""
+    by_rate: dict[str, dict[str, tuple[float, ...]]]
+    """For every learning rate, recall at each checkpoint: owned, held_out, retain."""
+    best_rate: dict[str, tuple[float, ...]]
+    """Learning rate that was worst at each checkpoint, for owned and held_out."""
+    ledger: Ledger
+
+    def savings(self, reference: "Relearned", s: float = 0.5) -> Any:
+        """Share of the reference's effort saved on the way to recall `s` of the owned facts."""
+        return self.owned.savings(reference.owned, s)
+
+    def warnings(self) -> list[str]:
+        """What makes the attack weaker than it could be: a rate at the grid's edge, an end too early."""
+        found = []
+        rates = sorted(float(rate) for rate in self.by_rate)
+        for name, curve in (("owned", self.owned), ("held-out", self.held_out)):
+            best = self.best_rate["owned" if name == "owned" else "held_out"]
+            peak = max(range(len(best)), key=lambda i: curve.recall[0][i])
+            if len(rates) > 1 and curve.effort[peak] > 0 and best[peak] in (rates[0], rates[-1]):
+                edge = "lowest" if best[peak] == rates[0] else "highest"
+                found.append(f"{name} facts: the best learning rate {best[peak]:g} is the {edge} of the grid; a wider one may recover more.")
+            if not curve.past_peak()[0]:
+                found.append(f"{name} facts: recall was still rising at the last of {curve.budget:g} steps.")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "owned": self.owned.to_json(),
+            "held_out": self.held_out.to_json(),
+            "retain": self.retain,
+            "by_rate": self.by_rate,
+            "best_rate": self.best_rate,
+            "flops": self.ledger.as_dict(),
+            "warnings": self.warnings(),
+        }
+
+
+def relearn(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    forget: Sequence[Item],
+    retain: Sequence[Item] = (),
+    attack: Attack | None = None,
+    *,
+    seed: int = 0,
+    max_length: int = 256,
+    template: bool = False,
+    room: Room | None = None,
+) -> Relearned:
+    """Attack `model` (a copy: it is left as it was) and return recall against attack steps.
+
+    `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
+    the share of exact answers; on running text, the share of tokens that are the first choice.
+    Source: Lee et al. 2025 (arXiv 2506.06278), appendix on relearning; the held-out half is ours.
+    Raises `UserError` for a forget set too small to split, or a retain attack without retain rows.
+    """
+    attack, room = attack or Attack(), room or Room()
+    if attack.kind != "forget" and not retain:
+        raise UserError(f"an attack of kind {attack.kind!r} fine-tunes on retain rows, and there are none. Hand them in with --retain.")
+    mine, theirs = halves(forget, seed)
+    rows = {
+        name: encode(tokenizer, items, max_length=max_length, template=template)
+        for name, items in (("owned", mine), ("held_out", theirs), ("retain", tuple(retain)))
+        if items
+    }
+    metric: Metric = "exact" if any(item.prompt for item in forget) else "argmax"
+    probes = {name: _sample(group, attack.probe, seed_of(seed, name)) for name, group in rows.items()}
+    draw = _attacker_batches(rows, attack, seed)
+    checkpoints = attack.checkpoints_within()
+    ledger = Ledger()
+
+    def measure(model: PreTrainedModel, spent: Ledger) -> dict[str, float]:
+        return {name: score(model, group, spent).mean()[metric] for name, group in probes.items()}
+
+    original = {name: p.detach().clone() for name, p in model.named_parameters()}
+    victim = copy.deepcopy(model)
+    by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
+    for rate in attack.lrs:
+        with torch.no_grad():
+            for name, parameter in victim.named_parameters():
+                parameter.copy_(original[name])
+        done = fit(
+            victim,
+            CrossEntropy(attack.on),
+            lambda step: {"train": draw(step)},
+            Schedule(steps=attack.steps, lr=rate, batch=attack.batch),
+            seed=seed,
+            room=room,
+            name=f"lr {rate:g}",
+            evaluation=Evaluation(measure, at_steps(checkpoints)),
+            keep_weights=False,
+        )
+        ledger.add(done.ledger)
+        by_rate[f"{rate:g}"] = {name: tuple(r[name] for r in done.records) for name in probes}
+    return _worst_case(by_rate, checkpoints, attack, seed, ledger)
+
+
+def _attacker_batches(rows: dict[str, Rows], attack: Attack, seed: int) -> Mixture:
+    if attack.kind == "mixed":
+        both = _joined(rows["owned"], rows["retain"])
+        n = len(rows["owned"])
+        parts = {"owned": Part(range(n), 0.5), "retain": Part(range(n, len(both)), 0.5)}
+        return Mixture(both, attack.batch, seed_of(seed, "attack"), parts)
+    return Mixture(rows["owned" if attack.kind == "forget" else "retain"], attack.batch, seed_of(seed, "attack"))
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    width = max(first.ids.shape[1], second.ids.shape[1])
+    ids = [torch.nn.functional.pad(r.ids, (0, width - r.ids.shape[1])) for r in (first, second)]
+    return Rows(
+        torch.cat(ids), torch.cat([first.lengths, second.lengths]), torch.cat([first.starts, second.starts]), first.items + second.items
+    )
+
+
+def _sample(rows: Rows, most: int, seed: int) -> Rows:
+    """At most `most` rows to measure on, the same for every model; 0: all."""
+    if not most or len(rows) <= most:
+        return rows
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]
+    return rows.select(sorted(chosen.tolist()))
+
+
+def _worst_case(
+    by_rate: dict[str, dict[str, tuple[float, ...]]], checkpoints: tuple[int, ...], attack: Attack, seed: int, ledger: Ledger
+) -> Relearned:
+    identity = hashlib.sha256(json.dumps(asdict(attack), sort_keys=True).encode()).hexdigest()[:16]
+    curves, best = {}, {}
+    for name in ("owned", "held_out"):
+        worst = [max(by_rate, key=lambda rate: by_rate[rate][name][i]) for i in range(len(checkpoints))]
+        best[name] = tuple(float(rate) for rate in worst)
+        recall = tuple(by_rate[rate][name][i] for i, rate in enumerate(worst))
+        curves[name] = Curve(tuple(map(float, checkpoints)), (recall,), (seed,), "attack steps", identity)
+    left: tuple[float, ...] = ()
+    if "retain" in next(iter(by_rate.values())):
+        left = tuple(by_rate[f"{rate:g}"]["retain"][i] for i, rate in enumerate(best["owned"]))
+    return Relearned(curves["owned"], curves["held_out"], left, by_rate, best, ledger)

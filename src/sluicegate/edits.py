@@ -1,0 +1,202 @@
+"""Edits: changes to a model at named sites, as values.
+
+An edit is applied for the length of a block, or baked in for good::
+
+    with edit(model):        # undone on leaving, bitwise, also after an exception
+        ...
+    (0.5 * edit).bake(model)
+
+Sites are named by glob patterns over the model's own names ("model.layers.*.mlp.*").
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sluicegate.errors import UserError, nearest
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """A change to a model, as a value: apply it for a block, scale it, add it, bake it."""
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[None]: ...
+
+    def __mul__(self, dose: float) -> "Edit": ...
+
+    def __add__(self, other: "Edit") -> "Edit": ...
+
+    def bake(self, model: nn.Module) -> None: ...
+
+
+def match_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
+    """Return the parameters whose name matches the glob `pattern`, each tied weight once.
+
+    Several patterns are joined by commas. Raises `UserError` that lists the nearest names when a
+    pattern matches nothing.
+    """
+    named = dict(model.named_parameters())
+    chosen: dict[str, nn.Parameter] = {}
+    for part in (p.strip() for p in pattern.split(",")):
+        found = {name: p for name, p in named.items() if fnmatchcase(name, part)}
+        if not found:
+            raise UserError(
+                f"the site pattern {part!r} matches no parameter. Nearest: {nearest(part, list(named))}. "
+                "Patterns are globs over parameter names, for example 'model.layers.*.mlp.*'."
+            )
+        chosen |= found
+    return {name: p for name, p in named.items() if name in chosen}
+
+
+class WeightEdit:
+    """An edit that maps weights to weights: the shared half of every concrete one."""
+
+    def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the changed value of every parameter that the edit touches, by name."""
+        raise NotImplementedError
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self._applied(model)
+
+    @contextmanager
+    def _applied(self, model: nn.Module) -> Iterator[None]:
+        new = self.new_weights(model)
+        parameters = dict(model.named_parameters())
+        old = {name: parameters[name].detach().clone() for name in new}
+        try:
+            _assign(model, new)
+            yield
+        finally:
+            _assign(model, old)
+
+    def bake(self, model: nn.Module) -> None:
+        """Write the change into the weights for good."""
+        _assign(model, self.new_weights(model))
+
+    def __add__(self, other: Edit) -> "Both":
+        return Both(self, other)
+
+    def __mul__(self, dose: float) -> Self:
+        raise NotImplementedError
+
+    def __rmul__(self, dose: float) -> Self:
+        return self * dose
+
+
+@torch.no_grad()
+def _assign(model: nn.Module, values: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two edits, one after the other."""
+
+    first: Edit
+    second: Edit
+
+    @contextmanager
+    def _applied(self, model: nn.Module) -> Iterator[None]:
+        with self.first(model), self.second(model):
+            yield
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self._applied(model)
+
+    def __add__(self, other: Edit) -> "Both":
+        return Both(self, other)
+
+    def __mul__(self, dose: float) -> "Both":
+        return Both(self.first * dose, self.second * dose)
+
+    __rmul__ = __mul__
+
+    def bake(self, model: nn.Module) -> None:
+        self.first.bake(model)
+        self.second.bake(model)
+
+
+@dataclass(frozen=True)
+class Noise(WeightEdit):
+    """Shrink and perturb, the corruption of UNDO.
+
+    ``theta' = (1 - alpha) * (theta - c) + c + alpha * beta * N``
+
+    For parameters of two or more dimensions N is Xavier-uniform, ``U[-b, b]`` with
+    ``b = sqrt(6 / (fan_in + fan_out))``, and c is 0. For the rest N is 0, and c is what makes the
+    parameter the identity: 1 for a norm's gain that multiplies directly (Llama, GPT-2), 0 for a
+    gain stored as ``1 + g`` (Gemma) and for every bias.
+
+    Source: Lee et al. 2025 (arXiv 2506.06278), after Ash & Adams 2020 (shrink and perturb).
+    Different here: the noise has its own seed and does not touch torch's global generator; each
+    parameter's noise depends on its name only, so that restricting the sites leaves the others'
+    unchanged; and classical gains shrink to 1, where the paper's rule would send them to 0.
+    """
+
+    alpha: float
+    """Share of the weights that is replaced, 0 (nothing) to 1 (noise only)."""
+    beta: float = 0.1
+    """Scale of the noise, in units of a Xavier-uniform initialisation."""
+    seed: int = 0
+    """Seed of the noise."""
+    sites: str = "*"
+    """Which parameters: glob patterns over parameter names, joined by commas."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha:g}; it is a share, from 0 (no change) to 1 (noise only).")
+        if self.beta < 0:
+            raise UserError(f"beta is {self.beta:g}; the scale of the noise cannot be negative.")
+
+    def __mul__(self, dose: float) -> Self:
+        return replace(self, alpha=self.alpha * dose)
+
+    @torch.no_grad()
+    def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        chosen = match_parameters(model, self.sites)
+        if self.alpha == 0:
+            return {}  # the identity, bitwise
+        centres = identity_gains(model)
+        new = {}
+        for name, parameter in chosen.items():
+            centre = centres.get(name, 0.0)
+            value = (1 - self.alpha) * (parameter - centre) + centre
+            if parameter.dim() >= 2:
+                value = value + self.alpha * self.beta * _xavier(parameter, name, self.seed)
+            new[name] = value.to(parameter.dtype)
+        return new
+
+
+def identity_gains(model: nn.Module) -> dict[str, float]:
+    """Return, for every norm's gain, the value at which the norm only normalises: 1 or 0.
+
+    Whether a norm multiplies by its gain g or by 1 + g is asked of the norm itself: with all
+    gains set to zero, the former answers zero to any input and the latter does not.
+    """
+    gains = {}
+    for prefix, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if "norm" not in type(module).__name__.lower() or not isinstance(weight, nn.Parameter) or weight.dim() != 1:
+            continue
+        probe = torch.linspace(-1, 1, weight.numel(), device=weight.device, dtype=weight.dtype)[None, None]
+        zeroed = {name: torch.zeros_like(p) for name, p in module.named_parameters(recurse=False)}
+        answer = torch.func.functional_call(module, zeroed, (probe,))
+        gains[f"{prefix}.weight"] = 1.0 if bool((answer == 0).all()) else 0.0
+    return gains
+
+
+def _xavier(parameter: Tensor, name: str, seed: int) -> Tensor:
+    """Xavier-uniform noise of the parameter's shape, drawn on the CPU from (seed, name)."""
+    import hashlib
+
+    number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
+    noise = torch.empty(parameter.shape, dtype=torch.float32)
+    nn.init.xavier_uniform_(noise, generator=torch.Generator().manual_seed(number))
+    return noise.to(parameter.device)

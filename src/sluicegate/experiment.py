@@ -1,0 +1,269 @@
+"""Experiments: a recipe of named arms, run over seeds, each attacked, and gathered into one table.
+
+A recipe is a TOML file; it is the documentation of an experiment and its input at once::
+
+    name = "undo-arithmetic"
+    reference = "gold"                 # the arm that never knew
+    pretrained = "base"                # the arm whose cost is nobody's
+    seeds = 5
+
+    [common]                           # settings of every stage that has them
+    forget = "task:arithmetic/forget"
+
+    [arms.maxent]
+    verb = "unlearn"
+    model = "@base"                    # another arm
+    method = "maxent"
+
+    [attack]                           # the relearning attack on every arm
+    steps = 100
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sluicegate.curves import Curve, Estimate, stack
+from sluicegate.errors import UserError, nearest
+from sluicegate.runs.identity import settings_of
+from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.room import Progress, write_atomic
+from sluicegate.stages import STAGES, from_config, result_of
+from sluicegate.unlearning.objectives import method
+
+KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment as it is written down."""
+
+    name: str
+    arms: Mapping[str, Mapping[str, Any]]
+    """Flat settings of each arm's stage; "@other" stands for another arm's model."""
+    attack: Mapping[str, Any]
+    """Settings of the relearning attack that every arm undergoes."""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every stage that has them."""
+    title: str = ""
+    about: str = ""
+    reference: str = ""
+    """The arm that never saw the forget set."""
+    pretrained: str = ""
+    """The arm everything starts from, whose cost is not counted to the others."""
+    level: float = 0.5
+    """Recall on the owned facts up to which savings are counted."""
+    seeds: int = 5
+
+    def __post_init__(self) -> None:
+        for role in ("reference", "pretrained"):
+            arm = getattr(self, role)
+            if arm and arm not in self.arms:
+                raise UserError(f"recipe {self.name!r}: {role} is {arm!r}, which is no arm. The arms are {', '.join(self.arms)}.")
+        for arm, settings in self.arms.items():
+            for other in _references(settings).values():
+                if other not in self.arms:
+                    raise UserError(f"recipe {self.name!r}, arm {arm!r}: @{other} is no arm. Nearest: {nearest(other, list(self.arms))}.")
+            from_config(self.stage_settings(arm, seed=0, folders={}))  # a wrong setting is named before anything runs
+        if self.attack:
+            from_config(self.attack_settings("", 0))
+
+    def stage_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """Flat settings of one arm's stage, its references replaced by run folders."""
+        own = dict(self.arms[arm])
+        own |= {name: str(folders.get(other, f"@{other}")) for name, other in _references(own).items()}
+        return self._common(str(own.get("verb", "")), own) | own | {"seed": seed}
+
+    def attack_settings(self, folder: str, seed: int) -> dict[str, Any]:
+        """Flat settings of the attack on the model in `folder`."""
+        return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": folder, "seed": seed}
+
+    def _common(self, verb: str, own: Mapping[str, Any]) -> dict[str, Any]:
+        if verb not in STAGES:
+            raise UserError(f"recipe {self.name!r}: no verb {verb!r}. There are: {', '.join(STAGES)}.")
+        kind = method(own["method"]) if "method" in own else None
+        return {name: value for name, value in self.common.items() if name in settings_of(STAGES[verb], kind)}
+
+    def ancestors(self, arm: str) -> list[str]:
+        """The arms that `arm` is made from, itself included, each once."""
+        found: list[str] = []
+        for other in _references(self.arms[arm]).values():
+            found += [a for a in self.ancestors(other) if a not in found]
+        return [*found, arm]
+
+
+def _references(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value[1:] for name, value in settings.items() if isinstance(value, str) and value.startswith("@")}
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    folder = Path(str(resources.files("sluicegate") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(source: str) -> Recipe:
+    """Read a recipe from a TOML file or by the name of a packaged one; `UserError` says what is wrong with it."""
+    path = Path(source)
+    if source in packaged_recipes():
+        path = packaged_recipes()[source]
+    elif not path.is_file():
+        raise UserError(f"no recipe {source!r}: neither a file nor packaged. Packaged: {', '.join(packaged_recipes())}.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}.") from None
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"{path}: a recipe has no {key!r}. Nearest: {nearest(key, list(KEYS))}.")
+    if not content.get("arms"):
+        raise UserError(f"{path}: a recipe needs at least one [arms.NAME] table.")
+    return Recipe(**{"name": path.stem, "attack": {}, **content})
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm gave, by seed."""
+
+    name: str
+    results: Mapping[int, Mapping[str, Any]]
+    """result.json of its stage."""
+    attacks: Mapping[int, Mapping[str, Any]]
+    """result.json of the attack on it."""
+    flops: Mapping[int, float]
+    """What making it cost, from the pretrained model on: its stages and those they were made from."""
+    folders: Mapping[int, Path]
+
+    def scores(self, group: str, measure: str = "exact") -> list[float]:
+        """A group's mean score, one number a seed."""
+        return [r["scores"][group][measure] for r in self.results.values() if group in r["scores"]]
+
+    @cached_property
+    def owned(self) -> Curve:
+        """Recall of the facts that the attacker holds, over seeds."""
+        return stack([Curve.from_json(a["owned"]) for a in self.attacks.values()])
+
+    @cached_property
+    def held_out(self) -> Curve:
+        """Recall of the facts it never sees, over seeds."""
+        return stack([Curve.from_json(a["held_out"]) for a in self.attacks.values()])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished experiment: the recipe and every arm over all seeds."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Arm]
+
+    def savings(self, arm: str) -> Estimate | None:
+        """Savings of an arm against the reference; None without a reference or an attack."""
+        reference = self.arms.get(self.recipe.reference)
+        if reference is None or not self.arms[arm].attacks:
+            return None
+        return self.arms[arm].owned.savings(reference.owned, self.recipe.level)
+
+    def warnings(self) -> list[str]:
+        """Everything that weakens a number in the table, said once for each arm that it holds for."""
+        by_text: dict[str, list[str]] = {}
+        for name, arm in self.arms.items():
+            for seed, result in arm.results.items():
+                if result.get("reached") is False:
+                    by_text.setdefault("the student did not reach its stop score within its steps", []).append(f"{name} (seed {seed})")
+            for seed, attack in arm.attacks.items():
+                for text in attack["warnings"]:
+                    by_text.setdefault(text, []).append(f"{name} (seed {seed})")
+        return [f"{text.rstrip('.')}: {', '.join(where)}." for text, where in by_text.items()]
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        arms: dict[str, Any] = {}
+        for name, arm in self.arms.items():
+            row: dict[str, Any] = {group: arm.scores(group) for group in ("retain", "forget")}
+            if arm.attacks:
+                for label, curve, effort in (("A@10", arm.owned, 10), ("A@30", arm.owned, 30), ("B@100", arm.held_out, 100)):
+                    if effort <= curve.budget:
+                        row[label] = list(curve.per_seed(effort))
+                savings = self.savings(name)
+                row["savings"] = savings.as_list() if savings else None
+            row["flops"] = [arm.flops[seed] for seed in self.seeds]
+            row["steps"] = [arm.results[seed]["steps"] for seed in self.seeds]
+            arms[name] = row
+        return {"seeds": list(self.seeds), "arms": arms}
+
+
+def run_recipe(recipe: Recipe, out: Path, seeds: Sequence[int], *, workers: int = 0, progress: Progress | None = None) -> Outcome:
+    """Run every arm over the seeds in local processes, attack each, and gather what they found.
+
+    Stages that are already finished in ``out/recipe`` are not run again. Writes summary.json there.
+    """
+    folder = out / recipe.name
+    jobs = _jobs(recipe, folder, seeds)
+    outcome = gather(recipe, seeds, run_jobs(jobs, workers=workers, progress=progress))
+    write_atomic(folder / "summary.json", json.dumps(outcome.summary(), indent=1))
+    return outcome
+
+
+def _jobs(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
+    """Models before attacks: attacks are many, short and alike, and fill the cores at the end."""
+    models, attacks = [], []
+    for arm in recipe.arms:
+        for seed in seeds:
+            others = {other: f"{other} seed {seed}" for other in _references(recipe.arms[arm]).values()}
+            key = f"{arm} seed {seed}"
+            models.append(
+                Job(
+                    key,
+                    tuple(others.values()),
+                    lambda done, arm=arm, seed=seed, others=others: recipe.stage_settings(  # type: ignore[misc]
+                        arm, seed, {other: done[name] for other, name in others.items()}
+                    ),
+                    folder,
+                )
+            )
+            if recipe.attack:
+                attacks.append(
+                    Job(
+                        f"attack on {key}",
+                        (key,),
+                        lambda done, key=key, seed=seed: recipe.attack_settings(str(done[key]), seed),  # type: ignore[misc]
+                        folder,
+                    )
+                )
+    return models + attacks
+
+
+def gather(recipe: Recipe, seeds: Sequence[int], folders: Mapping[str, Path]) -> Outcome:
+    """Read what finished run folders found into one outcome."""
+    spent = {key: float(result_of(path)["flops"]["total"]) for key, path in folders.items() if not key.startswith("attack on ")}
+    arms = {}
+    for name in recipe.arms:
+        counted = [a for a in recipe.ancestors(name) if a != recipe.pretrained or name == recipe.pretrained]
+        keys = {seed: f"{name} seed {seed}" for seed in seeds}
+        arms[name] = Arm(
+            name,
+            {seed: result_of(folders[key]) for seed, key in keys.items()},
+            {seed: result_of(folders[f"attack on {key}"]) for seed, key in keys.items() if recipe.attack},
+            {seed: sum(spent[f"{a} seed {seed}"] for a in counted) for seed in seeds},
+            {seed: folders[key] for seed, key in keys.items()},
+        )
+    return Outcome(recipe, tuple(seeds), arms)
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with settings replaced: "ARM.FIELD", "attack.FIELD" or "common.FIELD"."""
+    arms = {name: dict(settings) for name, settings in recipe.arms.items()}
+    attack, common = dict(recipe.attack), dict(recipe.common)
+    for path, value in changes.items():
+        place, _, name = path.rpartition(".")
+        tables = {"attack": attack, "common": common, **arms}
+        if place not in tables or not name:
+            raise UserError(f"no setting {path!r}. Write PLACE.FIELD, where PLACE is one of {', '.join(tables)}.")
+        tables[place][name] = value
+    return replace(recipe, arms=arms, attack=attack, common=common)

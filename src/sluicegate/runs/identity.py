@@ -1,0 +1,174 @@
+"""Who a stage is: its dataclass, its canonical configuration, and the hash of all that decides its result."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from sluicegate.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from sluicegate.runs.room import Room
+
+Kind = Literal["model", "run", "data"]
+
+
+def source(kind: Kind, default: str = "") -> Any:
+    """A field that names something the stage is made from; its content is hashed, not its name."""
+    return dataclasses.field(default=default, metadata={"source": kind})
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of an experiment: a frozen dataclass that is command line, TOML and record at once.
+
+    Its nested dataclasses (a schedule, an objective) are written flat: one namespace a stage.
+    """
+
+    VERB: ClassVar[str] = ""
+    VERSION: ClassVar[int] = 1
+    """Raised when the same settings would give another result than before."""
+
+    @property
+    def method(self) -> str:
+        """Which kind of the verb this is, for the folder's name."""
+        return ""
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        """Do the work in `room` and return what result.json shall hold."""
+        raise NotImplementedError
+
+    def sources(self, kind: Kind) -> dict[str, str]:
+        """The fields of one kind that are filled in, by name."""
+        named = [f.name for f in dataclasses.fields(self) if f.metadata.get("source") == kind]
+        return {name: value for name in named if (value := getattr(self, name))}
+
+    def config(self) -> dict[str, Any]:
+        """All settings, flat, as TOML can hold them; empty sources are left out."""
+        flat: dict[str, Any] = {"verb": self.VERB}
+        _flatten(self, flat)
+        return flat
+
+
+def _flatten(value: Any, into: dict[str, Any]) -> None:
+    for field in dataclasses.fields(value):
+        content = getattr(value, field.name)
+        if dataclasses.is_dataclass(content):
+            if name := getattr(content, "NAME", ""):
+                into["method"] = name
+            _flatten(content, into)
+        elif not (field.metadata.get("source") and not content):
+            if field.name in into:
+                raise TypeError(f"two settings of one stage are called {field.name!r}")
+            into[field.name] = list(content) if isinstance(content, tuple) else content
+
+
+def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | None = None) -> Stage:
+    """Make a stage from flat settings; `method` is the class of its objective, where it has one.
+
+    Raises `UserError` for a setting that the stage does not have.
+    """
+    left = dict(settings)
+    stage: Stage = _build(cls, left, method)
+    if left:
+        name = sorted(left)[0]
+        raise UserError(f"{cls.VERB} has no setting {name!r}. Nearest: {nearest(name, sorted(settings_of(cls, method)))}.")
+    return stage
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default is not dataclasses.MISSING else None
+
+
+def _build(cls: type[Any], left: dict[str, Any], method: type[Any] | None) -> Any:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        default = _default(field)
+        if dataclasses.is_dataclass(default):
+            inner = type(default)
+            if hasattr(inner, "NAME") and method is not None and inner is not method:
+                inner, default = method, method()
+            taken = {name: left[name] for name in settings_of(inner) if name in left}
+            values[field.name] = dataclasses.replace(default, **_typed(inner, taken))  # type: ignore[type-var]
+            for name in taken:
+                del left[name]
+        elif field.name in left:
+            values |= _typed(cls, {field.name: left.pop(field.name)})
+    return cls(**values)
+
+
+def settings_of(cls: type[Any], method: type[Any] | None = None) -> list[str]:
+    """Names of all the settings of a stage, its nested ones included."""
+    names = []
+    for field in dataclasses.fields(cls):
+        default = _default(field)
+        if dataclasses.is_dataclass(default):
+            names += settings_of(method if hasattr(default, "NAME") and method else type(default))
+        else:
+            names.append(field.name)
+    return names
+
+
+def _typed(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Check settings against the field's default type, so that a wrong one is named and not met later."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    typed = {}
+    for name, value in values.items():
+        default = _default(fields[name])
+        if isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if default is not None and type(value) is not type(default):
+            raise UserError(f"{name} is {value!r}; expected {type(default).__name__}, for example {default!r}.")
+        typed[name] = value
+    return typed
+
+
+def identify(stage: Stage, parents: Mapping[str, str]) -> str:
+    """The stage's hash (hex): verb, version, settings without paths, and the content of its sources."""
+    plain = {name: value for name, value in stage.config().items() if name not in parents}
+    content = {"verb": stage.VERB, "version": stage.VERSION, "config": plain, "parents": dict(sorted(parents.items()))}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def folder_name(stage: Stage, digest: str) -> str:
+    """``verb-method-hash8``."""
+    return "-".join(filter(None, (stage.VERB, stage.method, digest[:8])))
+
+
+def environment(device: str, threads: int, world_size: int = 1) -> dict[str, Any]:
+    """What the run's numbers may depend on beside its settings: an allow-list, never os.environ."""
+    packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "git": _git_sha(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": threads,
+        "world_size": world_size,
+        "argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+    }
+
+
+def _git_sha() -> str:
+    """The commit of the package's own checkout, empty where it was installed from a wheel."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,255 @@
+"""The run folder of one stage: who it is, how far it got, what it found.
+
+::
+
+    config.toml     the stage, fully resolved; fed back, it gives the same hash
+    parents.json    hashes of the models and data it was made from
+    env.json        an allow-list: versions, device, world size, threads, argv
+    metrics.jsonl   one line a step or evaluation; cut back to the resume point on resume
+    state/          the resume point; removed when the stage is done
+    result.json     what the stage found
+    DONE            written last: its absence means "resume me"
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from sluicegate.errors import UserError
+
+if TYPE_CHECKING:  # listing runs must not cost the import of torch
+    from torch import Tensor
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+"""Called with what is running, steps done, steps in all, and the newest numbers."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A resume point: numbers, tensors, and whether that part of the stage had been finished."""
+
+    values: dict[str, Any]
+    tensors: dict[str, "Tensor"]
+    finished: bool
+
+
+class Room:
+    """Where a stage works when nothing is to be kept: progress is shown, the rest is dropped.
+
+    This is what a verb called from Python gets by default. `RunFolder` is the one that keeps.
+    """
+
+    def __init__(self, title: str = "in memory", progress: Progress | None = None) -> None:
+        self.title = title
+        self.path = Path()
+        self._progress = progress
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one record to the metrics."""
+
+    def progress(self, part: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        """Tell whoever watches how far the stage is."""
+        if self._progress is not None:
+            self._progress(f"{self.title} {part}".strip(), done, total, numbers)
+
+    def due(self) -> bool:
+        """Whether it is time for a resume point."""
+        return False
+
+    def keep(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
+        """Make this the resume point of `part`."""
+
+    def resume(self, part: str) -> Resumed | None:
+        """The resume point of `part`, or None when it starts from nothing."""
+        return None
+
+
+class RunFolder(Room):
+    """A stage's run folder, held open by one process. Use `open_run`."""
+
+    def __init__(self, path: Path, title: str, progress: Progress | None, interval: float) -> None:
+        super().__init__(title, progress)
+        self.path = path
+        self._interval = interval
+        self._kept_at = time.monotonic()
+        self._state = path / "state"
+        self._state.mkdir(exist_ok=True)
+        self._index: dict[str, Any] = {"offset": 0, "parts": {}}
+        if (self._state / "index.json").exists():
+            self._index = json.loads((self._state / "index.json").read_text())
+        # What was logged after the resume point will be logged again.
+        self._metrics = (path / "metrics.jsonl").open("ab")
+        self._metrics.truncate(self._index["offset"])
+        self._metrics.seek(0, os.SEEK_END)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        self._metrics.write(json.dumps(record).encode() + b"\n")
+
+    def due(self) -> bool:
+        return time.monotonic() - self._kept_at >= self._interval
+
+    def keep(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
+        from safetensors.torch import save_file
+
+        name = None
+        if tensors:
+            name = f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}.safetensors"
+            scratch = self._state / f".{name}"
+            save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
+            _sync(scratch)
+            scratch.replace(self._state / name)
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        old = self._index["parts"].get(part, {}).get("tensors")
+        self._index["parts"][part] = {"values": dict(values), "tensors": name, "finished": finished}
+        self._index["offset"] = self._metrics.tell()
+        write_atomic(self._state / "index.json", json.dumps(self._index))
+        if old and old != name:
+            (self._state / old).unlink(missing_ok=True)
+        self._kept_at = time.monotonic()
+
+    def resume(self, part: str) -> Resumed | None:
+        from safetensors.torch import load_file
+
+        entry = self._index["parts"].get(part)
+        if entry is None:
+            return None
+        tensors = load_file(self._state / entry["tensors"]) if entry["tensors"] else {}
+        return Resumed(entry["values"], tensors, entry["finished"])
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write what was found, then DONE, then drop the resume point."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        write_atomic(self.path / "result.json", json.dumps(result, indent=1))
+        write_atomic(self.path / "DONE", "")
+        shutil.rmtree(self._state)
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+@contextlib.contextmanager
+def open_run(
+    path: Path,
+    *,
+    digest: str,
+    config: Mapping[str, Any],
+    parents: Mapping[str, str],
+    environment: Mapping[str, Any],
+    title: str,
+    progress: Progress | None = None,
+    interval: float = 20.0,
+) -> Iterator[RunFolder]:
+    """Hold the run folder `path` for the stage with this `digest`; new, or resumed where it stopped.
+
+    `interval` is the time between resume points, in seconds. Raises `UserError` when the folder
+    belongs to another stage or another version, or when another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with _held(path):
+        check_owner(path, digest)
+        if not (path / "parents.json").exists():
+            strangers = [p.name for p in path.iterdir() if p.name not in ("lock", "config.toml", "env.json")]
+            if strangers:
+                raise UserError(
+                    f"the folder {str(path)!r} is not empty and holds no run of ours (found {strangers[0]!r}). Choose another --out."
+                )
+            write_atomic(path / "config.toml", tomli_w.dumps(dict(config)))
+            write_atomic(path / "env.json", json.dumps(environment, indent=1))
+            write_atomic(path / "parents.json", json.dumps({"format": FORMAT, "hash": digest, "parents": dict(parents)}, indent=1))
+        room = RunFolder(path, title, progress, interval)
+        started = time.process_time()
+        try:
+            yield room
+        finally:
+            room.close()
+            _add_seconds(path, time.process_time() - started)
+
+
+def check_owner(path: Path, digest: str) -> None:
+    """Raise `UserError` when the folder holds another stage's run, or one of another version."""
+    identity = read_identity(path)
+    if identity is None:
+        return
+    if identity.get("format") != FORMAT:
+        raise UserError(
+            f"the run folder {str(path)!r} was written by another version (layout {identity.get('format')}, this one writes {FORMAT}). "
+            "It is left as it is. Choose another --out, or remove it with: sluicegate runs rm"
+        )
+    if identity["hash"] != digest:
+        raise UserError(
+            f"the run folder {str(path)!r} holds another run ({identity['hash'][:8]}; this command would be {digest[:8]}): its settings or "
+            f"data differ, or its version. It is left as it is. Choose another --out, or: sluicegate runs rm {path}"
+        )
+
+
+def read_identity(path: Path) -> dict[str, Any] | None:
+    """The content of parents.json, or None where there is no run; `UserError` where it is damaged."""
+    file = path / "parents.json"
+    if not file.exists():
+        return None
+    try:
+        identity: dict[str, Any] = json.loads(file.read_text())
+        identity["hash"], identity["format"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{str(file)!r} is damaged or from another version. Remove the folder, or choose another --out.") from None
+    return identity
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel drops it when the process dies, however it dies."""
+    file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 100).decode(errors="replace").strip() or "unknown"
+            raise UserError(
+                f"the run folder {str(path)!r} is in use by another process ({holder}). Wait for it to end, or choose another --out."
+            ) from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        yield
+        os.ftruncate(file, 0)
+    finally:
+        os.close(file)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or nothing, and have it on the disk before returning."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _add_seconds(path: Path, seconds: float) -> None:
+    """CPU seconds over all sittings; apart from result.json, which is the same for every machine."""
+    file = path / "seconds.json"
+    with contextlib.suppress(OSError):  # a full disk must not hide the error that got us here
+        before = json.loads(file.read_text())["cpu"] if file.exists() else 0.0
+        write_atomic(file, json.dumps({"cpu": before + seconds}))

@@ -1,0 +1,54 @@
+"""How long and how fast to train. Apart from the loop, so that reading a command line needs no torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from sluicegate.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    steps: int = 200
+    """Optimiser steps."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    batch: int = 32
+    """Rows a step."""
+    accumulate: int = 1
+    """Parts that a step's batch is cut into, to save memory; the result is the same."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly to its peak."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Shape of the learning rate after the warm-up."""
+    decay_steps: int = 0
+    """Steps over which the cosine runs; 0: all of them."""
+    final: float = 0.1
+    """Learning rate at the end of the cosine, as a share of the peak."""
+    beta2: float = 0.98
+    """AdamW's second moment decay (the first is 0.9)."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("batch", 1), ("accumulate", 1), ("warmup", 0), ("clip", 0), ("decay_steps", 0)):
+            if (value := getattr(self, name)) < low:
+                raise UserError(f"{name} is {value}; it must be at least {low}.")
+        if self.accumulate > self.batch:
+            raise UserError(f"accumulate is {self.accumulate}, but a batch of {self.batch} rows cannot be cut into that many parts.")
+        if not self.lr > 0 or not math.isfinite(self.lr):
+            raise UserError(f"the learning rate is {self.lr}; it must be a positive number, for example 1e-3.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step` (from 0)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.lr
+        span = max((self.decay_steps or self.steps) - self.warmup, 1)
+        done = min((step - self.warmup) / span, 1.0)
+        return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -1,0 +1,385 @@
+"""The stages: each verb as one frozen dataclass, run inside a run folder.
+
+The dataclass is the command line, the table in a recipe and the record in config.toml, so the
+three cannot drift. Nothing here imports torch before a stage is run.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from sluicegate.audit.attack import Attack
+from sluicegate.errors import UserError, nearest
+from sluicegate.items import GROUPS, Split, digest
+from sluicegate.runs.identity import Stage, build, environment, folder_name, identify, source
+from sluicegate.schedule import Schedule
+from sluicegate.tasks import read
+from sluicegate.unlearning.objectives import Method, method
+from sluicegate.unlearning.objectives.maxent import MaxEnt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sluicegate.runs.room import Progress, Room
+    from sluicegate.training import Fitted
+    from sluicegate.unlearning.distill import Distilled, StopRule
+
+
+@dataclass(frozen=True)
+class OnData(Stage):
+    """What the stages have in common: a model, groups of rows, and how they become tokens."""
+
+    model: str = source("model")
+    """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
+    forget: str = source("data")
+    """Forget set: JSONL, text, Parquet, hub:NAME, or task:NAME/GROUP; several joined by commas."""
+    retain: str = source("data")
+    """Retain set, in the same formats."""
+    adjacent: str = source("data")
+    """Rows near the forget set that are to be kept; they are only scored."""
+    max_length: int = 256
+    """Longest row, in tokens; longer running text is cut into windows."""
+    template: bool = False
+    """Render prompts with the tokenizer's chat template."""
+    seed: int = 0
+    """Seed of everything random in this stage."""
+
+    def split(self) -> Split:
+        """The groups that were handed in."""
+        groups = {name: value for name, value in self.sources("data").items() if name in GROUPS}
+        return Split(**{name: read(value, name) for name, value in groups.items()})
+
+    def need(self, *names: str) -> None:
+        """Raise `UserError` unless these sources were handed in."""
+        for name in names:
+            if not getattr(self, name):
+                raise UserError(f"{self.VERB} needs --{name.replace('_', '-')}, and it is empty.")
+
+    def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        from sluicegate.models import load
+
+        self.need("model")
+        return load(self.model, seed=self.seed)
+
+    def finish(
+        self, room: "Room", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
+    ) -> dict[str, Any]:
+        """Score the groups, save the model, and return the stage's result."""
+        from sluicegate.models import save
+
+        scores = self.score(model, tokenizer, split)
+        save(model.eval(), tokenizer, room.path / "model")
+        return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+
+    def score(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split
+    ) -> dict[str, dict[str, float]]:
+        """Mean scores of every group but the unlabelled one."""
+        from sluicegate.models import encode
+        from sluicegate.scoring import score
+
+        return {
+            name: score(model, encode(tokenizer, split.group(name), max_length=self.max_length, template=self.template)).mean()
+            for name in ("forget", "retain", "adjacent")
+            if split.group(name)
+        }
+
+
+@dataclass(frozen=True)
+class Train(OnData):
+    """Train a model on rows by next-token prediction: the base model, or one that never knew."""
+
+    VERB: ClassVar[str] = "train"
+
+    unlabelled: str = source("data")
+    """Rows that nobody has labelled, in the same formats."""
+    learn: tuple[str, ...] = ("forget", "retain", "unlabelled")
+    """Which of the groups are trained on; the others are only scored."""
+    on: Literal["real", "answer"] = "real"
+    """Which tokens count: all of them, or the answers' alone."""
+    sites: str = "*"
+    """Which parameters are trained: globs over parameter names, joined by commas."""
+    schedule: Schedule = Schedule(steps=600, lr=6e-3, batch=64, warmup=50, decay="cosine")
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.training import CrossEntropy
+        from sluicegate.unlearning.suppress import train
+
+        split = self.split()
+        for name in self.learn:
+            if name not in GROUPS:
+                raise UserError(f"cannot learn {name!r}; the groups are {', '.join(GROUPS)}.")
+        rows = [item for name in self.learn for item in split.group(name)]
+        if not rows:
+            raise UserError(f"there is nothing to train on: none of {', '.join(self.learn)} was handed in.")
+        model, tokenizer = self.load()
+        fitted = train(
+            model,
+            tokenizer,
+            rows,
+            self.schedule,
+            objective=CrossEntropy(self.on),
+            seed=self.seed,
+            sites=self.sites,
+            max_length=self.max_length,
+            template=self.template,
+            room=room,
+        )
+        return self.finish(room, model, tokenizer, split, fitted)
+
+
+@dataclass(frozen=True)
+class Unlearn(OnData):
+    """Suppress the forget set while keeping the retain set."""
+
+    VERB: ClassVar[str] = "unlearn"
+
+    sites: str = "*"
+    """Which parameters are trained: globs over parameter names, joined by commas."""
+    schedule: Schedule = Schedule(steps=80, lr=1e-3, batch=32)
+    objective: Method = MaxEnt()  # noqa: RUF009  frozen
+
+    @property
+    def method(self) -> str:
+        return self.objective.NAME
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.unlearning.suppress import unlearn
+
+        split = self.split()
+        model, tokenizer = self.load()
+        model, fitted = unlearn(
+            model,
+            tokenizer,
+            split,
+            self.objective,
+            self.schedule,
+            seed=self.seed,
+            sites=self.sites,
+            max_length=self.max_length,
+            template=self.template,
+            room=room,
+            in_place=True,
+        )
+        return self.finish(room, model, tokenizer, split, fitted)
+
+
+@dataclass(frozen=True)
+class Distill(OnData):
+    """Distil a model's outputs into a student: `model` is the teacher."""
+
+    VERB: ClassVar[str] = "distill"
+
+    unlabelled: str = source("data")
+    """The mixture that the student sees the teacher's outputs on."""
+    student: str = source("model")
+    """Model that the student starts from; empty: newly initialised, in the teacher's shape."""
+    stop_at: float = 0.95
+    """Stop when the student has this share of the teacher's retain score; 0: run every step."""
+    check_every: int = 20
+    """Steps between looks at the retain score."""
+    steps_of: str = source("run")
+    """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
+    cache_teacher: bool = False
+    """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
+    schedule: Schedule = Schedule(steps=1400, lr=6e-3, batch=64, warmup=25, decay="cosine", decay_steps=700)
+
+    @property
+    def method(self) -> str:
+        return "onto" if self.student else "fresh"
+
+    def plan(self, split: Split) -> "tuple[Schedule, StopRule | None]":
+        """The schedule and stopping rule: one's own, or another run's number of steps."""
+        from sluicegate.unlearning.distill import StopRule
+
+        if self.steps_of:
+            return dataclasses.replace(self.schedule, steps=int(result_of(self.steps_of)["steps"])), None
+        if self.stop_at and not split.retain:
+            raise UserError(f"{self.VERB} stops by the retain score and needs --retain; or give --stop-at 0 to run every step.")
+        return self.schedule, StopRule(split.retain, self.stop_at, self.check_every) if self.stop_at else None
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.models import load
+        from sluicegate.unlearning.distill import distill
+
+        split = self.whole_split()
+        schedule, stop = self.plan(split)
+        teacher, tokenizer = self.load()
+        student = load(self.student, seed=self.seed)[0] if self.student else None
+        done = distill(
+            teacher,
+            tokenizer,
+            split.unlabelled,
+            schedule,
+            student=student,
+            stop=stop,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            cache_teacher=self.cache_teacher,
+            room=room,
+        )
+        return self.distilled(room, done, tokenizer, split)
+
+    def whole_split(self) -> Split:
+        self.need("model", "unlabelled")
+        return self.split()
+
+    def distilled(self, room: "Room", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
+        result = self.finish(room, done.student, tokenizer, split, done.fitted)
+        return result | {"reached": done.reached, "divergence": done.divergence}
+
+
+@dataclass(frozen=True)
+class Undo(Distill):
+    """Unlearn, noise, distil: noise a copy of the suppressed model, then distil the model into it."""
+
+    VERB: ClassVar[str] = "undo"
+
+    alpha: float = 0.6
+    """Share of the weights that is replaced by noise, 0 to 1: the dial from cheap to robust."""
+    beta: float = 0.1
+    """Scale of the noise, in units of a Xavier-uniform initialisation."""
+    noise_sites: str = "*"
+    """Which parameters are noised: globs over parameter names, joined by commas."""
+
+    @property
+    def method(self) -> str:
+        return f"{self.alpha:g}"
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.unlearning.distill import undo
+
+        if self.student:
+            raise UserError("undo makes its own student from --model; leave --student out, or use: sluicegate distill")
+        split = self.whole_split()
+        schedule, stop = self.plan(split)
+        model, tokenizer = self.load()
+        done = undo(
+            model,
+            tokenizer,
+            split.unlabelled,
+            schedule,
+            alpha=self.alpha,
+            beta=self.beta,
+            sites=self.noise_sites,
+            stop=stop,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            cache_teacher=self.cache_teacher,
+            room=room,
+        )
+        return self.distilled(room, done, tokenizer, split)
+
+
+@dataclass(frozen=True)
+class Relearn(OnData):
+    """Attack a model by fine-tuning, and measure how fast the forget set comes back."""
+
+    VERB: ClassVar[str] = "relearn"
+
+    attack: Attack = Attack()
+
+    @property
+    def method(self) -> str:
+        return self.attack.kind
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.audit.relearn import relearn
+
+        self.need("forget")
+        split = self.split()
+        model, tokenizer = self.load()
+        found = relearn(
+            model,
+            tokenizer,
+            split.forget,
+            split.retain,
+            self.attack,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            room=room,
+        )
+        return {
+            "verb": self.VERB,
+            "method": self.method,
+            "scores": self.score(model, tokenizer, split),
+            **found.to_json(),
+        }
+
+
+STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Unlearn, Distill, Undo, Relearn)}
+
+
+def from_config(settings: dict[str, Any]) -> Stage:
+    """Make a stage from a flat table such as config.toml holds; raises `UserError` for unknown names."""
+    left = dict(settings)
+    verb = left.pop("verb", None)
+    if verb not in STAGES:
+        raise UserError(f"no verb {verb!r}. There are: {nearest(str(verb), sorted(STAGES), most=20)}.")
+    name = left.pop("method", None)
+    return build(STAGES[verb], left, method(name) if name is not None else None)
+
+
+def identity(stage: Stage) -> tuple[str, dict[str, str]]:
+    """The stage's hash, and the hashes of what it is made from."""
+    from sluicegate.models import model_digest
+    from sluicegate.runs.room import read_identity
+
+    parents = {}
+    for name, value in (stage.sources("model") | stage.sources("run")).items():
+        own = read_identity(Path(value)) if Path(value).is_dir() else None
+        parents[name] = own["hash"] if own else model_digest(value)
+    for name, value in stage.sources("data").items():
+        parents[name] = digest(read(value, name))
+    return identify(stage, parents), parents
+
+
+def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", progress: "Progress | None" = None) -> Path:
+    """Run a stage in its folder and return the folder; a finished one is not run again.
+
+    With `exact`, `out` is the folder; else the folder is ``out/verb-method-hash8``.
+    """
+    import os
+
+    import torch
+
+    from sluicegate.models import device
+    from sluicegate.runs.room import check_owner, open_run
+
+    own, parents = identity(stage)
+    folder = out if exact else out / folder_name(stage, own)
+    if (folder / "DONE").exists():
+        check_owner(folder, own)
+        return folder
+    surroundings = environment(str(device()), torch.get_num_threads())
+    interval = float(os.environ.get("SLUICEGATE_KEEP_SECONDS", "20"))
+    opened = open_run(
+        folder,
+        digest=own,
+        config=stage.config(),
+        parents=parents,
+        environment=surroundings,
+        title=title or folder.name,
+        progress=progress,
+        interval=interval,
+    )
+    with opened as room:
+        if not (folder / "DONE").exists():  # another process may have finished it while we waited to open it
+            room.finish(stage.run(room))
+    return folder
+
+
+def result_of(folder: str | Path) -> dict[str, Any]:
+    """What a finished run found; raises `UserError` where it is not finished."""
+    path = Path(folder)
+    if not (path / "DONE").exists():
+        raise UserError(f"{str(folder)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
+    found: dict[str, Any] = json.loads((path / "result.json").read_text())
+    return found
+
+

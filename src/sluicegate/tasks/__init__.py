@@ -1,0 +1,45 @@
+"""Tasks: packaged sources of items, and `read`, which takes them and the user's files alike."""
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from sluicegate import items
+from sluicegate.errors import UserError, nearest
+from sluicegate.items import Item
+from sluicegate.tasks.arithmetic import Arithmetic, arithmetic
+
+__all__ = ["Arithmetic", "arithmetic", "read", "sources"]
+
+
+def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
+    """The packaged sources, by the name that stands for a file: ``task:arithmetic/forget``."""
+    data = Path(str(resources.files("sluicegate") / "tasks" / "data"))
+    found: dict[str, Callable[[], tuple[Item, ...]]] = {
+        "task:arithmetic/forget": lambda: arithmetic().split().forget,
+        "task:arithmetic/retain": lambda: arithmetic().split().retain,
+        "task:arithmetic/unlabelled": lambda: arithmetic().split().unlabelled,
+        "task:arithmetic/text": lambda: arithmetic().text(),
+    }
+    for group in ("forget", "retain"):
+        path = data / f"facts_{group}.jsonl"
+        found[f"task:facts/{group}"] = lambda path=path: items.read(path)  # type: ignore[misc]
+    return found
+
+
+def read(source: str, label: str = "") -> tuple[Item, ...]:
+    """Read items from a packaged source, a file or the hub; several are joined by commas.
+
+    Raises `UserError` for a name that is none of them, and for malformed rows.
+    """
+    rows: list[Item] = []
+    for name in source.split(","):
+        name = name.strip()
+        if name.startswith("task:"):
+            known = sources()
+            if name not in known:
+                raise UserError(f"no packaged source {name!r}. Nearest: {nearest(name, sorted(known), most=8)}.")
+            rows += known[name]()
+        else:
+            rows += items.read(name, label)
+    return tuple(rows)

@@ -1,0 +1,285 @@
+"""The training loop: one, for every verb.
+
+`fit` takes an objective and a rule for which batch each step sees, and returns what it cost. All
+randomness is a function of the seed and the step, so a run that was killed and resumed ends with
+the same weights, bitwise on a CPU.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sluicegate.edits import match_parameters
+from sluicegate.errors import UserError
+from sluicegate.models import Batch, forward_flops, logits
+from sluicegate.runs.room import Room
+from sluicegate.sampling import seed_of
+from sluicegate.schedule import Schedule
+
+Batches = Mapping[str, Batch]
+Log = dict[str, float]
+
+
+@dataclass
+class Ledger:
+    """FLOPs spent, by what they were spent on. Evaluation is kept apart: it is not training."""
+
+    student: float = 0.0
+    """Forward and backward passes of the model that is trained: three forwards a step."""
+    teacher: float = 0.0
+    """Forward passes of a teacher or of frozen weights."""
+    evaluation: float = 0.0
+    """Scoring, which none of the totals contain."""
+
+    @property
+    def total(self) -> float:
+        return self.student + self.teacher
+
+    def as_dict(self) -> dict[str, float]:
+        return {"student": self.student, "teacher": self.teacher, "evaluation": self.evaluation, "total": self.total}
+
+    def add(self, other: "Ledger") -> None:
+        self.student += other.student
+        self.teacher += other.teacher
+        self.evaluation += other.evaluation
+
+
+@dataclass
+class Loss:
+    """What an objective answers for one batch."""
+
+    value: Tensor
+    """Scalar, each term a mean over the whole step's tokens or rows."""
+    log: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else to write into the metrics, in parts that add up like the loss."""
+    teacher_flops: float = 0.0
+
+
+class Objective(Protocol):
+    """A loss on named batches."""
+
+    def __call__(self, model: PreTrainedModel, batches: Batches) -> Loss: ...
+
+
+@dataclass
+class Fitted:
+    """What a call of `fit` did."""
+
+    steps: int
+    """Optimiser steps made."""
+    ledger: Ledger
+    records: list[dict[str, float]]
+    """What `evaluate` returned, with the step it was called at."""
+    stopped: bool
+    """Whether `evaluate` asked to stop before the last step."""
+
+    @classmethod
+    def nothing(cls) -> "Fitted":
+        return cls(0, Ledger(), [], False)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When to look at the model, what to measure, and whether that is a reason to stop."""
+
+    measure: Callable[[PreTrainedModel, Ledger], dict[str, float]]
+    at: Callable[[int], bool]
+    """Whether to measure after this many steps; 0 is before the first."""
+    stop: Callable[[dict[str, float]], bool] = lambda record: False
+
+
+def masked_mean(values: Tensor, batch: Batch, mask: Literal["real", "answer"]) -> Tensor:
+    """Mean of `values` [b, s-1] over a mask, divided by the whole step's count."""
+    return (values * getattr(batch, mask)).sum() / batch.total(mask)
+
+
+def token_losses(scores: Tensor, batch: Batch) -> Tensor:
+    """[b, s-1] cross-entropy of every next token, in nats."""
+    return F.cross_entropy(scores.transpose(1, 2), batch.ids[:, 1:], reduction="none")
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Next-token cross-entropy, in nats a token, on the batch called "train"."""
+
+    on: Literal["real", "answer"] = "real"
+    """Which tokens count: all of them, or the answers' alone."""
+
+    def __call__(self, model: PreTrainedModel, batches: Batches) -> Loss:
+        batch = batches["train"]
+        value = masked_mean(token_losses(logits(model, batch), batch), batch, self.on)
+        return Loss(value)
+
+
+def fit(
+    model: PreTrainedModel,
+    objective: Objective,
+    batches: Callable[[int], Batches],
+    schedule: Schedule,
+    *,
+    seed: int,
+    room: Room,
+    name: str = "fit",
+    sites: str = "*",
+    evaluation: Evaluation | None = None,
+    keep_weights: bool = True,
+) -> Fitted:
+    """Train `model` in place and return what was done and what it cost.
+
+    `batches(step)` gives the step's rows; `sites` restricts which parameters are trained (glob
+    patterns). `room` is where progress is shown, metrics are logged and resume points are kept: a
+    part of this `name` that it has already finished is restored, not repeated (its weights only
+    with `keep_weights`; an attack has no use for them afterwards).
+
+    Raises `UserError` when the loss or the gradient stops being finite (the last finite weights
+    are kept as the resume point) and when no trainable parameter receives any gradient.
+    """
+    trained = only_train(model, sites)
+    optimizer = torch.optim.AdamW(
+        trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
+    )
+    run = Fitted.nothing()
+    state = room.resume(name)
+    if state is not None:
+        _restore(state.tensors, trained, optimizer)
+        run = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
+        if state.finished:
+            return run
+
+    def keep(finished: bool = False) -> None:
+        ledger = {"student": run.ledger.student, "teacher": run.ledger.teacher, "evaluation": run.ledger.evaluation}
+        values = {"steps": run.steps, "ledger": ledger, "records": run.records, "stopped": run.stopped}
+        tensors = _tensors(trained, optimizer, moments=not finished) if keep_weights or not finished else {}
+        room.keep(name, values, tensors, finished=finished)
+
+    def look() -> None:
+        if evaluation is None or not evaluation.at(run.steps) or any(r["step"] == run.steps for r in run.records):
+            return
+        record = {"step": run.steps, **evaluation.measure(model, run.ledger)}
+        run.records.append(record)
+        room.log({"part": name, "kind": "evaluation", **record})
+        run.stopped = run.steps < schedule.steps and evaluation.stop(record)
+
+    with _own_randomness():
+        look()
+        while run.steps < schedule.steps and not run.stopped:
+            torch.manual_seed(seed_of(seed, run.steps))  # dropout, if the model has any
+            step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep)
+            run.steps += 1
+            room.log({"part": name, "step": run.steps, **step_log})
+            look()
+            room.progress(name, run.steps, schedule.steps, {**step_log, **(run.records[-1] if run.records else {})})
+            if room.due():
+                keep()
+    keep(finished=True)
+    return run
+
+
+def _step(
+    model: PreTrainedModel,
+    objective: Objective,
+    batches: Batches,
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, torch.nn.Parameter],
+    run: Fitted,
+    room: Room,
+    name: str,
+    keep: Callable[[], None],
+) -> Log:
+    model.train()
+    log: Log = {"loss": 0.0}
+    split = {group: batch.split(schedule.accumulate) for group, batch in batches.items()}
+    for part in range(schedule.accumulate):
+        loss = objective(model, {group: pieces[part] for group, pieces in split.items() if part < len(pieces)})
+        value = float(loss.value.detach())
+        log["loss"] += value
+        for key, number in loss.log.items():
+            log[key] = log.get(key, 0.0) + float(number.detach())
+        if not math.isfinite(value):
+            _diverged("loss", value, run, room, name, keep, optimizer)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+        run.ledger.teacher += loss.teacher_flops
+    run.ledger.student += sum(3 * forward_flops(model, b.ids.numel(), b.ids.shape[1]) for b in batches.values())
+    gradients = [p for p in trained.values() if p.grad is not None]
+    if run.steps == 0 and not any(bool(p.grad.any()) for p in gradients if p.grad is not None):
+        raise UserError(
+            f"stage {room.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
+            "would be learnt. Check that the trained sites lie before what the objective reads."
+        )
+    norm = float(torch.nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))
+    if not math.isfinite(norm):
+        _diverged("gradient norm", norm, run, room, name, keep, optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.rate(run.steps)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return log
+
+
+def _diverged(
+    what: str, value: float, run: Fitted, room: Room, name: str, keep: Callable[[], None], optimizer: torch.optim.Optimizer
+) -> None:
+    """Keep the weights, which this step has not touched yet, and stop."""
+    optimizer.zero_grad(set_to_none=True)
+    keep()
+    raise UserError(
+        f"the {what} became {value} at step {run.steps + 1} of part {name!r} in stage {room.title}. The weights from before that "
+        f"step are kept in {room.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip."
+    )
+
+
+def only_train(model: PreTrainedModel, sites: str) -> dict[str, torch.nn.Parameter]:
+    """Let the parameters that match `sites` require a gradient, and no others; return them by name."""
+    chosen = match_parameters(model, sites)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+        parameter.grad = None
+    return chosen
+
+
+def _tensors(trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, *, moments: bool) -> dict[str, Tensor]:
+    """What a resume point needs, flat: the trained weights and, while training goes on, AdamW's moments."""
+    flat = {f"weight/{name}": p.detach() for name, p in trained.items()}
+    for name, parameter in trained.items() if moments else ():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            flat[f"adamw/{key}/{name}"] = value
+    return flat
+
+
+@torch.no_grad()
+def _restore(
+    flat: Mapping[str, Tensor], trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    for path, tensor in flat.items():
+        kind, _, rest = path.partition("/")
+        if kind == "weight":
+            trained[rest].copy_(tensor)
+        else:
+            key, _, name = rest.partition("/")
+            optimizer.state[trained[name]][key] = tensor.to(trained[name].device)
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Seed torch step by step inside, and leave the caller's generators as they were."""
+    with torch.random.fork_rng():
+        yield
+
+
+def every(interval: int, last: int) -> Callable[[int], bool]:
+    """An `Evaluation.at` that is true at every multiple of `interval` past 0, and at `last`."""
+    return lambda step: step > 0 and (step % interval == 0 or step == last)
+
+
+def at_steps(steps: Any) -> Callable[[int], bool]:
+    """An `Evaluation.at` that is true at exactly these steps."""
+    wanted = frozenset(steps)
+    return lambda step: step in wanted

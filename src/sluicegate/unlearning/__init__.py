@@ -1,0 +1,1 @@
+"""Take knowledge out: suppress it, then distil so that it is gone."""

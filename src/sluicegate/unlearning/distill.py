@@ -1,0 +1,204 @@
+"""Distillation: teach a student the suppressed model's outputs, and so leave its weights behind."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sluicegate.edits import Noise
+from sluicegate.errors import UserError
+from sluicegate.items import Item
+from sluicegate.models import Batch, Rows, encode, forward_flops, fresh, logits
+from sluicegate.runs.room import Room
+from sluicegate.sampling import Mixture, seed_of
+from sluicegate.schedule import Schedule
+from sluicegate.scoring import score
+from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, every, fit, masked_mean
+
+CACHE_LIMIT = 4 * 2**30
+"""Largest cache of teacher outputs, in bytes."""
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When a student is good enough: its retain score against its teacher's."""
+
+    retain: Sequence[Item]
+    """What it is scored on."""
+    share: float = 0.95
+    """Stop at this share of the teacher's score; 0: never, run every step."""
+    interval: int = 20
+    """Steps between checks."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation did."""
+
+    student: PreTrainedModel
+    fitted: Fitted
+    reached: bool
+    """Whether the stop rule was met within the steps; True where there was none."""
+    divergence: float
+    """Mean KL from teacher to student over the pool's tokens at the end, in nats."""
+    teacher_score: float
+    """The teacher's score under the stop rule (NaN where there was none)."""
+
+
+class Matching:
+    """Forward KL from a frozen teacher at temperature 1, in nats a token.
+
+    ``L = sum_v p_T(v) * (log p_T(v) - log p_S(v))``, averaged over all real tokens.
+
+    Source: Lee et al. 2025 (arXiv 2506.06278), after Hinton et al. 2015. With `cached`, the
+    teacher's outputs on the whole pool are computed once, in order, and looked up.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, rows: Rows, ledger: Ledger, *, cached: bool) -> None:
+        self.teacher = teacher.eval().requires_grad_(False)
+        self._cache: Tensor | None = None
+        if cached:
+            vocabulary = teacher.config.get_text_config().vocab_size
+            size = rows.ids.numel() * vocabulary * 4
+            if size > CACHE_LIMIT:
+                raise UserError(
+                    f"caching the teacher's outputs would take {size / 2**30:.1f} GiB, more than the {CACHE_LIMIT / 2**30:.0f} GiB allowed. "
+                    "Leave --cache-teacher out, or hand in fewer or shorter unlabelled rows."
+                )
+            self._cache = torch.zeros(len(rows), rows.ids.shape[1] - 1, vocabulary)
+            with torch.no_grad():
+                for batch in rows.everything():
+                    out = self.ask(batch)
+                    self._cache[batch.index.cpu(), : out.shape[1]] = out.cpu()
+                    ledger.teacher += forward_flops(teacher, batch.ids.numel(), batch.ids.shape[1])
+
+    @torch.no_grad()
+    def ask(self, batch: Batch) -> Tensor:
+        """[b, s-1, V] the teacher's log-probabilities."""
+        return logits(self.teacher, batch).log_softmax(-1)
+
+    def __call__(self, model: PreTrainedModel, batches: Batches) -> Loss:
+        batch = batches["pool"]
+        cost = 0.0
+        if self._cache is None:
+            target = self.ask(batch)
+            cost = forward_flops(self.teacher, batch.ids.numel(), batch.ids.shape[1])
+        else:
+            target = self._cache[batch.index.cpu(), : batch.ids.shape[1] - 1].to(batch.ids.device)
+        student = logits(model, batch).log_softmax(-1)
+        value = masked_mean((target.exp() * (target - student)).sum(-1), batch, "real")
+        return Loss(value, teacher_flops=cost)
+
+
+def distill(
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    unlabelled: Sequence[Item],
+    schedule: Schedule | None = None,
+    *,
+    student: PreTrainedModel | None = None,
+    stop: StopRule | None = None,
+    seed: int = 0,
+    max_length: int = 256,
+    template: bool = False,
+    cache_teacher: bool = False,
+    room: Room | None = None,
+) -> Distilled:
+    """Train a student on the teacher's outputs over the whole unlabelled mixture.
+
+    `student` is trained in place; without one, a newly initialised model of the teacher's shape is
+    drawn from `seed`. The teacher's forward passes are in the ledger. Raises `UserError` for an
+    empty pool, or where the two vocabularies differ.
+    """
+    if not unlabelled:
+        raise UserError("distillation needs unlabelled rows, and there are none. Hand them in with --unlabelled.")
+    room, schedule = room or Room(), schedule or Schedule()
+    if student is None:
+        student = fresh(copy.deepcopy(teacher.config), seed_of(seed, "student"))
+    sizes = [m.config.get_text_config().vocab_size for m in (teacher, student)]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"teacher and student have different vocabularies ({sizes[0]} and {sizes[1]} tokens): they cannot be matched.")
+    rows = encode(tokenizer, unlabelled, max_length=max_length, template=template)
+    batches = Mixture(rows, schedule.batch, seed_of(seed, "pool"))
+    before = Ledger()
+    matching = Matching(teacher, rows, before, cached=cache_teacher)
+    evaluation, target = None, math.nan
+    if stop is not None and stop.share > 0:
+        kept = encode(tokenizer, stop.retain, max_length=max_length, template=template)
+        target = stop.share * _goodness(teacher, kept, before)
+        evaluation = Evaluation(
+            lambda model, ledger: {"retain": _goodness(model, kept, ledger)},
+            every(stop.interval, schedule.steps),
+            lambda record: record["retain"] >= target,
+        )
+    fitted = fit(
+        student, matching, lambda step: {"pool": batches(step)}, schedule, seed=seed, room=room, name="distill", evaluation=evaluation
+    )
+    fitted.ledger.add(before)
+    reached = evaluation is None or fitted.records[-1]["retain"] >= target
+    divergence = _divergence(matching, student, rows)
+    score_of_teacher = target / stop.share if stop is not None and stop.share > 0 else math.nan
+    return Distilled(student, fitted, reached, divergence, score_of_teacher)
+
+
+def undo(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    unlabelled: Sequence[Item],
+    schedule: Schedule | None = None,
+    *,
+    alpha: float,
+    beta: float = 0.1,
+    sites: str = "*",
+    stop: StopRule | None = None,
+    seed: int = 0,
+    max_length: int = 256,
+    template: bool = False,
+    cache_teacher: bool = False,
+    room: Room | None = None,
+) -> Distilled:
+    """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
+
+    `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
+    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278), section 4.
+    """
+    student = copy.deepcopy(model).requires_grad_(True)
+    Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+    return distill(
+        model,
+        tokenizer,
+        unlabelled,
+        schedule,
+        student=student,
+        stop=stop,
+        seed=seed,
+        max_length=max_length,
+        template=template,
+        cache_teacher=cache_teacher,
+        room=room,
+    )
+
+
+def _goodness(model: PreTrainedModel, rows: Rows, ledger: Ledger) -> float:
+    """Share of exact answers; for running text, where no answer is exact, exp(-loss)."""
+    scores = score(model, rows, ledger).mean()
+    return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])
+
+
+@torch.no_grad()
+def _divergence(matching: Matching, student: PreTrainedModel, rows: Rows, most: int = 512) -> float:
+    """Mean KL over the first `most` rows of the pool."""
+    was_training = student.training
+    student.eval()
+    total = tokens = 0.0
+    for batch in rows.select(range(min(most, len(rows)))).everything(64):
+        target = matching.ask(batch)
+        gap = (target.exp() * (target - logits(student, batch).log_softmax(-1))).sum(-1)
+        total += float((gap * batch.real).sum())
+        tokens += float(batch.real.sum())
+    student.train(was_training)
+    return total / tokens

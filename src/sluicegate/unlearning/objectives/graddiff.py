@@ -1,0 +1,41 @@
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sluicegate.models import Rows
+    from sluicegate.training import Batches, Ledger, Loss
+
+
+@dataclass(frozen=True)
+class GradDiff:
+    """Gradient difference: climb the loss on the forget set while descending it on the retain set.
+
+    ``L = -CE(forget) + a * CE(retain)``
+
+    Source: Liu et al. 2022 (Continual Learning and Private Unlearning, arXiv 2203.12817), eq. 1;
+    as used in Lee et al. 2025 (arXiv 2506.06278). Different here: the loss of a forget token
+    counts up to `cap` only, since the first term has no lower bound.
+    """
+
+    NAME: ClassVar[str] = "graddiff"
+
+    retain_weight: float = 5.0
+    """a: weight of the retain set's cross-entropy."""
+    cap: float = 12.0
+    """Largest loss that a forget token is pushed to, in nats."""
+    on: Literal["real", "answer"] = "real"
+    """Which tokens count: all of them, or the answers' alone."""
+
+    def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "GradDiff":
+        return self
+
+    def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
+        from sluicegate.models import logits
+        from sluicegate.training import Loss, masked_mean, token_losses
+
+        forget, retain = batches["forget"], batches["retain"]
+        known = masked_mean(token_losses(logits(model, forget), forget).clamp(max=self.cap), forget, self.on)
+        kept = masked_mean(token_losses(logits(model, retain), retain), retain, self.on)
+        return Loss(-known + self.retain_weight * kept, {"forget_loss": known, "retain_loss": kept})

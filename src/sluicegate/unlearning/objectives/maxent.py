@@ -1,0 +1,41 @@
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sluicegate.models import Rows
+    from sluicegate.training import Batches, Ledger, Loss
+
+
+@dataclass(frozen=True)
+class MaxEnt:
+    """Maximum entropy: make every next token equally likely on the forget set.
+
+    ``L = KL(uniform || p(. | x)) + w * CE(retain)``, where the first term is
+    ``-log V - mean_v log p(v)``, averaged over the forget set's tokens.
+
+    Source: Lee et al. 2025 (arXiv 2506.06278), the teacher used for UNDO on language and arithmetic.
+    """
+
+    NAME: ClassVar[str] = "maxent"
+
+    retain_weight: float = 1.0
+    """w: weight of the retain set's cross-entropy."""
+    on: Literal["real", "answer"] = "real"
+    """Which tokens count: all of them, or the answers' alone."""
+
+    def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "MaxEnt":
+        return self
+
+    def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
+        import math
+
+        from sluicegate.models import logits
+        from sluicegate.training import Loss, masked_mean, token_losses
+
+        forget, retain = batches["forget"], batches["retain"]
+        logs = logits(model, forget).log_softmax(-1)
+        flat = masked_mean(-math.log(logs.shape[-1]) - logs.mean(-1), forget, self.on)
+        kept = masked_mean(token_losses(logits(model, retain), retain), retain, self.on)
+        return Loss(flat + self.retain_weight * kept, {"forget_kl": flat, "retain_loss": kept})

@@ -1,0 +1,54 @@
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sluicegate.models import Rows
+    from sluicegate.training import Batches, Ledger, Loss, Objective
+
+
+@dataclass(frozen=True)
+class NPO:
+    """Negative preference optimisation: make the forget set's answers less likely than they were.
+
+    ``L = -(2 / b) * mean log sigmoid(-b * (log p(y | x) - log p_ref(y | x))) + a * CE(retain)``
+
+    Source: Zhang et al. 2024 (arXiv 2404.05868), eq. 3. Different here: the reference model is its
+    cached log-probabilities of the forget answers, one number a row, not a second model in memory.
+    """
+
+    NAME: ClassVar[str] = "npo"
+
+    beta: float = 0.1
+    """b: inverse temperature; towards 0 this becomes gradient ascent."""
+    retain_weight: float = 1.0
+    """a: weight of the retain set's cross-entropy."""
+
+    def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
+        import torch
+
+        from sluicegate.models import forward_flops
+        from sluicegate.unlearning.likelihood import answer_log_probability
+
+        model.eval()
+        with torch.no_grad():
+            parts = []
+            for batch in forget.everything(64):
+                parts.append(answer_log_probability(model, batch))
+                ledger.teacher += forward_flops(model, batch.ids.numel(), batch.ids.shape[1])
+        reference = torch.cat(parts)
+
+        def loss(model: "PreTrainedModel", batches: "Batches") -> "Loss":
+            import torch.nn.functional as F
+
+            from sluicegate.training import Loss
+            from sluicegate.unlearning.likelihood import retain_loss
+
+            batch = batches["forget"]
+            ratio = answer_log_probability(model, batch) - reference[batch.index]
+            down = -(2 / self.beta) * F.logsigmoid(-self.beta * ratio).sum() / batch.total("rows")
+            kept = retain_loss(model, batches["retain"])
+            return Loss(down + self.retain_weight * kept, {"forget_loss": down, "retain_loss": kept})
+
+        return loss

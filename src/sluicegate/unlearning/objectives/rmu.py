@@ -1,0 +1,66 @@
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from sluicegate.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sluicegate.models import Rows
+    from sluicegate.training import Batches, Ledger, Loss, Objective
+
+
+@dataclass(frozen=True)
+class RMU:
+    """Representation misdirection: steer one layer's hidden state on the forget set to a random vector.
+
+    ``L = MSE(h_l(forget), c * u) + a * MSE(h_l(retain), h_l at the start (retain))``, with u a random
+    direction of unit length drawn from `direction_seed`.
+
+    Source: Li et al. 2024 (WMDP, arXiv 2403.03218), section 4. Different here: the retain set's
+    hidden states come from the original values of the trained weights only, swapped in for one
+    forward pass, not from a second model; which weights are trained is the stage's `sites`
+    (the paper: the MLPs' down projections of three layers up to l).
+    """
+
+    NAME: ClassVar[str] = "rmu"
+
+    layer: int = -1
+    """l: whose output is steered, counted from 0; -1: the layer in the middle."""
+    coefficient: float = 6.0
+    """c: length of the target vector, in units of the hidden state."""
+    retain_weight: float = 200.0
+    """a: weight of keeping the retain set's hidden states."""
+    direction_seed: int = 0
+    """Seed of the random direction."""
+
+    def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
+        import torch
+
+        config = model.config.get_text_config()
+        layers = config.num_hidden_layers
+        if not -1 <= self.layer < layers:
+            raise UserError(f"layer is {self.layer}; this model has layers 0 to {layers - 1} (-1 takes the middle one).")
+        layer = (layers - 1) // 2 if self.layer == -1 else self.layer
+        direction = torch.randn(config.hidden_size, generator=torch.Generator().manual_seed(self.direction_seed))
+        target = self.coefficient * direction / direction.norm()
+        # Frozen weights need no copy: only what will move is kept.
+        original = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+        def loss(model: "PreTrainedModel", batches: "Batches") -> "Loss":
+            from sluicegate.models import forward_flops
+            from sluicegate.training import Loss
+            from sluicegate.unlearning.likelihood import hidden_state
+
+            away, keep = batches["forget"], batches["retain"]
+            with torch.no_grad():
+                frozen = hidden_state(model, keep, layer, original)
+            error = (hidden_state(model, away, layer) - target.to(away.ids.device)).square().mean(-1)
+            steered = (error * away.attention).sum() / away.total("attention")
+            drift = (hidden_state(model, keep, layer) - frozen).square().mean(-1)
+            kept = (drift * keep.attention).sum() / keep.total("attention")
+            cost = forward_flops(model, keep.ids.numel(), keep.ids.shape[1])
+            log = {"forget_mse": steered, "retain_mse": kept}
+            return Loss(steered + self.retain_weight * kept, log, teacher_flops=cost)
+
+        return loss
