@@ -141,16 +141,16 @@ def _item(row: object, where: str) -> Item:
         raise UserError(f"{where}: found {_short(json.dumps(row, default=str))}; {expected}.")
     fact, label = (str(row[k]) if row.get(k) is not None else "" for k in ("fact", "label"))
     if "prompt" in row or "answer" in row:
-        wanted = ("prompt", "answer")
+        wanted = ["prompt", "answer"]
     elif "text" in row:
-        wanted = ("text",)
+        wanted = ["text"]
     else:
         raise UserError(f"{where}: found the keys {sorted(map(str, row))}; {expected}.")
     for key in wanted:
         value = row.get(key)
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{where}: {key!r} is {_short(json.dumps(value, default=str))}; {expected}.")
-    if wanted == ("text",):
+    if wanted == ["text"]:
         return Item("", row["text"], fact, label)
     return Item(row["prompt"], row["answer"], fact, label)
 

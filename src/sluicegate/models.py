@@ -98,7 +98,12 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
             model = fresh(AutoConfig.from_pretrained(place), seed)
         else:
             model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
-    return model.to(device()), tokenizer  # type: ignore[arg-type]
+    return _placed(model), tokenizer
+
+
+def _placed(model: PreTrainedModel) -> PreTrainedModel:
+    model.to(device())  # type: ignore[arg-type]  # in place; the stub of transformers is wrong about it
+    return model
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -115,12 +120,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def width(model: PreTrainedModel) -> int:
+    """The model's hidden size."""
+    return int(model.config.get_text_config().hidden_size)
+
+
 def fresh(config: Any, seed: int) -> PreTrainedModel:
     """A newly initialised model of the same shape, drawn from `seed`; the global generator is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model.to(device())  # type: ignore[arg-type]
+    return _placed(model)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
@@ -204,8 +214,8 @@ class Batch:
         if parts == 1:
             return [self]
         totals = {what: self.total(what) for what in ("rows", "answer", "real", "attention")}
-        pieces = zip(*(t.chunk(parts) for t in (self.ids, self.attention, self.answer, self.index)), strict=True)
-        return [Batch(*piece, totals=totals) for piece in pieces]
+        cut = [tensor.chunk(parts) for tensor in (self.ids, self.attention, self.answer, self.index)]
+        return [Batch(ids, attention, answer, index, totals) for ids, attention, answer, index in zip(*cut, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -347,4 +357,5 @@ def forward_flops(model: PreTrainedModel, tokens: int, width: int) -> float:
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 4 * width * config.num_attention_heads * head_dim * config.num_hidden_layers
-    return float(tokens) * (2 * weights + attention)
+    per_token = float(2 * weights + attention)
+    return tokens * per_token

@@ -1,7 +1,7 @@
 """How long and how fast to train. Apart from the loop, so that reading a command line needs no torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sluicegate.errors import UserError
@@ -13,8 +13,8 @@ class Schedule:
 
     steps: int = 200
     """Optimiser steps."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW."""
+    lr: float = 0.0
+    """Peak learning rate of AdamW; 0: the verb's own, in proportion to 1 / the model's width."""
     batch: int = 32
     """Rows a step."""
     accumulate: int = 1
@@ -40,8 +40,16 @@ class Schedule:
                 raise UserError(f"{name} is {value}; it must be at least {low}.")
         if self.accumulate > self.batch:
             raise UserError(f"accumulate is {self.accumulate}, but a batch of {self.batch} rows cannot be cut into that many parts.")
-        if not self.lr > 0 or not math.isfinite(self.lr):
-            raise UserError(f"the learning rate is {self.lr}; it must be a positive number, for example 1e-3.")
+        if not self.lr >= 0 or not math.isfinite(self.lr):
+            raise UserError(f"the learning rate is {self.lr}; it must be a positive number, for example 1e-3, or 0 for the verb's own.")
+
+    def for_width(self, width: int, factor: float) -> "Schedule":
+        """Fill in a learning rate that was left open: `factor` / `width`.
+
+        AdamW's best rate falls about as 1 / width (Yang et al. 2022, arXiv 2203.03466); `width` is
+        the model's hidden size.
+        """
+        return self if self.lr else replace(self, lr=factor / width)
 
     def rate(self, step: int) -> float:
         """The learning rate of step `step` (from 0)."""

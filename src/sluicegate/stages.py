@@ -101,7 +101,7 @@ class Train(OnData):
     """Which tokens count: all of them, or the answers' alone."""
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    schedule: Schedule = Schedule(steps=600, lr=6e-3, batch=64, warmup=50, decay="cosine")
+    schedule: Schedule = Schedule(steps=600, batch=64, warmup=50, decay="cosine")
 
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.training import CrossEntropy
@@ -138,8 +138,8 @@ class Unlearn(OnData):
 
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    schedule: Schedule = Schedule(steps=80, lr=1e-3, batch=32)
-    objective: Method = MaxEnt()  # noqa: RUF009  frozen
+    schedule: Schedule = Schedule(steps=80, batch=32)
+    objective: Method = MaxEnt()
 
     @property
     def method(self) -> str:
@@ -184,7 +184,7 @@ class Distill(OnData):
     """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
-    schedule: Schedule = Schedule(steps=1400, lr=6e-3, batch=64, warmup=25, decay="cosine", decay_steps=700)
+    schedule: Schedule = Schedule(steps=1400, batch=64, warmup=25, decay="cosine", decay_steps=700)
 
     @property
     def method(self) -> str:

@@ -97,7 +97,8 @@ class Evaluation:
 
 def masked_mean(values: Tensor, batch: Batch, mask: Literal["real", "answer"]) -> Tensor:
     """Mean of `values` [b, s-1] over a mask, divided by the whole step's count."""
-    return (values * getattr(batch, mask)).sum() / batch.total(mask)
+    chosen: Tensor = getattr(batch, mask)
+    return (values * chosen).sum() / batch.total(mask)
 
 
 def token_losses(scores: Tensor, batch: Batch) -> Tensor:
@@ -141,6 +142,8 @@ def fit(
     Raises `UserError` when the loss or the gradient stops being finite (the last finite weights
     are kept as the resume point) and when no trainable parameter receives any gradient.
     """
+    if not schedule.lr:
+        raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.for_width.")
     trained = only_train(model, sites)
     optimizer = torch.optim.AdamW(
         trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
@@ -205,7 +208,7 @@ def _step(
             log[key] = log.get(key, 0.0) + float(number.detach())
         if not math.isfinite(value):
             _diverged("loss", value, run, room, name, keep, optimizer)
-        loss.value.backward()  # type: ignore[no-untyped-call]
+        loss.value.backward()
         run.ledger.teacher += loss.teacher_flops
     run.ledger.student += sum(3 * forward_flops(model, b.ids.numel(), b.ids.shape[1]) for b in batches.values())
     gradients = [p for p in trained.values() if p.grad is not None]

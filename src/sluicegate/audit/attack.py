@@ -12,8 +12,8 @@ class Attack:
 
     kind: Literal["forget", "retain", "mixed"] = "forget"
     """What the attacker fine-tunes on: the forget facts it owns, harmless retain rows only, or half of each."""
-    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
-    """Learning rates tried; the worst case over them counts."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates tried, of which the worst case counts; none: five, in proportion to 1 / the model's width."""
     steps: int = 100
     """Optimiser steps under each learning rate."""
     checkpoints: tuple[int, ...] = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -26,10 +26,14 @@ class Attack:
     """Measure each group on at most this many rows, the same ones for every model; 0: all."""
 
     def __post_init__(self) -> None:
-        if not self.lrs or any(not rate > 0 for rate in self.lrs):
-            raise UserError(f"the attack's learning rates are {list(self.lrs)}; give one or more positive numbers.")
+        if any(not rate > 0 for rate in self.lrs) or len(set(self.lrs)) < len(self.lrs):
+            raise UserError(f"the attack's learning rates are {list(self.lrs)}; give positive numbers, each once.")
         if self.steps < 1:
             raise UserError(f"the attack's steps are {self.steps}; it takes at least 1.")
+
+    def rates(self, width: int) -> tuple[float, ...]:
+        """The learning rates for a model of hidden size `width`: 3e-4 to 1.2e-2 at 64, if none are given."""
+        return self.lrs or tuple(float(f"{rate * 64 / width:.2g}") for rate in (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2))
 
     def checkpoints_within(self) -> tuple[int, ...]:
         """The checkpoints up to the last step, which is always one of them, as is 0."""

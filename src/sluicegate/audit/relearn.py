@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.audit.attack import Attack
 from sluicegate.curves import Curve
 from sluicegate.errors import UserError
-from sluicegate.items import Item, halves
-from sluicegate.models import Rows, encode
+from sluicegate.items import Item, digest, halves
+from sluicegate.models import Rows, encode, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, Part, seed_of
 from sluicegate.schedule import Schedule
@@ -96,7 +96,7 @@ def relearn(
     """
     attack, room = attack or Attack(), room or Room()
     if attack.kind != "forget" and not retain:
-        raise UserError(f"an attack of kind {attack.kind!r} fine-tunes on retain rows, and there are none. Hand them in with --retain.")
+        raise UserError(f"an attack of kind {attack.kind!r} fine-tunes on retain rows; hand them in with --retain.")
     mine, theirs = halves(forget, seed)
     rows = {
         name: encode(tokenizer, items, max_length=max_length, template=template)
@@ -115,7 +115,7 @@ def relearn(
     original = {name: p.detach().clone() for name, p in model.named_parameters()}
     victim = copy.deepcopy(model)
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
-    for rate in attack.lrs:
+    for rate in attack.rates(width(model)):
         with torch.no_grad():
             for name, parameter in victim.named_parameters():
                 parameter.copy_(original[name])
@@ -132,7 +132,8 @@ def relearn(
         )
         ledger.add(done.ledger)
         by_rate[f"{rate:g}"] = {name: tuple(r[name] for r in done.records) for name in probes}
-    return _worst_case(by_rate, checkpoints, attack, seed, ledger)
+    settings = {**asdict(attack), "lrs": list(attack.rates(width(model))), "forget": digest(forget)}
+    return _worst_case(by_rate, checkpoints, settings, seed, ledger)
 
 
 def _attacker_batches(rows: dict[str, Rows], attack: Attack, seed: int) -> Mixture:
@@ -161,9 +162,9 @@ def _sample(rows: Rows, most: int, seed: int) -> Rows:
 
 
 def _worst_case(
-    by_rate: dict[str, dict[str, tuple[float, ...]]], checkpoints: tuple[int, ...], attack: Attack, seed: int, ledger: Ledger
+    by_rate: dict[str, dict[str, tuple[float, ...]]], checkpoints: tuple[int, ...], settings: dict[str, Any], seed: int, ledger: Ledger
 ) -> Relearned:
-    identity = hashlib.sha256(json.dumps(asdict(attack), sort_keys=True).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     curves, best = {}, {}
     for name in ("owned", "held_out"):
         worst = [max(by_rate, key=lambda rate: by_rate[rate][name][i]) for i in range(len(checkpoints))]

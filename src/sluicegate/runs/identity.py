@@ -96,7 +96,7 @@ def _build(cls: type[Any], left: dict[str, Any], method: type[Any] | None) -> An
             if hasattr(inner, "NAME") and method is not None and inner is not method:
                 inner, default = method, method()
             taken = {name: left[name] for name in settings_of(inner) if name in left}
-            values[field.name] = dataclasses.replace(default, **_typed(inner, taken))  # type: ignore[type-var]
+            values[field.name] = dataclasses.replace(default, **_typed(inner, taken))
             for name in taken:
                 del left[name]
         elif field.name in left:

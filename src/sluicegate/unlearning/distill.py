@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.edits import Noise
 from sluicegate.errors import UserError
 from sluicegate.items import Item
-from sluicegate.models import Batch, Rows, encode, forward_flops, fresh, logits
+from sluicegate.models import Batch, Rows, encode, forward_flops, fresh, logits, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
 from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, every, fit, masked_mean
+from sluicegate.unlearning.suppress import RATE_OF_TRAINING
 
 CACHE_LIMIT = 4 * 2**30
 """Largest cache of teacher outputs, in bytes."""
@@ -116,12 +117,13 @@ def distill(
     """
     if not unlabelled:
         raise UserError("distillation needs unlabelled rows, and there are none. Hand them in with --unlabelled.")
-    room, schedule = room or Room(), schedule or Schedule()
+    room = room or Room()
+    schedule = (schedule or Schedule()).for_width(width(teacher), RATE_OF_TRAINING)
     if student is None:
         student = fresh(copy.deepcopy(teacher.config), seed_of(seed, "student"))
     sizes = [m.config.get_text_config().vocab_size for m in (teacher, student)]
     if sizes[0] != sizes[1]:
-        raise UserError(f"teacher and student have different vocabularies ({sizes[0]} and {sizes[1]} tokens): they cannot be matched.")
+        raise UserError(f"teacher and student have vocabularies of {sizes[0]} and {sizes[1]} tokens: their outputs cannot be matched.")
     rows = encode(tokenizer, unlabelled, max_length=max_length, template=template)
     batches = Mixture(rows, schedule.batch, seed_of(seed, "pool"))
     before = Ledger()

@@ -28,9 +28,6 @@ def hidden_state(model: PreTrainedModel, batch: Batch, layer: int, weights: Mapp
         "use_cache": False,
         "output_hidden_states": True,
     }
-    if weights:
-        answer = torch.func.functional_call(model, dict(weights), (), inputs)
-    else:
-        answer = model(**inputs)
+    answer = torch.func.functional_call(model, dict(weights), (), inputs) if weights else model(**inputs)
     state: Tensor = answer.hidden_states[layer + 1]
     return state

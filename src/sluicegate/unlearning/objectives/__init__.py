@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
 from sluicegate.errors import UserError, nearest
 
@@ -51,8 +51,9 @@ def methods() -> dict[str, type[Method]]:
     found: dict[str, type[Method]] = {}
     for module in modules:
         for _, cls in inspect.getmembers(module, inspect.isclass):
-            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, "NAME") and hasattr(cls, "prepare"):
-                found[cls.NAME] = cls
+            own = cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
+            if own and hasattr(cls, "NAME") and hasattr(cls, "prepare"):
+                found[cls.NAME] = cast(type[Method], cls)
     return found
 
 
