@@ -22,7 +22,7 @@ A recipe is a TOML file; it is the documentation of an experiment and its input 
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -201,13 +201,25 @@ class Outcome:
 def run_recipe(recipe: Recipe, out: Path, seeds: Sequence[int], *, workers: int = 0, progress: Progress | None = None) -> Outcome:
     """Run every arm over the seeds in local processes, attack each, and gather what they found.
 
-    Stages that are already finished in ``out/recipe`` are not run again. Writes summary.json there.
+    Stages that are already finished in `out` are not run again. Writes summary.json there, and
+    experiment.json, from which `load_outcome` reads it all back.
     """
-    folder = out / recipe.name
-    jobs = _jobs(recipe, folder, seeds)
-    outcome = gather(recipe, seeds, run_jobs(jobs, workers=workers, progress=progress))
-    write_atomic(folder / "summary.json", json.dumps(outcome.summary(), indent=1))
+    folders = run_jobs(_jobs(recipe, out, seeds), workers=workers, progress=progress)
+    outcome = gather(recipe, seeds, folders)
+    places = {key: str(path.relative_to(out)) for key, path in folders.items()}
+    write_atomic(out / "experiment.json", json.dumps({"recipe": asdict(recipe), "seeds": list(seeds), "folders": places}, indent=1))
+    write_atomic(out / "summary.json", json.dumps(outcome.summary(), indent=1))
     return outcome
+
+
+def load_outcome(folder: Path) -> Outcome:
+    """Read a finished experiment back from its folder; raises `UserError` where there is none."""
+    file = folder / "experiment.json"
+    if not file.exists():
+        raise UserError(f"{str(folder)!r} holds no finished experiment (no experiment.json). Run its recipe again: it resumes.")
+    content = json.loads(file.read_text())
+    folders = {key: folder / place for key, place in content["folders"].items()}
+    return gather(Recipe(**content["recipe"]), content["seeds"], folders)
 
 
 def _jobs(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:

@@ -58,7 +58,9 @@ class Relearned:
             peak = max(range(len(best)), key=lambda i: curve.recall[0][i])
             if len(rates) > 1 and curve.effort[peak] > 0 and best[peak] in (rates[0], rates[-1]):
                 edge = "lowest" if best[peak] == rates[0] else "highest"
-                found.append(f"{name} facts: the best learning rate {best[peak]:g} is the {edge} of the grid; a wider one may recover more.")
+                found.append(
+                    f"{name} facts: the best learning rate {best[peak]:g} is the {edge} of the grid; a wider one may recover more."
+                )
             if not curve.past_peak()[0]:
                 found.append(f"{name} facts: recall was still rising at the last of {curve.budget:g} steps.")
         return found

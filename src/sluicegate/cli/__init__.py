@@ -1,0 +1,69 @@
+"""The command line. ``main`` finds the verb, reads its options, runs it, and explains what went wrong."""
+
+import errno
+import sys
+from collections.abc import Sequence
+
+from sluicegate.errors import UserError, nearest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    from sluicegate.cli.verbs import VERBS
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("sluicegate"))
+        return 0
+    verb, rest = words[0], words[1:]
+    try:
+        if verb not in VERBS:
+            raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(VERBS))}. All of them: sluicegate --help")
+        return VERBS[verb].call(verb, rest)
+    except UserError as error:
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("interrupted. Nothing finished is lost: the same command goes on where this one stopped.")
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        _complain(
+            f"could not write{place}: {error.strerror}. Nothing finished is lost. "
+            "Make room or choose another --out, then run the same command again: it resumes."
+        )
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+def _overview() -> str:
+    from sluicegate.cli.verbs import VERBS
+
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "sluicegate: decide where learning goes, take it out for good, and measure what is left.",
+            "",
+            "usage: sluicegate VERB [options]      sluicegate VERB --help",
+            "",
+            *lines,
+            "",
+            "Start with: sluicegate demo",
+        ]
+    )
+
+
+def _complain(text: str) -> None:
+    import textwrap
+
+    paragraphs = [textwrap.fill(line, 100, subsequent_indent="  ") for line in f"error: {text}".splitlines()]
+    print("\n".join(paragraphs), file=sys.stderr)

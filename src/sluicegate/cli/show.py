@@ -1,0 +1,135 @@
+"""What commands print: tables, verdicts, and where the files are."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sluicegate.experiment import Outcome
+    from sluicegate.inspection import Inspection
+
+
+def _console() -> Console:
+    """Standard output; wide enough for a table where it is not a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
+    """One block a group of scores, one line a seed; for an attack, its curve at a few points."""
+    console = _console()
+    table = Table(title=None, box=None, pad_edge=False)
+    for column in ("seed", "group", "exact", "probability", "loss, nats a token"):
+        table.add_column(column, justify="right" if column != "group" else "left")
+    for seed, result in zip(seeds, results, strict=True):
+        for group, scores in result["scores"].items():
+            table.add_row(str(seed), group, f"{scores['exact']:.3f}", f"{scores['probability']:.3g}", f"{scores['loss']:.3f}")
+    console.print(table)
+    for seed, result, folder in zip(seeds, results, folders, strict=True):
+        head = f"seed {seed}: "
+        if "owned" in result:
+            console.print(_attack_table(result))
+            for text in result["warnings"]:
+                console.print(f"[yellow]warning[/] {escape(text)}")
+        else:
+            head += f"{result['steps']} steps, {result['flops']['total']:.3g} FLOPs"
+            if result.get("reached") is False:
+                console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
+        console.print(f"{head} in {escape(str(folder))}".replace(":  in", ":"), soft_wrap=True)
+
+
+def _attack_table(result: dict[str, Any]) -> Table:
+    table = Table(
+        title="recall after an attack of so many steps, worst case over learning rates", title_justify="left", box=None, pad_edge=False
+    )
+    efforts = result["owned"]["effort"]
+    table.add_column("steps")
+    for effort in efforts:
+        table.add_column(f"{effort:g}", justify="right")
+    for label, key in (("facts the attacker owns", "owned"), ("facts it never sees", "held_out")):
+        table.add_row(label, *(f"{value:.2f}" for value in result[key]["recall"][0]))
+    return table
+
+
+def outcome(found: "Outcome", folder: Path, page: Path) -> None:
+    """The experiment's table, what it means, and where the report is."""
+    from sluicegate.report.terminal import terminal_table
+    from sluicegate.report.words import sentences
+
+    console = _console()
+    console.print(terminal_table(found))
+    for sentence in sentences(found):
+        console.print(escape(sentence))
+    for text in found.warnings():
+        console.print(f"[yellow]warning[/] {escape(text)}")
+    console.print(f"\nreport:  {escape(str(page))}\nsummary: {escape(str(folder / 'summary.json'))}", soft_wrap=True)
+
+
+def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]]) -> None:
+    """Every variant's table under its settings."""
+    from sluicegate.report.terminal import terminal_table
+
+    console = _console()
+    for changes, found in outcomes:
+        console.print("\n" + "  ".join(f"{name} = {value}" for name, value in changes.items()), style="bold")
+        console.print(terminal_table(found))
+
+
+def inspection(found: "Inspection", page: Path) -> None:
+    """The verdict, what it rests on, and where the report is."""
+    console = _console()
+    for arm in filter(None, (found.model, found.reference, found.harmless)):
+        result = next(iter(arm.attacks.values()))
+        console.print(f"\n[bold]{escape(arm.name)}[/] (seed {next(iter(arm.attacks))} of {len(arm.attacks)})")
+        console.print(_attack_table(result))
+    console.print(f"\n[bold]{escape(found.verdict.word.upper())}[/]")
+    for sentence in found.verdict.sentences:
+        console.print(escape(sentence))
+    for text in found.warnings():
+        console.print(f"[yellow]warning[/] {escape(text)}")
+    console.print(f"\nreport: {escape(str(page))}", soft_wrap=True)
+
+
+def doctor(found: dict[str, Any]) -> None:
+    """Two columns: what, and which."""
+    console = _console()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in found["versions"].items():
+        table.add_row(name, value)
+    for name in ("device", "cores", "threads", "world_size"):
+        table.add_row(name.replace("_", " "), str(found[name]))
+    console.print(table)
+    if prompt := found.get("prompt"):
+        console.print(f"\nfirst prompt, the answer after the bar:\n  {escape(prompt['tokens'])}", soft_wrap=True)
+        template = "has a chat template" if prompt["chat_template"] else "no chat template"
+        console.print(f"  BOS {escape(prompt['bos'])}, found {prompt['bos_count']} time(s); {template}")
+
+
+def browsed(action: str, found: Any) -> None:
+    """What `runs` found."""
+    console = _console()
+    if action == "ls":
+        table = Table(box=None, pad_edge=False)
+        for column in ("run", "state", "scores (exact)"):
+            table.add_column(column, overflow="fold")
+        for row in found:
+            scores = "  ".join(
+                f"{group} {value:.3f}" for group, value in row["scores"].items() if value is not None and math.isfinite(value)
+            )
+            table.add_row(escape(row["run"]), escape(row["state"]), scores)
+        console.print(table if found else "no runs here yet. Start with: sluicegate demo")
+    elif action == "rm":
+        for path in found:
+            console.print(f"removed {escape(path)}", soft_wrap=True)
+    elif action == "diff":
+        table = Table("setting", "first", "second", box=None, pad_edge=False)
+        for name, (a, b) in found.items():
+            table.add_row(escape(name), escape(str(a)), escape(str(b)))
+        console.print(table if found else "the two runs do not differ.")
+    else:
+        console.print_json(data=found)
