@@ -1,0 +1,118 @@
+"""Run stages that depend on one another in local processes, as many at a time as there is room for."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sluicegate.errors import UserError
+from sluicegate.runs.room import Progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage that waits for others. Its settings are asked for once their folders are known."""
+
+    key: str
+    """Its name, which others wait for."""
+    needs: tuple[str, ...]
+    """Names of the jobs it waits for."""
+    settings: Callable[[Mapping[str, Path]], dict[str, Any]]
+    """Flat settings of the stage, given the run folder of every job that it needs."""
+    out: Path
+    """Folder in which its run folder is made."""
+    exact: bool = False
+    """Whether `out` is the run folder itself."""
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None = None) -> dict[str, Path]:
+    """Run all jobs, earlier ones first where there is a choice; return each one's run folder.
+
+    `workers` is the number of processes (0: one a core, at most one a job). A job that fails stops
+    those that need it and no others; what is finished is kept. Raises `UserError` that lists what
+    failed.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = min(workers or cores, len(jobs))
+    context = multiprocessing.get_context("spawn")
+    channel = context.Queue() if progress else None
+    done: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    waiting = list(jobs)
+    running: dict[Future[str], Job] = {}
+    listener = threading.Thread(target=_listen, args=(channel, progress), daemon=True)
+    if channel is not None:
+        listener.start()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (channel, max(1, cores // workers)))
+    try:
+        while waiting or running:
+            lost = [job for job in waiting if any(need in failed for need in job.needs)]
+            for job in lost:
+                failed[job.key] = f"not run: it needs {', '.join(need for need in job.needs if need in failed)}"
+            waiting = [job for job in waiting if job.key not in failed]
+            for job in [job for job in waiting if all(need in done for need in job.needs)][: workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(_work, job.settings(done), str(job.out), job.exact, job.key)] = job
+            if not running:
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                try:
+                    done[job.key] = Path(future.result())
+                except UserError as error:
+                    failed[job.key] = str(error)
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed from outside (out of memory?). Finished stages are kept: run the same command again to go on."
+        ) from None
+    except BaseException:
+        _kill(pool)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if channel is not None:
+            channel.put(None)
+            listener.join(timeout=5)
+    if failed:
+        told = "\n".join(f"  {key}: {why}" for key, why in failed.items())
+        raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept.\n{told}")
+    return done
+
+
+_channel: Any = None
+
+
+def _start_worker(channel: Any, threads: int) -> None:
+    """Once a process: take the channel, share the cores, and leave Ctrl-C to the parent."""
+    import torch
+
+    global _channel
+    _channel = channel
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(settings: dict[str, Any], out: str, exact: bool, title: str) -> str:
+    from sluicegate.stages import execute, from_config
+
+    def tell(part: str, steps: int, total: int, numbers: Mapping[str, float]) -> None:
+        _channel.put((part, steps, total, dict(numbers)))
+
+    return str(execute(from_config(settings), Path(out), exact=exact, title=title, progress=tell if _channel is not None else None))
+
+
+def _listen(channel: Any, progress: Progress) -> None:
+    while (message := channel.get()) is not None:
+        progress(*message)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once: what they were doing resumes from its last resume point."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
