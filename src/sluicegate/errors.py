@@ -1,5 +1,8 @@
 """The one exception that is a user's mistake and not ours."""
 
+import dataclasses
+from typing import Any, Literal, get_args, get_origin
+
 
 class UserError(ValueError):
     """A mistake that the user can mend.
@@ -18,3 +21,14 @@ def nearest(name: str, known: list[str], most: int = 4) -> str:
     else:
         close = difflib.get_close_matches(name, known, n=most, cutoff=0.3) or known[:most]
     return ", ".join(close)
+
+
+def check_choices(cls: type[Any], values: dict[str, Any]) -> None:
+    """Raise `UserError` for a value of a dataclass's field that is none of the field's ``Literal`` choices.
+
+    Python does not check them, and a misspelt choice would quietly take the last branch of an ``if``.
+    """
+    for field in dataclasses.fields(cls):
+        if field.name in values and get_origin(field.type) is Literal and values[field.name] not in get_args(field.type):
+            allowed = ", ".join(map(str, get_args(field.type)))
+            raise UserError(f"{field.name} is {values[field.name]!r}; it must be one of {allowed}.")

@@ -149,7 +149,8 @@ def _item(row: object, where: str) -> Item:
     for key in wanted:
         value = row.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{where}: {key!r} is {_short(json.dumps(value, default=str))}; {expected}.")
+            found = f"is {_short(json.dumps(value, default=str))}" if key in row else "is missing"
+            raise UserError(f"{where}: {key!r} {found}; {expected}.")
     if wanted == ["text"]:
         return Item("", row["text"], fact, label)
     return Item(row["prompt"], row["answer"], fact, label)

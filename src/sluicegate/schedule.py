@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sluicegate.errors import UserError
+from sluicegate.errors import UserError, check_choices
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Schedule:
     """Largest norm of the gradient; 0: no limit."""
 
     def __post_init__(self) -> None:
+        check_choices(type(self), vars(self))
         for name, low in (("steps", 1), ("batch", 1), ("accumulate", 1), ("warmup", 0), ("clip", 0), ("decay_steps", 0)):
             if (value := getattr(self, name)) < low:
                 raise UserError(f"{name} is {value}; it must be at least {low}.")

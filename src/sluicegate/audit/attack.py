@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sluicegate.errors import UserError
+from sluicegate.errors import UserError, check_choices
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Attack:
     """Measure each group on at most this many rows, the same ones for every model; 0: all."""
 
     def __post_init__(self) -> None:
+        check_choices(type(self), vars(self))
         if any(not rate > 0 for rate in self.lrs) or len(set(self.lrs)) < len(self.lrs):
             raise UserError(f"the attack's learning rates are {list(self.lrs)}; give positive numbers, each once.")
         if self.steps < 1:

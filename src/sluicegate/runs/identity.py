@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, check_choices, nearest
 
 if TYPE_CHECKING:
     from sluicegate.runs.room import Room
@@ -123,13 +123,22 @@ def _typed(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         default = _default(fields[name])
         if isinstance(default, tuple) and isinstance(value, list):
-            value = tuple(value)
+            value = tuple(_entries(name, value, get_args(fields[name].type)[0]))
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if default is not None and type(value) is not type(default):
             raise UserError(f"{name} is {value!r}; expected {type(default).__name__}, for example {default!r}.")
         typed[name] = value
+    check_choices(cls, typed)
     return typed
+
+
+def _entries(name: str, values: list[Any], kind: type[Any]) -> list[Any]:
+    """The entries of a list, whole numbers made floats where `kind` is float; `UserError` for another type."""
+    entries = [float(v) if kind is float and type(v) is int else v for v in values]
+    if any(type(entry) is not kind for entry in entries):
+        raise UserError(f"{name} is {values!r}; every entry must be of type {kind.__name__}.")
+    return entries
 
 
 def identify(stage: Stage, parents: Mapping[str, str]) -> str:
