@@ -152,8 +152,8 @@ class Noise(WeightEdit):
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha:g}; it is a share, from 0 (no change) to 1 (noise only).")
-        if self.beta < 0:
-            raise UserError(f"beta is {self.beta:g}; the scale of the noise cannot be negative.")
+        if not self.beta >= 0:
+            raise UserError(f"beta is {self.beta:g}; the scale of the noise is a number, 0 or more.")
 
     def __mul__(self, dose: float) -> Self:
         return replace(self, alpha=self.alpha * dose)
@@ -188,7 +188,7 @@ def identity_gains(model: nn.Module) -> dict[str, float]:
         probe = torch.linspace(-1, 1, weight.numel(), device=weight.device, dtype=weight.dtype)[None, None]
         zeroed = {name: torch.zeros_like(p) for name, p in module.named_parameters(recurse=False)}
         answer = torch.func.functional_call(module, zeroed, (probe,))
-        gains[f"{prefix}.weight"] = 1.0 if bool((answer == 0).all()) else 0.0
+        gains[f"{prefix}.weight".lstrip(".")] = 1.0 if bool((answer == 0).all()) else 0.0
     return gains
 
 

@@ -7,8 +7,8 @@ and attacking see the same tokens. Weights are never transformed on loading.
 import contextlib
 import hashlib
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -136,7 +137,8 @@ def fresh(config: Any, seed: int) -> PreTrainedModel:
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
     """Write an ordinary Hugging Face folder (safetensors), all of it or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    scratch = folder.with_name(f".{folder.name}-{os.getpid()}")
+    scratch.mkdir()  # unlike mkdtemp, readable by whoever may read what else is made here
     try:
         model.save_pretrained(scratch)
         if tokenizer is not None:
@@ -170,7 +172,7 @@ def _explained(name: str, place: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         if getattr(error, "errno", None):
             raise  # the disk's own trouble, not the model's
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -271,6 +273,8 @@ def encode(
     """
     if not items:
         raise UserError("there are no rows to encode.")
+    if max_length < 2:
+        raise UserError(f"--max-length is {max_length}; it must be at least 2, so that there is a token to predict.")
     if template and not tokenizer.chat_template:
         raise UserError("this tokenizer has no chat template; leave --template out.")
     rows: list[tuple[list[int], int, Item]] = []
