@@ -216,7 +216,7 @@ class Batch:
         if parts == 1:
             return [self]
         totals = {what: self.total(what) for what in ("rows", "answer", "real", "attention")}
-        cut = [tensor.chunk(parts) for tensor in (self.ids, self.attention, self.answer, self.index)]
+        cut = [tensor.tensor_split(parts) for tensor in (self.ids, self.attention, self.answer, self.index)]
         return [Batch(ids, attention, answer, index, totals) for ids, attention, answer, index in zip(*cut, strict=True)]
 
 

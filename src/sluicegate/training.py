@@ -201,14 +201,15 @@ def _step(
     log: Log = {"loss": 0.0}
     split = {group: batch.split(schedule.accumulate) for group, batch in batches.items()}
     for part in range(schedule.accumulate):
-        loss = objective(model, {group: pieces[part] for group, pieces in split.items() if part < len(pieces)})
+        loss = objective(model, {group: pieces[part] for group, pieces in split.items()})
         value = float(loss.value.detach())
         log["loss"] += value
         for key, number in loss.log.items():
             log[key] = log.get(key, 0.0) + float(number.detach())
         if not math.isfinite(value):
             _diverged("loss", value, run, room, name, keep, optimizer)
-        loss.value.backward()
+        if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
+            loss.value.backward()
         run.ledger.teacher += loss.teacher_flops
     run.ledger.student += sum(3 * forward_flops(model, b.ids.numel(), b.ids.shape[1]) for b in batches.values())
     gradients = [p for p in trained.values() if p.grad is not None]
