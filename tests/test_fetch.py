@@ -149,6 +149,10 @@ def test_nothing_but_the_result_stays_in_the_cache(served, cache):
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["mnist.npz"]
 
 
+def test_the_result_can_be_read_by_others(served):
+    assert fetch("mnist").stat().st_mode & 0o777 == 0o644
+
+
 def test_progress_tells_stages_with_done_and_total(served):
     told = []
     fetch("mnist", progress=lambda stage, done, total: told.append((stage, done, total)))

@@ -224,6 +224,8 @@ def _finish(made: Path, place: Path, provenance: dict[str, str] | None) -> None:
         # No date in it: two machines that fetch the same weights hold the same folder.
         (made / _PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     for path in [*sorted(made.rglob("*")), made] if made.is_dir() else [made]:
+        if path.is_file():  # safetensors are written for their owner only, but a cache may be shared
+            path.chmod(0o644)
         _sync(path)
     os.replace(made, place)
     _sync(place.parent)
