@@ -20,7 +20,8 @@ class RMU:
     Source: Li et al. 2024 (WMDP, arXiv 2403.03218), section 4. Different here: the retain set's
     hidden states come from the original values of the trained weights only, swapped in for one
     forward pass, not from a second model; which weights are trained is the stage's `sites`
-    (the paper: the MLPs' down projections of three layers up to l).
+    (the paper: the MLPs' down projections of three layers up to l). The last layer's hidden state
+    is read after the model's final norm.
     """
 
     NAME: ClassVar[str] = "rmu"
@@ -53,8 +54,11 @@ class RMU:
             from sluicegate.unlearning.likelihood import hidden_state
 
             away, keep = batches["forget"], batches["retain"]
+            was_training = model.training
+            model.eval()  # the reference is taken without dropout
             with torch.no_grad():
                 frozen = hidden_state(model, keep, layer, original)
+            model.train(was_training)
             error = (hidden_state(model, away, layer) - target.to(away.ids.device)).square().mean(-1)
             steered = (error * away.attention).sum() / away.total("attention")
             drift = (hidden_state(model, keep, layer) - frozen).square().mean(-1)
