@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sluicegate.edits import Edit, Noise
     from sluicegate.errors import UserError
     from sluicegate.experiment import load_recipe, run_recipe
-    from sluicegate.fetch import fetch
     from sluicegate.inspection import inspect
     from sluicegate.items import Item, Split, halves, read
     from sluicegate.models import encode, fresh, load, save
@@ -49,7 +48,6 @@ _HOMES = {
     "UserError": "errors",
     "distill": "unlearning.distill",
     "encode": "models",
-    "fetch": "fetch",
     "fit": "training",
     "fresh": "models",
     "halves": "items",
@@ -88,7 +86,6 @@ __all__ = [
     "UserError",
     "distill",
     "encode",
-    "fetch",
     "fit",
     "fresh",
     "halves",

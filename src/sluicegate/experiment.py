@@ -71,7 +71,7 @@ class Recipe:
                     raise UserError(f"recipe {self.name!r}, arm {arm!r}: @{other} is no arm. Nearest: {nearest(other, list(self.arms))}.")
             from_config(self.stage_settings(arm, seed=0, folders={}))  # a wrong setting is named before anything runs
         if self.attack:
-            from_config(self.attack_settings("", 0))
+            from_config(self.attack_settings(next(iter(self.arms)), 0, {}))
 
     def stage_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
         """Flat settings of one arm's stage, its references replaced by run folders."""
@@ -79,9 +79,11 @@ class Recipe:
         own |= {name: str(folders.get(other, f"@{other}")) for name, other in _references(own).items()}
         return self._common(str(own.get("verb", "")), own) | own | {"seed": seed}
 
-    def attack_settings(self, folder: str, seed: int) -> dict[str, Any]:
-        """Flat settings of the attack on the model in `folder`."""
-        return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": folder, "seed": seed}
+    def attack_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """Flat settings of the attack on an arm's model: in its run folder, or for an arm that is only scored, its own."""
+        settings = self.stage_settings(arm, seed, folders)
+        model = settings["model"] if settings["verb"] == "score" else str(folders.get(arm, f"@{arm}"))
+        return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": model, "seed": seed}
 
     def _common(self, verb: str, own: Mapping[str, Any]) -> dict[str, Any]:
         if verb not in STAGES:
@@ -243,8 +245,10 @@ def _jobs(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
                 attacks.append(
                     Job(
                         f"attack on {key}",
-                        (key,),
-                        lambda done, key=key, seed=seed: recipe.attack_settings(str(done[key]), seed),  # type: ignore[misc]
+                        (key, *others.values()),
+                        lambda done, arm=arm, key=key, seed=seed, others=others: recipe.attack_settings(  # type: ignore[misc]
+                            arm, seed, {arm: done[key], **{other: done[name] for other, name in others.items()}}
+                        ),
                         folder,
                     )
                 )

@@ -63,15 +63,15 @@ def locate(name: str) -> str:
         raise UserError(f"the folder {name!r} holds no model: no config.json in it or in {name}/model.")
     if name in packaged():
         return str(packaged()[name])
-    from sluicegate.fetch import NAMES, cache_dir
+    from sluicegate.fetch import MODELS, cache_dir
 
-    if name in NAMES:
+    if name in MODELS:
         cached = cache_dir() / name
         if not (cached / "config.json").exists():
             raise UserError(f"{name!r} is not on this machine yet. Get it with: sluicegate fetch {name}")
         return str(cached)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        known = [*packaged(), *NAMES]
+        known = [*packaged(), *MODELS]
         raise UserError(
             f"no model {name!r}: not a folder, and none that ships by that name. Nearest: {nearest(name, known)}. "
             "A model is a folder with config.json, a run folder, a packaged configuration, or a hub id (owner/name)."

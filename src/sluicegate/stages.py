@@ -88,6 +88,22 @@ class OnData(Stage):
 
 
 @dataclass(frozen=True)
+class Score(OnData):
+    """Score a model as it is: how much of each group does it know?"""
+
+    VERB: ClassVar[str] = "score"
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.training import Ledger
+
+        split = self.split()
+        if not (split.forget or split.retain or split.adjacent):
+            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent.")
+        model, tokenizer = self.load()
+        return {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+
+
+@dataclass(frozen=True)
 class Train(OnData):
     """Train a model on rows by next-token prediction: the base model, or one that never knew."""
 
@@ -312,7 +328,7 @@ class Relearn(OnData):
         }
 
 
-STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Unlearn, Distill, Undo, Relearn)}
+STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Score, Unlearn, Distill, Undo, Relearn)}
 
 
 def from_config(settings: dict[str, Any]) -> Stage:
