@@ -40,7 +40,7 @@ def split():
     return arithmetic().split(0)
 
 
-@pytest.mark.parametrize("label, count", [("add", 100), ("subtract", 55), ("multiply", 81), ("divide", 81)])
+@pytest.mark.parametrize(("label", "count"), [("add", 100), ("subtract", 55), ("multiply", 81), ("divide", 81)])
 def test_each_operation_has_its_whole_table(split, label, count):
     rows = [item for item in split.retain + split.forget if item.label == label]
     assert len({item.fact for item in rows}) == count == len(facts(label))
@@ -68,14 +68,16 @@ def test_every_answer_is_right_and_agrees_with_its_label_and_fact(split):
 
 def test_prompt_and_answer_join_to_a_row_whose_last_word_is_the_answer(split):
     for item in split.retain + split.forget + tuple(i for i in split.unlabelled if i.prompt):
-        assert not item.prompt.endswith(" ") and item.answer.startswith(" ")
+        assert not item.prompt.endswith(" ")
+        assert item.answer.startswith(" ")
         assert item.text.split()[-1] == item.answer.strip()
         assert len(item.answer.split()) == 1
 
 
 def test_every_word_is_in_the_vocabulary_and_every_token_is_used(split):
     words = vocabulary()
-    assert len(set(words)) == len(words) and words == arithmetic().vocabulary
+    assert len(set(words)) == len(words)
+    assert words == arithmetic().vocabulary
     used = {word for item in split.unlabelled for word in item.text.split()}
     for item in split.retain + split.forget + arithmetic().text():
         used.update(item.text.split())
@@ -104,10 +106,7 @@ def test_the_draw_does_not_depend_on_the_process():
         "from sluicegate.items import digest; from sluicegate.tasks.arithmetic import arithmetic;"
         "s = arithmetic().split(3); print(digest(s.forget + s.retain + s.unlabelled))"
     )
-    draws = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    }
+    draws = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(draws) == 1
 
 
@@ -120,13 +119,15 @@ def test_the_pool_is_a_tenth_text_and_the_rest_in_equal_shares(split):
         rows = [item for item in split.unlabelled if label_of(item) == label]
         assert 0.45 < sum(map(is_bare, rows)) / len(rows) < 0.55
         times = Counter(item.fact for item in rows)
-        assert len(times) == len(facts(label)) and max(times.values()) - min(times.values()) <= 2
+        assert len(times) == len(facts(label))
+        assert max(times.values()) - min(times.values()) <= 2
 
 
 def test_the_pool_is_mixed_and_carries_no_label(split):
     assert {item.label for item in split.unlabelled} == {""}
     first = Counter(map(label_of, split.unlabelled[:1024]))
-    assert all(first[label] > 150 for label in RETAIN + FORGET) and first["text"] > 60
+    assert all(first[label] > 150 for label in RETAIN + FORGET)
+    assert first["text"] > 60
 
 
 @pytest.mark.parametrize("pool", [0, 1, 7, 100])
@@ -136,13 +137,14 @@ def test_a_pool_of_any_size_holds_that_many_rows(pool):
 
 def test_text_is_a_tenth_of_the_pretraining_rows(split):
     text = arithmetic().text()
-    assert {item.prompt for item in text} == {""} and {item.label for item in text} == {"text"}
+    assert {item.prompt for item in text} == {""}
+    assert {item.label for item in text} == {"text"}
     assert len(text) / len(split.retain + split.forget + text) == pytest.approx(0.1, abs=0.001)
     assert len(arithmetic().text(rows=5)) == 5
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
         ({"problems": 25}, "problems is 25; a fact has 0 to 24 word problems"),
         ({"pool": -1}, "pool is -1"),

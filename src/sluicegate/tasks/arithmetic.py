@@ -110,12 +110,8 @@ def tokenizer() -> "PreTrainedTokenizerFast":
     ids = {word: i for i, word in enumerate(vocabulary())}
     inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token=BOS, pad_token=PAD, unk_token=UNK, padding_side="right"
-    )
+    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BOS, pad_token=PAD, unk_token=UNK, padding_side="right")
 
 
 @dataclass(frozen=True)
