@@ -85,6 +85,17 @@ class Fitted:
         return cls(0, Ledger(), [], False)
 
 
+class Diverged(UserError):
+    """The loss or the gradient stopped being finite; `run` is what had been done before that step."""
+
+    def __init__(self, message: str, run: Fitted) -> None:
+        super().__init__(message)
+        self.run = run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.run)  # so that a worker process can hand it on
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """When to look at the model, what to measure, and whether that is a reason to stop."""
@@ -139,8 +150,8 @@ def fit(
     part of this `name` that it has already finished is restored, not repeated (its weights only
     with `keep_weights`; an attack has no use for them afterwards).
 
-    Raises `UserError` when the loss or the gradient stops being finite (the last finite weights
-    are kept as the resume point) and when no trainable parameter receives any gradient.
+    Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights
+    are kept as the resume point) and `UserError` when no trainable parameter receives any gradient.
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.for_width.")
@@ -234,9 +245,10 @@ def _diverged(
     """Keep the weights, which this step has not touched yet, and stop."""
     optimizer.zero_grad(set_to_none=True)
     keep()
-    raise UserError(
+    raise Diverged(
         f"the {what} became {value} at step {run.steps + 1} of part {name!r} in stage {room.title}. The weights from before that "
-        f"step are kept in {room.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip."
+        f"step are kept in {room.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip.",
+        run,
     )
 
 

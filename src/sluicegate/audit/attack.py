@@ -29,8 +29,9 @@ class Attack:
         check_choices(type(self), vars(self))
         if any(not rate > 0 for rate in self.lrs) or len(set(self.lrs)) < len(self.lrs):
             raise UserError(f"the attack's learning rates are {list(self.lrs)}; give positive numbers, each once.")
-        if self.steps < 1:
-            raise UserError(f"the attack's steps are {self.steps}; it takes at least 1.")
+        for name, low in (("steps", 1), ("batch", 1), ("probe", 0)):
+            if (value := getattr(self, name)) < low:
+                raise UserError(f"the attack's {name} is {value}; it must be at least {low}.")
 
     def rates(self, width: int) -> tuple[float, ...]:
         """The learning rates for a model of hidden size `width`: 3e-4 to 1.2e-2 at 64, if none are given."""

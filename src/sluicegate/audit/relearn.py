@@ -24,7 +24,7 @@ from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, Part, seed_of
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
-from sluicegate.training import CrossEntropy, Evaluation, Ledger, at_steps, fit
+from sluicegate.training import CrossEntropy, Diverged, Evaluation, Ledger, at_steps, fit
 
 Metric = Literal["exact", "argmax"]
 
@@ -43,6 +43,8 @@ class Relearned:
     """For every learning rate, recall at each checkpoint: owned, held_out, retain."""
     best_rate: dict[str, tuple[float, ...]]
     """Learning rate that was worst at each checkpoint, for owned and held_out."""
+    diverged: dict[str, int]
+    """Learning rates under which the model broke, and the step at which it did; recall counts as 0 from there."""
     ledger: Ledger
 
     def savings(self, reference: "Relearned", s: float = 0.5) -> Any:
@@ -51,7 +53,7 @@ class Relearned:
 
     def warnings(self) -> list[str]:
         """What makes the attack weaker than it could be: a rate at the grid's edge, an end too early."""
-        found = []
+        found = [f"the learning rate {rate} broke the model at step {step}." for rate, step in self.diverged.items()]
         rates = sorted(float(rate) for rate in self.by_rate)
         for name, curve in (("owned", self.owned), ("held-out", self.held_out)):
             best = self.best_rate["owned" if name == "owned" else "held_out"]
@@ -117,25 +119,31 @@ def relearn(
     original = {name: p.detach().clone() for name, p in model.named_parameters()}
     victim = copy.deepcopy(model)
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
+    diverged: dict[str, int] = {}
     for rate in attack.rates(width(model)):
         with torch.no_grad():
             for name, parameter in victim.named_parameters():
                 parameter.copy_(original[name])
-        done = fit(
-            victim,
-            CrossEntropy(attack.on),
-            lambda step: {"train": draw(step)},
-            Schedule(steps=attack.steps, lr=rate, batch=attack.batch),
-            seed=seed,
-            room=room,
-            name=f"lr {rate:g}",
-            evaluation=Evaluation(measure, at_steps(checkpoints)),
-            keep_weights=False,
-        )
+        try:
+            done = fit(
+                victim,
+                CrossEntropy(attack.on),
+                lambda step: {"train": draw(step)},
+                Schedule(steps=attack.steps, lr=rate, batch=attack.batch),
+                seed=seed,
+                room=room,
+                name=f"lr {rate:g}",
+                evaluation=Evaluation(measure, at_steps(checkpoints)),
+                keep_weights=False,
+            )
+        except Diverged as error:  # this rate breaks the model: it recovers nothing more, and the others still count
+            done = error.run
+            diverged[f"{rate:g}"] = done.steps + 1
         ledger.add(done.ledger)
-        by_rate[f"{rate:g}"] = {name: tuple(r[name] for r in done.records) for name in probes}
+        missing = (0.0,) * (len(checkpoints) - len(done.records))
+        by_rate[f"{rate:g}"] = {name: tuple(r[name] for r in done.records) + missing for name in probes}
     settings = {**asdict(attack), "lrs": list(attack.rates(width(model))), "forget": digest(forget)}
-    return _worst_case(by_rate, checkpoints, settings, seed, ledger)
+    return _worst_case(by_rate, diverged, checkpoints, settings, seed, ledger)
 
 
 def _attacker_batches(rows: dict[str, Rows], attack: Attack, seed: int) -> Mixture:
@@ -164,7 +172,12 @@ def _sample(rows: Rows, most: int, seed: int) -> Rows:
 
 
 def _worst_case(
-    by_rate: dict[str, dict[str, tuple[float, ...]]], checkpoints: tuple[int, ...], settings: dict[str, Any], seed: int, ledger: Ledger
+    by_rate: dict[str, dict[str, tuple[float, ...]]],
+    diverged: dict[str, int],
+    checkpoints: tuple[int, ...],
+    settings: dict[str, Any],
+    seed: int,
+    ledger: Ledger,
 ) -> Relearned:
     identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     curves, best = {}, {}
@@ -176,4 +189,4 @@ def _worst_case(
     left: tuple[float, ...] = ()
     if "retain" in next(iter(by_rate.values())):
         left = tuple(by_rate[f"{rate:g}"]["retain"][i] for i, rate in enumerate(best["owned"]))
-    return Relearned(curves["owned"], curves["held_out"], left, by_rate, best, ledger)
+    return Relearned(curves["owned"], curves["held_out"], left, by_rate, best, diverged, ledger)

@@ -60,7 +60,7 @@ class Matching:
     """
 
     def __init__(self, teacher: PreTrainedModel, rows: Rows, ledger: Ledger, *, cached: bool) -> None:
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = teacher.eval()
         self._cache: Tensor | None = None
         if cached:
             vocabulary = teacher.config.get_text_config().vocab_size
