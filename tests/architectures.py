@@ -1,0 +1,45 @@
+"""Tiny random models of the architectures that people bring, for the tests that hold for all of them."""
+
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from sluicegate.models import fresh
+
+_COMMON = {
+    "vocab_size": 132,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+    "bos_token_id": 2,
+    "pad_token_id": 0,
+    "eos_token_id": None,
+}
+_GROUPED = _COMMON | {"num_key_value_heads": 2}
+
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**_GROUPED),
+    "mistral": lambda: MistralConfig(**_GROUPED, sliding_window=8),
+    "qwen2": lambda: Qwen2Config(**_GROUPED),
+    "gemma2": lambda: Gemma2Config(**_GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, final_logit_softcapping=30.0),
+    "neox": lambda: GPTNeoXConfig(**_COMMON),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=132, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=None, pad_token_id=0
+    ),
+}
+ADDS_ONE = {"gemma2"}
+"""Architectures whose norms multiply by 1 + gain."""
+TIED = {"gemma2", "gpt2"}
+"""Architectures whose output matrix is the embedding."""
+
+
+def build(name, seed=0):
+    return fresh(CONFIGS[name](), seed)

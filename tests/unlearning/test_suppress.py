@@ -1,0 +1,80 @@
+import pytest
+
+from sluicegate.errors import UserError
+from sluicegate.items import Split
+from sluicegate.runs.room import Room
+from sluicegate.schedule import Schedule
+from sluicegate.training import CrossEntropy
+from sluicegate.unlearning import suppress
+from sluicegate.unlearning.objectives.maxent import MaxEnt
+from sluicegate.unlearning.objectives.npo import NPO
+from sluicegate.unlearning.suppress import train, unlearn
+
+SHORT = Schedule(steps=3, lr=1e-3, batch=4)
+
+
+@pytest.mark.parametrize("missing", ["forget", "retain"])
+def test_unlearning_needs_both_sides(tiny, tokenizer, split, missing):
+    other = {"forget": split.forget, "retain": split.retain} | {missing: ()}
+    with pytest.raises(UserError, match=f"needs a {missing} set.*--{missing}"):
+        unlearn(tiny, tokenizer, Split(**other), MaxEnt())
+
+
+def test_only_the_sites_are_trained(tiny, tokenizer, split, bits):
+    before = bits.weights(tiny)
+    student, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, sites="*.self_attn.*")
+    for name, value in bits.weights(student).items():
+        assert bool((value == before[name]).all()) == ("self_attn" not in name), name
+
+
+def test_every_step_sees_rows_of_both_groups_in_their_own_order(tiny, tokenizer, split, monkeypatch):
+    seen = []
+
+    class Spy(MaxEnt):
+        def __call__(self, model, batches):
+            seen.append({group: batch.index.tolist() for group, batch in batches.items()})
+            return super().__call__(model, batches)
+
+    unlearn(tiny, tokenizer, split, Spy(), Schedule(steps=4, lr=1e-3, batch=4))
+    assert all(set(step) == {"forget", "retain"} and len(step["forget"]) == len(step["retain"]) == 4 for step in seen)
+    assert [s["forget"] for s in seen] != [s["retain"] for s in seen]
+    drawn = [i for step in seen for i in step["forget"]]
+    assert len(set(drawn)) == len(drawn) == 16
+
+
+def test_the_seed_chooses_the_rows(tiny, tokenizer, split, bits):
+    ends = [bits.weights(unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, seed=seed)[0]) for seed in (0, 0, 1)]
+    assert bits.same(ends[0], ends[1])
+    assert not bits.same(ends[0], ends[2])
+
+
+def test_what_preparing_costs_is_in_the_ledger_once(tiny, tokenizer, split):
+    _, done = unlearn(tiny, tokenizer, split, NPO(), SHORT)
+    _, more = unlearn(tiny, tokenizer, split, NPO(), Schedule(steps=6, lr=1e-3, batch=4))
+    assert done.ledger.teacher == more.ledger.teacher > 0
+    assert more.ledger.student > 1.5 * done.ledger.student
+
+
+def test_training_sees_every_row_once_an_epoch(tiny, tokenizer, split):
+    seen = []
+
+    class Spy(CrossEntropy):
+        def __call__(self, model, batches):
+            seen.extend(batches["train"].index.tolist())
+            return super().__call__(model, batches)
+
+    train(tiny, tokenizer, split.retain[:16], Schedule(steps=4, lr=1e-3, batch=4), objective=Spy())
+    assert sorted(seen) == list(range(16))
+
+
+@pytest.mark.parametrize(("verb", "rate"), [("train", 0.384), ("unlearn", 0.064)])
+def test_a_learning_rate_left_open_is_the_verbs_own(tiny, tokenizer, split, monkeypatch, verb, rate):
+    rates = []
+    fit = suppress.fit
+    monkeypatch.setattr(suppress, "fit", lambda m, o, b, schedule, **k: (rates.append(schedule.lr), fit(m, o, b, schedule, **k))[1])
+    schedule = Schedule(steps=1, batch=4)
+    if verb == "train":
+        train(tiny, tokenizer, split.retain, schedule, room=Room())
+    else:
+        unlearn(tiny, tokenizer, split, MaxEnt(), schedule)
+    assert rates == [pytest.approx(rate / 64)]
