@@ -172,16 +172,17 @@ class Outcome:
         return self.arms[arm].owned.savings(reference.owned, self.recipe.level)
 
     def warnings(self) -> list[str]:
-        """Everything that weakens a number in the table, said once for each arm that it holds for."""
-        by_text: dict[str, list[str]] = {}
+        """Everything that weakens a number in the table, each said once with the arms and seeds that it holds for."""
+        by_text: dict[str, dict[str, list[str]]] = {}
         for name, arm in self.arms.items():
-            for seed, result in arm.results.items():
-                if result.get("reached") is False:
-                    by_text.setdefault("the student did not reach its stop score within its steps", []).append(f"{name} (seed {seed})")
-            for seed, attack in arm.attacks.items():
-                for text in attack["warnings"]:
-                    by_text.setdefault(text, []).append(f"{name} (seed {seed})")
-        return [f"{text.rstrip('.')}: {', '.join(where)}." for text, where in by_text.items()]
+            for seed in self.seeds:
+                said = list(arm.attacks[seed]["warnings"]) if seed in arm.attacks else []
+                if arm.results[seed].get("reached") is False:
+                    said.append("the student did not reach its stop score within its steps")
+                for text in said:
+                    by_text.setdefault(text.rstrip("."), {}).setdefault(name, []).append(str(seed))
+        where = {text: [f"{name} (seed {', '.join(seeds)})" for name, seeds in arms.items()] for text, arms in by_text.items()}
+        return [f"{text}: {', '.join(arms)}." for text, arms in where.items()]
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""

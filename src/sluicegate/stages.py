@@ -200,7 +200,7 @@ class Distill(OnData):
     """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
-    schedule: Schedule = Schedule(steps=1400, batch=64, warmup=25, decay="cosine", decay_steps=700)
+    schedule: Schedule = Schedule(steps=1000, batch=64, warmup=25, decay="cosine", decay_steps=700)
 
     @property
     def method(self) -> str:
