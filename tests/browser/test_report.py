@@ -89,6 +89,12 @@ def test_nothing_overflows_overlaps_or_complains(page, tmp_path, width):
     assert found["asked"] == []
 
 
+def test_names_of_points_in_one_place_do_not_cover_each_other(tmp_path):
+    more = {f"a_rather_long_name_of_an_arm_{i}": {"verb": "unlearn", "method": "maxent", "model": "@base"} for i in range(8)}
+    found, _ = opened(report_experiment(experiment(FULL | more, seeds=(0,)), tmp_path / "many.html"), 400, tmp_path)
+    assert (found["names"], found["wide"]) == ([], [])
+
+
 def test_pictures_take_the_colour_of_the_page_in_light_and_dark(page, tmp_path):
     light, dark = (opened(page, 1200, tmp_path, dark=dark)[0] for dark in (False, True))
     assert light["text"] == light["ink"]

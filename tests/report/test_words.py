@@ -162,3 +162,7 @@ def test_paired_differences_use_shared_seeds_only():
 def test_sentences_hold_no_nan():
     for seeds in ((0,), (0, 1)):
         assert not re.search(r"\bnan\b|\binf\b", " ".join(sentences(experiment(seeds=seeds))))
+
+
+def test_an_interval_narrower_than_its_digits_is_left_out():
+    assert str(written(Estimate(0.1, 0.1 - 1e-9, 0.1 + 1e-9, 3))) == "0.10"

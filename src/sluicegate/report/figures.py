@@ -223,7 +223,7 @@ def dial_picture(name: str, label: str, points: Sequence[Point], *, x_label: str
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
         else:
             marks = [m * 10.0**e for e in range(30) for m in (1, 2, 5) if low / 1.5 <= m * 10.0**e <= high * 2.1]
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: flops(v)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: re.sub(r"\.0+(?=\D)", "", flops(v))))
         axes.xaxis.set_major_locator(FixedLocator(marks))
         axes.xaxis.set_minor_locator(NullLocator())
         _shares_axis(axes.yaxis)
@@ -264,7 +264,7 @@ def _label_points(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
     order = [(p, spot) for p, spot in zip(points, at, strict=True)]
     for point, (x, y) in sorted(order, key=lambda pair: -pair[1][1]):
-        text = axes.text(0, 0, point.series.name, transform=None, gid=f"class:name {point.series.key}", zorder=5)
+        text = axes.text(0, 0, _cut(point.series.name, 22), transform=None, gid=f"class:name {point.series.key}", zorder=5)
         size = text.get_window_extent(renderer)
         w, h = size.width, size.height
         best = (math.inf, taken[0])
@@ -277,6 +277,9 @@ def _label_points(figure: Any, axes: Any, points: Sequence[Point]) -> None:
                 best = (covered, box)
             if covered == 0:
                 break
+        if best[0] > 0:  # a name over another is worth less than none: the legend and the table have it
+            text.remove()
+            continue
         text.set_position((best[1][0], best[1][1]))
         text.set_verticalalignment("bottom")
         taken.append(best[1])
@@ -300,12 +303,14 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def _name_margin(names: Sequence[str]) -> float:
-    """Room for names left of the axes, in CSS pixels; longer ones are cut by `_cut`."""
+    """Room for names left of the axes, in CSS pixels; long ones are cut."""
     return min(150.0, 14 + 7.2 * max(len(_cut(n)) for n in names))
 
 
 def _cut(name: str, most: int = 19) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    """A long name without its middle: what tells arms apart is mostly the end."""
+    head = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
 
 
 def forest_picture(name: str, label: str, found: Sequence[tuple[Series, Estimate]], *, x_label: str, ends: tuple[str, str]) -> str:

@@ -245,7 +245,7 @@ class Written:
 
     value: str
     interval: str = ""
-    """Empty for one seed, and where all seeds agree exactly."""
+    """Empty for one seed, and where it is narrower than the digits that are shown."""
 
     def __bool__(self) -> bool:
         return bool(self.value)
@@ -270,9 +270,8 @@ def written(found: Estimate | None, kind: Literal["share", "plain", "times", "fl
         return NOTHING
     one = _WRITERS[kind]
     value = BOUNDS[found.bound] + (percent(found.mean) if kind == "share" else one(found.mean))
-    if not has_interval(found) or found.low == found.high:
-        return Written(value)
-    return Written(value, f"{one(found.low).rstrip('×')} to {one(found.high)}")
+    low, high = (one(found.low), one(found.high)) if has_interval(found) else ("", "")
+    return Written(value, f"{low.rstrip('×')} to {high}" if low != high else "")
 
 
 def short(values: Sequence[str]) -> str:

@@ -62,7 +62,9 @@ def report_experiment(outcome: Outcome, path: Path) -> Path:
         probes=[label for label, _, _ in numbers.PROBES if any(row.at[label] for row in table)],
         attack=_attack_in_words(outcome) if attacked else "",
         no_savings=numbers.savings_problem(outcome),
-        curves=_curve_pictures("", {name: outcome.arms[name] for name in attacked}, looks, recipe.level),
+        curves=_curve_pictures(
+            "", {name: outcome.arms[name] for name in attacked}, looks, recipe.level if any(row.savings for row in table) else None
+        ),
         dial=_dial(outcome, table, looks),
         forest=_forest(table, looks, recipe),
         bars=_bars(table, looks, recipe),
@@ -120,7 +122,7 @@ def report_audit(
         no_savings=problem,
         level=level,
         has_reference=reference is not None,
-        curves=_curve_pictures("audit-", attacked, looks, level),
+        curves=_curve_pictures("audit-", attacked, looks, level if saved else None),
         groups=_groups(table),
         left=_retain_left(shown),
         warnings=list(warnings),
@@ -151,7 +153,7 @@ def _looks(table: Sequence[Row]) -> dict[str, Series]:
         if row.role == "dial":
             rank = dial.index(row)
             colour = f"dial-{round(rank * (_DIAL_SHADES - 1) / max(1, len(dial) - 1)) + 1 if len(dial) > 1 else 3}"
-            dash = _DASHES[max(0, 2 - rank) if len(dial) <= 3 else 0]
+            dash = _DASHES[len(dial) - 1 - rank if len(dial) <= 3 else 0]
         looks[row.name] = Series(row.name, f"a{i}", colour, dash, row.role == "reference")
     return looks
 
@@ -159,7 +161,7 @@ def _looks(table: Sequence[Row]) -> dict[str, Series]:
 # -------------------------------------------------------------------------------------- pictures
 
 
-def _curve_pictures(prefix: str, arms: Mapping[str, Arm], looks: Mapping[str, Series], level: float) -> list[dict[str, str]]:
+def _curve_pictures(prefix: str, arms: Mapping[str, Arm], looks: Mapping[str, Series], level: float | None) -> list[dict[str, str]]:
     if not arms:
         return []
     found = []

@@ -16,6 +16,8 @@ TELLING = 0.6
 """An interval wider than this, with zero inside, tells neither that there is a difference nor that there is none."""
 CLOSE = 0.1
 """With one seed there is no interval; two numbers nearer than this are called equal."""
+_MOST = 3
+"""Suppressed arms whose scores are put in words."""
 
 
 def direction(difference: Estimate) -> Direction:
@@ -178,7 +180,7 @@ class _Reading:
         way = f"from {plain(values[0])} to {plain(values[-1])}" if by_savings else f"from {percent(values[0])} to {percent(values[-1])}"
         costs = [(p.relative or p.cost) for p in points]
         start, end = (c.mean if c else math.nan for c in (costs[0], costs[-1]))
-        write, of = (times, " the reference's FLOPs") if low.relative else (flops, "FLOPs")
+        write, of = (times, " the reference's FLOPs") if low.relative else (_in_flops, "")
         price = f"at {write(start)} to {write(end)}{of}" if math.isfinite(start + end) else "at a cost that was not recorded"
         head = f"Turning the noise up from alpha {low.alpha:g} to {high.alpha:g} takes {what} {way}, {price}"
         difference = self._drop(low, high)
@@ -193,6 +195,10 @@ class _Reading:
         else:
             verdict = "the extra compute bought no robustness" if dearer else "more noise bought no robustness"
         return f"{head}: {verdict}{self.chance()}."
+
+
+def _in_flops(value: float) -> str:
+    return f"{flops(value)}FLOPs"
 
 
 def _without_attack(table: Sequence[Row]) -> list[str]:
@@ -229,6 +235,8 @@ def what_the_scores_show(outcome: Outcome) -> list[str]:
             "open": f"the spread over {gap.n} seeds does not settle whether its loss gives it away",
         }[direction(gap)]
         found.append(f"{text}, where a model that never knew has {plain(loss.mean - gap.mean)}: {told}.")
+    if len(found) > _MOST:
+        return [*found[:_MOST], f"The table has the other {len(found) - _MOST} suppressed arms."]
     return found
 
 
