@@ -1,5 +1,6 @@
 """Run stages that depend on one another in local processes, as many at a time as there is room for."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -38,14 +39,18 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
     those that need it and no others; what is finished is kept. Raises `UserError` that lists what
     failed.
     """
+    if not jobs:
+        return {}
     cores = len(os.sched_getaffinity(0))
     workers = min(workers or cores, len(jobs))
     context = multiprocessing.get_context("spawn")
     channel = context.Queue() if progress else None
     done: dict[str, Path] = {}
     failed: dict[str, str] = {}
+    unforeseen: Exception | None = None
     waiting = list(jobs)
-    running: dict[Future[str], Job] = {}
+    running: dict[Future[str], list[Job]] = {}
+    alike: dict[str, Future[str]] = {}
     listener = threading.Thread(target=_listen, args=(channel, progress), daemon=True)
     if channel is not None:
         listener.start()
@@ -58,15 +63,25 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
             waiting = [job for job in waiting if job.key not in failed]
             for job in [job for job in waiting if all(need in done for need in job.needs)][: workers - len(running)]:
                 waiting.remove(job)
-                running[pool.submit(_work, job.settings(done), str(job.out), job.exact, job.key)] = job
+                settings = job.settings(done)
+                same = json.dumps([settings, str(job.out), job.exact], sort_keys=True)
+                if alike.get(same) not in running:  # jobs of one stage share its run folder, and so its future
+                    alike[same] = pool.submit(_work, settings, str(job.out), job.exact, job.key)
+                running.setdefault(alike[same], []).append(job)
             if not running:
+                if not lost:  # nothing runs and nothing ever will
+                    failed |= {job.key: "not run: it waits for a stage that waits for it, or that is not there" for job in waiting}
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
+                finished = [job.key for job in running.pop(future)]
                 try:
-                    done[job.key] = Path(future.result())
-                except UserError as error:
-                    failed[job.key] = str(error)
+                    done |= dict.fromkeys(finished, Path(future.result()))
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    failed |= dict.fromkeys(finished, told)
+                    unforeseen = unforeseen or (None if isinstance(error, UserError) else error)
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed from outside (out of memory?). Finished stages are kept: run the same command again to go on."
@@ -81,7 +96,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
             listener.join(timeout=5)
     if failed:
         told = "\n".join(f"  {key}: {why}" for key, why in failed.items())
-        raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept.\n{told}")
+        raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept.\n{told}") from unforeseen
     return done
 
 

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -91,7 +92,8 @@ class RunFolder(Room):
             self._index = json.loads((self._state / "index.json").read_text())
         # What was logged after the resume point will be logged again.
         self._metrics = (path / "metrics.jsonl").open("ab")
-        self._metrics.truncate(self._index["offset"])
+        if not (path / "DONE").exists():
+            self._metrics.truncate(self._index["offset"])
         self._metrics.seek(0, os.SEEK_END)
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -162,7 +164,8 @@ def open_run(
     with _held(path):
         check_owner(path, digest)
         if not (path / "parents.json").exists():
-            strangers = [p.name for p in path.iterdir() if p.name not in ("lock", "config.toml", "env.json")]
+            ours = ("lock", "config.toml", "env.json")
+            strangers = [p.name for p in path.iterdir() if p.name not in ours and not _scratch(p)]
             if strangers:
                 raise UserError(
                     f"the folder {str(path)!r} is not empty and holds no run of ours (found {strangers[0]!r}). Choose another --out."
@@ -170,6 +173,8 @@ def open_run(
             write_atomic(path / "config.toml", tomli_w.dumps(dict(config)))
             write_atomic(path / "env.json", json.dumps(environment, indent=1))
             write_atomic(path / "parents.json", json.dumps({"format": FORMAT, "hash": digest, "parents": dict(parents)}, indent=1))
+        for left in filter(_scratch, path.iterdir()):  # by a process that was killed while it wrote
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         room = RunFolder(path, title, progress, interval)
         started = time.process_time()
         try:
@@ -240,6 +245,11 @@ def write_atomic(path: Path, text: str) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _scratch(path: Path) -> bool:
+    """Whether this is a file or model folder of a run that was never moved into place: ``.result.json.123``, ``.model-123``."""
+    return re.fullmatch(r"\.(config\.toml|\w+\.json|DONE)\.\d+|\.model-\d+", path.name) is not None
 
 
 def _sync(path: Path) -> None:
