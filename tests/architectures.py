@@ -43,3 +43,11 @@ TIED = {"gemma2", "gpt2"}
 
 def build(name, seed=0):
     return fresh(CONFIGS[name](), seed)
+
+
+def learner(seed=0):
+    """A model that learns a few dozen facts by heart in a second: one layer, width 64, untied."""
+    config = LlamaConfig(
+        **_COMMON | {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 256, "hidden_act": "relu", "initializer_range": 0.05}
+    )
+    return fresh(config, seed)

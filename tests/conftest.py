@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import hypothesis
 import torch
 
+from architectures import learner
 from sluicegate import models, tasks
 from sluicegate.items import Item, Split
 
@@ -44,8 +45,8 @@ def split() -> Split:
 
 @pytest.fixture
 def tiny():
-    """A newly initialised model of the packaged configuration."""
-    return models.load("arithmetic-tiny")[0]
+    """A newly initialised model with one layer of width 64."""
+    return learner()
 
 
 @pytest.fixture(scope="session")

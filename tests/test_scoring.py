@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from architectures import build, learner
 from sluicegate.items import Item
 from sluicegate.models import encode, forward_flops
 from sluicegate.schedule import Schedule
@@ -14,8 +15,6 @@ from sluicegate.unlearning.suppress import train
 @pytest.fixture(scope="module")
 def learnt(tokenizer):
     """A model that knows three of these five rows by heart."""
-    from sluicegate.models import load
-
     items = (
         Item("3 * 4 =", " 12"),
         Item("ann fills 3 bags 4 plums total", " 12"),
@@ -23,7 +22,7 @@ def learnt(tokenizer):
         Item("5 + 5 =", " 11 12"),
         Item("bo has 9 coins finds 9 now", " 1"),
     )
-    model = load("arithmetic-tiny")[0]
+    model = learner()
     known = (*items[:2], Item("5 + 5 =", " 11 13"), Item("bo has 9 coins finds 9 now", " 18"))
     train(model, tokenizer, known, Schedule(steps=60, lr=1e-2, batch=4))
     return model, items
@@ -92,8 +91,6 @@ def test_scoring_leaves_the_mode_the_weights_and_the_training_account_alone(lear
 
 
 def test_dropout_is_off_while_scoring(tokenizer, split):
-    from architectures import build
-
     model = build("gpt2").train()
     rows = encode(tokenizer, split.forget)
     assert torch.equal(score(model, rows).loss, score(model, rows).loss)

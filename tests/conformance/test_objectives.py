@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from architectures import build
+from architectures import build, learner
 from documented import undocumented
 from sluicegate.errors import UserError
 from sluicegate.models import encode
@@ -292,9 +292,7 @@ def test_rmu_takes_its_reference_without_dropout(groups):
 @pytest.fixture(scope="module")
 def knows(tokenizer, split):
     """A model that knows both groups by heart."""
-    from sluicegate.models import load
-
-    model = load("arithmetic-tiny")[0]
+    model = learner()
     train(model, tokenizer, [*split.forget, *split.retain], Schedule(steps=150, lr=1e-2, batch=len(split.forget + split.retain)))
     before = {g: float(score(model, encode(tokenizer, split.group(g))).probability.mean()) for g in ("forget", "retain")}
     assert min(before.values()) > 0.9, before

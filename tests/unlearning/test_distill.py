@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig
 
+from architectures import learner
 from sluicegate.edits import Noise
 from sluicegate.errors import UserError
 from sluicegate.models import encode, forward_flops, fresh
@@ -22,9 +23,7 @@ SHORT = Schedule(steps=3, lr=3e-3, batch=8)
 
 @pytest.fixture(scope="module")
 def teacher(tokenizer, split):
-    from sluicegate.models import load
-
-    model = load("arithmetic-tiny")[0]
+    model = learner()
     train(model, tokenizer, split.retain, Schedule(steps=80, lr=1e-2, batch=len(split.retain)))
     assert score(model, encode(tokenizer, split.retain)).mean()["exact"] > 0.9
     return model
