@@ -76,6 +76,8 @@ def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | Non
     Raises `UserError` for a setting that the stage does not have.
     """
     left = dict(settings)
+    if method is not None and not any(hasattr(_default(field), "NAME") for field in dataclasses.fields(cls)):
+        left["method"] = method  # nothing takes it, so it is refused below
     stage: Stage = _build(cls, left, method)
     if left:
         name = sorted(left)[0]
