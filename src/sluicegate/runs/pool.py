@@ -71,6 +71,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
             if not running:
                 if not lost:  # nothing runs and nothing ever will
                     failed |= {job.key: "not run: it waits for a stage that waits for it, or that is not there" for job in waiting}
+                    waiting = []
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 finished = [job.key for job in running.pop(future)]
