@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--slow"):
         for item in items:
-            if "slow" in item.keywords:
+            if item.get_closest_marker("slow"):  # not item.keywords, which holds the names of folders too
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
