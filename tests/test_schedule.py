@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.errors import UserError
-from sluicegate.schedule import Schedule
+from sluicegate.schedule import Schedule, distilling_rate, training_rate, unlearning_rate
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():
@@ -37,9 +37,14 @@ def test_the_rate_never_leaves_zero_to_peak_and_falls_after_the_warm_up(steps, w
 
 
 def test_an_open_learning_rate_falls_with_the_width_and_a_given_one_stays():
-    assert Schedule().for_width(64, 0.384).lr == pytest.approx(6e-3)
-    assert Schedule().for_width(128, 0.384).lr == pytest.approx(3e-3)
-    assert Schedule(lr=0.5).for_width(64, 0.384).lr == 0.5
+    assert training_rate(64) == pytest.approx(6e-3)
+    assert training_rate(128) == pytest.approx(3e-3)
+    assert distilling_rate(64) == pytest.approx(3e-3)
+    assert unlearning_rate(64) == pytest.approx(2e-3)
+    assert unlearning_rate(576) == pytest.approx(2.5e-5)
+    assert unlearning_rate(8192) == pytest.approx(1e-5)
+    assert Schedule().or_rate(0.25).lr == 0.25
+    assert Schedule(lr=0.5).or_rate(0.25).lr == 0.5
 
 
 @pytest.mark.parametrize(

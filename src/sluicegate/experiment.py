@@ -20,6 +20,7 @@ A recipe is a TOML file; it is the documentation of an experiment and its input 
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -165,11 +166,16 @@ class Outcome:
     arms: Mapping[str, Arm]
 
     def savings(self, arm: str) -> Estimate | None:
-        """Savings of an arm against the reference; None without a reference or an attack."""
+        """Savings of an arm against the reference; None without an attack, or without a reference that has to learn."""
         reference = self.arms.get(self.recipe.reference)
-        if reference is None or not self.arms[arm].attacks:
+        if reference is None or not self.arms[arm].attacks or self._reference_knows():
             return None
         return self.arms[arm].owned.savings(reference.owned, self.recipe.level)
+
+    def _reference_knows(self) -> bool:
+        """Whether the reference already recalls the level before any attack, on some seed."""
+        reference = self.arms.get(self.recipe.reference)
+        return reference is not None and bool(reference.attacks) and min(reference.owned.effort_to(self.recipe.level)) <= 0
 
     def warnings(self) -> list[str]:
         """Everything that weakens a number in the table, each said once with the arms and seeds that it holds for."""
@@ -182,7 +188,11 @@ class Outcome:
                 for text in said:
                     by_text.setdefault(text.rstrip("."), {}).setdefault(name, []).append(str(seed))
         where = {text: [f"{name} (seed {', '.join(seeds)})" for name, seeds in arms.items()] for text, arms in by_text.items()}
-        return [f"{text}: {', '.join(arms)}." for text, arms in where.items()]
+        found = [f"{text}: {', '.join(arms)}." for text, arms in where.items()]
+        if self._reference_knows():
+            known = f"recalls {self.recipe.level:.0%} before any attack"
+            found.insert(0, f"the reference {self.recipe.reference!r} {known}: there are no savings.")
+        return found
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
@@ -201,15 +211,25 @@ class Outcome:
         return {"seeds": list(self.seeds), "arms": arms}
 
 
-def run_recipe(recipe: Recipe, out: Path, seeds: Sequence[int], *, workers: int = 0, progress: Progress | None = None) -> Outcome:
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    stages: Path | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Outcome:
     """Run every arm over the seeds in local processes, attack each, and gather what they found.
 
-    Stages that are already finished in `out` are not run again. Writes summary.json there, and
-    experiment.json, from which `load_outcome` reads it all back.
+    The run folders lie in `stages` (by default in `out`); those that are finished are not run
+    again. Writes summary.json into `out`, and experiment.json, from which `load_outcome` reads it
+    all back.
     """
-    folders = run_jobs(_jobs(recipe, out, seeds), workers=workers, progress=progress)
+    folders = run_jobs(_jobs(recipe, stages or out, seeds), workers=workers, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
     outcome = gather(recipe, seeds, folders)
-    places = {key: str(path.relative_to(out)) for key, path in folders.items()}
+    places = {key: os.path.relpath(path, out) for key, path in folders.items()}
     write_atomic(out / "experiment.json", json.dumps({"recipe": asdict(recipe), "seeds": list(seeds), "folders": places}, indent=1))
     write_atomic(out / "summary.json", json.dumps(outcome.summary(), indent=1))
     return outcome

@@ -100,7 +100,8 @@ def _arm(name: str, folders: dict[int, Path]) -> Arm:
 
 
 def _evidence(arm: Arm) -> Evidence:
-    return Evidence(arm.scores("forget"), arm.owned, arm.held_out)
+    scores = {measure: arm.scores("forget", measure)[0] for measure in ("exact", "probability")}  # no seed in them: the model is given
+    return Evidence(scores["exact"], scores["probability"], arm.owned, arm.held_out)
 
 
 def data_settings(data: OnData) -> dict[str, Any]:

@@ -199,9 +199,7 @@ def _hub(name: str) -> Iterator[Item]:
     try:
         import datasets
     except ImportError:
-        raise UserError(
-            f"{name!r} is a hub data set, which needs the 'datasets' package: pip install 'sluicegate[hub]'."
-        ) from None
+        raise UserError(f"{name!r} is a hub data set, which needs the 'datasets' package: pip install 'sluicegate[hub]'.") from None
     _, repository, *rest = name.split(":")
     split = rest[0] if rest else "train"
     try:

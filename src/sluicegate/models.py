@@ -121,6 +121,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def config_width(name: str) -> int:
+    """A model's hidden size, read from its configuration alone."""
+    place = locate(name)
+    with _explained(name, place):
+        return int(AutoConfig.from_pretrained(place).get_text_config().hidden_size)
+
+
+def fitting(model: PreTrainedModel, max_length: int) -> int:
+    """`max_length`, or the number of positions that the model has, where that is less."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(max_length, positions) if positions else max_length
+
+
 def width(model: PreTrainedModel) -> int:
     """The model's hidden size."""
     return int(model.config.get_text_config().hidden_size)
@@ -259,9 +272,7 @@ class Rows:
         return replace(self, ids=self.ids[chosen], lengths=self.lengths[chosen], starts=self.starts[chosen], items=items)
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_length: int = 256, template: bool = False
-) -> Rows:
+def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_length: int = 256, template: bool = False) -> Rows:
     """Turn items into token ids: the only place where text becomes numbers.
 
     Exactly one BOS stands in front where the tokenizer has one. With `template`, a prompt is
@@ -289,7 +300,8 @@ def encode(
         if len(ids) <= max_length:
             rows.append((ids, start, item))
         elif item.prompt:
-            raise UserError(f"{where}: {len(ids)} tokens, more than the {max_length} allowed. Shorten it, or raise --max-length.")
+            way_out = "Shorten it, or raise --max-length if the model has more positions."
+            raise UserError(f"{where}: {len(ids)} tokens, more than the {max_length} allowed. {way_out}")
         else:
             rows.extend((window, min(start, 1), item) for window in _windows(ids, max_length))
     width = max(len(ids) for ids, _, _ in rows)

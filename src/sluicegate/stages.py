@@ -6,15 +6,18 @@ three cannot drift. Nothing here imports torch before a stage is run.
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.audit.attack import Attack
 from sluicegate.errors import UserError, nearest
 from sluicegate.items import GROUPS, Split, digest
 from sluicegate.runs.identity import Stage, build, environment, folder_name, identify, source
-from sluicegate.schedule import Schedule
+from sluicegate.schedule import Schedule, distilling_rate, training_rate
 from sluicegate.tasks import read
 from sluicegate.unlearning.objectives import Method, method
 from sluicegate.unlearning.objectives.maxent import MaxEnt
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class OnData(Stage):
     """What the stages have in common: a model, groups of rows, and how they become tokens."""
+
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+    """Sources without which the verb has nothing to do, beside the model."""
 
     model: str = source("model")
     """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
@@ -53,14 +59,24 @@ class OnData(Stage):
 
     def need(self, *names: str) -> None:
         """Raise `UserError` unless these sources were handed in."""
-        for name in names:
-            if not getattr(self, name):
-                raise UserError(f"{self.VERB} needs --{name.replace('_', '-')}, and it is empty.")
+        missing = [f"--{name.replace('_', '-')}" for name in names if not getattr(self, name)]
+        if missing:
+            raise UserError(f"{self.VERB} needs {' and '.join(missing)}. See: sluicegate {self.VERB} --help")
+
+    def resolved(self) -> Self:
+        """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
+        self.need("model", *self.NEEDS)
+        return self
+
+    def width(self) -> int:
+        """The model's hidden size."""
+        from sluicegate.models import config_width
+
+        return config_width(self.model)
 
     def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         from sluicegate.models import load
 
-        self.need("model")
         return load(self.model, seed=self.seed)
 
     def finish(
@@ -73,15 +89,14 @@ class OnData(Stage):
         save(model.eval(), tokenizer, room.path / "model")
         return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
 
-    def score(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split
-    ) -> dict[str, dict[str, float]]:
+    def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""
-        from sluicegate.models import encode
+        from sluicegate.models import encode, fitting
         from sluicegate.scoring import score
 
+        longest = fitting(model, self.max_length)
         return {
-            name: score(model, encode(tokenizer, split.group(name), max_length=self.max_length, template=self.template)).mean()
+            name: score(model, encode(tokenizer, split.group(name), max_length=longest, template=self.template)).mean()
             for name in ("forget", "retain", "adjacent")
             if split.group(name)
         }
@@ -117,7 +132,10 @@ class Train(OnData):
     """Which tokens count: all of them, or the answers' alone."""
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    schedule: Schedule = Schedule(steps=600, batch=64, warmup=50, decay="cosine")
+    schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
+
+    def resolved(self) -> Self:
+        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(training_rate(self.width())))
 
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.training import CrossEntropy
@@ -151,6 +169,7 @@ class Unlearn(OnData):
     """Suppress the forget set while keeping the retain set."""
 
     VERB: ClassVar[str] = "unlearn"
+    NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
@@ -187,6 +206,7 @@ class Distill(OnData):
     """Distil a model's outputs into a student: `model` is the teacher."""
 
     VERB: ClassVar[str] = "distill"
+    NEEDS: ClassVar[tuple[str, ...]] = ("unlabelled",)
 
     unlabelled: str = source("data")
     """The mixture that the student sees the teacher's outputs on."""
@@ -201,6 +221,9 @@ class Distill(OnData):
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
     schedule: Schedule = Schedule(steps=1000, batch=64, warmup=25, decay="cosine", decay_steps=700)
+
+    def resolved(self) -> Self:
+        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(distilling_rate(self.width())))
 
     @property
     def method(self) -> str:
@@ -220,7 +243,7 @@ class Distill(OnData):
         from sluicegate.models import load
         from sluicegate.unlearning.distill import distill
 
-        split = self.whole_split()
+        split = self.split()
         schedule, stop = self.plan(split)
         teacher, tokenizer = self.load()
         student = load(self.student, seed=self.seed)[0] if self.student else None
@@ -238,10 +261,6 @@ class Distill(OnData):
             room=room,
         )
         return self.distilled(room, done, tokenizer, split)
-
-    def whole_split(self) -> Split:
-        self.need("model", "unlabelled")
-        return self.split()
 
     def distilled(self, room: "Room", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
         result = self.finish(room, done.student, tokenizer, split, done.fitted)
@@ -270,7 +289,7 @@ class Undo(Distill):
 
         if self.student:
             raise UserError("undo makes its own student from --model; leave --student out, or use: sluicegate distill")
-        split = self.whole_split()
+        split = self.split()
         schedule, stop = self.plan(split)
         model, tokenizer = self.load()
         done = undo(
@@ -296,8 +315,13 @@ class Relearn(OnData):
     """Attack a model by fine-tuning, and measure how fast the forget set comes back."""
 
     VERB: ClassVar[str] = "relearn"
+    NEEDS: ClassVar[tuple[str, ...]] = ("forget",)
 
     attack: Attack = Attack()
+
+    def resolved(self) -> Self:
+        stage = super().resolved()
+        return dataclasses.replace(stage, attack=dataclasses.replace(self.attack, lrs=self.attack.rates(self.width())))
 
     @property
     def method(self) -> str:
@@ -306,7 +330,6 @@ class Relearn(OnData):
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.audit.relearn import relearn
 
-        self.need("forget")
         split = self.split()
         model, tokenizer = self.load()
         found = relearn(
@@ -367,6 +390,7 @@ def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", pr
     from sluicegate.models import device
     from sluicegate.runs.room import check_owner, open_run
 
+    stage = stage.resolved()
     own, parents = identity(stage)
     folder = out if exact else out / folder_name(stage, own)
     if (folder / "DONE").exists():
@@ -384,10 +408,23 @@ def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", pr
         progress=progress,
         interval=interval,
     )
-    with opened as room:
+    with _tidy(folder), opened as room:
         if not (folder / "DONE").exists():  # another process may have finished it while we waited to open it
             room.finish(stage.run(room))
     return folder
+
+
+@contextmanager
+def _tidy(folder: Path) -> Iterator[None]:
+    """Remove a run folder that a user's mistake ended before anything in it was worth keeping."""
+    was_there = folder.exists()
+    try:
+        yield
+    except UserError:
+        metrics = folder / "metrics.jsonl"
+        if not was_there and not (folder / "state" / "index.json").exists() and (not metrics.exists() or not metrics.stat().st_size):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def result_of(folder: str | Path) -> dict[str, Any]:
@@ -397,5 +434,3 @@ def result_of(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{str(folder)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
     found: dict[str, Any] = json.loads((path / "result.json").read_text())
     return found
-
-

@@ -154,7 +154,7 @@ def fit(
     are kept as the resume point) and `UserError` when no trainable parameter receives any gradient.
     """
     if not schedule.lr:
-        raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.for_width.")
+        raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
     trained = only_train(model, sites)
     optimizer = torch.optim.AdamW(
         trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
@@ -271,9 +271,7 @@ def _tensors(trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.O
 
 
 @torch.no_grad()
-def _restore(
-    flat: Mapping[str, Tensor], trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
+def _restore(flat: Mapping[str, Tensor], trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     for path, tensor in flat.items():
         kind, _, rest = path.partition("/")
         if kind == "weight":

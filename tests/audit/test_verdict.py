@@ -1,5 +1,7 @@
 """The verdict follows the numbers: each word can be reached, and none without its whole interval."""
 
+import dataclasses
+
 from sluicegate.audit.verdict import Evidence, judge
 from sluicegate.curves import Curve
 
@@ -14,7 +16,8 @@ def evidence(before: float, owned: tuple[float, ...], held_out: tuple[float, ...
 
     numbers = tuple(range(seeds))
     return Evidence(
-        [before + spread * seed for seed in numbers],
+        before,
+        before,
         Curve(EFFORT, rows(owned), numbers, attack="a"),
         Curve(EFFORT, rows(held_out), numbers, attack="a"),
     )
@@ -73,3 +76,22 @@ def test_harmless_fine_tuning_is_reported_with_its_gain() -> None:
     assert any("brings it back in part" in s for s in judge(SUPPRESSED, NEVER_KNEW, harmless).sentences)
     nothing = evidence(0.05, (0.05,) * 4, (0.05,) * 4)
     assert any("does not show" in s for s in judge(SUPPRESSED, NEVER_KNEW, nothing).sentences)
+
+
+def test_a_first_choice_without_probability_is_not_an_answer() -> None:
+    """MaxEnt leaves a nearly flat distribution whose first choice is often right: that is suppression, and it is hidden."""
+    flat = dataclasses.replace(SUPPRESSED, exact=0.25, probability=0.01)
+    assert judge(flat, NEVER_KNEW).word == "hidden, not gone"
+
+
+def test_an_attack_that_teaches_nothing_concludes_nothing() -> None:
+    nothing = evidence(0.0, (0.0,) * 4, (0.0,) * 4, spread=0.0)
+    verdict = judge(nothing, nothing)
+    assert verdict.word == "inconclusive"
+    assert any("too weak" in sentence for sentence in verdict.sentences)
+
+
+def test_the_gain_of_harmless_fine_tuning_starts_where_those_facts_start() -> None:
+    """Held-out facts that were easier from the start are not a gain."""
+    easier = dataclasses.replace(evidence(0.02, (0.3,) * 4, (0.3, 0.2, 0.1, 0.0)), exact=0.0, probability=0.0)
+    assert any("does not show" in s for s in judge(SUPPRESSED, NEVER_KNEW, easier).sentences)

@@ -19,7 +19,7 @@ from sluicegate.audit.attack import Attack
 from sluicegate.curves import Curve
 from sluicegate.errors import UserError
 from sluicegate.items import Item, digest, halves
-from sluicegate.models import Rows, encode, width
+from sluicegate.models import Rows, encode, fitting, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, Part, seed_of
 from sluicegate.schedule import Schedule
@@ -46,6 +46,8 @@ class Relearned:
     diverged: dict[str, int]
     """Learning rates under which the model broke, and the step at which it did; recall counts as 0 from there."""
     ledger: Ledger
+    teaches: bool = True
+    """Whether the attacker trains on the facts it owns (and not on harmless rows only)."""
 
     def savings(self, reference: "Relearned", s: float = 0.5) -> Any:
         """Share of the reference's effort saved on the way to recall `s` of the owned facts."""
@@ -54,6 +56,9 @@ class Relearned:
     def warnings(self) -> list[str]:
         """What makes the attack weaker than it could be: a rate at the grid's edge, an end too early."""
         found = [f"the learning rate {rate} broke the model at step {step}." for rate, step in self.diverged.items()]
+        before, best_owned = self.owned.recall[0][0], max(self.owned.recall[0])
+        if self.teaches and best_owned < min(before + 0.1, 0.9):
+            found.append("the attack hardly taught the facts that it owns, so it is too weak to judge by; try more steps or other rates.")
         rates = sorted(float(rate) for rate in self.by_rate)
         for name, curve in (("owned", self.owned), ("held-out", self.held_out)):
             best = self.best_rate["owned" if name == "owned" else "held_out"]
@@ -103,7 +108,7 @@ def relearn(
         raise UserError(f"an attack of kind {attack.kind!r} fine-tunes on retain rows; hand them in with --retain.")
     mine, theirs = halves(forget, seed)
     rows = {
-        name: encode(tokenizer, items, max_length=max_length, template=template)
+        name: encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
         for name, items in (("owned", mine), ("held_out", theirs), ("retain", tuple(retain)))
         if items
     }
@@ -189,4 +194,4 @@ def _worst_case(
     left: tuple[float, ...] = ()
     if "retain" in next(iter(by_rate.values())):
         left = tuple(by_rate[f"{rate:g}"]["retain"][i] for i, rate in enumerate(best["owned"]))
-    return Relearned(curves["owned"], curves["held_out"], left, by_rate, best, diverged, ledger)
+    return Relearned(curves["owned"], curves["held_out"], left, by_rate, best, diverged, ledger, teaches=settings["kind"] != "retain")

@@ -1,6 +1,7 @@
 """The command line. ``main`` finds the verb, reads its options, runs it, and explains what went wrong."""
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,13 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(VERBS))}. All of them: sluicegate --help")
-        return VERBS[verb].call(verb, rest)
+        status = VERBS[verb].call(verb, rest)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted. Nothing finished is lost: the same command goes on where this one stopped.")
         return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; what Python would still flush has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
@@ -40,8 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Make room or choose another --out, then run the same command again: it resumes."
         )
         return 2
-    except BrokenPipeError:
-        return 0
 
 
 def _overview() -> str:
@@ -65,5 +70,8 @@ def _overview() -> str:
 def _complain(text: str) -> None:
     import textwrap
 
-    paragraphs = [textwrap.fill(line, 100, subsequent_indent="  ") for line in f"error: {text}".splitlines()]
+    paragraphs = [
+        textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+        for line in f"error: {text}".splitlines()
+    ]
     print("\n".join(paragraphs), file=sys.stderr)

@@ -93,7 +93,7 @@ def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
     """Versions, device, cores, world size and, with a model, its first prompt in tokens."""
     import torch
 
-    from sluicegate.models import device, encode, load_tokenizer, visible
+    from sluicegate.models import device, load_tokenizer, visible
 
     versions = {}
     for name in ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets"):
@@ -109,19 +109,28 @@ def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
     }
     if model:
-        from sluicegate.items import Item
-        from sluicegate.tasks import read
-
         tokenizer = load_tokenizer(model)
-        item = (
-            read(rows)[0] if rows else Item("1 + 1 =", " 2") if model == "arithmetic-tiny" else Item("The capital of France is", " Paris")
-        )
-        encoded = encode(tokenizer, [item], template=template)
+        encoded = _first(tokenizer, rows, template)
         ids = encoded.ids[0].tolist()
+        bos = tokenizer.bos_token_id
         found["prompt"] = {
             "tokens": visible(tokenizer, encoded),
             "bos": tokenizer.bos_token or "none",
-            "bos_count": sum(i == tokenizer.bos_token_id for i in ids) if tokenizer.bos_token_id is not None else 0,
+            "bos_count": next((i for i, token in enumerate(ids) if token != bos), len(ids)),
             "chat_template": bool(tokenizer.chat_template),
         }
     return found
+
+
+def _first(tokenizer: Any, rows: str, template: bool) -> Any:
+    """The first row of the user's, or an example whose answer the tokenizer knows."""
+    from sluicegate.items import Item
+    from sluicegate.models import encode
+    from sluicegate.tasks import read
+
+    if rows:
+        return encode(tokenizer, [read(rows)[0]], template=template)
+    try:
+        return encode(tokenizer, [Item("The capital of France is", " Paris")], template=template)
+    except UserError:
+        return encode(tokenizer, [Item("1 + 1 =", " 2")], template=template)

@@ -1,7 +1,7 @@
 """What commands print: tables, verdicts, and where the files are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     for seed, result in zip(seeds, results, strict=True):
         for group, scores in result["scores"].items():
             table.add_row(str(seed), group, f"{scores['exact']:.3f}", f"{scores['probability']:.3g}", f"{scores['loss']:.3f}")
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         head = f"seed {seed}: "
         if "owned" in result:
@@ -43,7 +44,7 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
         console.print(f"{head} in {escape(str(folder))}".replace(":  in", ":"), soft_wrap=True)
 
 
-def _attack_table(result: dict[str, Any]) -> Table:
+def _attack_table(result: Mapping[str, Any]) -> Table:
     table = Table(
         title="recall after an attack of so many steps, worst case over learning rates", title_justify="left", box=None, pad_edge=False
     )
@@ -70,14 +71,15 @@ def outcome(found: "Outcome", folder: Path, page: Path) -> None:
     console.print(f"\nreport:  {escape(str(page))}\nsummary: {escape(str(folder / 'summary.json'))}", soft_wrap=True)
 
 
-def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]]) -> None:
-    """Every variant's table under its settings."""
+def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]], pages: Sequence[Path]) -> None:
+    """Every variant's table under its settings, and where its report is."""
     from sluicegate.report.terminal import terminal_table
 
     console = _console()
-    for changes, found in outcomes:
+    for (changes, found), page in zip(outcomes, pages, strict=True):
         console.print("\n" + "  ".join(f"{name} = {value}" for name, value in changes.items()), style="bold")
         console.print(terminal_table(found))
+        console.print(f"report: {escape(str(page))}", soft_wrap=True)
 
 
 def inspection(found: "Inspection", page: Path) -> None:
@@ -107,7 +109,7 @@ def doctor(found: dict[str, Any]) -> None:
     if prompt := found.get("prompt"):
         console.print(f"\nfirst prompt, the answer after the bar:\n  {escape(prompt['tokens'])}", soft_wrap=True)
         template = "has a chat template" if prompt["chat_template"] else "no chat template"
-        console.print(f"  BOS {escape(prompt['bos'])}, found {prompt['bos_count']} time(s); {template}")
+        console.print(f"  BOS {escape(prompt['bos'])}, {prompt['bos_count']} of it in front; {template}")
 
 
 def browsed(action: str, found: Any) -> None:

@@ -1,6 +1,7 @@
 """The verbs, each a frozen dataclass whose fields are its options."""
 
 import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ def _parse(cls: type[Any], verb: str, words: Sequence[str], description: str = "
     return tyro.cli(
         cls,
         prog=f"sluicegate {verb}",
-        description=description or (cls.__doc__ or "").strip(),
+        description=description or inspect.cleandoc(cls.__doc__ or ""),
         args=list(words),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
@@ -118,8 +119,9 @@ def _print_json(content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a small language model on arithmetic, take two operations out of it in several ways,
-    attack every result, and write a report. About two minutes for two seeds on two cores."""
+    """Teach a small model arithmetic, take half of it out in eight ways, and attack each.
+
+    Ends with a table and a report. About two minutes for two seeds on two cores."""
 
     seeds: int = 2
     """Number of seeds; 5 gives the table of the documentation."""
@@ -189,6 +191,7 @@ class Sweep:
 
     def run(self) -> int:
         from sluicegate.experiment import load_recipe
+        from sluicegate.report import report_experiment
         from sluicegate.sweep import combinations, run_sweep
 
         recipe = load_recipe(self.recipe)
@@ -198,7 +201,8 @@ class Sweep:
             outcomes = run_sweep(
                 recipe, combinations(axes), folder, _seeds(self.seed, self.seeds or recipe.seeds), workers=self.workers, progress=progress
             )
-        show.sweep(outcomes)
+        pages = [report_experiment(outcome, folder / f"variant-{n}" / "report.html") for n, (_, outcome) in enumerate(outcomes)]
+        show.sweep(outcomes, pages)
         if self.json:
             _print_json({"variants": [{"changes": changes, **outcome.summary()} for changes, outcome in outcomes]})
         return 0
@@ -256,7 +260,7 @@ class AuditData(OnData):
 
 @dataclass(frozen=True)
 class Audit:
-    """Is this "unlearned" model really free of it? Scores it, attacks it, and gives a verdict.
+    """Attack an "unlearned" model and say whether the knowledge is gone or only hidden.
 
     Hand in a model that never saw the forget set with --reference: without one, recovery cannot be
     told from plain learning."""
@@ -275,7 +279,8 @@ class Audit:
     """Print the findings as the last line."""
 
     def run(self) -> int:
-        from sluicegate.inspection import data_settings, inspect
+        from sluicegate.inspection import data_settings
+        from sluicegate.inspection import inspect as inspect_model
         from sluicegate.models import locate
         from sluicegate.report import report_audit
 
@@ -285,7 +290,7 @@ class Audit:
         out = Path(self.out)
         seeds = _seeds(self.data.seed, self.seeds)
         with watching() as progress:
-            found = inspect(
+            found = inspect_model(
                 data_settings(self.data),
                 self.attack,
                 reference=self.reference,
@@ -336,12 +341,21 @@ class Report:
     """Folder of the experiment (the one with experiment.json)."""
     out: str = ""
     """File to write; default: report.html in the folder."""
+    claims: bool = False
+    """Instead of the page, print as Markdown which claims of the undo-arithmetic recipe hold, and every seed's numbers."""
 
     def run(self) -> int:
         from sluicegate.experiment import load_outcome
         from sluicegate.report import report_experiment
+        from sluicegate.report.claims import arms_table, claims_table
 
         folder = Path(self.folder)
+        if self.claims:
+            outcome = load_outcome(folder)
+            seeds = f"--seed {outcome.seeds[0]} --seeds {len(outcome.seeds)}"
+            print(claims_table(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"))
+            print(arms_table(outcome))
+            return 0
         print(report_experiment(load_outcome(folder), Path(self.out or folder / "report.html")))
         return 0
 

@@ -132,7 +132,7 @@ class _Reading:
     def distilled(self) -> str:
         row = self.first("distilled")
         if row is None:
-            return "No arm distils a suppressed model, so whether distilling makes suppression last was not measured here."
+            return "No arm distils a suppressed model into a fresh network, so what that would do was not measured here."
         retain = row.score("retain")
         keeps = f" keeps {percent(retain.mean)} of the retain set and" if retain else ""
         into = "another network" if any(key == "student" for key, _ in row.made_from) else "a fresh network"

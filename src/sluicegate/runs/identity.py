@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from sluicegate.errors import UserError, check_choices, nearest
 
@@ -40,6 +40,10 @@ class Stage:
     def method(self) -> str:
         """Which kind of the verb this is, for the folder's name."""
         return ""
+
+    def resolved(self) -> Self:
+        """The stage with everything filled in that its sources decide; `UserError` where something is missing."""
+        return self
 
     def run(self, room: "Room") -> dict[str, Any]:
         """Do the work in `room` and return what result.json shall hold."""

@@ -12,15 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.edits import Noise
 from sluicegate.errors import UserError
 from sluicegate.items import Item
-from sluicegate.models import Batch, Rows, encode, forward_flops, fresh, logits, width
+from sluicegate.models import Batch, Rows, encode, fitting, forward_flops, fresh, logits, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
-from sluicegate.schedule import Schedule
+from sluicegate.schedule import Schedule, distilling_rate
 from sluicegate.scoring import score
 from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, every, fit, masked_mean
 
-RATE_OF_DISTILLING = 0.192
-"""Default learning rate times the model's width: 3e-3 at 64, where it was calibrated."""
 CACHE_LIMIT = 4 * 2**30
 """Largest cache of teacher outputs, in bytes."""
 
@@ -68,7 +66,7 @@ class Matching:
             size = rows.ids.numel() * vocabulary * 4
             if size > CACHE_LIMIT:
                 raise UserError(
-                    f"caching the teacher's outputs would take {size / 2**30:.1f} GiB, more than the {CACHE_LIMIT / 2**30:.0f} GiB allowed. "
+                    f"caching the teacher's outputs would take {size / 2**30:.1f} GiB, and {CACHE_LIMIT / 2**30:.0f} GiB are allowed. "
                     "Leave --cache-teacher out, or hand in fewer or shorter unlabelled rows."
                 )
             self._cache = torch.zeros(len(rows), rows.ids.shape[1] - 1, vocabulary)
@@ -119,12 +117,13 @@ def distill(
     if not unlabelled:
         raise UserError("distillation needs unlabelled rows, and there are none. Hand them in with --unlabelled.")
     room = room or Room()
-    schedule = (schedule or Schedule()).for_width(width(teacher), RATE_OF_DISTILLING)
+    schedule = (schedule or Schedule()).or_rate(distilling_rate(width(teacher)))
     if student is None:
         student = fresh(copy.deepcopy(teacher.config), seed_of(seed, "student"))
     sizes = [m.config.get_text_config().vocab_size for m in (teacher, student)]
     if sizes[0] != sizes[1]:
         raise UserError(f"teacher and student have vocabularies of {sizes[0]} and {sizes[1]} tokens: their outputs cannot be matched.")
+    max_length = min(fitting(teacher, max_length), fitting(student, max_length))
     rows = encode(tokenizer, unlabelled, max_length=max_length, template=template)
     batches = Mixture(rows, schedule.batch, seed_of(seed, "pool"))
     before = Ledger()

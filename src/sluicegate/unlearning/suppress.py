@@ -7,17 +7,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
 from sluicegate.items import Item, Split
-from sluicegate.models import encode, width
+from sluicegate.models import encode, fitting, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
-from sluicegate.schedule import Schedule
+from sluicegate.schedule import Schedule, training_rate, unlearning_rate
 from sluicegate.training import CrossEntropy, Fitted, fit, only_train
 from sluicegate.unlearning.objectives import Method
-
-RATE_OF_TRAINING = 0.384
-"""Default learning rate times the model's width: 6e-3 at 64, where it was calibrated."""
-RATE_OF_UNLEARNING = 0.064
-"""The same for suppression: 1e-3 at a width of 64."""
 
 
 def train(
@@ -34,10 +29,10 @@ def train(
     room: Room | None = None,
 ) -> Fitted:
     """Train `model` in place on next-token prediction; every item once an epoch."""
-    rows = encode(tokenizer, items, max_length=max_length, template=template)
+    rows = encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
     batches = Mixture(rows, schedule.batch, seed_of(seed, "train"))
     objective = objective or CrossEntropy()
-    schedule = schedule.for_width(width(model), RATE_OF_TRAINING)
+    schedule = schedule.or_rate(training_rate(width(model)))
     room = room or Room()
     return fit(model, objective, lambda step: {"train": batches(step)}, schedule, seed=seed, room=room, name="train", sites=sites)
 
@@ -65,10 +60,10 @@ def unlearn(
         if not split.group(name):
             raise UserError(f"unlearning needs a {name} set, and it is empty. Hand it in with --{name}.")
     room = room or Room()
-    schedule = (schedule or Schedule(steps=80)).for_width(width(model), RATE_OF_UNLEARNING)
+    schedule = (schedule or Schedule(steps=100)).or_rate(unlearning_rate(width(model)))
     model = model if in_place else copy.deepcopy(model)
-    forget = encode(tokenizer, split.forget, max_length=max_length, template=template)
-    retain = encode(tokenizer, split.retain, max_length=max_length, template=template)
+    forget = encode(tokenizer, split.forget, max_length=fitting(model, max_length), template=template)
+    retain = encode(tokenizer, split.retain, max_length=fitting(model, max_length), template=template)
     draw_forget = Mixture(forget, schedule.batch, seed_of(seed, "forget"))
     draw_retain = Mixture(retain, schedule.batch, seed_of(seed, "retain"))
     only_train(model, sites)

@@ -42,9 +42,7 @@ class Method(Protocol):
 
 def methods() -> dict[str, type[Method]]:
     """Every objective that can be found, by name."""
-    modules: list[ModuleType] = [
-        importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)
-    ]
+    modules: list[ModuleType] = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
     for entry in entry_points(group=PLUGINS):
         loaded = entry.load()
         modules.append(loaded if isinstance(loaded, ModuleType) else importlib.import_module(loaded.__module__))
