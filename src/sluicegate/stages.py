@@ -74,6 +74,14 @@ class OnData(Stage):
 
         return config_width(self.model)
 
+    def is_wide(self) -> bool:
+        """Whether one operation is work enough for several threads.
+
+        In a narrow model two threads mostly wait for each other: on cores that others use as well, a step of the
+        arithmetic model took 25 times as long with two threads as with one.
+        """
+        return self.width() >= 256
+
     def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         from sluicegate.models import load
 
@@ -396,7 +404,8 @@ def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", pr
     if (folder / "DONE").exists():
         check_owner(folder, own)
         return folder
-    surroundings = environment(str(device()), torch.get_num_threads())
+    threads = torch.get_num_threads() if stage.is_wide() else 1
+    surroundings = environment(str(device()), threads)
     interval = float(os.environ.get("SLUICEGATE_KEEP_SECONDS", "20"))
     opened = open_run(
         folder,
@@ -408,10 +417,23 @@ def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", pr
         progress=progress,
         interval=interval,
     )
-    with _tidy(folder), opened as room:
+    with _threads(threads), _tidy(folder), opened as room:
         if not (folder / "DONE").exists():  # another process may have finished it while we waited to open it
             room.finish(stage.run(room))
     return folder
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -45,6 +45,10 @@ class Stage:
         """The stage with everything filled in that its sources decide; `UserError` where something is missing."""
         return self
 
+    def is_wide(self) -> bool:
+        """Whether one operation of its model is work enough for several threads."""
+        return True
+
     def run(self, room: "Room") -> dict[str, Any]:
         """Do the work in `room` and return what result.json shall hold."""
         raise NotImplementedError
