@@ -5,7 +5,7 @@ import torch
 
 from architectures import build, learner
 from sluicegate.items import Item
-from sluicegate.models import encode, forward_flops
+from sluicegate.models import Meter, encode
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
 from sluicegate.training import Ledger
@@ -85,7 +85,7 @@ def test_scoring_leaves_the_mode_the_weights_and_the_training_account_alone(lear
         score(model, rows, ledger)
         assert model.training == training
         assert ledger.total == 0
-        assert ledger.evaluation == forward_flops(model, rows.ids.numel(), rows.ids.shape[1])
+        assert ledger.evaluation == Meter(model)(rows.batch(range(len(rows))))
     assert bits.same(bits.weights(model), before)
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 

@@ -9,7 +9,7 @@ from transformers import GPT2Config
 
 from architectures import build
 from sluicegate.errors import UserError
-from sluicegate.models import encode, forward_flops, fresh
+from sluicegate.models import Meter, encode, fresh
 from sluicegate.runs.room import Resumed, Room
 from sluicegate.sampling import Mixture
 from sluicegate.schedule import Schedule
@@ -260,7 +260,7 @@ def test_evaluation_looks_when_it_should_and_can_stop(tiny, rows):
 def test_the_ledger_counts_three_forwards_a_step(tiny, rows):
     done = run(tiny, rows, steps=1, accumulate=2)
     batch = Mixture(rows, 4, 0)(0)
-    assert done.ledger.student == 3 * forward_flops(tiny, batch.ids.numel(), batch.ids.shape[1])
+    assert done.ledger.student == 3 * Meter(tiny)(batch)
     assert done.ledger.as_dict() == {"student": done.ledger.student, "teacher": 0, "evaluation": 0, "total": done.ledger.student}
 
 

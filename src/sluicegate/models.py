@@ -358,20 +358,26 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     return out[:, :-1]
 
 
-def forward_flops(model: PreTrainedModel, tokens: int, width: int) -> float:
-    """FLOPs of one forward pass over `tokens` tokens in rows of `width` tokens.
+class Meter:
+    """Counts the FLOPs of a model's forward passes; made once for a model whose shape stays.
 
     Two per weight of every matrix product per token, plus the two products of attention,
     ``4 * width * heads * head_dim`` per token and layer (counted whole, as they are computed when
     a padding mask is given). Norms, activations and look-ups are left out, as is usual.
     """
-    weights = 0
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":
-            weights += weight.numel() if weight is not None else 0
-    config = model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = 4 * width * config.num_attention_heads * head_dim * config.num_hidden_layers
-    per_token = float(2 * weights + attention)
-    return tokens * per_token
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        weights = 0
+        for module in model.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":
+                weights += weight.numel() if weight is not None else 0
+        config = model.config.get_text_config()
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._per_token = 2 * weights
+        self._per_pair = 4 * config.num_attention_heads * head_dim * config.num_hidden_layers
+
+    def __call__(self, batch: Batch) -> float:
+        """FLOPs of one forward pass over `batch`, its padding included, since that is computed too."""
+        rows, width = batch.ids.shape
+        return float(rows * width * (self._per_token + width * self._per_pair))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from sluicegate.models import Rows, forward_flops, logits
+from sluicegate.models import Meter, Rows, logits
 from sluicegate.training import Ledger, token_losses
 
 
@@ -40,6 +40,7 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
     """
     was_training = model.training
     model.eval()
+    meter = Meter(model)
     exact, argmax, probability, loss = [], [], [], []
     for batch in rows.everything(size):
         out = logits(model, batch)
@@ -51,6 +52,6 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
         probability.append((-losses.sum(1)).exp().cpu())
         loss.append((losses.sum(1) / count).cpu())
         if ledger is not None:
-            ledger.evaluation += forward_flops(model, batch.ids.numel(), batch.ids.shape[1])
+            ledger.evaluation += meter(batch)
     model.train(was_training)
     return Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from sluicegate.edits import match_parameters
 from sluicegate.errors import UserError
-from sluicegate.models import Batch, forward_flops, logits
+from sluicegate.models import Batch, Meter, logits
 from sluicegate.runs.room import Room
 from sluicegate.sampling import seed_of
 from sluicegate.schedule import Schedule
@@ -155,7 +155,7 @@ def fit(
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
-    trained = only_train(model, sites)
+    trained, meter = only_train(model, sites), Meter(model)
     optimizer = torch.optim.AdamW(
         trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
     )
@@ -185,7 +185,7 @@ def fit(
         look()
         while run.steps < schedule.steps and not run.stopped:
             torch.manual_seed(seed_of(seed, run.steps))  # dropout, if the model has any
-            step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep)
+            step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep, meter)
             run.steps += 1
             room.log({"part": name, "step": run.steps, **step_log})
             look()
@@ -207,8 +207,10 @@ def _step(
     room: Room,
     name: str,
     keep: Callable[[], None],
+    meter: Meter,
 ) -> Log:
-    model.train()
+    if not model.training:
+        model.train()
     log: Log = {"loss": 0.0}
     split = {group: batch.split(schedule.accumulate) for group, batch in batches.items()}
     for part in range(schedule.accumulate):
@@ -222,7 +224,7 @@ def _step(
         if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
             loss.value.backward()
         run.ledger.teacher += loss.teacher_flops
-    run.ledger.student += sum(3 * forward_flops(model, b.ids.numel(), b.ids.shape[1]) for b in batches.values())
+    run.ledger.student += sum(3 * meter(batch) for batch in batches.values())
     gradients = [p for p in trained.values() if p.grad is not None]
     if run.steps == 0 and not any(bool(p.grad.any()) for p in gradients if p.grad is not None):
         raise UserError(

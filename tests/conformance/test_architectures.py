@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from architectures import CONFIGS, TIED, build
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
-from sluicegate.models import encode, forward_flops, load, logits, save
+from sluicegate.models import Meter, encode, load, logits, save
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
 from sluicegate.unlearning.distill import distill, undo
@@ -75,7 +75,7 @@ def test_flops_are_those_that_torch_counts(name, model, tokenizer, mixed_items):
         batch = rows.batch(range(len(rows)))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             logits(model, batch)
-        assert forward_flops(model, batch.ids.numel(), batch.ids.shape[1]) == pytest.approx(counter.get_total_flops(), rel=0.01)
+        assert Meter(model)(batch) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def finite(model):

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from architectures import learner
 from sluicegate.edits import Noise
 from sluicegate.errors import UserError
-from sluicegate.models import encode, forward_flops, fresh
+from sluicegate.models import Meter, encode, fresh
 from sluicegate.sampling import seed_of
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
@@ -64,7 +64,7 @@ def test_the_teachers_forward_passes_are_in_the_ledger(teacher, tokenizer, split
     rows = encode(tokenizer, pool)
     live, cached = (distill(teacher, tokenizer, pool, SHORT, cache_teacher=c).fitted.ledger for c in (False, True))
     assert live.teacher == pytest.approx(live.student / 3)
-    assert cached.teacher == forward_flops(teacher, rows.ids.numel(), rows.ids.shape[1])
+    assert cached.teacher == Meter(teacher)(rows.batch(range(len(rows))))
     assert cached.student == live.student
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.edits import Noise
 from sluicegate.errors import UserError
 from sluicegate.items import Item
-from sluicegate.models import Batch, Rows, encode, fitting, forward_flops, fresh, logits, width
+from sluicegate.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
 from sluicegate.schedule import Schedule, distilling_rate
@@ -61,6 +61,7 @@ class Matching:
     def __init__(self, teacher: PreTrainedModel, rows: Rows, ledger: Ledger, *, cached: bool) -> None:
         self.teacher = teacher.eval()
         self._cache: Tensor | None = None
+        self._meter = Meter(teacher)
         if cached:
             vocabulary = teacher.config.get_text_config().vocab_size
             size = rows.ids.numel() * vocabulary * 4
@@ -74,7 +75,7 @@ class Matching:
                 for batch in rows.everything():
                     out = self.ask(batch)
                     self._cache[batch.index.cpu(), : out.shape[1]] = out.cpu()
-                    ledger.teacher += forward_flops(teacher, batch.ids.numel(), batch.ids.shape[1])
+                    ledger.teacher += self._meter(batch)
 
     @torch.no_grad()
     def ask(self, batch: Batch) -> Tensor:
@@ -86,7 +87,7 @@ class Matching:
         cost = 0.0
         if self._cache is None:
             target = self.ask(batch)
-            cost = forward_flops(self.teacher, batch.ids.numel(), batch.ids.shape[1])
+            cost = self._meter(batch)
         else:
             target = self._cache[batch.index.cpu(), : batch.ids.shape[1] - 1].to(batch.ids.device)
         student = logits(model, batch).log_softmax(-1)

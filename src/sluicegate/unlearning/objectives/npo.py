@@ -28,15 +28,16 @@ class NPO:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
-        from sluicegate.models import forward_flops
+        from sluicegate.models import Meter
         from sluicegate.unlearning.likelihood import answer_log_probability
 
         model.eval()
         with torch.no_grad():
             parts = []
+            meter = Meter(model)
             for batch in forget.everything(64):
                 parts.append(answer_log_probability(model, batch))
-                ledger.teacher += forward_flops(model, batch.ids.numel(), batch.ids.shape[1])
+                ledger.teacher += meter(batch)
         reference = torch.cat(parts)
 
         def loss(model: "PreTrainedModel", batches: "Batches") -> "Loss":

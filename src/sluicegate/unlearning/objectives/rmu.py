@@ -38,6 +38,8 @@ class RMU:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
+        from sluicegate.models import Meter
+
         config = model.config.get_text_config()
         layers = config.num_hidden_layers
         if not -1 <= self.layer < layers:
@@ -47,9 +49,9 @@ class RMU:
         target = self.coefficient * direction / direction.norm()
         # Frozen weights need no copy: only what will move is kept.
         original = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        meter = Meter(model)
 
         def loss(model: "PreTrainedModel", batches: "Batches") -> "Loss":
-            from sluicegate.models import forward_flops
             from sluicegate.training import Loss
             from sluicegate.unlearning.likelihood import hidden_state
 
@@ -63,8 +65,7 @@ class RMU:
             steered = (error * away.attention).sum() / away.total("attention")
             drift = (hidden_state(model, keep, layer) - frozen).square().mean(-1)
             kept = (drift * keep.attention).sum() / keep.total("attention")
-            cost = forward_flops(model, keep.ids.numel(), keep.ids.shape[1])
             log = {"forget_mse": steered, "retain_mse": kept}
-            return Loss(steered + self.retain_weight * kept, log, teacher_flops=cost)
+            return Loss(steered + self.retain_weight * kept, log, teacher_flops=meter(keep))
 
         return loss
