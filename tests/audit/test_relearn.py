@@ -196,7 +196,8 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_warned_about():
         (text,) = found((0.0, 0.5, 0.5), (0.01, edge, 0.01)).warnings()
         assert f"owned facts: the best learning rate {edge:g} is the {word} of the grid" in text
     assert found((0.0, 0.5, 0.5), (0.1, 0.1, 0.01), rates=("0.1",)).warnings() == [], "one rate has no edge"
-    assert found((0.5, 0.5, 0.5), (0.1, 0.01, 0.01)).warnings() == [], "what is known before the attack has no best rate"
+    already = found((0.5, 0.5, 0.5), (0.1, 0.01, 0.01)).warnings()
+    assert not any("grid" in text for text in already), "what is known before the attack has no best rate"
 
 
 def test_a_recall_that_still_rises_is_warned_about():
