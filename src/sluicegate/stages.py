@@ -17,7 +17,7 @@ from sluicegate.audit.attack import Attack
 from sluicegate.errors import UserError, nearest
 from sluicegate.items import GROUPS, Split, digest
 from sluicegate.runs.identity import Stage, build, environment, folder_name, identify, source
-from sluicegate.schedule import Schedule, distilling_rate, training_rate
+from sluicegate.schedule import Schedule, distilling_rate, training_rate, unlearning_rate
 from sluicegate.tasks import read
 from sluicegate.unlearning.objectives import Method, method
 from sluicegate.unlearning.objectives.maxent import MaxEnt
@@ -181,8 +181,11 @@ class Unlearn(OnData):
 
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    schedule: Schedule = Schedule(steps=80, batch=32)
+    schedule: Schedule = Schedule(steps=100, batch=32)
     objective: Method = MaxEnt()
+
+    def resolved(self) -> Self:
+        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(unlearning_rate(self.width())))
 
     @property
     def method(self) -> str:
