@@ -140,6 +140,15 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_weights(tiny,
     assert all(math.isfinite(record["loss"]) for record in room.logged)
 
 
+def test_a_step_that_diverged_is_not_charged_for_however_often_it_is_tried(tiny, rows):
+    good = run(copy.deepcopy(tiny), rows, steps=3)
+    room = Memory()
+    for sitting in range(2):
+        with pytest.raises(Diverged) as error:
+            run(copy.deepcopy(tiny), rows, room=room, objective=Poisoned(0 if sitting else 3, "gradient"))
+        assert error.value.run.ledger == good.ledger
+
+
 def test_what_was_done_before_it_diverged_survives_the_way_out_of_a_worker(tiny, rows):
     with pytest.raises(Diverged) as error:
         run(tiny, rows, objective=Poisoned(3, "loss"))

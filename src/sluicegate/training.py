@@ -212,6 +212,7 @@ def _step(
     if not model.training:
         model.train()
     log: Log = {"loss": 0.0}
+    teacher = 0.0
     split = {group: batch.split(schedule.accumulate) for group, batch in batches.items()}
     for part in range(schedule.accumulate):
         loss = objective(model, {group: pieces[part] for group, pieces in split.items()})
@@ -223,8 +224,7 @@ def _step(
             _diverged("loss", value, run, room, name, keep, optimizer)
         if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
             loss.value.backward()
-        run.ledger.teacher += loss.teacher_flops
-    run.ledger.student += sum(3 * meter(batch) for batch in batches.values())
+        teacher += loss.teacher_flops
     gradients = [p for p in trained.values() if p.grad is not None]
     if run.steps == 0 and not any(bool(p.grad.any()) for p in gradients if p.grad is not None):
         raise UserError(
@@ -238,6 +238,9 @@ def _step(
         group["lr"] = schedule.rate(run.steps)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
+    run.ledger.teacher += teacher
+    run.ledger.student += sum(3 * meter(batch) for batch in batches.values())
     return log
 
 

@@ -391,3 +391,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         module.write_atomic(file, "new")
     assert file.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_an_attack_with_a_rate_that_breaks_the_model_resumes_to_the_same_files(train, tmp_path):
+    own = {name: train[0][name] for name in ("model", "forget", "retain")}
+    settings = own | {"verb": "relearn", "lrs": [1e-2, 1e30, 1e-3], "steps": 5, "batch": 8, "checkpoints": [2]}
+    wanted = outcome(execute(from_config(settings), tmp_path / "whole", exact=True))
+    assert b"broke the model at step 2" in wanted["result.json"]
+
+    def stop(title, step, *_):
+        if "0.001" in title and step == 1:  # the broken rate has been met, and nothing has been kept since
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute(from_config(settings), tmp_path / "run", exact=True, progress=stop)
+    assert outcome(execute(from_config(settings), tmp_path / "run", exact=True)) == wanted
