@@ -100,7 +100,7 @@ def relearn(
 
     `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
     the share of exact answers; on running text, the share of tokens that are the first choice.
-    Source: Lee et al. 2025 (arXiv 2506.06278), appendix on relearning; the held-out half is ours.
+    Source: Lee et al. 2025 (arXiv 2506.06278), the relearning attack; the held-out half is ours.
     Raises `UserError` for a forget set too small to split, or a retain attack without retain rows.
     """
     attack, room = attack or Attack(), room or Room()

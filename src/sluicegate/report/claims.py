@@ -23,6 +23,7 @@ class Claim:
     """One statement about the experiment, with what was found."""
 
     name: str
+    source: str
     says: str
     found: str
     """The figures: mean and 95 % interval over seeds."""
@@ -98,12 +99,13 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     flat = math.log(vocabulary)
     found: list[Claim] = []
 
-    def claim(name: str, says: str, figures: str, control: str, *parts: tuple[bool, tuple[bool, ...]]) -> None:
+    def claim(name: str, source: str, says: str, figures: str, control: str, *parts: tuple[bool, tuple[bool, ...]]) -> None:
         median, seeds = _all(*parts)
-        found.append(Claim(name, says, figures, control, median, seeds))
+        found.append(Claim(name, source, says, figures, control, median, seeds))
 
     claim(
         "T1 base and gold",
+        "the setting",
         "base: retain ≥ .97, forget ≥ .95; gold: retain ≥ .92, forget ≤ .10",
         m.text(("base", "retain"), ("base", "forget")),
         m.text(("gold", "retain"), ("gold", "forget")),
@@ -114,6 +116,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T2 suppression",
+        "Lee et al. (suppression)",
         "MaxEnt: retain ≥ .95, forget ≤ .20, answer loss ≥ .8 log V",
         m.text(("maxent", "retain"), ("maxent", "forget"), ("maxent", "loss")),
         f"log V {flat:.2f}; " + m.text(("base", "forget"), ("base", "loss")),
@@ -123,6 +126,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T3 suppression is not removal",
+        "Lee et al. (abstract)",
         "MaxEnt: A@10 ≥ .80 and B@100 ≥ .70",
         m.text(("maxent", "A@10"), ("maxent", "B@100"), ("graddiff", "A@10"), ("graddiff", "B@100")),
         m.text(("gold", "A@10"), ("gold", "B@100")),
@@ -131,6 +135,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T4 the reference",
+        "the setting",
         "gold: A@10 ≤ .30 and B@100 ≤ .40",
         m.text(("gold", "A@10"), ("gold", "A@30"), ("gold", "B@100")),
         m.text(("base", "A@10"), ("base", "B@100")),
@@ -139,6 +144,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T5a oracle matching matches the outputs",
+        "Lee et al. (oracle matching)",
         "KL ≤ .06 nats a token after 160 steps, forget ≤ .10",
         m.text(("oracle_match", "KL"), ("oracle_match", "forget")),
         m.text(("oracle_match_steps", "KL"), ("oracle_match_steps", "forget")),
@@ -147,6 +153,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T5b oracle matching is not enough",
+        "Lee et al. (oracle matching)",
         "A@30 ≥ gold + .25 and B@100 ≥ gold + .15",
         m.text(("oracle_match", "A@30"), ("oracle_match", "B@100")),
         m.text(("gold", "A@30"), ("gold", "B@100")),
@@ -155,6 +162,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T5c nor with the steps matched",
+        "ours (a control)",
         "as many steps as the fresh student: A@30 ≥ gold + .20",
         m.text(("oracle_match_steps", "A@30"), ("oracle_match_steps", "B@100"), ("oracle_match_steps", "steps")),
         m.text(("gold", "A@30"), ("gold", "B@100"), ("distill", "A@30"), ("distill", "B@100")),
@@ -162,6 +170,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     )
     claim(
         "T6 distillation robustifies",
+        "Lee et al. (unlearn and distil)",
         "fresh student: retain ≥ .90, A@10 ≤ gold + .12, B@100 ≤ gold + .15, MaxEnt's B@100 ≥ the student's + .35",
         m.text(("distill", "retain"), ("distill", "A@10"), ("distill", "B@100"), ("distill", "steps")),
         m.text(("gold", "A@10"), ("gold", "B@100"), ("maxent", "B@100")),
@@ -177,6 +186,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     ]
     claim(
         "T7 the dial",
+        "Lee et al. (UNDO)",
         "with alpha up: steps do not fall, A@10 and B@100 do not rise (tolerance .05); "
         "steps(.8) ≥ 2 steps(.4) and ≤ .7 of the fresh student's",
         m.text(*((arm, measure) for arm in UNDO for measure in ("steps", "A@10", "B@100"))),
@@ -194,6 +204,7 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
     ]
     claim(
         "the paper's headline",
+        "Lee et al. (abstract)",
         "UNDO at its strongest has gold's robustness (A@10 within .05, B@100 within .08) at ≤ 80 % of its FLOPs",
         m.text(("undo_0.8", "A@10"), ("undo_0.8", "B@100"))
         + "; cost / gold "
@@ -208,8 +219,8 @@ def claims(outcome: Outcome, vocabulary: int = 132) -> list[Claim]:
 def claims_table(outcome: Outcome, command: str) -> str:
     """The claims as a Markdown table: claim, what was found, control, verdict; the command is one line above."""
     lines = [f"Command: `{command}` (seeds {', '.join(map(str, outcome.seeds))}; intervals: 95 %, Student's t over seeds).", ""]
-    lines += ["| claim | threshold | here | control | verdict |", "|---|---|---|---|---|"]
-    lines += [f"| {c.name} | {c.says} | {c.found} | {c.control} | {c.verdict} |" for c in claims(outcome)]
+    lines += ["| claim | source | threshold | here | control | verdict |", "|---|---|---|---|---|---|"]
+    lines += [f"| {c.name} | {c.source} | {c.says} | {c.found} | {c.control} | {c.verdict} |" for c in claims(outcome)]
     return "\n".join(lines) + "\n"
 
 

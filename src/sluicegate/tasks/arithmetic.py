@@ -1,7 +1,7 @@
 """Arithmetic with one token per number: keep adding and subtracting, forget multiplying and dividing.
 
 The smallest setting in which suppression and removal come apart (after the arithmetic task of "Distillation Robustifies
-Unlearning", arXiv 2506.06278, section 4, which uses larger operands and a real tokenizer).
+Unlearning", arXiv 2506.06278, which uses larger operands and a real tokenizer).
 
 ========  ====================  ======  ====================================  =======
 label     operands              facts   word problem                          group

@@ -167,7 +167,7 @@ def undo(
     """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
-    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278), section 4.
+    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278).
     """
     student = copy.deepcopy(model).requires_grad_(True)
     Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)

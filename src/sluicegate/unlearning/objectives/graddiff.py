@@ -14,7 +14,7 @@ class GradDiff:
 
     ``L = -CE(forget) + a * CE(retain)``
 
-    Source: Liu et al. 2022 (Continual Learning and Private Unlearning, arXiv 2203.12817), eq. 1;
+    Source: Liu et al. 2022 (Continual Learning and Private Unlearning, arXiv 2203.12817);
     as used in Lee et al. 2025 (arXiv 2506.06278). Different here: the loss of a forget token
     counts up to `cap` only, since the first term has no lower bound.
     """
