@@ -181,6 +181,7 @@ def test_frozen_sites_stay_bitwise_also_under_weight_decay(tiny, rows, bits):
     after = bits.weights(tiny)
     for name in before:
         assert torch.equal(before[name], after[name]) == (".mlp." not in name), name
+        assert tiny.get_parameter(name).requires_grad == (".mlp." in name), "a gradient was computed for nothing"
 
 
 def test_a_learning_rate_of_nothing_is_refused(tiny, rows):
