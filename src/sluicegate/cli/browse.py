@@ -27,8 +27,10 @@ def _row(path: Path) -> dict[str, Any]:
     except UserError:
         return {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
     state = "done" if (path / "DONE").exists() else _progress(path)
-    scores = json.loads((path / "result.json").read_text()).get("scores", {}) if state == "done" else {}
-    means = {group: values.get("exact") for group, values in scores.items()}
+    result = json.loads((path / "result.json").read_text()) if state == "done" else {}
+    means = {group: values.get("exact") for group, values in result.get("scores", {}).items()}
+    if "owned" in result:  # an attack: what it found says more than what was there before
+        means = {f"{name} after the attack": result[key]["recall"][0][-1] for name, key in (("owned", "owned"), ("unseen", "held_out"))}
     return {"run": str(path), "state": state, "hash": str(identity.get("hash", ""))[:8], "scores": means}
 
 
