@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from tiny_stages import material, outcome, settings_of_verbs, start
-
 from sluicegate.stages import execute, from_config
+from tiny_stages import material, outcome, settings_of_verbs, start
 
 VERBS = ["train", "maxent", "npo", "rmu", "distill", "undo", "relearn"]
 
