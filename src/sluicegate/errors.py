@@ -23,6 +23,12 @@ def nearest(name: str, known: list[str], most: int = 4) -> str:
     return ", ".join(close)
 
 
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says first, to be quoted within a sentence; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
 def check_choices(cls: type[Any], values: dict[str, Any]) -> None:
     """Raise `UserError` for a value of a dataclass's field that is none of the field's ``Literal`` choices.
 

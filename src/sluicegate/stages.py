@@ -66,6 +66,8 @@ class OnData(Stage):
     def resolved(self) -> Self:
         """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
         self.need("model", *self.NEEDS)
+        if self.seed < 0:
+            raise UserError(f"the seed is {self.seed}; it must be 0 or more.")
         return self
 
     def width(self) -> int:

@@ -106,6 +106,8 @@ def _method_of(words: list[str]) -> tuple[type[Any], list[str]]:
 def _seeds(first: int, count: int) -> list[int]:
     if count < 1:
         raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1.")
+    if first < 0:
+        raise UserError(f"--seed is {first}; it must be 0 or more.")
     return list(range(first, first + count))
 
 

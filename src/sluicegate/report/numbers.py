@@ -147,9 +147,12 @@ def savings(outcome: Outcome, name: str) -> Estimate | None:
 
 def savings_problem(outcome: Outcome) -> str:
     """Why there are no savings although there is a reference; empty where nothing is wrong."""
-    for name in outcome.arms:
+    reference = outcome.arms.get(outcome.recipe.reference)
+    if reference is None or not reference.attacks:
+        return ""
+    for arm in outcome.arms.values():
         try:
-            outcome.savings(name)
+            arm.owned.savings(reference.owned, outcome.recipe.level)
         except UserError as error:
             return str(error)
     return ""

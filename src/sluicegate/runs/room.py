@@ -12,7 +12,6 @@
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from sluicegate.errors import UserError
+from sluicegate.runs.lock import held
 
 if TYPE_CHECKING:  # listing runs must not cost the import of torch
     from torch import Tensor
@@ -161,7 +161,7 @@ def open_run(
     belongs to another stage or another version, or when another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with _held(path):
+    with held(path / "lock", f"the run folder {str(path)!r} is in use", "Wait for it to end, or choose another --out."):
         check_owner(path, digest)
         if not (path / "parents.json").exists():
             ours = ("lock", "config.toml", "env.json")
@@ -212,26 +212,6 @@ def read_identity(path: Path) -> dict[str, Any] | None:
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{str(file)!r} is damaged or from another version. Remove the folder, or choose another --out.") from None
     return identity
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel drops it when the process dies, however it dies."""
-    file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 100).decode(errors="replace").strip() or "unknown"
-            raise UserError(
-                f"the run folder {str(path)!r} is in use by another process ({holder}). Wait for it to end, or choose another --out."
-            ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        yield
-        os.ftruncate(file, 0)
-    finally:
-        os.close(file)
 
 
 def write_atomic(path: Path, text: str) -> None:
