@@ -155,3 +155,37 @@ def until(condition, seconds=30):
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
     return condition()
+
+
+def test_workers_end_with_a_parent_that_was_killed(train, tmp_path):
+    """Else they would go on holding their run folders, and the same command could not resume."""
+    program = """
+import json, sys
+from pathlib import Path
+from sluicegate.runs.pool import Job, run_jobs
+if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
+    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], workers=1, progress=lambda *m: print("step", flush=True))
+"""
+    script = tmp_path / "parent.py"
+    script.write_text(program)
+    surroundings = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "SLUICEGATE_KEEP_SECONDS": "0"}
+    settings = train | {"steps": 100_000}
+    parent = subprocess.Popen(
+        [sys.executable, str(script), json.dumps(settings), str(tmp_path / "runs")], stdout=subprocess.PIPE, text=True, env=surroundings
+    )
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "step\n"
+        [lock] = (tmp_path / "runs").glob("*/lock")
+        worker = int(lock.read_text().split()[1])
+        assert worker != parent.pid
+    finally:
+        parent.kill()
+        parent.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent by 10 seconds")
