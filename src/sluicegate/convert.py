@@ -31,7 +31,6 @@ def folder_from_gguf(source: IO[bytes], folder: Path, report: Progress) -> None:
     import transformers
     from tokenizers import pre_tokenizers
 
-    report("unpacking the model", 0, 0)
     gguf = folder / "model.gguf"
     with gguf.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)

