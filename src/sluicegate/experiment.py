@@ -200,7 +200,12 @@ class Outcome:
         for name, arm in self.arms.items():
             row: dict[str, Any] = {group: arm.scores(group) for group in ("retain", "forget")}
             if arm.attacks:
-                for label, curve, effort in (("A@10", arm.owned, 10), ("A@30", arm.owned, 30), ("B@100", arm.held_out, 100)):
+                for label, curve, effort in (
+                    ("A@10", arm.owned, 10),
+                    ("A@30", arm.owned, 30),
+                    ("B@10", arm.held_out, 10),
+                    ("B@100", arm.held_out, 100),
+                ):
                     if effort <= curve.budget:
                         row[label] = list(curve.per_seed(effort))
                 savings = self.savings(name)

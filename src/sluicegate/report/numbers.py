@@ -12,7 +12,7 @@ from sluicegate.experiment import Arm, Outcome, Recipe
 
 Role = Literal["reference", "pretrained", "suppressed", "distilled", "dial", "control", "other"]
 
-PROBES = (("A@10", "owned", 10.0), ("A@30", "owned", 30.0), ("B@100", "held_out", 100.0))
+PROBES = (("A@10", "owned", 10.0), ("A@30", "owned", 30.0), ("B@10", "held_out", 10.0), ("B@100", "held_out", 100.0))
 """The columns read off the curves: label, which facts, attack steps."""
 
 
@@ -130,11 +130,14 @@ def group_scores(arm: Arm) -> dict[str, dict[str, Estimate]]:
 
 
 def probes(arm: Arm) -> dict[str, Estimate | None]:
-    """A@10, A@30, B@100; None where the attack is shorter, or there was none."""
+    """A@10, A@30, B@100, or B@10 in its place under a shorter attack; None where it is shorter still, or there was none."""
     if not arm.attacks:
         return {label: None for label, _, _ in PROBES}
     curves: dict[str, Curve] = {"owned": arm.owned, "held_out": arm.held_out}
-    return {label: curves[which].at(x) if x <= curves[which].budget else None for label, which, x in PROBES}
+    found = {label: curves[which].at(x) if x <= curves[which].budget else None for label, which, x in PROBES}
+    if found["B@100"]:
+        found["B@10"] = None
+    return found
 
 
 def savings(outcome: Outcome, name: str) -> Estimate | None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
@@ -52,7 +53,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
     waiting = list(jobs)
     running: dict[Future[str], list[Job]] = {}
     alike: dict[str, Future[str]] = {}
-    listener = threading.Thread(target=_listen, args=(channel, progress), daemon=True)
+    heard = threading.Event()
+    listener = threading.Thread(target=_listen, args=(channel, progress, heard), daemon=True)
     if channel is not None:
         listener.start()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (channel, max(1, cores // workers)))
@@ -94,8 +96,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         if channel is not None:
-            channel.put(None)
-            listener.join(timeout=5)
+            heard.set()
+            listener.join(timeout=2)
     if failed:
         told = "\n".join(f"  {key}: {why}" for key, why in failed.items())
         raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept.\n{told}") from unforeseen
@@ -132,9 +134,18 @@ def _work(settings: dict[str, Any], out: str, exact: bool, title: str) -> str:
     return str(execute(from_config(settings), Path(out), exact=exact, title=title, progress=tell if _channel is not None else None))
 
 
-def _listen(channel: Any, progress: Progress) -> None:
-    while (message := channel.get()) is not None:
-        progress(*message)
+def _listen(channel: Any, progress: Progress, heard: threading.Event) -> None:
+    """Pass messages on until all are heard.
+
+    The parent never writes into the channel, not even to end it: a worker that was killed while
+    writing leaves the channel's lock taken, and the parent would wait for it at its exit.
+    """
+    while True:
+        try:
+            progress(*channel.get(timeout=0.2))
+        except queue.Empty:
+            if heard.is_set():
+                return
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:

@@ -85,6 +85,7 @@ class RunFolder(Room):
         self.path = path
         self._interval = interval
         self._kept_at = time.monotonic()
+        self._keeping = 0.0  # seconds that the last resume point took to write
         self._state = path / "state"
         self._state.mkdir(exist_ok=True)
         self._index: dict[str, Any] = {"offset": 0, "parts": {}}
@@ -100,11 +101,14 @@ class RunFolder(Room):
         self._metrics.write(json.dumps(record).encode() + b"\n")
 
     def due(self) -> bool:
-        return time.monotonic() - self._kept_at >= self._interval
+        # Writing a large model may take as long as many steps: it shall not take more than a tenth of the time.
+        wait = max(self._interval, 10 * self._keeping) if self._interval else 0.0
+        return time.monotonic() - self._kept_at >= wait
 
     def keep(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
         from safetensors.torch import save_file
 
+        begun = time.monotonic()
         name = None
         if tensors:
             name = f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}.safetensors"
@@ -121,6 +125,7 @@ class RunFolder(Room):
         if old and old != name:
             (self._state / old).unlink(missing_ok=True)
         self._kept_at = time.monotonic()
+        self._keeping = self._kept_at - begun
 
     def resume(self, part: str) -> Resumed | None:
         from safetensors.torch import load_file
