@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, nearest, plain_disk_errors
 from sluicegate.items import Item
 
 transformers_logging.set_verbosity_error()
@@ -153,7 +153,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
     scratch = folder.with_name(f".{folder.name}-{os.getpid()}")
     scratch.mkdir()  # unlike mkdtemp, readable by whoever may read what else is made here
     try:
-        model.save_pretrained(scratch)
+        with plain_disk_errors():
+            model.save_pretrained(scratch)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
         shutil.rmtree(folder, ignore_errors=True)

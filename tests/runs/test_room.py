@@ -406,3 +406,18 @@ def test_an_attack_with_a_rate_that_breaks_the_model_resumes_to_the_same_files(t
     with pytest.raises(Stop):
         execute(from_config(settings), tmp_path / "run", exact=True, progress=stop)
     assert outcome(execute(from_config(settings), tmp_path / "run", exact=True)) == wanted
+
+
+def test_a_disk_that_is_full_is_an_os_error_whoever_meets_it(tmp_path, monkeypatch):
+    """safetensors writes the files itself and has an error of its own for what the system told it."""
+
+    class SafetensorError(Exception):
+        pass
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with opened(tmp_path / "run") as room, pytest.raises(OSError, match="No space left on device") as caught:
+        room.keep("part", {"steps": 1}, {"weight": torch.ones(2)}, finished=False)
+    assert caught.value.errno == errno.ENOSPC

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -99,9 +99,19 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
             heard.set()
             listener.join(timeout=2)
     if failed:
-        told = "\n".join(f"  {key}: {why}" for key, why in failed.items())
-        raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept.\n{told}") from unforeseen
+        told = "\n".join(_one_screen(failed))
+        again = "Mend the cause and run the same command again: it goes on from there."
+        raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept. {again}\n{told}") from unforeseen
     return done
+
+
+def _one_screen(failed: Mapping[str, str], most: int = 8) -> Iterator[str]:
+    """A line for each failure, causes before what they kept from running, and no more than fit on a screen."""
+    causes_first = sorted(failed, key=lambda key: failed[key].startswith("not run"))
+    for key in causes_first[:most]:
+        yield f"  {key}: {failed[key]}"
+    if len(failed) > most:
+        yield f"  ... and {len(failed) - most} more."
 
 
 _channel: Any = None

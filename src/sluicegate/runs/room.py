@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from sluicegate.errors import UserError
+from sluicegate.errors import UserError, plain_disk_errors
 from sluicegate.runs.lock import held
 
 if TYPE_CHECKING:  # listing runs must not cost the import of torch
@@ -113,7 +113,8 @@ class RunFolder(Room):
         if tensors:
             name = f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}.safetensors"
             scratch = self._state / f".{name}"
-            save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
+            with plain_disk_errors():
+                save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
             _sync(scratch)
             scratch.replace(self._state / name)
         self._metrics.flush()
