@@ -63,7 +63,8 @@ class Relearned:
         for name, curve in (("owned", self.owned), ("held-out", self.held_out)):
             best = self.best_rate["owned" if name == "owned" else "held_out"]
             peak = max(range(len(best)), key=lambda i: curve.recall[0][i])
-            if len(rates) > 1 and curve.effort[peak] > 0 and best[peak] in (rates[0], rates[-1]):
+            rises = curve.recall[0][peak] > curve.recall[0][0] + 0.05  # where nothing comes back, no rate was the best
+            if rises and len(rates) > 1 and best[peak] in (rates[0], rates[-1]):
                 edge = "lowest" if best[peak] == rates[0] else "highest"
                 found.append(
                     f"{name} facts: the best learning rate {best[peak]:g} is the {edge} of the grid; a wider one may recover more."

@@ -73,7 +73,7 @@ def judge(model: Evidence, reference: Evidence | None, harmless: Evidence | None
     excess = estimate([a - b for a, b in zip(model.peak(), reference.peak(), strict=True)])
     can_learn = min(reference.owned.effort_to(level)) > 0
     savings = model.owned.savings(reference.owned, level) if can_learn else None
-    told.append(f"That is {excess} above the reference that never knew, attacked in the same way.")
+    told.append(f"At its highest, recall of facts never shown lies {excess} above that of the reference, which never knew, attacked alike.")
     if savings is not None:
         told.append(f"Relearning the facts it owns to {level:.0%} saves {savings} of the effort the reference needs.")
     shows = model.exact - reference.exact > RECALL_MARGIN and model.probability - reference.probability > RECALL_MARGIN

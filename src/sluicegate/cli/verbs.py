@@ -301,8 +301,9 @@ class Audit:
                 workers=self.workers,
                 progress=progress,
             )
+        said = [f"{found.verdict.word.capitalize()}.", *found.verdict.sentences]
         page = report_audit(
-            self.data.model, found.model, found.reference, list(found.verdict.sentences), found.warnings(), out / "report.html"
+            self.data.model, found.model, found.reference, said, found.warnings(), out / "report.html", harmless=found.harmless
         )
         show.inspection(found, page)
         if self.json:
