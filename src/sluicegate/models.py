@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from sluicegate.errors import UserError, nearest, plain_disk_errors
+from sluicegate.errors import UserError, first_line, nearest, plain_disk_errors
 from sluicegate.items import Item
 
 transformers_logging.set_verbosity_error()
@@ -189,11 +189,10 @@ def _explained(name: str, place: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         if getattr(error, "errno", None):
             raise  # the disk's own trouble, not the model's
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "Is it a causal language model in Hugging Face format?"
         if not Path(place).is_dir():
             hint = "No such folder here, and the hub did not serve it. Check the spelling, or download the model and give its folder."
-        raise UserError(f"could not load the model {name!r}: {first} {hint}") from error
+        raise UserError(f"could not load the model {name!r}: {first_line(error)}. {hint}") from error
 
 
 # -------------------------------------------------------------------------------------- text -> ids

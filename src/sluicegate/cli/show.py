@@ -32,16 +32,16 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     if table.row_count:
         console.print(table)
     for seed, result, folder in zip(seeds, results, folders, strict=True):
-        head = f"seed {seed}: "
+        made = ""
         if "owned" in result:
             console.print(_attack_table(result))
             for text in result["warnings"]:
                 console.print(f"[yellow]warning[/] {escape(text)}")
         else:
-            head += f"{result['steps']} steps, {result['flops']['total']:.3g} FLOPs"
+            made = f"{result['steps']} steps, {result['flops']['total']:.3g} FLOPs, "
             if result.get("reached") is False:
                 console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
-        console.print(f"{head} in {escape(str(folder))}".replace(":  in", ":"), soft_wrap=True)
+        console.print(f"seed {seed}: {made}kept in {escape(str(folder))}", soft_wrap=True)
 
 
 def _attack_table(result: Mapping[str, Any]) -> Table:
