@@ -13,7 +13,7 @@ PACKAGE = SRC / "sluicegate"
 FLOORS = (
     ("errors",),
     ("curves", "edits", "items"),
-    ("schedule", "convert", "runs.lock"),
+    ("schedule", "convert", "runs.disk", "runs.lock"),
     ("fetch",),
     ("models", "runs.room", "runs.identity"),
     ("sampling",),

@@ -1,10 +1,6 @@
 """The one exception that is a user's mistake and not ours, and what helps to word it."""
 
 import dataclasses
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -42,16 +38,3 @@ def check_choices(cls: type[Any], values: dict[str, Any]) -> None:
         if field.name in values and get_origin(field.type) is Literal and values[field.name] not in get_args(field.type):
             allowed = ", ".join(map(str, get_args(field.type)))
             raise UserError(f"{field.name} is {values[field.name]!r}; it must be one of {allowed}.")
-
-
-@contextmanager
-def plain_disk_errors() -> Iterator[None]:
-    """Turn safetensors' own error for a disk that cannot be written into the OSError that it stands for."""
-    try:
-        yield
-    except Exception as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if type(error).__name__ != "SafetensorError" or number is None:
-            raise
-        code = int(number.group(1))
-        raise OSError(code, os.strerror(code)) from error

@@ -29,6 +29,7 @@ from typing import IO, Literal
 
 from sluicegate.convert import Progress, digits_from_pickle, folder_from_gguf
 from sluicegate.errors import UserError, first_line, nearest
+from sluicegate.runs.disk import sync
 from sluicegate.runs.lock import held
 
 
@@ -226,17 +227,9 @@ def _finish(made: Path, place: Path, provenance: dict[str, str] | None) -> None:
     for path in [*sorted(made.rglob("*")), made] if made.is_dir() else [made]:
         if path.is_file():  # safetensors are written for their owner only, but a cache may be shared
             path.chmod(0o644)
-        _sync(path)
+        sync(path)
     os.replace(made, place)
-    _sync(place.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(place.parent)
 
 
 # ------------------------------------------------------------------------------------------ the hub

@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from sluicegate.errors import UserError, first_line, nearest, plain_disk_errors
+from sluicegate.errors import UserError, first_line, nearest
 from sluicegate.items import Item
+from sluicegate.runs.disk import plain_disk_errors
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()

@@ -180,7 +180,7 @@ class FullDisk:
     [
         ("tensors", "save_file", 0),
         ("tensors", "save_file", 3),
-        ("room", "_sync", 2),
+        ("room", "sync", 2),
         ("room", "write_atomic", 0),
         ("room", "write_atomic", 1),
         ("room", "write_atomic", 2),

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from sluicegate.errors import UserError, plain_disk_errors
+from sluicegate.errors import UserError
+from sluicegate.runs.disk import plain_disk_errors, sync
 from sluicegate.runs.lock import held
 
 if TYPE_CHECKING:  # listing runs must not cost the import of torch
@@ -115,7 +116,7 @@ class RunFolder(Room):
             scratch = self._state / f".{name}"
             with plain_disk_errors():
                 save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
-            _sync(scratch)
+            sync(scratch)
             scratch.replace(self._state / name)
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
@@ -236,11 +237,6 @@ def write_atomic(path: Path, text: str) -> None:
 def _scratch(path: Path) -> bool:
     """Whether this is a file or model folder of a run that was never moved into place: ``.result.json.123``, ``.model-123``."""
     return re.fullmatch(r"\.(config\.toml|\w+\.json|DONE)\.\d+|\.model-\d+", path.name) is not None
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _add_seconds(path: Path, seconds: float) -> None:
