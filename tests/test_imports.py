@@ -20,7 +20,7 @@ FLOORS = (
     ("training",),
     ("scoring",),
     ("tasks",),
-    ("unlearning",),
+    ("unlearning", "routing"),
     ("audit",),
     ("stages",),
     ("runs.pool",),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sluicegate.inspection import inspect
     from sluicegate.items import Item, Split, halves, read
     from sluicegate.models import encode, fresh, load, save
+    from sluicegate.routing.router import Router
     from sluicegate.schedule import Schedule
     from sluicegate.scoring import score
     from sluicegate.training import CrossEntropy, fit
@@ -41,6 +42,7 @@ _HOMES = {
     "Noise": "edits",
     "RMU": "unlearning.objectives.rmu",
     "Relearned": "audit.relearn",
+    "Router": "routing.router",
     "Schedule": "schedule",
     "SimNPO": "unlearning.objectives.simnpo",
     "Split": "items",
@@ -79,6 +81,7 @@ __all__ = [
     "MaxEnt",
     "Noise",
     "Relearned",
+    "Router",
     "Schedule",
     "SimNPO",
     "Split",

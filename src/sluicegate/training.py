@@ -7,14 +7,13 @@ the same weights, bitwise on a CPU.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from sluicegate.edits import match_parameters
 from sluicegate.errors import UserError
@@ -23,7 +22,8 @@ from sluicegate.runs.room import Room
 from sluicegate.sampling import seed_of
 from sluicegate.schedule import Schedule
 
-Batches = Mapping[str, Batch]
+Batches = Mapping[str, Any]
+"""A step's batches by name: `models.Batch`, or for other models anything with `.split(parts)`."""
 Log = dict[str, float]
 
 
@@ -65,7 +65,7 @@ class Loss:
 class Objective(Protocol):
     """A loss on named batches."""
 
-    def __call__(self, model: PreTrainedModel, batches: Batches) -> Loss: ...
+    def __call__(self, model: Any, batches: Batches) -> Loss: ...
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Diverged(UserError):
 class Evaluation:
     """When to look at the model, what to measure, and whether that is a reason to stop."""
 
-    measure: Callable[[PreTrainedModel, Ledger], dict[str, float]]
+    measure: Callable[[Any, Ledger], dict[str, float]]
     at: Callable[[int], bool]
     """Whether to measure after this many steps; 0 is before the first."""
     stop: Callable[[dict[str, float]], bool] = lambda record: False
@@ -124,14 +124,14 @@ class CrossEntropy:
     on: Literal["real", "answer"] = "real"
     """Which tokens count: all of them, or the answers' alone."""
 
-    def __call__(self, model: PreTrainedModel, batches: Batches) -> Loss:
+    def __call__(self, model: Any, batches: Batches) -> Loss:
         batch = batches["train"]
         value = masked_mean(token_losses(logits(model, batch), batch), batch, self.on)
         return Loss(value)
 
 
 def fit(
-    model: PreTrainedModel,
+    model: nn.Module,
     objective: Objective,
     batches: Callable[[int], Batches],
     schedule: Schedule,
@@ -142,6 +142,9 @@ def fit(
     sites: str = "*",
     evaluation: Evaluation | None = None,
     keep_weights: bool = True,
+    around: Callable[[Batches], AbstractContextManager[None]] = lambda batches: nullcontext(),
+    guard: Callable[[torch.optim.Optimizer], object] | None = None,
+    meter: Callable[[Any], float] | None = None,
 ) -> Fitted:
     """Train `model` in place and return what was done and what it cost.
 
@@ -150,15 +153,22 @@ def fit(
     part of this `name` that it has already finished is restored, not repeated (its weights only
     with `keep_weights`; an attack has no use for them afterwards).
 
+    `around(batches)` is entered for the forward and backward pass of each batch (or part of one, when
+    gradients are accumulated), and `guard(optimizer)` called once: where routing comes in. A model that
+    is no language model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a
+    forward pass over a batch.
+
     Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights
     are kept as the resume point) and `UserError` when no trainable parameter receives any gradient.
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
-    trained, meter = only_train(model, sites), Meter(model)
+    trained, meter = only_train(model, sites), meter or Meter(model)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
     )
+    if guard is not None:
+        guard(optimizer)
     run = Fitted.nothing()
     state = room.resume(name)
     if state is not None:
@@ -185,7 +195,7 @@ def fit(
         look()
         while run.steps < schedule.steps and not run.stopped:
             torch.manual_seed(seed_of(seed, run.steps))  # dropout, if the model has any
-            step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep, meter)
+            step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep, meter, around)
             run.steps += 1
             room.log({"part": name, "step": run.steps, **step_log})
             look()
@@ -197,17 +207,18 @@ def fit(
 
 
 def _step(
-    model: PreTrainedModel,
+    model: nn.Module,
     objective: Objective,
     batches: Batches,
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
-    trained: Mapping[str, torch.nn.Parameter],
+    trained: Mapping[str, nn.Parameter],
     run: Fitted,
     room: Room,
     name: str,
     keep: Callable[[], None],
-    meter: Meter,
+    meter: Callable[[Any], float],
+    around: Callable[[Batches], AbstractContextManager[None]],
 ) -> Log:
     if not model.training:
         model.train()
@@ -215,15 +226,17 @@ def _step(
     teacher = 0.0
     split = {group: batch.split(schedule.accumulate) for group, batch in batches.items()}
     for part in range(schedule.accumulate):
-        loss = objective(model, {group: pieces[part] for group, pieces in split.items()})
-        value = float(loss.value.detach())
-        log["loss"] += value
-        for key, number in loss.log.items():
-            log[key] = log.get(key, 0.0) + float(number.detach())
-        if not math.isfinite(value):
-            _diverged("loss", value, run, room, name, keep, optimizer)
-        if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
-            loss.value.backward()
+        batch = {group: pieces[part] for group, pieces in split.items()}
+        with around(batch):
+            loss = objective(model, batch)
+            value = float(loss.value.detach())
+            log["loss"] += value
+            for key, number in loss.log.items():
+                log[key] = log.get(key, 0.0) + float(number.detach())
+            if not math.isfinite(value):
+                _diverged("loss", value, run, room, name, keep, optimizer)
+            if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
+                loss.value.backward()
         teacher += loss.teacher_flops
     gradients = [p for p in trained.values() if p.grad is not None]
     if run.steps == 0 and not any(bool(p.grad.any()) for p in gradients if p.grad is not None):
@@ -231,7 +244,7 @@ def _step(
             f"stage {room.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
             "would be learnt. Check that the trained sites lie before what the objective reads."
         )
-    norm = float(torch.nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))
+    norm = float(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))
     if not math.isfinite(norm):
         _diverged("gradient norm", norm, run, room, name, keep, optimizer)
     for group in optimizer.param_groups:
@@ -257,7 +270,7 @@ def _diverged(
     )
 
 
-def only_train(model: PreTrainedModel, sites: str) -> dict[str, torch.nn.Parameter]:
+def only_train(model: nn.Module, sites: str) -> dict[str, nn.Parameter]:
     """Let the parameters that match `sites` require a gradient, and no others; return them by name."""
     chosen = match_parameters(model, sites)
     for name, parameter in model.named_parameters():
@@ -266,7 +279,7 @@ def only_train(model: PreTrainedModel, sites: str) -> dict[str, torch.nn.Paramet
     return chosen
 
 
-def _tensors(trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, *, moments: bool) -> dict[str, Tensor]:
+def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, moments: bool) -> dict[str, Tensor]:
     """What a resume point needs, flat: the trained weights and, while training goes on, AdamW's moments."""
     flat = {f"weight/{name}": p.detach() for name, p in trained.items()}
     for name, parameter in trained.items() if moments else ():
@@ -276,7 +289,7 @@ def _tensors(trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.O
 
 
 @torch.no_grad()
-def _restore(flat: Mapping[str, Tensor], trained: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def _restore(flat: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     for path, tensor in flat.items():
         kind, _, rest = path.partition("/")
         if kind == "weight":

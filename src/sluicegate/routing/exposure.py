@@ -1,0 +1,158 @@
+"""Exposure: which parameters of a routed model learn from which label, measured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sluicegate.errors import UserError
+from sluicegate.routing.labels import REST
+
+if TYPE_CHECKING:
+    from sluicegate.routing.router import Router
+
+
+@dataclass(frozen=True)
+class Row:
+    """One share of one parameter."""
+
+    parameter: str
+    block: str
+    """The block that it belongs to, "rest", or "joint" where it is not divided at all."""
+    norms: Mapping[str, float]
+    """Gradient norm by label."""
+    protected: tuple[str, ...]
+    """The labels that must not move it."""
+    size: float
+    """Norm of the weights themselves."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What each label's data does to each share of the model."""
+
+    rows: tuple[Row, ...]
+    labels: tuple[str, ...]
+
+    def learning(self, label: str) -> tuple[Row, ...]:
+        """The shares that receive a gradient from a label."""
+        return tuple(row for row in self.rows if row.norms.get(label))
+
+    @property
+    def leaks(self) -> tuple[Row, ...]:
+        """Shares that are protected from a label and receive a gradient from it."""
+        return tuple(row for row in self.rows if any(row.norms.get(label) for label in row.protected))
+
+    @property
+    def joint(self) -> tuple[str, ...]:
+        """Parameters that are protected from no label: they learn from everything."""
+        return tuple(dict.fromkeys(row.parameter for row in self.rows if row.block == "joint"))
+
+    def relative(self) -> dict[tuple[str, str], float]:
+        """(block, label) -> gradient norm over weight norm, over all parameters of the block.
+
+        What SGTM (arXiv 2512.05648) reads absorption from: unlabelled forget data that moves the
+        forget block more than the rest.
+        """
+        found = {}
+        for block in dict.fromkeys(row.block for row in self.rows):
+            mine = [row for row in self.rows if row.block == block]
+            size = sum(row.size**2 for row in mine) ** 0.5
+            for label in self.labels:
+                found[block, label] = sum(row.norms[label] ** 2 for row in mine) ** 0.5 / max(size, 1e-12)
+        return found
+
+    def check(self) -> None:
+        """Raise `UserError` naming every leak."""
+        if self.leaks:
+            named = "; ".join(
+                f"{row.parameter} ({row.block}) from {', '.join(label for label in row.protected if row.norms.get(label))}"
+                for row in self.leaks[:8]
+            )
+            more = f" and {len(self.leaks) - 8} more" if len(self.leaks) > 8 else ""
+            raise UserError(
+                f"{len(self.leaks)} protected share(s) still receive a gradient: {named}{more}. The weight is used where the router does "
+                "not see it (shared between modules, or called without its module). Declare it in joint=, or route at another site."
+            )
+
+    def __str__(self) -> str:
+        relative = self.relative()
+        blocks = list(dict.fromkeys(row.block for row in self.rows))
+        width = max(len(block) for block in [*blocks, "block"])
+        lines = [
+            "gradient norm over weight norm, by block and label",
+            f"{'block':<{width}}  " + "  ".join(f"{name:>10}" for name in self.labels),
+        ]
+        for block in blocks:
+            lines.append(f"{block:<{width}}  " + "  ".join(f"{relative[block, label]:>10.3g}" for label in self.labels))
+        if self.joint:
+            shown = ", ".join(self.joint[:6]) + (f", and {len(self.joint) - 6} more" if len(self.joint) > 6 else "")
+            lines.append(f"learns from every label: {shown}")
+        return "\n".join(lines)
+
+
+def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Report:
+    """Run the batch once a label, all its rows under that label, and measure the gradients."""
+    model, count = router.model, _rows(batch)
+    parameters = dict(model.named_parameters())
+    before = {name: p.grad for name, p in parameters.items()}
+    moved = router._flow.moved.clone()
+    cut = router.pieces()
+    norms: dict[tuple[str, str], dict[str, float]] = {}
+    try:
+        for number, label in enumerate(router.labels):
+            for parameter in parameters.values():
+                parameter.grad = None
+            with torch.random.fork_rng(), router(torch.full((count,), number)):
+                _loss(model, batch, loss).backward()
+            for name, parameter in parameters.items():
+                for block, share in _shares(router, name, parameter.grad):
+                    norms.setdefault((name, block), {})[label] = float(share.norm()) if share is not None else 0.0
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = before[name]
+        router._flow.moved = moved
+    trains = router.policy.trains()
+    rows = []
+    for (name, block), found in norms.items():
+        held: tuple[str, ...] = ()
+        if name in cut:
+            column = router.policy.columns.index(block)
+            held = tuple(label for i, label in enumerate(router.labels) if not trains[i, column])
+        weights = dict(_shares(router, name, parameters[name].detach()))[block]
+        rows.append(Row(name, block, found, held, float(weights.norm()) if weights is not None else 0.0))
+    return Report(tuple(rows), router.labels)
+
+
+def _shares(router: "Router", name: str, tensor: Tensor | None) -> list[tuple[str, Tensor | None]]:
+    cut = router.pieces().get(name)
+    if cut is None:
+        return [("joint", tensor)]
+    found: list[tuple[str, Tensor | None]] = []
+    for piece in cut:
+        block = router.policy.columns[piece.column] if piece.column else REST
+        if tensor is None or piece.runs is None:
+            found.append((block, tensor))
+        else:
+            found.append((block, torch.cat([tensor.narrow(piece.dim, a, b - a).flatten() for a, b in piece.runs])))
+    return found
+
+
+def _rows(batch: Any) -> int:
+    tensors = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else [batch]
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and tensor.dim():
+            return len(tensor)
+    raise UserError("the batch holds no tensor, so its number of rows cannot be told. Give a tensor, a tuple, or a mapping of tensors.")
+
+
+def _loss(model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Tensor:
+    if loss is not None:
+        return loss(model, batch)
+    answer = model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    value = getattr(answer, "loss", answer if isinstance(answer, Tensor) and not answer.dim() else None)
+    if value is None:
+        raise UserError("the model's answer holds no loss. Put labels into the batch, or give loss=lambda model, batch: ...")
+    return value

@@ -1,0 +1,104 @@
+"""The flow: what is passing through a routed model right now, shared by everything that is attached to it.
+
+It is apart from the router so that a copy of the model copies it too, closed, and then trains plainly.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sluicegate.errors import UserError
+from sluicegate.routing.labels import Assigned, Policy
+
+Selection = slice | Tensor | None
+"""Rows: all of them (None), a run, or numbers."""
+
+
+class Flow:
+    """The open pass, if there is one."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.open = False
+        self.late = False
+        """Whether labels come only after the forward pass."""
+        self.backward: Tensor | None = None
+        self.forward: Tensor | None = None
+        self.index: Tensor | None = None
+        self.moved = torch.zeros(len(policy.columns), dtype=torch.bool)
+        """[columns] which columns' units some row has moved since the optimiser's last step."""
+        self.number = 0
+        """Number of the pass."""
+        self.applied = 0
+        self.returned = 0
+        self.unfinished = False
+        """Whether the last pass was left before its backward pass."""
+        self._rows: dict[int, list[tuple[Selection, float]]] = {}
+
+    def enter(self, assigned: Assigned | None) -> None:
+        if self.open:
+            raise UserError(
+                "the router is already entered. One block holds the forward and the backward pass of one batch: leave it before the "
+                "next one begins (for rows of several kinds, give each row its label in one batch)."
+            )
+        self.open, self.late, self.unfinished = True, assigned is None, False
+        self.number, self.applied, self.returned = self.number + 1, 0, 0
+        if assigned is not None:
+            self.take(assigned)
+
+    def take(self, assigned: Assigned) -> None:
+        """Let these labels hold for the open pass."""
+        self.backward, self.forward, self.index = assigned.backward, assigned.forward, assigned.index
+        self.moved |= assigned.moved
+        self._rows.clear()
+
+    def leave(self) -> None:
+        self.open = self.late = False
+        self.backward = self.forward = self.index = None
+        self._rows.clear()
+        self.unfinished = self.applied > 0 and self.returned == 0
+
+    def rows(self, column: int) -> list[tuple[Selection, float]] | None:
+        """The rows that move a column, with their weight, in groups of one weight; None for soft labels."""
+        if self.index is None:
+            return None
+        if column not in self._rows:
+            self._rows[column] = self._grouped(self.policy.backward[:, column] * self.policy.forward[:, column])
+        return self._rows[column]
+
+    def _grouped(self, table: Tensor) -> list[tuple[Selection, float]]:
+        assert self.index is not None
+        flat = table[self.index.flatten()]
+        found: list[tuple[Selection, float]] = []
+        for value in torch.unique(flat).tolist():
+            if value:
+                chosen = (flat == value).nonzero().flatten()
+                first, count = int(chosen[0]), len(chosen)
+                if count == len(flat):
+                    found.append((None, value))
+                elif int(chosen[-1]) - first + 1 == count:
+                    found.append((slice(first, first + count), value))
+                else:
+                    found.append((chosen, value))
+        return found
+
+    def all_whole(self, columns: Sequence[int]) -> bool:
+        """Whether every row moves all these columns with weight 1, so that nothing need be held back."""
+        return all(self.rows(column) == [(None, 1.0)] for column in columns)
+
+    def check(self, number: int, site: str) -> None:
+        """Raise unless pass `number` is still open."""
+        if not self.open or self.number != number:
+            self.too_late(site)
+        self.returned += 1
+
+    def too_late(self, site: str) -> None:
+        raise UserError(
+            f"site {site!r}: the router was left before backward. Put the call of backward() inside the block: with router(labels): "
+            "loss = ...; loss.backward(). Under gradient checkpointing the forward pass is computed again there, and would not be routed."
+        )
+
+    def in_recomputation(self) -> bool:
+        """Whether a forward pass runs inside somebody's backward pass."""
+        return torch._C._current_graph_task_id() != -1

@@ -1,0 +1,282 @@
+"""The router: labels decide which parts of a model learn from which rows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sluicegate.errors import UserError, nearest
+from sluicegate.routing.ablation import Ablation
+from sluicegate.routing.exposure import Report, exposure
+from sluicegate.routing.flow import Flow
+from sluicegate.routing.guard import Guard
+from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
+from sluicegate.routing.protect import Piece, Shield, pieces
+from sluicegate.routing.sites import At, Extent, Part, Site, find, place
+from sluicegate.routing.taps import Tap
+
+Form = Literal["gate", "protect"]
+
+
+class Router:
+    """Gradient routing for any module, in place.
+
+    ::
+
+        router = Router(model, {"model.layers.*.mlp": {"forget": 64}})
+        with router(labels):
+            model(**batch).loss.backward()
+
+    `sites` maps site patterns (see `sites.find`) to blocks: a name, and how many units it has at
+    the end, or which (start, stop). Several patterns may use the same block name; several names
+    make several blocks, each removable on its own. All units in no block are "the rest".
+
+    Labels, per row (b,) or per token (b, t), are numbers or names of `router.labels`: 0 "retain",
+    1.. the blocks in order, and last (or -1) "unlabelled"; floating (b, labels) or (b, t, labels)
+    are soft: shares that add up to 1. Unlabelled and retain rows train everything, rows of a block
+    train that block only; `weights` says otherwise, for example ``{"forget": -0.75}`` (the rest of
+    a site under forget data) or ``{"forget": {"rest": -0.75, "other": 0.1}}``; any real number is
+    allowed. `ablate` names the blocks without which a label's rows are computed in the forward
+    pass, for example ``{"retain": ["forget"]}``, the default of the parameter form.
+
+    form "gate": activations pass unchanged and gradients are scaled on their way back, at each
+    site (Cloud et al. 2024, arXiv 2410.04332, s3). What lies behind the site, and whatever is
+    reached round it, still learns: `report` lists it. form "protect": gradients of activations are
+    left alone, and rows do not enter the gradient of weights that they may not train, in the whole
+    model but for the parameters that match the globs `joint` (SGTM, arXiv 2512.05648). Use `guard`
+    on the optimiser in either form, or momentum and weight decay go on moving what is held.
+
+    Raises `UserError` for sites that match nothing or twice, blocks that overlap or do not fit, and
+    names that do not exist.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[str, Mapping[str, Extent]],
+        *,
+        form: Form = "gate",
+        weights: Weights | None = None,
+        ablate: Mapping[str, Sequence[str]] | None = None,
+        joint: str | Sequence[str] = (),
+        at: At = "auto",
+    ) -> None:
+        if form not in ("gate", "protect"):
+            raise UserError(f"form is {form!r}; it must be gate or protect.")
+        if not sites:
+            raise UserError("a router needs at least one site, for example {'model.layers.*.mlp': {'forget': 64}}.")
+        self.model, self.form = model, form
+        names = list(dict.fromkeys(name for blocks in sites.values() for name in blocks))
+        if not names:
+            raise UserError("the sites name no block. Give each a name and a size, for example {'forget': 64}.")
+        if ablate is None:
+            ablate = {RETAIN: names} if form == "protect" else {}
+        self.policy = policy(names, weights or {}, ablate)
+        self.places = _placed(model, sites, at)
+        self.joint = tuple(p.strip() for p in joint.split(",")) if isinstance(joint, str) else tuple(joint)
+        self._flow = Flow(self.policy)
+        self._pieces = self._cut()
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
+        self._hooks: list[RemovableHandle] = []
+        self._shields: list[Shield] = []
+        self._attach()
+
+    # ------------------------------------------------------------------------------- what there is
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels; a name's place is its number."""
+        return self.policy.labels
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks."""
+        return self.policy.blocks
+
+    def index(self, labels: Labels) -> Tensor:
+        """Label names as numbers."""
+        return as_index(labels, self.labels)
+
+    def __repr__(self) -> str:
+        there = ", ".join(f"{site.name}: {dict(placed)}" for site, placed in self.places[:3])
+        more = f", and {len(self.places) - 3} more" if len(self.places) > 3 else ""
+        return f"Router(form={self.form!r}, {there}{more})"
+
+    # ------------------------------------------------------------------------------- routing
+
+    @contextmanager
+    def __call__(self, labels: Labels | Callable[[], Labels]) -> Iterator[None]:
+        """Route everything inside: forward and backward pass of one batch with these labels (or what a call gives)."""
+        self._unchanged()
+        given = labels() if callable(labels) else labels
+        self._flow.enter(assign(given, self.policy, self._device()))
+        try:
+            yield
+        finally:
+            self._flow.leave()
+
+    @contextmanager
+    def delayed(self) -> Iterator["Late"]:
+        """Route a pass whose labels are only known after the forward pass (an episode's end).
+
+        Inside, call ``.label(labels)`` on what is given before `backward`. Activation form only, and
+        without forward ablation, which would have to know the labels sooner.
+        """
+        self._unchanged()
+        if self.form != "gate" or self.policy.ablates:
+            raise UserError(
+                "labels that come after the forward pass need form='gate' and no ablate=: both others use them in the forward pass."
+            )
+        self._flow.enter(None)
+        try:
+            yield Late(self)
+        finally:
+            self._flow.leave()
+
+    def guard(self, optimizer: torch.optim.Optimizer, group: Any = None) -> Guard:
+        """Make an optimiser skip, truly, whatever no row since its last step was allowed to train.
+
+        No momentum, no weight decay, and the optimiser's memory of those shares stays as it was. With several
+        processes (of process group `group`) a share is skipped when none of them trained it.
+        """
+        parameters = dict(self.model.named_parameters())
+        return Guard(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._flow, group)
+
+    # ------------------------------------------------------------------------------- looking and cutting
+
+    def report(self, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None = None) -> "Report":
+        """Measure which parameters learn from which label: one forward and backward pass a label.
+
+        `batch` goes to the model as keywords (a mapping) or as its argument; `loss(model, batch)`
+        gives the scalar where the model's answer has no `.loss`. Gradients are left as they were.
+        """
+        return exposure(self, batch, loss)
+
+    def verify(self, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None = None) -> "Report":
+        """Raise `UserError` naming every parameter that is protected from a label and still gets gradient from it."""
+        found = self.report(batch, loss)
+        found.check()
+        return found
+
+    def ablate(self, *blocks: str) -> Ablation:
+        """The edit that cuts these blocks (all of them when none is named)."""
+        for name in blocks:
+            if name not in self.blocks:
+                raise UserError(f"nothing was ever routed to {name!r}. The blocks are {nearest(name, list(self.blocks), most=20)}.")
+        wanted = blocks or self.blocks
+        cut = ((site, {name: extent for name, extent in placed.items() if name in wanted}) for site, placed in self.places)
+        return Ablation(tuple((site, placed) for site, placed in cut if placed))
+
+    def pieces(self) -> Mapping[str, tuple[Piece, ...]]:
+        """How every parameter that is protected from some label is divided among the columns (rest, blocks)."""
+        return self._pieces
+
+    def remove(self) -> None:
+        """Take the router off the model, which is then as it was before, weights apart."""
+        for handle in self._hooks:
+            handle.remove()
+        for shield in self._shields:
+            shield.remove()
+        self._hooks, self._shields = [], []
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _device(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def _unchanged(self) -> None:
+        if not self._hooks and not self._shields:
+            raise UserError("this router was removed from its model. Make a new one.")
+        for name, parameter in self.model.named_parameters():
+            if name in self._shapes and tuple(parameter.shape) != self._shapes[name]:
+                raise UserError(
+                    f"the model was changed under the router: {name} is {tuple(parameter.shape)} and was {self._shapes[name]}. Call "
+                    "router.remove() before changing a model, and make a new router after."
+                )
+
+    def _attach(self) -> None:
+        modules = dict(self.model.named_modules())
+        for site, placed in self.places:
+            if self.form == "gate" or self.policy.ablates:
+                columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
+                tap = Tap(site, columns, self._flow, gates=self.form == "gate")
+                self._hooks.append(tap.attach(modules[site.tap], site.at))
+        if self.form == "protect":
+            by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
+            for path, module in modules.items():  # by identity: a tied weight is used by two modules
+                own_cut = {name: by_identity[id(p)] for name, p in module._parameters.items() if id(p) in by_identity}
+                if own_cut:
+                    shield = Shield(path, module, own_cut, self._flow)
+                    shield.attach()
+                    self._shields.append(shield)
+
+    def _cut(self) -> dict[str, tuple[Piece, ...]]:
+        """Every parameter that some label may not train, cut into columns."""
+        parts: dict[str, list[tuple[Part, dict[int, tuple[int, int]]]]] = {}
+        for site, placed in self.places:
+            if self.form == "protect" and not site.parts:
+                raise UserError(
+                    f"site {site.name!r} has no weights of its own, so the parameter form has nothing to protect there. Name a linear "
+                    "layer, an MLP or an attention, or use form='gate'."
+                )
+            for part in site.parts:
+                columns = {self.policy.columns.index(name): extent for name, extent in placed.items()}
+                parts.setdefault(part.parameter, []).append((part, columns))
+        parameters = dict(self.model.named_parameters())
+        for name, own in parts.items():
+            if len(own) > 1:
+                raise UserError(f"the parameter {name!r} is divided at two sites at once. Leave one of them out.")
+        if self.form == "gate":
+            # A gate at a module's output also holds back the gradient of what makes its units, and of nothing behind it.
+            return {name: pieces(parameters[name], own) for name, own in parts.items() if not own[0][0].consumer}
+        found = {}
+        for path, module in self.model.named_modules():
+            whole = not any(True for _ in module.children())
+            for own_name, parameter in module.named_parameters(recurse=False):
+                name = f"{path}.{own_name}" if path else own_name
+                if name not in parameters or any(fnmatchcase(name, pattern) for pattern in self.joint) or not whole:
+                    continue
+                found[name] = pieces(parameter, parts.get(name, ()))
+        for pattern in self.joint:
+            if pattern and not any(fnmatchcase(name, pattern) for name in parameters):
+                raise UserError(f"joint={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
+        return found
+
+
+class Late:
+    """Where the labels of a delayed pass are handed in."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def label(self, labels: Labels) -> None:
+        """Let these labels hold for the pass; call it before `backward`."""
+        router = self._router
+        if not router._flow.open:
+            raise UserError("the block was left, so its labels come too late.")
+        router._flow.take(assign(labels, router.policy, router._device()))
+
+
+def _placed(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
+    """Every site with its blocks' units."""
+    found: list[tuple[Site, dict[str, tuple[int, int]]]] = []
+    by_tap: dict[tuple[str, str], str] = {}
+    for pattern, blocks in sites.items():
+        if not isinstance(blocks, Mapping):
+            raise UserError(f"site {pattern!r}: give its blocks as a mapping, for example {{'forget': 64}}; got {blocks!r}.")
+        for site in find(model, pattern, at):
+            key = (site.tap, site.at)
+            if key in by_tap:
+                raise UserError(
+                    f"the site {site.name!r} is matched twice: by {by_tap[key]!r} and by {pattern!r}. Name all its blocks in one place."
+                )
+            by_tap[key] = pattern
+            found.append((site, place(site, dict(blocks))))
+    return tuple(found)
+
+
+__all__ = ["REST", "Form", "Late", "Router"]
