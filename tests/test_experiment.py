@@ -76,6 +76,7 @@ def test_what_an_arm_costs_counts_what_it_was_made_from_but_not_the_pretraining(
 
 def test_running_it_again_runs_nothing_and_finds_the_same(ran):
     recipe, out, outcome = ran
+
     def stamps():
         return {path: path.stat().st_mtime_ns for path in out.glob("small/*/**/*")}
 

@@ -23,6 +23,8 @@ FLOORS = (
     ("unlearning", "routing"),
     ("audit",),
     ("stages",),
+    ("trials",),
+    ("execution",),
     ("runs.pool",),
     ("experiment",),
     ("inspection", "sweep"),
@@ -113,7 +115,7 @@ def imports_torch(code):
     [
         "import sluicegate",
         "import sluicegate.stages",
-        "from sluicegate.stages import from_config; from_config({'verb': 'unlearn', 'method': 'rmu'}).config()",
+        "from sluicegate.execution import from_config; from_config({'verb': 'unlearn', 'method': 'rmu'}).config()",
         "import sluicegate.experiment as e; e.load_recipe('undo-arithmetic')",
         "import sluicegate.runs.lock",
         "import sluicegate.runs.room",

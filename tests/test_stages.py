@@ -10,12 +10,13 @@ from sluicegate import models
 from sluicegate.audit.attack import Attack
 from sluicegate.curves import Curve
 from sluicegate.errors import UserError
+from sluicegate.execution import STAGES, execute, from_config
 from sluicegate.items import read
 from sluicegate.models import encode, load
 from sluicegate.runs.identity import settings_of
+from sluicegate.runs.room import result_of
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
-from sluicegate.stages import STAGES, execute, from_config, result_of
 from sluicegate.unlearning.objectives import methods
 from tiny_stages import material, settings_of_verbs
 

@@ -53,7 +53,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
 _RUN = """
 import json, sys, torch
 torch.set_num_threads(1)
-from sluicegate.stages import execute, from_config
+from sluicegate.execution import execute, from_config
 from pathlib import Path
 execute(from_config(json.loads(sys.argv[1])), Path(sys.argv[2]), exact=True, title="tested", progress=lambda *a: print(a[1], flush=True))
 print("end", flush=True)

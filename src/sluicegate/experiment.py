@@ -31,10 +31,10 @@ from typing import Any
 
 from sluicegate.curves import Curve, Estimate, stack
 from sluicegate.errors import UserError, nearest
+from sluicegate.execution import from_config, kinds
 from sluicegate.runs.identity import settings_of
 from sluicegate.runs.pool import Job, run_jobs
-from sluicegate.runs.room import Progress, write_atomic
-from sluicegate.stages import STAGES, from_config, result_of
+from sluicegate.runs.room import Progress, result_of, write_atomic
 from sluicegate.unlearning.objectives import method
 
 KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack")
@@ -87,10 +87,11 @@ class Recipe:
         return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": model, "seed": seed}
 
     def _common(self, verb: str, own: Mapping[str, Any]) -> dict[str, Any]:
-        if verb not in STAGES:
-            raise UserError(f"recipe {self.name!r}: no verb {verb!r}. There are: {', '.join(STAGES)}.")
+        known = kinds()
+        if verb not in known:
+            raise UserError(f"recipe {self.name!r}: no verb {verb!r}. There are: {', '.join(known)}.")
         kind = method(own["method"]) if "method" in own else None
-        return {name: value for name, value in self.common.items() if name in settings_of(STAGES[verb], kind)}
+        return {name: value for name, value in self.common.items() if name in settings_of(known[verb], kind)}
 
     def ancestors(self, arm: str) -> list[str]:
         """The arms that `arm` is made from, itself included, each once."""

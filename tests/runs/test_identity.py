@@ -9,8 +9,8 @@ import tomli_w
 
 from sluicegate.audit.attack import Attack
 from sluicegate.errors import UserError
+from sluicegate.execution import STAGES, from_config, identity
 from sluicegate.runs.identity import environment, folder_name
-from sluicegate.stages import STAGES, from_config, identity
 from sluicegate.unlearning.objectives import methods
 from tiny_stages import material, settings_of_verbs
 

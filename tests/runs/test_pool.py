@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sluicegate.errors import UserError
+from sluicegate.execution import execute, from_config
 from sluicegate.runs.pool import Job, run_jobs
-from sluicegate.stages import execute, from_config
 from tiny_stages import SRC, material, outcome, settings_of_verbs
 
 
@@ -114,7 +114,7 @@ INTERRUPTED = """
 import json, sys
 from pathlib import Path
 from sluicegate.runs.pool import Job, run_jobs
-from sluicegate.stages import execute, from_config
+from sluicegate.execution import execute, from_config
 
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])

@@ -14,9 +14,9 @@ import torch
 
 from sluicegate import models
 from sluicegate.errors import UserError
+from sluicegate.execution import execute, from_config, identity
 from sluicegate.runs import room as module
-from sluicegate.runs.room import FORMAT, open_run, read_identity
-from sluicegate.stages import execute, from_config, identity, result_of
+from sluicegate.runs.room import FORMAT, open_run, read_identity, result_of
 from tiny_stages import SRC, material, outcome, settings_of_verbs
 
 DIGEST = "d" * 64

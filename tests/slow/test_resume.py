@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sluicegate.stages import execute, from_config
+from sluicegate.execution import execute, from_config
 from tiny_stages import material, outcome, settings_of_verbs, start
 
 VERBS = ["train", "maxent", "npo", "rmu", "distill", "undo", "relearn"]

@@ -158,7 +158,5 @@ def test_undo_noises_the_sites_that_were_asked_for(teacher, tokenizer, split, bi
 
 
 def test_more_noise_is_further_from_the_teacher(teacher, tokenizer, split):
-    gaps = [
-        undo(teacher, tokenizer, split.unlabelled, Schedule(steps=1, lr=1e-9, batch=8), alpha=a).divergence for a in (0.0, 0.4, 0.8)
-    ]
+    gaps = [undo(teacher, tokenizer, split.unlabelled, Schedule(steps=1, lr=1e-9, batch=8), alpha=a).divergence for a in (0.0, 0.4, 0.8)]
     assert gaps[0] < 1e-5 < gaps[1] < gaps[2]

@@ -16,8 +16,10 @@ from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
 from sluicegate.cli.watch import watching
 from sluicegate.errors import UserError
+from sluicegate.execution import STAGES, execute, from_config
 from sluicegate.runs.identity import Stage
-from sluicegate.stages import STAGES, OnData, execute, from_config, result_of
+from sluicegate.runs.room import result_of
+from sluicegate.stages import OnData
 from sluicegate.unlearning.objectives import method, methods
 
 

@@ -136,7 +136,7 @@ def _die_with(parent: int) -> None:
 
 
 def _work(settings: dict[str, Any], out: str, exact: bool, title: str) -> str:
-    from sluicegate.stages import execute, from_config
+    from sluicegate.execution import execute, from_config
 
     def tell(part: str, steps: int, total: int, numbers: Mapping[str, float]) -> None:
         _channel.put((part, steps, total, dict(numbers)))

@@ -245,3 +245,12 @@ def _add_seconds(path: Path, seconds: float) -> None:
     with contextlib.suppress(OSError):  # a full disk must not hide the error that got us here
         before = json.loads(file.read_text())["cpu"] if file.exists() else 0.0
         write_atomic(file, json.dumps({"cpu": before + seconds}))
+
+
+def result_of(folder: str | Path) -> dict[str, Any]:
+    """What a finished run found; raises `UserError` where it is not finished."""
+    path = Path(folder)
+    if not (path / "DONE").exists():
+        raise UserError(f"{str(folder)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
+    found: dict[str, Any] = json.loads((path / "result.json").read_text())
+    return found
