@@ -212,6 +212,8 @@ def site_of(model: nn.Module, name: str, at: At = "auto") -> Site:
     module = model.get_submodule(name)
     prefix = f"{name}." if name else ""
     if at == "auto":
+        if callable(own := getattr(module, "routing_site", None)):  # a module that knows its own units
+            return own(name)  # type: ignore[no-any-return]
         if adapter := lora_of(module):
             return _lora_site(module, name, prefix, adapter)
         if (found := mlp_of(module)) is not None:

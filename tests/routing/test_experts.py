@@ -1,0 +1,588 @@
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from architectures import CONFIGS, build
+from sluicegate.edits import Edit
+from sluicegate.errors import UserError
+from sluicegate.routing.demix import Demix
+from sluicegate.routing.experts import Experts, Steer, route
+from sluicegate.routing.router import Router
+from sluicegate.routing.watch import watch
+
+
+class Policy(nn.Module):
+    """The gridworld's policy in small: two or more experts, a gate, a shared head."""
+
+    def __init__(self, names=("diamond", "ghost"), logits=None, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        experts = {name: nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6)) for name in names}
+        self.mix = Experts(experts, nn.Linear(5, logits or len(names)))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.mix(x))
+
+
+def data(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def touched(module):
+    """Names of the children that some row moved."""
+    return {
+        name.split(".")[1 if name.startswith("experts") else 0]
+        for name, p in module.named_parameters()
+        if p.grad is not None and bool((p.grad != 0).any())
+    }
+
+
+# ------------------------------------------------------------------------------ mixing
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 5)])
+def test_the_outputs_are_mixed_by_the_gates_shares(shape):
+    mix, x = Policy(("a", "b", "c")).mix, data(*shape)
+    shares = mix.gate(x).softmax(-1)
+    wanted = sum(shares[..., k : k + 1] * expert(x) for k, expert in enumerate(mix.experts.values()))
+    torch.testing.assert_close(mix(x), wanted)
+
+
+def test_a_gate_may_speak_a_row_about_outputs_of_tokens():
+    x = data(4, 3, 5)
+
+    class First(nn.Linear):
+        def forward(self, x):
+            return super().forward(x[:, 0])
+
+    mix = Experts({"a": nn.Linear(5, 6), "b": nn.Linear(5, 6)}, First(5, 2))
+    shares = mix.gate(x).softmax(-1)
+    wanted = shares[:, 0, None, None] * mix.experts["a"](x) + shares[:, 1, None, None] * mix.experts["b"](x)
+    torch.testing.assert_close(mix(x), wanted)
+
+
+def test_one_logit_is_a_sigmoid_and_its_loss_a_binary_one():
+    mix, x = Policy(logits=1).mix, data(4, 5)
+    share = mix.gate(x).sigmoid()
+    torch.testing.assert_close(mix(x), share * mix.experts["diamond"](x) + (1 - share) * mix.experts["ghost"](x))
+    found = mix.gate_loss(["diamond", "ghost", "ghost", "unlabelled"])
+    wanted = F.binary_cross_entropy_with_logits(mix.gate(x)[:3, 0], torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_mixing_keeps_half_precision():
+    policy, x = Policy(), data(4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert policy.mix(x).dtype == torch.bfloat16
+
+
+def test_a_copy_of_a_model_in_use_begins_afresh():
+    policy, x = Policy(), data(4, 5)
+    with policy.mix.steered({"ghost": 0.0}):
+        policy(x)
+        twin = copy.deepcopy(policy)
+    assert torch.equal(twin(x), policy(x))
+
+
+def test_wrong_experts_and_gates_are_refused():
+    one = nn.Linear(5, 6)
+    for experts in ({"a": one}, {"a": one, "b": one}, {"a": one, "unlabelled": nn.Linear(5, 6)}):
+        with pytest.raises(UserError, match="give two or more, none unlabelled, which share no weights"):
+            Experts(experts, None)
+    with pytest.raises(UserError, match="the gate gives 3 logits for 2 experts"):
+        Policy(logits=3)(data(4, 5))
+
+
+# ------------------------------------------------------------------------------ the gate's own loss
+
+
+def test_the_gate_learns_from_labelled_rows_alone():
+    policy, x = Policy(), data(6, 5)
+    labels = ["diamond", "unlabelled", "ghost", "retain", "unlabelled", "ghost"]
+    policy(x)
+    found = policy.mix.gate_loss(labels)
+    torch.testing.assert_close(found, F.cross_entropy(policy.mix.gate(x)[[0, 2, 5]], torch.tensor([0, 1, 1])))
+    found.backward()
+    assert touched(policy.mix) == {"gate"}
+    before = policy.mix.gate.weight.grad.clone()
+    policy.zero_grad()
+    x[[1, 3, 4]] = 17.0  # whatever the others say, nothing changes
+    policy(x)
+    policy.mix.gate_loss(torch.tensor([1, -1, 2, 0, 3, 2])).backward()
+    torch.testing.assert_close(policy.mix.gate.weight.grad, before)
+
+
+def test_without_labels_the_gates_loss_is_zero():
+    policy = Policy()
+    policy(data(4, 5))
+    loss = policy.mix.gate_loss([-1] * 4)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert touched(policy.mix) == set()
+
+
+def test_labels_a_row_hold_for_its_tokens():
+    mix, x = Policy().mix, data(4, 3, 5)
+    mix(x)
+    rows = mix.gate_loss([1, 2, -1, 2])
+    mix(x)
+    torch.testing.assert_close(rows, mix.gate_loss(torch.tensor([1, 2, -1, 2])[:, None].expand(4, 3)))
+
+
+def test_the_gates_loss_needs_a_pass_and_labels_that_fit():
+    policy = Policy()
+    with torch.no_grad():
+        policy(data(4, 5))
+    with pytest.raises(UserError, match="Run the model, with gradients on"):
+        policy.mix.gate_loss([1] * 4)
+    for labels, message in (
+        ([1] * 3, r"labels are \(3,\), but the gate spoke on \(4,\)"),
+        ([4] * 4, "0 retain, 1 diamond"),
+        ([[]], "give"),
+    ):
+        policy(data(4, 5))
+        with pytest.raises(UserError, match=message):
+            policy.mix.gate_loss(labels)
+
+
+# ------------------------------------------------------------------------------ routing
+
+
+def test_rows_of_a_label_train_its_expert_alone_and_unlabelled_rows_everything():
+    policy, x = Policy(), data(6, 5)
+    router = route(policy)
+    assert router.labels == ("retain", "diamond", "ghost", "unlabelled") == policy.mix.labels
+    for label, wanted in (
+        ("diamond", {"diamond"}),
+        ("ghost", {"ghost"}),
+        ("retain", {"diamond", "ghost", "gate"}),
+        ("unlabelled", {"diamond", "ghost", "gate"}),
+    ):
+        policy.zero_grad()
+        with router([label] * 6):
+            policy(x).square().mean().backward()
+        assert touched(policy.mix) == wanted, label
+    assert torch.equal(policy(x), Policy()(x))
+
+
+def test_an_expert_called_retain_is_the_rest():
+    policy, x = Policy(("retain", "forget")), data(6, 5)
+    router = route(policy)
+    assert router.labels == ("retain", "forget", "unlabelled")
+    for label, wanted in (("forget", {"forget"}), ("retain", {"retain", "gate"}), ("unlabelled", {"retain", "forget", "gate"})):
+        policy.zero_grad()
+        with router([label] * 6):
+            policy(x).square().mean().backward()
+        assert touched(policy.mix) == wanted, label
+
+
+def test_the_gates_own_loss_passes_the_router():
+    policy, x = Policy(), data(6, 5)
+    router = route(policy)
+    labels = ["diamond"] * 3 + ["ghost"] * 3
+    with router(labels):
+        (policy(x).square().mean() + policy.mix.gate_loss(labels)).backward()
+    routed = policy.mix.gate.weight.grad.clone()
+    policy.zero_grad()
+    policy(x)
+    policy.mix.gate_loss(labels).backward()
+    assert torch.equal(routed, policy.mix.gate.weight.grad)
+
+
+def test_mixed_rows_give_each_expert_the_gradient_of_its_own():
+    policy, x = Policy(), data(6, 5)
+    labels = ["diamond", "ghost", "ghost", "diamond", "unlabelled", "ghost"]
+    with route(policy)(labels):
+        policy(x).square().sum().backward()
+    for name in ("diamond", "ghost"):
+        twin = Policy()
+        mine = torch.tensor([label in (name, "unlabelled") for label in labels])
+        twin(x)[mine].square().sum().backward()
+        for routed, wanted in zip(policy.mix.experts[name].parameters(), twin.mix.experts[name].parameters(), strict=True):
+            torch.testing.assert_close(routed.grad, wanted.grad)
+
+
+def test_the_guard_holds_an_expert_that_no_row_trained():
+    policy, x = Policy(), data(6, 5)
+    router = route(policy)
+    optimizer = torch.optim.AdamW(policy.parameters(), 1e-2, weight_decay=0.1)
+    router.guard(optimizer)
+    for label in ("unlabelled", "ghost"):  # the first step gives every expert momentum
+        before = copy.deepcopy(policy.mix.experts)
+        optimizer.zero_grad()
+        with router([label] * 6):
+            policy(x).square().mean().backward()
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before["diamond"].parameters(), policy.mix.experts["diamond"].parameters(), strict=True))
+    assert not torch.equal(before["ghost"][0].weight, policy.mix.experts["ghost"][0].weight)
+
+
+def test_the_report_finds_no_leak_and_cutting_silences_an_expert():
+    policy, x = Policy(), data(6, 5)
+    router = route(policy)
+    router.verify(x, lambda model, batch: model(batch).square().mean())
+    with router.ablate("ghost")(policy):
+        assert bool((policy.mix.experts["ghost"](x) == 0).all())
+    assert torch.equal(policy(x), Policy()(x))
+
+
+def test_experts_inside_and_at_the_root_are_found():
+    both = nn.Sequential(Policy(seed=1), nn.Linear(3, 5), Policy(seed=2))
+    router, x = route(both), data(6, 5)
+    with router(["ghost"] * 6):
+        both(x).square().mean().backward()
+    assert touched(both[0].mix) == touched(both[2].mix) == {"ghost"}
+    root = Policy().mix
+    with route(root)(["ghost"] * 6):
+        root(x).square().mean().backward()
+    assert touched(root) == {"ghost"}
+
+
+def test_what_cannot_be_routed_says_why():
+    with pytest.raises(UserError, match=r"matches no Experts. The model's are: none"):
+        route(nn.Linear(2, 2))
+    with pytest.raises(UserError, match="form is 'protect'; experts are routed with form='gate'"):
+        route(Policy(), form="protect")
+
+
+def test_routing_tells_experts_apart():
+    """The point of it: after training, the held gate gives the one behaviour, from labels on part of the rows."""
+    torch.manual_seed(0)
+    policy = Policy()
+    x = torch.randn(128, 5)
+    x[:, 0] = 1.0  # the inputs do not tell the groups apart, but for one bit that the gate can read
+    x[:64, 1], x[64:, 1] = 3.0, -3.0
+    y = torch.zeros(128, 3)
+    y[:64, 0], y[64:, 1] = 1.0, 1.0
+    labels = torch.full((128,), -1)
+    labels[:32], labels[64:96] = 1, 2
+    router, optimizer = route(policy), torch.optim.Adam(policy.parameters(), 1e-2)
+    router.guard(optimizer)
+    for _ in range(120):
+        optimizer.zero_grad()
+        with router(labels):
+            (F.mse_loss(policy(x), y) + policy.mix.gate_loss(labels)).backward()
+        optimizer.step()
+    with torch.no_grad(), policy.mix.steered({"diamond": 1.0}):
+        steered = F.mse_loss(policy(x), y, reduction="none").mean(-1)
+    assert float(steered[:64].mean()) < 0.02
+    assert float(steered[64:].mean()) > 10 * float(steered[:64].mean())
+
+
+# ------------------------------------------------------------------------------ steering
+
+
+@given(
+    forced=st.dictionaries(st.sampled_from("abc"), st.floats(0, 0.5), min_size=1, max_size=2),
+    logits=st.lists(st.floats(-200, 200), min_size=4, max_size=4),
+    dose=st.floats(0, 1),
+)
+def test_forced_shares_are_exact_and_still_add_up_to_one(forced, logits, dose):
+    shares = torch.tensor(logits).softmax(-1)
+    steer = Steer(forced)
+    found = steer.forced(shares, tuple("abcd"))
+    for name, share in forced.items():
+        torch.testing.assert_close(found["abcd".index(name)], torch.tensor(share))
+    for result in (found, (steer * dose).forced(shares, tuple("abcd"))):
+        torch.testing.assert_close(result.sum(), torch.tensor(1.0))
+        assert bool((result >= -1e-6).all())
+    free = [k for k, name in enumerate("abcd") if name not in forced]
+    if float(shares[free].sum()) > 1e-3:
+        wanted = (1 - sum(forced.values())) * shares[free] / shares[free].sum()
+        torch.testing.assert_close(found[free], wanted, atol=1e-5, rtol=1e-4)
+    assert (steer * 0).forced(shares, tuple("abcd")) is shares
+
+
+def test_steering_to_one_expert_is_that_expert_bitwise():
+    policy, x = Policy(("a", "b", "c")), data(4, 5)
+    with policy.mix.steered({"b": 1.0}):
+        assert torch.equal(policy(x), policy.head(policy.mix.experts["b"](x)))
+    with policy.mix.steered({"a": 0.0, "c": 0.0}):
+        torch.testing.assert_close(policy(x), policy.head(policy.mix.experts["b"](x)))
+
+
+def test_a_steer_is_an_edit_that_is_undone():
+    policy, x = Policy(), data(4, 5)
+    before, steer = policy(x), Steer({"ghost": 0.0})
+    assert isinstance(steer, Edit)
+    with steer(policy):
+        assert not torch.equal(policy(x), before)
+        with (0.5 * Steer({"ghost": 1.0}))(policy):  # the inner one comes last: half the way from 0 to 1
+            half = (policy.mix.experts["diamond"](x) + policy.mix.experts["ghost"](x)) / 2
+            torch.testing.assert_close(policy(x), policy.head(half))
+        torch.testing.assert_close(policy(x), policy.head(policy.mix.experts["diamond"](x)))
+    assert torch.equal(policy(x), before)
+    with (steer * 0)(policy):
+        assert torch.equal(policy(x), before)
+    with (steer + Steer({"diamond": 0.25}))(policy):
+        mixed = 0.25 * policy.mix.experts["diamond"](x) + 0.75 * policy.mix.experts["ghost"](x)
+        torch.testing.assert_close(policy(x), policy.head(mixed))
+
+
+def test_steering_is_undone_after_an_exception():
+    policy, x = Policy(), data(4, 5)
+    before = policy(x)
+    with pytest.raises(RuntimeError, match="mine"), policy.mix.steered({"ghost": 1.0}):
+        raise RuntimeError("mine")
+    assert torch.equal(policy(x), before)
+
+
+def test_a_share_of_one_can_be_baked():
+    policy, x = Policy(), data(4, 5)
+    wanted, expert = policy.head(policy.mix.experts["ghost"](x)), policy.mix.experts["ghost"]
+    for steer in (Steer({"ghost": 0.5}), Steer({"ghost": 1.0}) * 0.5):
+        with pytest.raises(UserError, match="cannot be baked: only a share of 1"):
+            steer.bake(policy)
+    with pytest.raises(UserError, match="in a model that holds the Experts as a part"):
+        Steer({"ghost": 1.0}).bake(policy.mix)
+    Steer({"ghost": 1.0}).bake(policy)
+    assert policy.mix is expert
+    assert torch.equal(policy(x), wanted)
+
+
+def test_experts_within_experts_are_baked_too():
+    inner = Policy(seed=1).mix
+    policy, x = Policy(), data(4, 5)
+    policy.mix.experts["ghost"] = inner
+    wanted = policy.head(inner.experts["ghost"](x))
+    Steer({"ghost": 1.0}).bake(policy)
+    assert torch.equal(policy(x), wanted)
+    assert not any(isinstance(module, Experts) for module in policy.modules())
+
+
+def test_impossible_shares_are_refused():
+    for shares in ({}, {"ghost": -0.1}, {"ghost": 0.6, "diamond": 0.5}, {"ghost": float("nan")}):
+        with pytest.raises(UserError, match="0 or more, and at most 1 together"):
+            Steer(shares)
+    policy = Policy()
+    with pytest.raises(UserError, match=r"mix has no expert 'gost'. There are: diamond, ghost"), Steer({"gost": 0.0})(policy):
+        pass
+    with pytest.raises(UserError, match="together they must be 1"), Steer({"ghost": 0.0, "diamond": 0.0})(policy):
+        pass
+    with pytest.raises(UserError, match=r"'head' matches no Experts. The model's are: mix"), Steer({"ghost": 0.0}, sites="head")(policy):
+        pass
+
+
+# ------------------------------------------------------------------------------ DEMix
+
+
+IDS = torch.randint(3, 100, (4, 7), generator=torch.Generator().manual_seed(0))
+EVERY = pytest.mark.parametrize("name", CONFIGS)
+
+
+def experts_of(model, name):
+    return {n: p for n, p in model.named_parameters() if f".experts.{name}." in n}
+
+
+def disturb(model, name="forget", size=0.1):
+    """Set an expert apart from its origin."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in experts_of(model, name).values():
+            p.add_(size * torch.randn(p.shape, generator=generator))
+
+
+@EVERY
+def test_with_the_retain_label_the_model_is_the_original_bitwise(name):
+    model = build(name).eval()
+    before = model(IDS).logits
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    assert torch.equal(model(IDS).logits, before)
+    for label in (0, -1, 2):
+        with demix([label] * 4):
+            assert torch.equal(model(IDS).logits, before)
+    with demix(["forget"] * 4):
+        assert not torch.allclose(model(IDS).logits, before)
+
+
+@EVERY
+def test_rows_move_their_own_expert_and_no_other(name):
+    model = build(name).eval()
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    for label, other in (("forget", "retain"), ("retain", "forget"), ("unlabelled", "forget")):
+        model.zero_grad()
+        with demix([label] * 4):
+            model(IDS, labels=IDS).loss.backward()
+        mine = {"forget": "forget"}.get(label, "retain")
+        assert all(p.grad is None for p in experts_of(model, other).values())
+        assert all(p.grad.abs().sum() > 0 for n, p in experts_of(model, mine).items() if "weight" in n)
+
+
+@EVERY
+def test_a_mixed_batch_is_its_rows_alone(name):
+    model = build(name).eval()
+    demix = Demix(model, "mlp_hidden", ["forget", "other"])
+    disturb(model)
+    disturb(model, "other", -0.2)
+    labels = ["forget", "retain", "other", "unlabelled"]
+    with demix(labels):
+        mixed = model(IDS).logits
+        mixed[:, :, 5].sum().backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for i, label in enumerate(labels):
+        with demix([label]):
+            alone = model(IDS[i : i + 1]).logits
+            torch.testing.assert_close(alone[0], mixed[i], atol=1e-5, rtol=1e-4)
+            alone[:, :, 5].sum().backward()
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, gradients.get(n), atol=1e-4, rtol=1e-3, msg=n)
+
+
+def test_tokens_can_have_labels_of_their_own():
+    model = build("llama")
+    demix = Demix(model, "model.layers.1.mlp", ["forget"])
+    disturb(model)
+    labels = (torch.arange(28).reshape(4, 7) % 3 == 0).long()
+    block, x = model.model.layers[1].mlp, data(4, 7, 32)
+    with demix(labels):
+        mixed = block(x)
+        torch.testing.assert_close(block(x.flatten(0, 1)), mixed.flatten(0, 1))
+    wanted = torch.where(labels[..., None] == 1, block.experts["forget"](x), block.experts["retain"](x))
+    torch.testing.assert_close(mixed, wanted)
+
+
+@EVERY
+def test_the_kept_model_is_an_ordinary_one_that_saves_and_loads(name, tmp_path, bits):
+    model, twin = build(name).eval(), build(name).eval()
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    with demix.ablate()(model):
+        cut = model(IDS).logits
+    assert demix.keep("retain") is model
+    assert bits.same(bits.weights(model), bits.weights(twin))
+    assert torch.equal(model(IDS).logits, cut)
+    model.save_pretrained(tmp_path)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert bits.same(bits.weights(loaded), bits.weights(twin))
+    with pytest.raises(UserError, match="matches no Experts"):
+        demix.keep("retain")
+
+
+def test_the_other_expert_can_be_kept_too():
+    model = build("llama")
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    with demix(["forget"] * 4):
+        wanted = model(IDS).logits
+    with pytest.raises(UserError, match="has no expert 'retian'"):
+        demix.keep("retian")
+    assert torch.equal(demix.keep("forget")(IDS).logits, wanted)
+
+
+def test_ablation_overrides_labels_and_has_a_dose():
+    model = build("llama")
+    before = model(IDS).logits
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    with demix(["forget"] * 4), demix.ablate()(model):
+        assert torch.equal(model(IDS).logits, before)
+    with demix(["forget"] * 4), (demix.ablate() * 0.5)(model):
+        block, x = model.model.layers[0].mlp, data(4, 7, 32)
+        torch.testing.assert_close(block(x), (block.experts["retain"](x) + block.experts["forget"](x)) / 2)
+    with (demix.ablate() * 0.5)(model):  # without labels everything is the retained expert's already
+        torch.testing.assert_close(model(IDS).logits, before)
+
+
+def test_an_expert_without_rows_is_not_moved_by_momentum():
+    model = build("llama")
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.1)
+    for label in (["forget", "retain"] * 2, ["forget"] * 4):
+        before = {n: p.detach().clone() for n, p in experts_of(model, "retain").items()}
+        optimizer.zero_grad()
+        with demix(label):
+            model(IDS, labels=IDS).loss.backward()
+        optimizer.step()
+    assert all(torch.equal(p, before[n]) for n, p in experts_of(model, "retain").items())
+
+
+def test_generation_passes_through_the_retained_expert():
+    model, twin = build("gpt2").eval(), build("gpt2").eval()
+    Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    wanted = twin.generate(IDS[:1], max_new_tokens=4, do_sample=False)
+    assert torch.equal(model.generate(IDS[:1], max_new_tokens=4, do_sample=False), wanted)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients_inside_and_raises_outside(reentrant):
+    model = build("llama").train()
+    demix, labels = Demix(model, "mlp_hidden", ["forget"]), ["forget", "retain", "retain", "forget"]
+    found = []
+    for on in (False, True):
+        model.zero_grad()
+        if on:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        with demix(labels):
+            model(IDS, labels=IDS).loss.backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+    with demix(labels):
+        loss = model(IDS, labels=IDS).loss
+    with pytest.raises(UserError, match="the block was left before backward"):
+        loss.backward()
+    model.zero_grad()
+    model(IDS, labels=IDS).loss.backward()  # without labels, afterwards, is fine
+
+
+def test_a_copy_of_the_model_begins_without_labels():
+    model = build("llama")
+    demix = Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    plain = model(IDS).logits
+    with demix(["forget"] * 4):
+        twin = copy.deepcopy(model)
+        assert torch.equal(twin(IDS).logits, plain)
+    assert twin.model.layers[0].mlp.choice is twin.model.layers[1].mlp.choice is not model.model.layers[0].mlp.choice
+
+
+def test_labels_are_put_back_after_an_exception():
+    model = build("llama")
+    before, demix = model(IDS).logits, Demix(model, "mlp_hidden", ["forget"])
+    disturb(model)
+    with pytest.raises(RuntimeError, match="mine"), demix(["forget"] * 4):
+        raise RuntimeError("mine")
+    assert torch.equal(model(IDS).logits, before)
+
+
+def test_demix_says_what_is_wrong():
+    model = build("llama")
+    for sites, names, message in (
+        ("mlp_hidden", [], "names are empty"),
+        ("mlp_hidden", ["retain"], "besides retain"),
+        (["mlp_hidden", "resid"], ["forget"], "holds another site"),
+        ("model.layers.9.mlp", ["forget"], "matches no module"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Demix(model, sites, names)
+    demix = Demix(model, "mlp_hidden", "forget")
+    with pytest.raises(UserError, match="has experts by label already"):
+        Demix(model, "model.layers.*.mlp", ["forget"])
+    with pytest.raises(UserError, match="cannot be routed as well"):
+        Router(model, {"model.layers.*.mlp": {"forget": 1}})
+    with pytest.raises(UserError, match=r"labels are \(3,\), but the activations are \(4, 7, 32\)"), demix([0] * 3):
+        model(IDS)
+    with pytest.raises(UserError, match="0 retain, 1 forget, 2 unlabelled"), demix([3] * 4):
+        pass
+    with demix([0] * 4), pytest.raises(UserError, match="already in place"), demix([0] * 4):
+        pass
+
+
+def test_experts_can_be_watched():
+    policy, x = Policy(), data(4, 5)
+    with watch(policy, {"mix": {"ghost": 1}}) as seen:
+        policy(x)
+        assert [t.shape for t in seen.taken["mix"]] == [(4, 6, 2)]
