@@ -13,6 +13,7 @@ PACKAGE = SRC / "sluicegate"
 FLOORS = (
     ("errors",),
     ("curves", "edits", "items"),
+    ("claims",),
     ("schedule", "convert", "runs.disk", "runs.lock"),
     ("fetch",),
     ("models", "runs.room", "runs.identity"),

@@ -29,7 +29,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sluicegate.curves import Curve, Estimate, stack
+from sluicegate import trials
+from sluicegate.claims import Checked, check, names
+from sluicegate.curves import Curve, Estimate, estimate, stack
 from sluicegate.errors import UserError, nearest
 from sluicegate.execution import from_config, kinds
 from sluicegate.runs.identity import settings_of
@@ -37,7 +39,8 @@ from sluicegate.runs.pool import Job, run_jobs
 from sluicegate.runs.room import Progress, result_of, write_atomic
 from sluicegate.unlearning.objectives import method
 
-KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack")
+KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
+PICTURES = ("bars", "lines", "image")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Recipe:
     level: float = 0.5
     """Recall on the owned facts up to which savings are counted."""
     seeds: int = 5
+    claims: Sequence[Mapping[str, Any]] = ()
+    """What a recipe of trials is to bear out: `says`, `source`, and a `test` (see `claims`)."""
+    pictures: Sequence[Mapping[str, Any]] = ()
+    """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a `file`)."""
 
     def __post_init__(self) -> None:
         for role in ("reference", "pretrained"):
@@ -73,6 +80,40 @@ class Recipe:
             from_config(self.stage_settings(arm, seed=0, folders={}))  # a wrong setting is named before anything runs
         if self.attack:
             from_config(self.attack_settings(next(iter(self.arms)), 0, {}))
+        self._check_what_is_shown()
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the arms are trials, which measure themselves, and not models to be attacked."""
+        return all(settings.get("verb") in trials.found() for settings in self.arms.values())
+
+    def measures(self) -> dict[str, str]:
+        """Names and meanings of what the arms' trials measure."""
+        known = trials.found()
+        return {name: what for settings in self.arms.values() for name, what in known[str(settings["verb"])].MEASURES.items()}
+
+    def _check_what_is_shown(self) -> None:
+        if not self.claims and not self.pictures:
+            return
+        if not self.is_trial:
+            raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials.found())}).")
+        known = self.measures()
+        for arm, measure in (pair for claim in self.claims for pair in names(str(claim.get("test", "")))):
+            if arm not in self.arms:
+                raise UserError(f"recipe {self.name!r}: a claim speaks of the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+            if measure not in known:
+                raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. Nearest: {nearest(measure, list(known))}.")
+        for picture in self.pictures:
+            if picture.get("kind") not in PICTURES:
+                raise UserError(
+                    f"recipe {self.name!r}: a picture's kind is {picture.get('kind')!r}; it must be one of {', '.join(PICTURES)}."
+                )
+            for arm in picture.get("arms", ()):
+                if arm not in self.arms:
+                    raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+            for measure in picture.get("measures", ()):
+                if measure not in known:
+                    raise UserError(f"recipe {self.name!r}: a picture shows {measure!r}. Nearest: {nearest(measure, list(known))}.")
 
     def stage_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
         """Flat settings of one arm's stage, its references replaced by run folders."""
@@ -147,6 +188,14 @@ class Arm:
         """A group's mean score, one number a seed."""
         return [r["scores"][group][measure] for r in self.results.values() if group in r["scores"]]
 
+    def measured(self, name: str) -> list[float]:
+        """A trial's number, one a seed; empty where it was not measured."""
+        return [r["measures"][name] for r in self.results.values() if name in r.get("measures", {})]
+
+    def estimate(self, name: str) -> Estimate | None:
+        """The same as a mean with its interval."""
+        return estimate(found) if (found := self.measured(name)) else None
+
     @cached_property
     def owned(self) -> Curve:
         """Recall of the facts that the attacker holds, over seeds."""
@@ -195,8 +244,24 @@ class Outcome:
             found.insert(0, f"the reference {self.recipe.reference!r} {known}: there are no savings.")
         return found
 
+    def checked(self) -> list[Checked]:
+        """The recipe's claims, each tested on every seed."""
+        values = {
+            name: {measure: arm.measured(measure) for measure in arm.results[self.seeds[0]]["measures"]} for name, arm in self.arms.items()
+        }
+        return [check(claim, values) for claim in self.recipe.claims]
+
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
+        if self.recipe.is_trial:
+            return {
+                "seeds": list(self.seeds),
+                "arms": {
+                    name: {measure: arm.measured(measure) for measure in arm.results[self.seeds[0]]["measures"]}
+                    for name, arm in self.arms.items()
+                },
+                "claims": [{"says": c.says, "test": c.test, "holds": list(c.holds)} for c in self.checked()],
+            }
         arms: dict[str, Any] = {}
         for name, arm in self.arms.items():
             row: dict[str, Any] = {group: arm.scores(group) for group in ("retain", "forget")}

@@ -26,11 +26,15 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     table = Table(title=None, box=None, pad_edge=False)
     for column in ("seed", "group", "exact", "probability", "loss, nats a token"):
         table.add_column(column, justify="right" if column != "group" else "left")
+    measured = Table("seed", "measure", "", box=None, pad_edge=False)
     for seed, result in zip(seeds, results, strict=True):
+        for name, value in result.get("measures", {}).items():
+            measured.add_row(str(seed), name, f"{value:.4g}")
         for group, scores in result["scores"].items():
             table.add_row(str(seed), group, f"{scores['exact']:.3f}", f"{scores['probability']:.3g}", f"{scores['loss']:.3f}")
-    if table.row_count:
-        console.print(table)
+    for filled in (table, measured):
+        if filled.row_count:
+            console.print(filled)
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         made = ""
         if "owned" in result:
@@ -38,7 +42,8 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
             for text in result["warnings"]:
                 console.print(f"[yellow]warning[/] {escape(text)}")
         else:
-            made = f"{result['steps']} steps, {result['flops']['total']:.3g} FLOPs, "
+            steps = f"{result['steps']} steps, " if result["steps"] else ""
+            made = f"{steps}{result['flops']['total']:.3g} FLOPs, "
             if result.get("reached") is False:
                 console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
         console.print(f"seed {seed}: {made}kept in {escape(str(folder))}", soft_wrap=True)
@@ -63,22 +68,36 @@ def outcome(found: "Outcome", folder: Path, page: Path) -> None:
     from sluicegate.report.words import sentences
 
     console = _console()
-    console.print(terminal_table(found))
-    for sentence in sentences(found):
-        console.print(escape(sentence))
-    for text in found.warnings():
-        console.print(f"[yellow]warning[/] {escape(text)}")
+    if found.recipe.is_trial:
+        trial(found, console)
+    else:
+        console.print(terminal_table(found))
+        for sentence in sentences(found):
+            console.print(escape(sentence))
+        for text in found.warnings():
+            console.print(f"[yellow]warning[/] {escape(text)}")
     console.print(f"\nreport:  {escape(str(page))}\nsummary: {escape(str(folder / 'summary.json'))}", soft_wrap=True)
+
+
+def trial(found: "Outcome", console: Console) -> None:
+    """A trial's numbers, and which of the recipe's claims they bear out."""
+    from sluicegate.report.trial import table
+
+    console.print(table(found))
+    for claim in found.checked():
+        colour = "green" if all(claim.holds) else "yellow"
+        console.print(f"[{colour}]{claim.word}[/]: {escape(claim.says)}", highlight=False)
 
 
 def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]], pages: Sequence[Path]) -> None:
     """Every variant's table under its settings, and where its report is."""
     from sluicegate.report.terminal import terminal_table
+    from sluicegate.report.trial import table
 
     console = _console()
     for (changes, found), page in zip(outcomes, pages, strict=True):
         console.print("\n" + "  ".join(f"{name} = {value}" for name, value in changes.items()), style="bold")
-        console.print(terminal_table(found))
+        console.print(table(found) if found.recipe.is_trial else terminal_table(found))
         console.print(f"report: {escape(str(page))}", soft_wrap=True)
 
 

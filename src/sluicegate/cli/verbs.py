@@ -1,122 +1,22 @@
 """The verbs, each a frozen dataclass whose fields are its options."""
 
 import dataclasses
-import inspect
-import json
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from tyro.conf import Positional
 
 from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
+from sluicegate.cli.stage_verbs import run_stage
 from sluicegate.cli.watch import watching
+from sluicegate.cli.words import Verb, parse, print_json, seeds_from
 from sluicegate.errors import UserError
-from sluicegate.execution import STAGES, execute, from_config
+from sluicegate.execution import execute, from_config, kinds
 from sluicegate.runs.identity import Stage
 from sluicegate.runs.room import result_of
 from sluicegate.stages import OnData
-from sluicegate.unlearning.objectives import method, methods
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb's one-line summary and how it is called with its words."""
-
-    summary: str
-    call: Callable[[str, list[str]], int]
-
-
-def _parse(cls: type[Any], verb: str, words: Sequence[str], description: str = "") -> Any:
-    return tyro.cli(
-        cls,
-        prog=f"sluicegate {verb}",
-        description=description or inspect.cleandoc(cls.__doc__ or ""),
-        args=list(words),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-
-
-# --------------------------------------------------------------------------------- stages as verbs
-
-
-@dataclass(frozen=True)
-class Common:
-    """Options of every verb that measures."""
-
-    out: str = ""
-    """Folder of the results; the default is made from the settings, under runs/."""
-    seeds: int = 1
-    """Run this many seeds, from --seed on, side by side; each gets a folder seed-N in --out."""
-    json: bool = False
-    """Print one JSON object with the metrics as the last line."""
-
-
-def _stage(verb: str, words: list[str]) -> int:
-    """Run one stage from the command line, for one seed or several."""
-    cls: type[Stage] = STAGES[verb]
-    description = (cls.__doc__ or "").strip()
-    if any(field.name == "objective" for field in dataclasses.fields(cls)):
-        kind, words = _method_of(words)
-        cls = dataclasses.make_dataclass(cls.__name__, [("objective", kind, kind())], bases=(cls,), frozen=True)
-        description += f"\n\nThe method is chosen with --method: {', '.join(sorted(methods()))}. Below are the settings with {kind.NAME}."
-    command = dataclasses.make_dataclass(verb, [("stage", cls, cls()), ("common", Common, Common())], frozen=True)
-    parsed = _parse(command, verb, words, description)
-    common: Common = parsed.common
-    stage: OnData = parsed.stage
-    seeds = _seeds(stage.seed, common.seeds)
-    base = Path(common.out or f"runs/{verb}")
-    if len(seeds) == 1:
-        with watching() as progress:
-            folders = [execute(stage, base, exact=bool(common.out), progress=progress)]
-    else:
-        from sluicegate.runs.pool import Job, run_jobs
-
-        place = {seed: base / f"seed-{seed}" if common.out else base for seed in seeds}
-        jobs = [
-            Job(f"seed {seed}", (), lambda done, seed=seed: {**stage.config(), "seed": seed}, place[seed], exact=bool(common.out))  # type: ignore[misc]
-            for seed in seeds
-        ]
-        with watching() as progress:
-            done = run_jobs(jobs, progress=progress)
-        folders = [done[job.key] for job in jobs]
-    results = [result_of(folder) for folder in folders]
-    show.stage_results(seeds, results, folders)
-    if common.json:
-        _print_json({"seeds": seeds, "folders": [str(f) for f in folders], "results": results})
-    return 0
-
-
-def _method_of(words: list[str]) -> tuple[type[Any], list[str]]:
-    """Take --method out of the words: which other options there are depends on it."""
-    chosen, left = "maxent", []
-    rest = iter(words)
-    for word in rest:
-        if word == "--method":
-            chosen = next(rest, "")
-        elif word.startswith("--method="):
-            chosen = word.partition("=")[2]
-        else:
-            left.append(word)
-    return method(chosen), left
-
-
-def _seeds(first: int, count: int) -> list[int]:
-    if count < 1:
-        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1.")
-    if first < 0:
-        raise UserError(f"--seed is {first}; it must be 0 or more.")
-    return list(range(first, first + count))
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    sys.stdout.flush()
-    print(json.dumps(content), flush=True)
-
 
 # ----------------------------------------------------------------------------- whole experiments
 
@@ -168,7 +68,7 @@ class Run:
                 folder = execute(single, Path(self.out or "runs"), exact=bool(self.out), progress=progress)
             show.stage_results([getattr(single, "seed", 0)], [result_of(folder)], [folder])
             if self.json:
-                _print_json(result_of(folder))
+                print_json(result_of(folder))
             return 0
         changes = dict(_assignment(text) for text in self.set)
         return _experiment(self.recipe, (self.seed, self.seeds), self.out, self.workers, changes, self.json)
@@ -202,13 +102,12 @@ class Sweep:
         axes = dict(_assignment(text) for text in self.over)
         folder = Path(self.out or f"runs/{recipe.name}-sweep")
         with watching() as progress:
-            outcomes = run_sweep(
-                recipe, combinations(axes), folder, _seeds(self.seed, self.seeds or recipe.seeds), workers=self.workers, progress=progress
-            )
+            seeds = seeds_from(self.seed, self.seeds or recipe.seeds)
+            outcomes = run_sweep(recipe, combinations(axes), folder, seeds, workers=self.workers, progress=progress)
         pages = [report_experiment(outcome, folder / f"variant-{n}" / "report.html") for n, (_, outcome) in enumerate(outcomes)]
         show.sweep(outcomes, pages)
         if self.json:
-            _print_json({"variants": [{"changes": changes, **outcome.summary()} for changes, outcome in outcomes]})
+            print_json({"variants": [{"changes": changes, **outcome.summary()} for changes, outcome in outcomes]})
         return 0
 
 
@@ -219,11 +118,11 @@ def _experiment(name: str, seeds: tuple[int, int], out: str, workers: int, chang
     recipe = override(load_recipe(name), changes)
     folder = Path(out or f"runs/{recipe.name}")
     with watching() as progress:
-        outcome = run_recipe(recipe, folder, _seeds(seeds[0], seeds[1] or recipe.seeds), workers=workers, progress=progress)
+        outcome = run_recipe(recipe, folder, seeds_from(seeds[0], seeds[1] or recipe.seeds), workers=workers, progress=progress)
     page = report_experiment(outcome, folder / "report.html")
     show.outcome(outcome, folder, page)
     if as_json:
-        _print_json(outcome.summary())
+        print_json(outcome.summary())
     return 0
 
 
@@ -292,7 +191,7 @@ class Audit:
         for name in filter(None, (self.data.model, self.reference)):
             locate(name)
         out = Path(self.out)
-        seeds = _seeds(self.data.seed, self.seeds)
+        seeds = seeds_from(self.data.seed, self.seeds)
         with watching() as progress:
             found = inspect_model(
                 data_settings(self.data),
@@ -309,7 +208,7 @@ class Audit:
         )
         show.inspection(found, page)
         if self.json:
-            _print_json(found.summary())
+            print_json(found.summary())
         return 0
 
 
@@ -334,7 +233,7 @@ class Fetch:
             path = fetch(self.name, source=self.source, progress=lambda stage, done, total: progress(stage, done, total, {}))
         print(f"{self.name}: {path}")
         if self.json:
-            _print_json({"name": self.name, "path": str(path)})
+            print_json({"name": self.name, "path": str(path)})
         return 0
 
 
@@ -358,6 +257,11 @@ class Report:
         if self.claims:
             outcome = load_outcome(folder)
             seeds = f"--seed {outcome.seeds[0]} --seeds {len(outcome.seeds)}"
+            if outcome.recipe.is_trial:
+                from sluicegate.report.trial import arms_markdown, claims_markdown
+
+                print(claims_markdown(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"), arms_markdown(outcome), sep="\n\n")
+                return 0
             print(claims_table(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"))
             print(arms_table(outcome))
             return 0
@@ -382,7 +286,7 @@ class Doctor:
         found = browse.doctor(self.model, self.forget, self.template)
         show.doctor(found)
         if self.json:
-            _print_json(found)
+            print_json(found)
         return 0
 
 
@@ -403,23 +307,46 @@ class Runs:
         found = browse.ACTIONS[self.action](list(self.runs), Path(self.root))
         show.browsed(self.action, found)
         if self.json:
-            _print_json({"action": self.action, "found": found})
+            print_json({"action": self.action, "found": found})
+        return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure the library's own speed as ratios to plain training, in one run."""
+
+    what: Positional[Literal["routing"]] = "routing"
+    """Which benchmark."""
+    quick: bool = False
+    """Few repetitions: noisier, for a first look."""
+    json: bool = False
+    """Print the ratios as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.bench import routing
+
+        with watching() as progress:
+            found = routing.run(quick=self.quick, progress=progress)
+        print(routing.markdown(found))
+        if self.json:
+            print_json(found)
         return 0
 
 
 def _simple(cls: type[Any]) -> Verb:
     summary = (cls.__doc__ or "").strip().split(". ")[0].split("? ")[0].replace("\n    ", " ").rstrip(".")
-    return Verb(summary, lambda verb, words: int(_parse(cls, verb, words).run()))
+    return Verb(summary, lambda verb, words: int(parse(cls, verb, words).run()))
 
 
 def _of_stage(cls: type[Stage]) -> Verb:
-    return Verb((cls.__doc__ or "").strip().split("\n")[0].rstrip("."), _stage)
+    return Verb((cls.__doc__ or "").strip().split("\n")[0].rstrip("."), run_stage)
 
 
 VERBS: dict[str, Verb] = {
     "demo": _simple(Demo),
-    **{verb: _of_stage(cls) for verb, cls in STAGES.items()},
+    **{verb: _of_stage(cls) for verb, cls in kinds().items() if issubclass(cls, OnData)},
     "audit": _simple(Audit),
+    "bench": _simple(Bench),
     "fetch": _simple(Fetch),
     "run": _simple(Run),
     "sweep": _simple(Sweep),

@@ -46,6 +46,10 @@ def _breakable(name: str) -> "Markup":
 
 def report_experiment(outcome: Outcome, path: Path) -> Path:
     """Write an experiment's page to `path`: one file that needs nothing else, and opens from disk. Returns `path`."""
+    if outcome.recipe.is_trial:
+        from sluicegate.report import trial
+
+        return trial.write(outcome, path)
     recipe, table = outcome.recipe, numbers.rows(outcome)
     looks = _looks(table)
     attacked = [name for name, arm in outcome.arms.items() if arm.attacks]
@@ -77,6 +81,24 @@ def report_experiment(outcome: Outcome, path: Path) -> Path:
         environment=_environment(outcome.arms.values()),
         command=_command(outcome),
         packaged=_packaged(recipe),
+    )
+    return _write(path, page)
+
+
+def write_trial(outcome: Outcome, content: Mapping[str, Any], path: Path) -> Path:
+    """Write the page of an experiment of trials, filled with `content` (see `trial.content`)."""
+    recipe = outcome.recipe
+    page = render(
+        "trial.html",
+        title=recipe.title or recipe.name,
+        about=" ".join(recipe.about.split()),
+        recipe=recipe,
+        seeds=outcome.seeds,
+        configs=_configs(outcome.arms),
+        environment=_environment(outcome.arms.values()),
+        command=_command(outcome),
+        packaged=_packaged(recipe),
+        **content,
     )
     return _write(path, page)
 

@@ -1,0 +1,76 @@
+"""Stages as verbs: the dataclass of a stage is its command line."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sluicegate.cli import show
+from sluicegate.cli.watch import watching
+from sluicegate.cli.words import parse, print_json, seeds_from
+from sluicegate.execution import execute, kinds
+from sluicegate.runs.identity import Stage
+from sluicegate.runs.room import result_of
+from sluicegate.stages import OnData
+from sluicegate.unlearning.objectives import method, methods
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every verb that measures."""
+
+    out: str = ""
+    """Folder of the results; the default is made from the settings, under runs/."""
+    seeds: int = 1
+    """Run this many seeds, from --seed on, side by side; each gets a folder seed-N in --out."""
+    json: bool = False
+    """Print one JSON object with the metrics as the last line."""
+
+
+def run_stage(verb: str, words: list[str]) -> int:
+    """Run one stage from the command line, for one seed or several."""
+    cls: type[Stage] = kinds()[verb]
+    description = (cls.__doc__ or "").strip()
+    if any(field.name == "objective" for field in dataclasses.fields(cls)):
+        kind, words = _method_of(words)
+        cls = dataclasses.make_dataclass(cls.__name__, [("objective", kind, kind())], bases=(cls,), frozen=True)
+        description += f"\n\nThe method is chosen with --method: {', '.join(sorted(methods()))}. Below are the settings with {kind.NAME}."
+    command = dataclasses.make_dataclass(verb, [("stage", cls, cls()), ("common", Common, Common())], frozen=True)
+    parsed = parse(command, verb, words, description)
+    common: Common = parsed.common
+    stage: OnData = parsed.stage
+    seeds = seeds_from(stage.seed, common.seeds)
+    base = Path(common.out or f"runs/{verb}")
+    if len(seeds) == 1:
+        with watching() as progress:
+            folders = [execute(stage, base, exact=bool(common.out), progress=progress)]
+    else:
+        from sluicegate.runs.pool import Job, run_jobs
+
+        place = {seed: base / f"seed-{seed}" if common.out else base for seed in seeds}
+        jobs = [
+            Job(f"seed {seed}", (), lambda done, seed=seed: {**stage.config(), "seed": seed}, place[seed], exact=bool(common.out))  # type: ignore[misc]
+            for seed in seeds
+        ]
+        with watching() as progress:
+            done = run_jobs(jobs, progress=progress)
+        folders = [done[job.key] for job in jobs]
+    results = [result_of(folder) for folder in folders]
+    show.stage_results(seeds, results, folders)
+    if common.json:
+        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "results": results})
+    return 0
+
+
+def _method_of(words: list[str]) -> tuple[type[Any], list[str]]:
+    """Take --method out of the words: which other options there are depends on it."""
+    chosen, left = "maxent", []
+    rest = iter(words)
+    for word in rest:
+        if word == "--method":
+            chosen = next(rest, "")
+        elif word.startswith("--method="):
+            chosen = word.partition("=")[2]
+        else:
+            left.append(word)
+    return method(chosen), left

@@ -1,0 +1,88 @@
+"""Charts of a trial's page: numbers of several arms side by side, and curves against anything."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sluicegate.curves import Estimate
+from sluicegate.report.figures import _DASHES, Series, _axes, _cut, _name_margin, _Paint, _style, _svg
+
+
+@dataclass(frozen=True)
+class Group:
+    """One measure over the arms: a colour in the chart."""
+
+    name: str
+    colour: str
+    """Name of a CSS variable of style.css."""
+    values: Sequence[Estimate | None]
+    """One an arm."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One arm's curve: the mean over seeds, and every seed."""
+
+    series: Series
+    x: Sequence[float]
+    seeds: Sequence[Sequence[float]]
+
+
+def dots_picture(name: str, label: str, arms: Sequence[str], groups: Sequence[Group]) -> str:
+    """One row an arm, one dot a measure, with its interval."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    paint = _Paint()
+    with _style(paint, name):
+        figure, axes = _axes(56 + (13 + 9 * len(groups)) * len(arms), _name_margin(list(arms)), 16, 8, 40)
+        ends = [v for group in groups for e in group.values if e is not None for v in (e.mean, e.low, e.high) if math.isfinite(v)]
+        low, high = min([0.0, *ends]), max([*ends, 1e-9])
+        for row in range(len(arms)):
+            for k, group in enumerate(groups):
+                found = group.values[row]
+                if found is None or not math.isfinite(found.mean):
+                    continue
+                y = row + (k - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 2)
+                colour = paint(group.colour)
+                if math.isfinite(found.low):
+                    axes.plot([found.low, found.high], [y, y], color=colour, lw=1.8, solid_capstyle="butt")
+                axes.plot([found.mean], [y], "o", ms=5.5, color=colour, mec=paint("paper"), mew=0.6, zorder=4)
+        axes.set_xlim(low - 0.03 * (high - low) if low < 0 else 0.0, high + 0.05 * (high - low))
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.set_yticks(range(len(arms)), [_cut(arm) for arm in arms], fontsize=9)
+        axes.tick_params(axis="y", length=0, pad=6)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        return _svg(figure, paint, name, label)
+
+
+def lines_picture(name: str, label: str, tracks: Sequence[Track], *, x_label: str, y_label: str) -> str:
+    """Curves of several arms: the mean as a line, every seed as a thin one."""
+    import numpy as np
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    paint = _Paint()
+    with _style(paint, name):
+        figure, axes = _axes(300, 52, 14, 10, 44)
+        for track in tracks:
+            colour = paint(track.series.colour)
+            if len(track.seeds) > 1:
+                for values in track.seeds:
+                    axes.plot(track.x, values, color=colour, lw=0.7, alpha=0.35, gid=f"class:seed {track.series.key}")
+            mean = np.mean(np.asarray(track.seeds, dtype=float), axis=0)
+            axes.plot(track.x, mean, color=colour, lw=1.9, linestyle=_DASHES[track.series.dash], gid=f"class:arm {track.series.key}")
+        axes.grid(axis="y")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6))
+            axis.set_major_formatter(FuncFormatter(_plain))
+        axes.margins(x=0.01)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, paint, name, label)
+
+
+def _plain(value: float, _: Any = None) -> str:
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
