@@ -1,0 +1,113 @@
+"""Stages on data: what they share, and the one that only scores."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from sluicegate.errors import UserError
+from sluicegate.items import GROUPS, Split
+from sluicegate.runs.identity import Stage, source
+from sluicegate.tasks import read
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sluicegate.runs.room import Room
+    from sluicegate.training import Fitted
+
+
+@dataclass(frozen=True)
+class OnData(Stage):
+    """What the stages have in common: a model, groups of rows, and how they become tokens."""
+
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+    """Sources without which the verb has nothing to do, beside the model."""
+
+    model: str = source("model")
+    """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
+    forget: str = source("data")
+    """Forget set: JSONL, text, Parquet, hub:NAME, or task:NAME/GROUP; several joined by commas."""
+    retain: str = source("data")
+    """Retain set, in the same formats."""
+    adjacent: str = source("data")
+    """Rows near the forget set that are to be kept; they are only scored."""
+    max_length: int = 256
+    """Longest row, in tokens; longer running text is cut into windows."""
+    template: bool = False
+    """Render prompts with the tokenizer's chat template."""
+    seed: int = 0
+    """Seed of everything random in this stage."""
+
+    def split(self) -> Split:
+        """The groups that were handed in."""
+        groups = {name: value for name, value in self.sources("data").items() if name in GROUPS}
+        return Split(**{name: read(value, name) for name, value in groups.items()})
+
+    def need(self, *names: str) -> None:
+        """Raise `UserError` unless these sources were handed in."""
+        missing = [f"--{name.replace('_', '-')}" for name in names if not getattr(self, name)]
+        if missing:
+            raise UserError(f"{self.VERB} needs {' and '.join(missing)}. See: sluicegate {self.VERB} --help")
+
+    def resolved(self) -> Self:
+        """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
+        self.need("model", *self.NEEDS)
+        if self.seed < 0:
+            raise UserError(f"the seed is {self.seed}; it must be 0 or more.")
+        return self
+
+    def width(self) -> int:
+        """The model's hidden size."""
+        from sluicegate.models import config_width
+
+        return config_width(self.model)
+
+    def is_wide(self) -> bool:
+        """Whether one operation is work enough for several threads.
+
+        In a narrow model two threads mostly wait for each other: on cores that others use as well, a step of the
+        arithmetic model took 25 times as long with two threads as with one.
+        """
+        return self.width() >= 256
+
+    def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        from sluicegate.models import load
+
+        return load(self.model, seed=self.seed)
+
+    def finish(
+        self, room: "Room", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
+    ) -> dict[str, Any]:
+        """Score the groups, save the model, and return the stage's result."""
+        from sluicegate.models import save
+
+        scores = self.score(model, tokenizer, split)
+        save(model.eval(), tokenizer, room.path / "model")
+        return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+
+    def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
+        """Mean scores of every group but the unlabelled one."""
+        from sluicegate.models import encode, fitting
+        from sluicegate.scoring import score
+
+        longest = fitting(model, self.max_length)
+        return {
+            name: score(model, encode(tokenizer, split.group(name), max_length=longest, template=self.template)).mean()
+            for name in ("forget", "retain", "adjacent")
+            if split.group(name)
+        }
+
+
+@dataclass(frozen=True)
+class Score(OnData):
+    """Score a model as it is: how much of each group does it know?"""
+
+    VERB: ClassVar[str] = "score"
+
+    def run(self, room: "Room") -> dict[str, Any]:
+        from sluicegate.training import Ledger
+
+        split = self.split()
+        if not (split.forget or split.retain or split.adjacent):
+            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent.")
+        model, tokenizer = self.load()
+        return {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
