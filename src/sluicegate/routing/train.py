@@ -41,7 +41,11 @@ def train_routed(
     called with each batch. `parts` fixes the composition of a batch (see `sampling.Mixture`); without,
     every row comes once an epoch. Rows of one label are put side by side, which lets the parameter
     form skip work. The optimiser is guarded: what no row may train keeps its value, bitwise.
+
+    Before anything is trained, one batch is run under every label; raises `UserError` naming each
+    parameter that is protected from a label and still gets gradient from it.
     """
+    objective = objective or CrossEntropy()
     named = labels if callable(labels) else _lookup(router, labels, len(rows))
     sort = None if callable(labels) else router.index(labels)
     draw = Mixture(rows, schedule.batch, seed_of(seed, "train"), parts)
@@ -53,12 +57,15 @@ def train_routed(
         order = sort[batch.index.cpu()].argsort(stable=True).to(batch.ids.device)
         return {"train": _reordered(batch, order)}
 
+    first = batches(0)
+    router.verify(first["train"].ids, lambda model, _: objective(model, first).value)
+
     def around(parts: Batches) -> AbstractContextManager[None]:
         return router(named(parts["train"]))
 
     return fit(
         model,
-        objective or CrossEntropy(),
+        objective,
         batches,
         schedule.or_rate(training_rate(width(model))) if not schedule.lr else schedule,
         seed=seed,
@@ -85,4 +92,3 @@ def _lookup(router: Router, labels: Tensor | Sequence[str], count: int) -> Namin
 
 def _reordered(batch: Batch, order: Tensor) -> Batch:
     return replace(batch, ids=batch.ids[order], attention=batch.attention[order], answer=batch.answer[order], index=batch.index[order])
-
