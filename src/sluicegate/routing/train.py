@@ -11,6 +11,7 @@ from sluicegate.errors import UserError
 from sluicegate.models import Batch, Rows, width
 from sluicegate.routing.labels import Labels
 from sluicegate.routing.router import Router
+from sluicegate.routing.rules import Rule, bind
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, Part, seed_of
 from sluicegate.schedule import Schedule, training_rate
@@ -23,7 +24,7 @@ Naming = Callable[[Batch], Labels]
 def train_routed(
     model: Any,
     rows: Rows,
-    labels: Tensor | Sequence[str] | Naming,
+    labels: Tensor | Sequence[str] | Naming | Rule,
     router: Router,
     schedule: Schedule,
     *,
@@ -37,15 +38,18 @@ def train_routed(
 ) -> Fitted:
     """Train `model` in place on `rows`, each routed by its label; return what it cost.
 
-    `labels` holds one label a row (n,) or a token (n, s), names or numbers of `router.labels`, or is
-    called with each batch. `parts` fixes the composition of a batch (see `sampling.Mixture`); without,
-    every row comes once an epoch. Rows of one label are put side by side, which lets the parameter
-    form skip work. The optimiser is guarded: what no row may train keeps its value, bitwise.
+    `labels` holds one label a row (n,) or a token (n, s), names or numbers of `router.labels`, or is a
+    rule (`routing.rules`), or any call from a batch to labels. `parts` fixes the composition of a batch
+    (see `sampling.Mixture`); without, every row comes once an epoch. Rows of one label are put side by
+    side, which lets the parameter form skip work. The optimiser is guarded: what no row may train keeps
+    its value, bitwise.
 
     Before anything is trained, one batch is run under every label; raises `UserError` naming each
     parameter that is protected from a label and still gets gradient from it.
     """
     objective = objective or CrossEntropy()
+    if isinstance(labels, Rule):
+        labels = bind(labels, router)
     named = labels if callable(labels) else _lookup(router, labels, len(rows))
     sort = None if callable(labels) else router.index(labels)
     draw = Mixture(rows, schedule.batch, seed_of(seed, "train"), parts)
