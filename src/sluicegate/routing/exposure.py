@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.labels import REST
+from sluicegate.routing.protect import JOINT
 
 if TYPE_CHECKING:
     from sluicegate.routing.router import Router
+
+_JOINT = "joint"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Report:
     @property
     def joint(self) -> tuple[str, ...]:
         """Parameters that are protected from no label: they learn from everything."""
-        return tuple(dict.fromkeys(row.parameter for row in self.rows if row.block == "joint"))
+        return tuple(dict.fromkeys(row.parameter for row in self.rows if row.block == _JOINT))
 
     def relative(self) -> dict[tuple[str, str], float]:
         """(block, label) -> gradient norm over weight norm, over all parameters of the block.
@@ -98,8 +100,8 @@ def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tens
     model, count = router.model, _rows(batch)
     parameters = dict(model.named_parameters())
     before = {name: p.grad for name, p in parameters.items()}
-    moved = router._flow.moved.clone()
-    cut = router.pieces()
+    ledgers = [(ledger, ledger.clone()) for ledger in router._flow.ledgers]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     norms: dict[tuple[str, str], dict[str, float]] = {}
     try:
         for number, label in enumerate(router.labels):
@@ -113,12 +115,13 @@ def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tens
     finally:
         for name, parameter in parameters.items():
             parameter.grad = before[name]
-        router._flow.moved = moved
+        for tensor, value in (*ledgers, *buffers):
+            tensor.copy_(value)
     trains = router.policy.trains()
     rows = []
     for (name, block), found in norms.items():
         held: tuple[str, ...] = ()
-        if name in cut:
+        if block != _JOINT:
             column = router.policy.columns.index(block)
             held = tuple(label for i, label in enumerate(router.labels) if not trains[i, column])
         weights = dict(_shares(router, name, parameters[name].detach()))[block]
@@ -129,10 +132,10 @@ def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tens
 def _shares(router: "Router", name: str, tensor: Tensor | None) -> list[tuple[str, Tensor | None]]:
     cut = router.pieces().get(name)
     if cut is None:
-        return [("joint", tensor)]
+        return [(_JOINT, tensor)]
     found: list[tuple[str, Tensor | None]] = []
     for piece in cut:
-        block = router.policy.columns[piece.column] if piece.column else REST
+        block = _JOINT if piece.column == JOINT else router.policy.columns[piece.column]
         if tensor is None or piece.runs is None:
             found.append((block, tensor))
         else:

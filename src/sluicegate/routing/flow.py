@@ -4,6 +4,7 @@ It is apart from the router so that a copy of the model copies it too, closed, a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class Flow:
         self.backward: Tensor | None = None
         self.forward: Tensor | None = None
         self.index: Tensor | None = None
-        self.moved = torch.zeros(len(policy.columns), dtype=torch.bool)
-        """[columns] which columns' units some row has moved since the optimiser's last step."""
+        self.ledgers: list[Tensor] = []
+        """One a guard, [columns + 1]: whether some row has moved a column since its optimiser's last step; last, whether any was routed."""
         self.number = 0
         """Number of the pass."""
         self.applied = 0
@@ -35,6 +36,9 @@ class Flow:
         self.unfinished = False
         """Whether the last pass was left before its backward pass."""
         self._rows: dict[int, list[tuple[Selection, float]]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Flow":
+        return Flow(self.policy)
 
     def enter(self, assigned: Assigned | None) -> None:
         if self.open:
@@ -50,7 +54,10 @@ class Flow:
     def take(self, assigned: Assigned) -> None:
         """Let these labels hold for the open pass."""
         self.backward, self.forward, self.index = assigned.backward, assigned.forward, assigned.index
-        self.moved |= assigned.moved
+        if torch.is_grad_enabled():
+            for ledger in self.ledgers:
+                ledger[:-1] |= assigned.moved
+                ledger[-1] = True
         self._rows.clear()
 
     def leave(self) -> None:
@@ -93,12 +100,35 @@ class Flow:
             self.too_late(site)
         self.returned += 1
 
+    def came_back(self, number: int) -> None:
+        """Note that the backward pass of pass `number` began."""
+        if self.number == number:
+            self.returned += 1
+            self.unfinished = False
+
+    def idle(self, site: str) -> None:
+        """Called by whatever is attached when a forward pass goes by and no pass is open."""
+        if self.unfinished:
+            if torch._C._current_graph_task_id() != -1:  # inside somebody's backward pass: a recomputation
+                self.too_late(site)
+            self.unfinished = False  # another pass has begun
+
     def too_late(self, site: str) -> None:
         raise UserError(
             f"site {site!r}: the router was left before backward. Put the call of backward() inside the block: with router(labels): "
             "loss = ...; loss.backward(). Under gradient checkpointing the forward pass is computed again there, and would not be routed."
         )
 
-    def in_recomputation(self) -> bool:
-        """Whether a forward pass runs inside somebody's backward pass."""
-        return torch._C._current_graph_task_id() != -1
+
+def laid(weights: Tensor, shape: Sequence[int], axis: int) -> Tensor | None:
+    """`weights` [b, columns] or [b, t, columns] for an activation of this shape, or None where they do not fit.
+
+    The activation may have rows and tokens in one dimension; `axis` is the first that labels cannot
+    cover, because features lie along it.
+    """
+    lead = weights.shape[:-1]
+    if len(lead) <= axis and tuple(shape[: len(lead)]) == tuple(lead):
+        return weights
+    if axis > 0 and shape[0] == lead.numel():
+        return weights.reshape(-1, weights.shape[-1])
+    return None

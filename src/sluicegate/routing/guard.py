@@ -14,66 +14,75 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sluicegate.routing.flow import Flow
-from sluicegate.routing.protect import Piece
+from sluicegate.routing.protect import JOINT, Piece
 
 
 @dataclass
-class _Kept:
-    """A tensor's share before the step, and where it goes back to."""
+class _Held:
+    """One share of one parameter, which a step must not move, and what was there before the step."""
 
-    into: Tensor
-    value: Tensor
+    parameter: nn.Parameter
+    piece: Piece
+    values: dict[str, list[Tensor]]
+    """By the optimiser's own name for its memory, and "" for the weights: one tensor a run."""
 
 
 class Guard:
-    """Watches one optimiser through its step hooks."""
+    """Watches one optimiser through its step hooks.
+
+    Only passes within the router's blocks count as training: rows that anything may learn from go into a
+    block too, as retain or unlabelled. Memory that is not of the parameter's shape (Adafactor's) is not put back.
+    """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, cut: Mapping[nn.Parameter, tuple[Piece, ...]], flow: Flow, group: Any = None
     ) -> None:
         self.cut, self.flow, self.group = cut, flow, group
-        self.kept: list[_Kept] = []
+        self.held: list[_Held] = []
         self.gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self.ledger = torch.zeros(len(flow.policy.columns) + 1, dtype=torch.bool)
+        flow.ledgers.append(self.ledger)
         self.handles = [optimizer.register_step_pre_hook(self.before), optimizer.register_step_post_hook(self.after)]
 
     def remove(self) -> None:
+        """Let the optimiser step as it does without a router."""
         for handle in self.handles:
             handle.remove()
+        self.flow.ledgers = [ledger for ledger in self.flow.ledgers if ledger is not self.ledger]
 
     def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self.kept, self.gradients = [], []
-        if not self.flow.number:
-            return  # nothing was routed yet: an ordinary step
+        self.held, self.gradients = [], []
         moved = self._moved_anywhere()
-        self.flow.moved = torch.zeros_like(moved)
-        if not moved.any():
-            return  # a step without any routed pass since the last one
+        self.ledger.zero_()
+        if not moved[-1]:
+            return  # nothing was routed since the last step: an ordinary one
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            held = [piece for piece in self.cut.get(parameter, ()) if not moved[piece.column]]
+            own = self.cut.get(parameter, ())
+            held = [piece for piece in own if piece.column != JOINT and not moved[piece.column]]
             if not held or parameter.grad is None:
                 continue
-            if len(held) == len(self.cut[parameter]):
+            if len(held) == len(own):
                 self.gradients.append((parameter, parameter.grad))
                 parameter.grad = None
                 continue
-            state = optimizer.state.get(parameter, {})
-            tensors = [parameter.detach(), *(t for t in state.values() if isinstance(t, Tensor) and t.shape == parameter.shape)]
             for piece in held:
-                for tensor in tensors:
-                    for view in _views(tensor, piece):
-                        self.kept.append(_Kept(view, view.clone()))
+                values = {name: [view.clone() for view in _views(tensor, piece)] for name, tensor in _tensors(optimizer, parameter)}
+                self.held.append(_Held(parameter, piece, values))
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for kept in self.kept:
-            kept.into.copy_(kept.value)
+        for held in self.held:
+            for name, tensor in _tensors(optimizer, held.parameter):
+                views = _views(tensor, held.piece)
+                for view, value in zip(views, held.values.get(name, [None] * len(views)), strict=True):
+                    view.zero_() if value is None else view.copy_(value)  # memory that this step began remembers nothing
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
-        self.kept, self.gradients = [], []
+        self.held, self.gradients = [], []
 
     def _moved_anywhere(self) -> Tensor:
-        """Which columns some row moved, on this process or on another that trains the same weights."""
-        moved = self.flow.moved.clone()
+        """The ledger, with those of the other processes that train the same weights."""
+        moved = self.ledger.clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             count = moved.to(torch.int32)
             if torch.distributed.get_backend(self.group) == "nccl":
@@ -81,6 +90,13 @@ class Guard:
             torch.distributed.all_reduce(count, group=self.group)
             moved = count.cpu() > 0
         return moved
+
+
+def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
+    """A parameter's weights (""), and the optimiser's memory of each of them."""
+    memory = optimizer.state.get(parameter, {})
+    own = [(str(name), t) for name, t in memory.items() if isinstance(t, Tensor) and t.shape == parameter.shape and t.dim()]
+    return [("", parameter.detach()), *own]
 
 
 def _views(tensor: Tensor, piece: Piece) -> list[Tensor]:

@@ -144,11 +144,12 @@ def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
     shares = given.to(device).float()
     if not _transformed():
         total = shares.sum(-1)
-        if bool((shares < 0).any()) or not bool(torch.isfinite(total).all()) or bool(((total - 1).abs() > 1e-3).any()):
+        if bool((shares < 0).any()) or not bool(torch.isfinite(total).all()) or bool(((total - 1).abs() > 1e-2).any()):
             raise UserError("soft labels must be shares: 0 or more, adding up to 1 for every row (or token).")
     backward = shares @ policy.backward.to(device)
     forward = shares @ policy.forward.to(device) if policy.ablates else None
-    moved = (backward != 0).flatten(0, -2).any(0).cpu() if not _transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
+    moving = backward if forward is None else backward * forward
+    moved = (moving != 0).flatten(0, -2).any(0).cpu() if not _transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
     return Assigned(backward, forward, None, moved)
 
 

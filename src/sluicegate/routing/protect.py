@@ -10,7 +10,7 @@ passes; here one pass over a mixed batch.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow, Selection
-from sluicegate.routing.sites import Part, is_linear, runs
+from sluicegate.routing.flow import Flow, Selection, laid
+from sluicegate.routing.sites import CHANNELS_FIRST, Part, is_linear, runs
 
+JOINT = -1
+"""Column of what is held back from no row at all."""
 Runs = tuple[tuple[int, int], ...]
+Rows = dict[int, list[tuple[Selection, float]]]
 Take = Callable[[int], list[tuple[Tensor, Tensor, float]]]
 """For a column, the inputs and gradients of the rows that move it, with their weight."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A share of one parameter that belongs to one column."""
+    """A share of one parameter that belongs to one column, or to `JOINT`."""
 
     column: int
     dim: int
@@ -37,26 +40,31 @@ class Piece:
     """Where along `dim`; None for all of it."""
 
 
-def pieces(parameter: Tensor, parts: Sequence[tuple[Part, dict[int, tuple[int, int]]]]) -> tuple[Piece, ...]:
+def pieces(parameter: Tensor, part: Part | None, blocks: Mapping[int, tuple[int, int]], *, gated: bool = False) -> tuple[Piece, ...]:
     """Cut a parameter into each block's share and the rest's.
 
-    `parts` holds the sites' parts of this parameter with the units of each block (by column).
+    `part` is the site's part of it, if any, with the units of each block (by column). An index that
+    serves units of several columns (a shared key head) is the rest's; where the gradient is `gated`
+    by unit, which cannot tell whose it is there, it is held back from nobody.
     """
-    if not parts:
+    if part is None:
         return (Piece(0, 0, None),)
-    part, blocks = parts[0]
-    dim = part.dim
-    rest = torch.ones(parameter.shape[dim], dtype=torch.bool)
+    rest = torch.ones(parameter.shape[part.dim], dtype=torch.bool)
+    shared = torch.zeros_like(rest)
     found = []
     for column, (start, stop) in blocks.items():
         mine = part.belongs(start, stop)
         rest &= ~mine
+        shared |= part.touches(start, stop) & ~mine
         if mine.any():
-            found.append(Piece(column, dim, runs(mine)))
+            found.append(Piece(column, part.dim, runs(mine)))
+    if gated and shared.any():
+        rest &= ~shared
+        found.append(Piece(JOINT, part.dim, runs(shared)))
     if rest.any():
-        found.append(Piece(0, dim, runs(rest)))
+        found.append(Piece(0, part.dim, runs(rest)))
     if len(found) == 1:
-        return (Piece(found[0].column, dim, None),)
+        return (Piece(found[0].column, part.dim, None),)
     return tuple(found)
 
 
@@ -70,18 +78,21 @@ class RoutedLinear(torch.autograd.Function):
         bias: Tensor | None,
         dense: Tensor | None,
         cut: "Cut",
-        rows: dict[int, list[tuple[Selection, float]]] | None,
+        rows: Rows | None,
+        note: Callable[[], None] | None,
     ) -> Tensor:
         return F.linear(x, weight.t() if cut.transposed else weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, dense, ctx.cut, ctx.rows = inputs
+        x, weight, bias, dense, ctx.cut, ctx.rows, ctx.note = inputs
         ctx.has_bias = bias is not None
         ctx.save_for_backward(x, weight, dense)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        if ctx.note is not None:
+            ctx.note()
         x, weight, dense = ctx.saved_tensors
         cut: Cut = ctx.cut
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -95,7 +106,7 @@ class RoutedLinear(torch.autograd.Function):
                 gw = _weight_gradient(weight, g, cut, take)
             if need_bias and ctx.has_bias:
                 gb = _bias_gradient(g, cut, take)
-        return gx, gw, gb, None, None, None
+        return gx, gw, gb, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class Cut:
     """How many leading dimensions the labels cover."""
 
 
-def _grouped_rows(x: Tensor, g: Tensor, rows: dict[int, list[tuple[Selection, float]]], row_dims: int) -> Take:
+def _grouped_rows(x: Tensor, g: Tensor, rows: Rows, row_dims: int) -> Take:
     flat_x = x.reshape(-1, *x.shape[row_dims:]) if row_dims > 1 else x
     flat_g = g.reshape(-1, *g.shape[row_dims:]) if row_dims > 1 else g
     cache: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -133,6 +144,8 @@ def _dense_rows(x: Tensor, g: Tensor, dense: Tensor) -> Take:
     flat = x.reshape(-1, x.shape[-1])
 
     def take(column: int) -> list[tuple[Tensor, Tensor, float]]:
+        if column == JOINT:
+            return [(flat, g.reshape(-1, g.shape[-1]), 1.0)]
         w = dense[..., column].to(g.dtype)
         w = w.reshape(*w.shape, *(1,) * (g.dim() - w.dim()))
         return [(flat, (g * w).reshape(-1, g.shape[-1]), 1.0)]
@@ -174,15 +187,15 @@ class Shield:
         self.own = module.__dict__.get("forward")
         """A `forward` that somebody else had put on the module itself."""
         self.columns = sorted({piece.column for own in cut.values() for piece in own})
-        if is_linear(module):
+        if is_linear(module) and (not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward):
             transposed = not isinstance(module, nn.Linear)
-            whole = (Piece(0, 0, None),)
+            whole = (Piece(JOINT, 0, None),)
             self.linear: tuple[Cut, Cut] | None = tuple(  # type: ignore[assignment]
                 Cut(cut.get("weight", whole), cut.get("bias", whole), transposed, dims) for dims in (1, 2)
             )
         else:
             self.linear = None
-            self.shadow = _without_hooks(module)
+        self.shadow = _without_hooks(module)
 
     def attach(self) -> None:
         self.module.forward = self
@@ -200,8 +213,8 @@ class Shield:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         flow = self.flow
         if not flow.open:
-            if not flow.open and not torch.compiler.is_compiling() and flow.unfinished and flow.in_recomputation():
-                flow.too_late(self.name)
+            if not torch.compiler.is_compiling():
+                flow.idle(self.name)
             return self.plain(*args, **kwargs)
         if not any(p.requires_grad for name, p in self.module.named_parameters(recurse=False) if name in self.cut):
             return self.plain(*args, **kwargs)
@@ -211,43 +224,35 @@ class Shield:
                 f"module {self.name!r}: labels that come after the forward pass only work in the activation form (form='gate'): the "
                 "parameter form has to know which rows may train which weights."
             )
+        if self.own is not None and not isinstance(self.own, Shield):
+            raise UserError(
+                f"module {self.name!r}: something else has put its own forward on it, whose rows cannot be told apart. Take that off, or "
+                f"let it learn from everything: joint={self.name + '.*'!r}."
+            )
         if not compiling:
             flow.applied += 1
-            flow.returned += 1  # nothing here needs the block in the backward pass; only a recomputation would
             if flow.index is not None and flow.all_whole(self.columns):
                 return self.plain(*args, **kwargs)
-        if self.linear is not None and len(args) == 1 and not kwargs:
-            return self._linear(args[0], compiling)
+        if self.linear is not None and len(args) == 1 and not kwargs and (dense := self._weights(args[0], args[0].dim() - 1)) is not None:
+            return self._linear(args[0], dense, compiling)
         return self._two_ways(args, kwargs)
 
-    def _linear(self, x: Tensor, compiling: bool) -> Tensor:
+    def _linear(self, x: Tensor, dense: Tensor, compiling: bool) -> Tensor:
         assert self.linear is not None
         flow, module = self.flow, self.module
-        dims = 1 if flow.backward is None else flow.backward.dim() - 1
-        dims = 1 if x.dim() - 1 < dims else dims
-        self._fits(x, dims)
-        rows = None if compiling or flow.index is None else {column: flow.rows(column) or [] for column in self.columns}
-        dense = self._dense(x) if rows is None else None
-        return RoutedLinear.apply(x, module.weight, module.bias, dense, self.linear[dims - 1], rows)  # type: ignore[no-any-return, no-untyped-call]
+        if compiling or flow.index is None:
+            return RoutedLinear.apply(x, module.weight, module.bias, dense, self.linear[0], None, None)  # type: ignore[no-any-return, no-untyped-call]
+        rows: Rows = {column: flow.rows(column) or [] for column in self.columns} | {JOINT: [(None, 1.0)]}
+        cut, number = self.linear[dense.dim() - 2], flow.number
+        return RoutedLinear.apply(x, module.weight, module.bias, None, cut, rows, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
 
-    def _dense(self, x: Tensor) -> Tensor:
-        assert self.flow.backward is not None
-        weights = self.flow.backward if self.flow.forward is None else self.flow.backward * self.flow.forward
-        if tuple(x.shape[: weights.dim() - 1]) != tuple(weights.shape[:-1]):
-            weights = weights.reshape(-1, weights.shape[-1])
-        return weights
+    def _weights(self, x: Tensor, axis: int) -> Tensor | None:
+        """The weights of the rows of `x`; None where it has not the batch's rows.
 
-    def _fits(self, x: Tensor, dims: int) -> None:
+        What is ablated in the forward pass needs no weight here: its gradient is zero, or a share, already.
+        """
         assert self.flow.backward is not None
-        lead = tuple(self.flow.backward.shape[:-1])
-        rows = 1
-        for size in lead:
-            rows *= size
-        if tuple(x.shape[: len(lead)]) != lead and x.shape[0] != rows:
-            raise UserError(
-                f"module {self.name!r}: labels have shape {lead}, but its input is {tuple(x.shape)}. Labels must have the batch's own "
-                "size; a module that does not see the batch row by row belongs into joint=."
-            )
+        return laid(self.flow.backward, x.shape, axis)
 
     def _two_ways(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Any module without children: once with its weights held, and once for their gradients alone.
@@ -257,23 +262,39 @@ class Shield:
         """
         own = dict(self.module.named_parameters(recurse=False))
         self.shadow.training = self.module.training
-        held = torch.func.functional_call(self.shadow, {name: p.detach() for name, p in own.items()}, args, kwargs)
+        fixed = {name: p.detach() if name in self.cut else p for name, p in own.items()}
+        state = {name: b.clone() for name, b in self.module.named_buffers(recurse=False)}  # a norm's running means count once
+        held = torch.func.functional_call(self.shadow, fixed, args, kwargs)
         if not isinstance(held, Tensor):
             raise UserError(
                 f"module {self.name!r} ({type(self.module).__name__}) has weights of its own and gives a {type(held).__name__}, so its "
-                f"rows cannot be told apart. Let it learn from everything: joint={self.name + '*'!r}."
+                f"rows cannot be told apart. Let it learn from everything: joint={self.name + '.*'!r}."
             )
         if not torch.is_grad_enabled():
             return held
-        fixed = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+        seen = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
         named = {k: a.detach() if isinstance(a, Tensor) else a for k, a in kwargs.items()}
-        dense = self._dense(held)
+        weights = self._rows_of(held)
         for column in self.columns:
             live = {name: _live(p, column, self.cut.get(name, ())) for name, p in own.items()}
-            free = torch.func.functional_call(self.shadow, live, fixed, named)
-            w = dense[..., column].to(held.dtype)
-            held = held + w.reshape(*w.shape, *(1,) * (held.dim() - w.dim())) * (free - free.detach())
+            free = torch.func.functional_call(self.shadow, live | {name: b.clone() for name, b in state.items()}, seen, named)
+            w = weights[..., column].to(held.dtype)
+            held = held + w.reshape(*w.shape, *(1,) * (free.dim() - w.dim())) * (free - free.detach())
         return held
+
+    def _rows_of(self, y: Tensor) -> Tensor:
+        """The weights of the rows of an output, which may be one for all rows (positions, for example)."""
+        assert self.flow.backward is not None
+        axis = 1 if isinstance(self.module, CHANNELS_FIRST) else y.dim() - 1
+        if (weights := self._weights(y, axis)) is not None:
+            return weights
+        lead = self.flow.backward.shape[:-1]
+        if y.dim() > len(lead) and y.shape[0] == 1 and all(size in (1, own) for size, own in zip(y.shape[: len(lead)], lead, strict=True)):
+            return self.flow.backward
+        raise UserError(
+            f"module {self.name!r}: labels have shape {tuple(lead)}, but what it gives is {tuple(y.shape)}. Labels must have the batch's "
+            f"own size; a module that does not see the batch row by row learns from everything: joint={self.name + '.*'!r}."
+        )
 
 
 def _without_hooks(module: nn.Module) -> nn.Module:

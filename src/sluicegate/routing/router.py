@@ -47,8 +47,8 @@ class Router:
     site (Cloud et al. 2024, arXiv 2410.04332, s3). What lies behind the site, and whatever is
     reached round it, still learns: `report` lists it. form "protect": gradients of activations are
     left alone, and rows do not enter the gradient of weights that they may not train, in the whole
-    model but for the parameters that match the globs `joint` (SGTM, arXiv 2512.05648). Use `guard`
-    on the optimiser in either form, or momentum and weight decay go on moving what is held.
+    model but for the parameters that match the globs `joint` (SGTM, arXiv 2512.05648), and those that a
+    module with children holds itself. Use `guard` on the optimiser in either form, or momentum and weight decay go on moving what is held.
 
     Raises `UserError` for sites that match nothing or twice, blocks that overlap or do not fit, and
     names that do not exist.
@@ -83,6 +83,7 @@ class Router:
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
         self._hooks: list[RemovableHandle] = []
         self._shields: list[Shield] = []
+        self._attached: dict[str, nn.Module] = {}
         self._attach()
 
     # ------------------------------------------------------------------------------- what there is
@@ -191,12 +192,15 @@ class Router:
     def _unchanged(self) -> None:
         if not self._hooks and not self._shields:
             raise UserError("this router was removed from its model. Make a new one.")
+        way_out = "Call router.remove() before changing a model, and make a new router after."
+        modules = dict(self.model.named_modules())
+        for name, module in self._attached.items():
+            if modules.get(name) is not module:
+                raise UserError(f"the model was changed under the router: {name!r} is another module, or gone. {way_out}")
         for name, parameter in self.model.named_parameters():
             if name in self._shapes and tuple(parameter.shape) != self._shapes[name]:
-                raise UserError(
-                    f"the model was changed under the router: {name} is {tuple(parameter.shape)} and was {self._shapes[name]}. Call "
-                    "router.remove() before changing a model, and make a new router after."
-                )
+                was = self._shapes[name]
+                raise UserError(f"the model was changed under the router: {name} is {tuple(parameter.shape)} and was {was}. {way_out}")
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
@@ -205,18 +209,21 @@ class Router:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
                 tap = Tap(site, columns, self._flow, gates=self.form == "gate")
                 self._hooks.append(tap.attach(modules[site.tap], site.at))
+                self._attached[site.tap] = modules[site.tap]
         if self.form == "protect":
             by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
             for path, module in modules.items():  # by identity: a tied weight is used by two modules
                 own_cut = {name: by_identity[id(p)] for name, p in module._parameters.items() if id(p) in by_identity}
-                if own_cut:
+                if own_cut and not any(True for _ in module.children()):
                     shield = Shield(path, module, own_cut, self._flow)
                     shield.attach()
                     self._shields.append(shield)
+                    self._attached[path] = module
 
     def _cut(self) -> dict[str, tuple[Piece, ...]]:
         """Every parameter that some label may not train, cut into columns."""
-        parts: dict[str, list[tuple[Part, dict[int, tuple[int, int]]]]] = {}
+        parameters = dict(self.model.named_parameters())
+        parts: dict[str, tuple[Part, dict[int, tuple[int, int]]]] = {}
         for site, placed in self.places:
             if self.form == "protect" and not site.parts:
                 raise UserError(
@@ -224,26 +231,23 @@ class Router:
                     "layer, an MLP or an attention, or use form='gate'."
                 )
             for part in site.parts:
-                columns = {self.policy.columns.index(name): extent for name, extent in placed.items()}
-                parts.setdefault(part.parameter, []).append((part, columns))
-        parameters = dict(self.model.named_parameters())
-        for name, own in parts.items():
-            if len(own) > 1:
-                raise UserError(f"the parameter {name!r} is divided at two sites at once. Leave one of them out.")
-        if self.form == "gate":
-            # A gate at a module's output also holds back the gradient of what makes its units, and of nothing behind it.
-            return {name: pieces(parameters[name], own) for name, own in parts.items() if not own[0][0].consumer}
-        found = {}
-        for path, module in self.model.named_modules():
-            whole = not any(True for _ in module.children())
-            for own_name, parameter in module.named_parameters(recurse=False):
-                name = f"{path}.{own_name}" if path else own_name
-                if name not in parameters or any(fnmatchcase(name, pattern) for pattern in self.joint) or not whole:
+                # A gate at a module's output also holds back the gradient of what makes its units, and of nothing behind it.
+                if part.parameter not in parameters or (self.form == "gate" and part.consumer):
                     continue
-                found[name] = pieces(parameter, parts.get(name, ()))
+                if part.parameter in parts:
+                    raise UserError(f"the parameter {part.parameter!r} is divided at two sites at once. Leave one of them out.")
+                parts[part.parameter] = part, {self.policy.columns.index(name): extent for name, extent in placed.items()}
         for pattern in self.joint:
             if pattern and not any(fnmatchcase(name, pattern) for name in parameters):
                 raise UserError(f"joint={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
+        leaves = {
+            id(p) for m in self.model.modules() if not any(True for _ in m.children()) for p in m.parameters(recurse=False)
+        }  # what a module with children holds itself is used in ways that only it knows
+        found = {}
+        for name, parameter in parameters.items():
+            wanted = name in parts if self.form == "gate" else id(parameter) in leaves
+            if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint):
+                found[name] = pieces(parameter, *parts.get(name, (None, {})), gated=self.form == "gate")
         return found
 
 

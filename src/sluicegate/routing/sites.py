@@ -8,7 +8,8 @@ nothing is tied to an architecture.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Literal
 
 import torch
@@ -21,10 +22,13 @@ Kind = Literal["mlp", "heads", "lora", "features"]
 
 _UP = (("gate_proj", "up_proj"), ("up_proj",), ("c_fc",), ("fc1",), ("fc_in",), ("dense_h_to_4h",), ("wi",))
 _DOWN = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "wo")
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+"""Modules whose features lie along dimension 1."""
 
 ALIASES: dict[str, Kind] = {"mlp_hidden": "mlp", "heads": "heads", "lora_rank": "lora"}
-"""Names that stand for all sites of a kind; "resid" stands for the outputs of the decoder's layers."""
+"""Names that stand for all sites of a kind."""
+_NAMED = (*ALIASES, "resid", "experts")
+"""With "resid" for the outputs of the decoder's layers, and "experts" for all `experts.Experts`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,10 @@ class Part:
     def belongs(self, start: int, stop: int) -> Tensor:
         """[size of dim] whether an index serves units of [start, stop) and no others."""
         return (self.unit >= start) & (self.unit + self.span <= stop)
+
+    def touches(self, start: int, stop: int) -> Tensor:
+        """[size of dim] whether an index serves some unit of [start, stop)."""
+        return (self.unit < stop) & (self.unit + self.span > start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +77,40 @@ def find(model: nn.Module, pattern: str, at: At = "auto") -> list[Site]:
     """Return the sites that `pattern` names, in the model's order.
 
     `pattern` is a glob over module names, one segment a star ("model.layers.*.mlp",
-    "transformer.h.[0-4].mlp.act"; ``**`` crosses segments), or an alias: mlp_hidden, heads, resid,
-    lora_rank. Raises `UserError` that lists the nearest names when it matches nothing.
+    "transformer.h.[0-4].mlp.act"; ``**`` crosses segments, "" is the model itself), or an alias:
+    mlp_hidden, heads, resid, lora_rank, experts. A module of that very name comes before an alias.
+    Raises `UserError` that lists the nearest names when it matches nothing.
     """
     modules = dict(model.named_modules())
-    if pattern in (*ALIASES, "resid"):
+    if pattern in _NAMED and pattern not in modules:
         names = _by_kind(modules, pattern)
         if not names:
             raise UserError(f"the model has no site of the kind {pattern!r}. Name a module instead, for example {_examples(modules)}.")
     else:
-        wanted = re.compile(_regex(pattern))
-        names = [name for name in modules if wanted.fullmatch(name)]
+        wanted = _matcher(pattern)
+        names = [name for name in modules if wanted.fullmatch(name) and (name or not pattern)]
     if not names:
         raise UserError(
             f"the site {pattern!r} matches no module. Nearest: {nearest(pattern, [n for n in modules if n])}. A site is a module's "
-            "name or a glob over one segment each, for example 'model.layers.*.mlp', or one of mlp_hidden, heads, resid, lora_rank."
+            f"name or a glob over one segment each, for example 'model.layers.*.mlp', or one of {', '.join(_NAMED)}."
         )
-    return [site_of(model, name, at) for name in names]
+    first = {id(p): name for name, p in model.named_parameters()}
+    known = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    return [_canonical(site_of(model, name, at), known) for name in names]
+
+
+def _canonical(site: Site, known: dict[str, str]) -> Site:
+    """The site with its parameters by the name that `named_parameters` gives, which a tied weight has only one of."""
+    return replace(site, parts=tuple(replace(part, parameter=known.get(part.parameter, part.parameter)) for part in site.parts))
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(_regex(pattern))
+    except re.error as error:
+        raise UserError(
+            f"the site {pattern!r} is no glob ({error}). In brackets stand single characters or a range of them: [0-4]."
+        ) from None
 
 
 def _regex(pattern: str) -> str:
@@ -115,6 +140,8 @@ def _by_kind(modules: dict[str, nn.Module], alias: str) -> list[str]:
     if alias == "resid":
         stacks = [n for n, m in modules.items() if isinstance(m, nn.ModuleList) and len(m) and _is_layer(m[0])]
         return [f"{n}.{i}" for n in stacks[:1] for i in range(len(modules[n]))]  # type: ignore[arg-type]
+    if alias == "experts":
+        return [name for name, module in modules.items() if callable(getattr(module, "routing_site", None))]
     recognise = {"mlp": mlp_of, "heads": attention_of, "lora": lora_of}[ALIASES[alias]]
     return [name for name, module in modules.items() if recognise(module) is not None]
 
@@ -273,7 +300,7 @@ def _lora_site(module: nn.Module, name: str, prefix: str, adapter: str) -> Site:
 
 
 def _feature_site(module: nn.Module, name: str, prefix: str, at: Literal["input", "output"]) -> Site:
-    dim = 1 if isinstance(module, _CHANNELS_FIRST) else -1
+    dim = 1 if isinstance(module, CHANNELS_FIRST) else -1
     if not is_linear(module):
         if isinstance(module, nn.modules.conv._ConvNd):
             return _convolution_site(module, name, prefix, at)
@@ -307,7 +334,7 @@ def place(site: Site, blocks: dict[str, Extent]) -> dict[str, tuple[int, int]]:
     """Return each block's units as (start, stop); counts take their units from the end, in order.
 
     Where the number of units is unknown, places are negative and count from the end. Raises
-    `UserError` for blocks that overlap, reach outside, or take every unit.
+    `UserError` for blocks that overlap or reach outside.
     """
     counted = sum(extent for extent in blocks.values() if isinstance(extent, int))
     total = site.units if site.units is not None else 0
@@ -341,7 +368,7 @@ def _bounds(site: Site, name: str, extent: tuple[int, int] | range | slice | Seq
             stop = site.units if site.units is not None else 0
     else:
         try:
-            start, stop = extent
+            start, stop = (index(edge) for edge in extent)
         except (TypeError, ValueError):
             raise UserError(f"site {site.name!r}: block {name!r} is {extent!r}; give a number of units, or (start, stop).") from None
     if site.units is not None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow
+from sluicegate.routing.flow import Flow, laid
 from sluicegate.routing.gate import Columns, Gate, LateGate, ablated
 from sluicegate.routing.sites import Site
 
@@ -19,19 +19,26 @@ class Tap:
         self.name, self.dim, self.units, self.width = site.name, site.dim, site.units, site.width
         self.columns = tuple((start * site.width, stop * site.width, c) for start, stop, c in columns)
         self.flow = flow
+        self.known: set[int] = set()
+        """Numbers of features that the blocks have been found to fit."""
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
     def attach(self, module: nn.Module, at: str) -> RemovableHandle:
         if at == "input":
-            return module.register_forward_pre_hook(self.on_input)
+            return module.register_forward_pre_hook(self.on_input, with_kwargs=True)
         return module.register_forward_hook(self.on_output)
 
-    def on_input(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not self.flow.open:
             self._idle()
             return None
-        return (self.route(args[0]), *args[1:])
+        if args and isinstance(args[0], Tensor):
+            return (self.route(args[0]), *args[1:]), kwargs
+        for name, value in kwargs.items():  # called by names, as decoders do
+            if not args and isinstance(value, Tensor):
+                return args, kwargs | {name: self.route(value)}
+        raise UserError(f"site {self.name!r} was called without a tensor to begin with, so its input cannot be routed. Use at='output'.")
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self.flow.open:
@@ -46,8 +53,8 @@ class Tap:
         )
 
     def _idle(self) -> None:
-        if not torch.compiler.is_compiling() and self.flow.unfinished and self.flow.in_recomputation():
-            self.flow.too_late(self.name)
+        if not torch.compiler.is_compiling():
+            self.flow.idle(self.name)
 
     def route(self, x: Tensor) -> Tensor:
         flow = self.flow
@@ -57,7 +64,7 @@ class Tap:
         number = flow.number
         if flow.late:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
-        self._fits(x)
+        self._fits(x.shape, flow.backward)
         return self._routed(x, lambda: flow.check(number, self.name))
 
     def _routed(self, x: Tensor, check: Any) -> Tensor:
@@ -65,42 +72,52 @@ class Tap:
         weights = flow.backward
         assert weights is not None
         if flow.forward is not None:
-            x = ablated(x, self._shaped(flow.forward, x), self.columns, self.dim)
+            x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
-        return Gate.apply(x, self._shaped(weights, x), self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
+        return Gate.apply(x, self._shaped(weights, x.shape), self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:
         self.flow.check(number, self.name)
         if self.flow.backward is None:
             raise UserError(f"site {self.name!r}: backward began before the labels came. Call later.label(labels) first.")
-        return self._shaped(self.flow.backward, torch.empty(shape, device="meta"))
+        self._fits(shape, self.flow.backward)
+        return self._shaped(self.flow.backward, shape)
 
-    def _shaped(self, weights: Tensor, x: Tensor) -> Tensor:
-        """Weights whose leading dimensions are those of `x`, which may have rows and tokens in one."""
-        lead = weights.shape[:-1]
-        if tuple(x.shape[: len(lead)]) == tuple(lead):
-            return weights
-        return weights.reshape(-1, weights.shape[-1])
+    def _shaped(self, weights: Tensor, shape: torch.Size) -> Tensor:
+        """Weights whose leading dimensions are those of the activation, which may have rows and tokens in one."""
+        own = laid(weights, shape, self.dim % len(shape))
+        return weights if own is None else own
 
-    def _fits(self, x: Tensor) -> None:
-        assert self.flow.backward is not None
-        lead, features = tuple(self.flow.backward.shape[:-1]), x.shape[self.dim]
-        rows = 1
-        for size in lead:
-            rows *= size
-        if tuple(x.shape[: len(lead)]) != lead and x.shape[0] != rows:
-            what = "(batch,)" if len(lead) == 1 else "(batch, tokens)"
+    def _fits(self, shape: torch.Size, weights: Tensor | None) -> None:
+        assert weights is not None
+        if len(shape) == 0 or laid(weights, shape, self.dim % len(shape)) is None:
+            what = "(batch,)" if weights.dim() == 2 else "(batch, tokens)"
             raise UserError(
-                f"site {self.name!r}: labels have shape {lead}, but the activations here are {tuple(x.shape)}. Labels are {what}, and "
-                "must have the batch's own size."
+                f"site {self.name!r}: labels have shape {tuple(weights.shape[:-1])}, but the activations here are {tuple(shape)}. Labels "
+                f"are {what}, and must have the batch's own size."
             )
+        features = shape[self.dim]
+        if features not in self.known:
+            self._fit_features(features)
+            self.known.add(features)
+
+    def _fit_features(self, features: int) -> None:
+        taken: dict[str, tuple[int, int]] = {}
         for start, stop, c in self.columns:
+            name = self.flow.policy.columns[c]
             if stop > features or -start > features:
                 raise UserError(
-                    f"site {self.name!r}: block {self.flow.policy.columns[c]!r} reaches to feature {max(stop, -start)}, but there are "
-                    f"only {features} here. Make it smaller, or name another site."
+                    f"site {self.name!r}: block {name!r} reaches to feature {max(stop, -start)}, but there are only {features} here. "
+                    "Make it smaller, or name another site."
                 )
+            first, last = (start + features, stop + features) if start < 0 else (start, stop)
+            for other, (a, b) in taken.items():
+                if first < b and a < last:
+                    raise UserError(
+                        f"site {self.name!r}: blocks {other!r} ({a} to {b}) and {name!r} ({first} to {last}) overlap. Set them apart."
+                    )
+            taken[name] = (first, last)
 
     def muted(self, x: Tensor, keep: Tensor) -> Tensor:
         """`x` with every row's blocks times `keep` [columns]."""
