@@ -324,7 +324,7 @@ def calibrate(model: Any, forget: "Rows", retain: "Rows", *, retain_weight: floa
         away, kept = (F.cross_entropy(scores + bias, targets) for scores, targets in fits)
         value = (away + retain_weight * kept) / (1 + retain_weight)
         value.backward()
-        return float(value)
+        return float(value.detach())
 
     solver.step(closure)
     with torch.no_grad():

@@ -5,17 +5,21 @@ probabilities `LIKELY`. Both languages use every symbol and every pair of them, 
 follows what tells them apart, and the first token of a row, which names its language. A perfect
 model's loss is `Languages.floor`, a uniform one's the logarithm of the number of symbols.
 
-This file imports neither torch nor transformers.
+Nothing here imports torch before rows are made for training.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sluicegate.errors import UserError
 from sluicegate.items import Item
+
+if TYPE_CHECKING:
+    from sluicegate.models import Rows
 
 LIKELY = (0.8, 0.15, 0.05)
 NAMES = ("retain", "forget")
@@ -79,23 +83,110 @@ def _number(language: str) -> int:
     return NAMES.index(language)
 
 
-def text_rows(items: Sequence[Item], length: int, least: int, name: str) -> np.ndarray:
-    """[n, length] windows of a text's bytes, each after the token `BEGIN`; `UserError` where there are fewer than `least`.
+# ------------------------------------------------------------------------------- rows, ready for training
 
-    The items are joined by blank lines, and what does not fill a window at the end is left out.
+
+@dataclass(frozen=True)
+class Corpus:
+    """Two bodies of rows, one to keep and one to lose, and what of them is held out."""
+
+    train: "Rows"
+    """Retain rows, then forget rows."""
+    kept: int
+    """How many of them are retain rows."""
+    held: Mapping[str, "Rows"]
+    """Rows that nothing is trained on, by "retain" and "forget"."""
+    relearn: "Rows"
+    """A few forget rows that training does not see."""
+    repair: "Rows"
+    """As many retain rows that training does not see."""
+    choose: "Rows"
+    """And retain rows to decide with when a repair is done."""
+    vocabulary: int
+
+    def labelled(self, share: float, seed: int) -> "tuple[np.ndarray, np.ndarray]":
+        """Numbers of the forget rows that are labelled, a random `share`, and of those that are not.
+
+        What is labelled at a smaller share is labelled at every larger one, too.
+        """
+        count = len(self.train) - self.kept
+        order = self.kept + np.random.default_rng([seed, count]).permutation(count)
+        labelled = round(share * count)
+        return np.sort(order[:labelled]), np.sort(order[labelled:])
+
+    def forget_tokens(self, rows: "np.ndarray") -> int:
+        """Tokens to be predicted in those of the rows that are forget rows."""
+        own = rows[rows >= self.kept]
+        return int((self.train.lengths[own] - self.train.starts[own].clamp(min=1)).sum())
+
+
+def two_languages(languages: Languages, rows: int, held_out: int, few: int) -> Corpus:
+    """Rows of the two languages: `rows` in all for training, two thirds to keep; `held_out` and `few` of either beside them."""
+    kept = rows - rows // 3
+
+    def made(name: str, count: int, purpose: str) -> "Rows":
+        return _rows(languages.rows(name, count, purpose), languages.first)
+
+    train = np.concatenate([languages.rows("retain", kept), languages.rows("forget", rows // 3)])
+    return Corpus(
+        _rows(train, languages.first),
+        kept,
+        {name: made(name, held_out, "held out") for name in NAMES},
+        made("forget", few, "relearn"),
+        made("retain", few, "repair"),
+        made("retain", few, "choose"),
+        languages.vocabulary,
+    )
+
+
+def two_texts(texts: Mapping[str, "Rows"], rows: int, held_out: int, few: int, seed: int, vocabulary: int) -> Corpus:
+    """The same from the rows of two texts ("retain", "forget"), dealt out at random; at most `rows` for training.
+
+    Raises `UserError` where a text has too few rows.
+    """
+    import torch
+
+    dealt = {}
+    for name, own in texts.items():
+        spare = held_out + few * (2 if name == "retain" else 1)
+        if len(own) < spare + few:
+            raise UserError(
+                f"the {name} text gives {len(own)} rows, and {spare + few} are the least: {held_out} held out, and {few} each for "
+                "training, relearning and repairing. Hand in a longer text, or set a shorter length, held_out or relearn_rows."
+            )
+        order = np.random.default_rng([seed, _number(name)]).permutation(len(own))
+        most = rows - rows // 3 if name == "retain" else rows // 3
+        dealt[name] = np.split(order, [held_out, held_out + few, spare, spare + max(most, few)])
+    parts = [texts[name].select(dealt[name][3].tolist()) for name in NAMES]
+    width = max(part.ids.shape[1] for part in parts)
+    ids = torch.cat([torch.nn.functional.pad(part.ids, (0, width - part.ids.shape[1])) for part in parts])
+    train = type(parts[0])(
+        ids, torch.cat([p.lengths for p in parts]), torch.cat([p.starts for p in parts]), tuple(i for p in parts for i in p.items)
+    )
+
+    def few_of(name: str, place: int) -> "Rows":
+        return texts[name].select(dealt[name][place].tolist())
+
+    held = {name: few_of(name, 0) for name in NAMES}
+    return Corpus(train, len(parts[0]), held, few_of("forget", 1), few_of("retain", 1), few_of("retain", 2), vocabulary)
+
+
+def byte_rows(items: Sequence[Item], length: int) -> "Rows":
+    """Windows of a text's bytes, each a row of `length` tokens that begins with the token `BEGIN`.
+
+    The items are joined by blank lines; what does not fill a window at the end is left out.
     """
     content = np.frombuffer("\n\n".join(item.text for item in items).encode(), dtype=np.uint8).astype(np.int64)
     count = len(content) // (length - 1)
-    if count < least:
-        raise UserError(
-            f"the {name} text has {len(content):,} bytes, which is {count} row(s) of {length - 1}; at least {least} are needed, "
-            f"so hand in {least * (length - 1):,} bytes or more, or set a shorter length."
-        )
     windows = content[: count * (length - 1)].reshape(count, length - 1)
-    return np.concatenate([np.full((count, 1), BEGIN, dtype=np.int64), windows], axis=1)
+    return _rows(np.concatenate([np.full((count, 1), BEGIN, dtype=np.int64), windows], axis=1), 1)
 
 
-def deal(count: int, sizes: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Numbers of rows dealt out at random: as many as `sizes` says to each, and the rest to one more."""
-    order = np.random.default_rng([seed, count]).permutation(count)
-    return np.split(order, np.cumsum(sizes))
+def _rows(ids: np.ndarray, first: int) -> "Rows":
+    import torch
+
+    from sluicegate.models import Rows
+
+    count, length = ids.shape
+    every = torch.ones(count, dtype=torch.long)
+    return Rows(torch.from_numpy(ids), every * length, every * first, (Item("", ""),) * count)
