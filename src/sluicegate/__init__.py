@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from sluicegate.curves import Curve, Estimate, stack
     from sluicegate.edits import Edit, Noise
     from sluicegate.errors import UserError
-    from sluicegate.experiment import load_recipe, run_recipe
+    from sluicegate.experiment import run_recipe
     from sluicegate.inspection import inspect
     from sluicegate.items import Item, Split, halves, read
     from sluicegate.models import encode, fresh, load, save
+    from sluicegate.recipe import load_recipe
     from sluicegate.routing.router import Router
+    from sluicegate.routing.surgery import expand
     from sluicegate.schedule import Schedule
     from sluicegate.scoring import score
     from sluicegate.training import CrossEntropy, fit
@@ -50,12 +52,13 @@ _HOMES = {
     "UserError": "errors",
     "distill": "unlearning.distill",
     "encode": "models",
+    "expand": "routing.surgery",
     "fit": "training",
     "fresh": "models",
     "halves": "items",
     "inspect": "inspection",
     "load": "models",
-    "load_recipe": "experiment",
+    "load_recipe": "recipe",
     "read": "items",
     "relearn": "audit.relearn",
     "run_recipe": "experiment",
@@ -89,6 +92,7 @@ __all__ = [
     "UserError",
     "distill",
     "encode",
+    "expand",
     "fit",
     "fresh",
     "halves",

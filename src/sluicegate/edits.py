@@ -31,7 +31,7 @@ class Edit(Protocol):
 
     def __add__(self, other: "Edit") -> "Edit": ...
 
-    def bake(self, model: nn.Module) -> None: ...
+    def bake(self, model: nn.Module) -> object: ...
 
 
 def match_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
@@ -74,9 +74,10 @@ class WeightEdit:
         finally:
             _assign(model, old)
 
-    def bake(self, model: nn.Module) -> None:
-        """Write the change into the weights for good."""
+    def bake(self, model: nn.Module) -> object:
+        """Write the change into the weights for good; what it returns, if anything, says what else became of them."""
         _assign(model, self.new_weights(model))
+        return None
 
     def __add__(self, other: Edit) -> "Both":
         return Both(self, other)

@@ -7,7 +7,7 @@ for good, and gone where the architecture allows a smaller model.
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from sluicegate.routing.flow import Flow
 from sluicegate.routing.labels import policy
 from sluicegate.routing.sites import Site
 from sluicegate.routing.taps import Tap
+
+if TYPE_CHECKING:
+    from sluicegate.routing.surgery import Shrunk
 
 Placed = Mapping[str, tuple[int, int]]
 
@@ -77,11 +80,12 @@ class Ablation(WeightEdit):
             stack.enter_context(super()._applied(model))
             yield
 
-    def bake(self, model: nn.Module) -> None:
+    def bake(self, model: nn.Module) -> "Shrunk | None":
         """Take the blocks out of the weights for good, and make the model smaller where its architecture allows.
 
-        Raises `UserError` for a site without weights of its own, whose features can only be
-        silenced while the model runs.
+        Returns what became of the units: taken out, or left as zeros, with the reason (see
+        `surgery.shrink`); None for a dose other than 1. Raises `UserError` for a site without weights
+        of its own, whose features can only be silenced while the model runs.
         """
         for site, _ in self.places:
             if not site.parts:
@@ -90,10 +94,11 @@ class Ablation(WeightEdit):
                     "linear layer, an MLP or an attention."
                 )
         super().bake(model)
-        if self.dose == 1:
-            from sluicegate.routing.surgery import shrink
+        if self.dose != 1:
+            return None
+        from sluicegate.routing.surgery import shrink
 
-            shrink(model, self.places)
+        return shrink(model, self.places)
 
 
 @contextmanager
