@@ -6,7 +6,8 @@ import tomli_w
 
 from sluicegate.curves import Curve
 from sluicegate.errors import UserError
-from sluicegate.experiment import Arm, Outcome, Recipe, gather, load_recipe, override, packaged_recipes, run_recipe
+from sluicegate.experiment import Arm, Outcome, gather, run_recipe
+from sluicegate.recipe import Recipe, load_recipe, override, packaged_recipes
 from tiny_stages import material
 
 LABELLED = {"batch": 8, "lr": 1e-2}

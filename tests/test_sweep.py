@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.experiment import Recipe, load_outcome
+from sluicegate.experiment import load_outcome
+from sluicegate.recipe import Recipe
 from sluicegate.sweep import combinations, run_sweep
 from tiny_stages import material
 

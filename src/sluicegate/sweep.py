@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.experiment import Outcome, Recipe, override, run_recipe
+from sluicegate.experiment import Outcome, run_recipe
+from sluicegate.recipe import Recipe, override
 from sluicegate.runs.room import Progress, write_atomic
 
 

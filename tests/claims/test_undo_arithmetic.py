@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.experiment import Outcome, load_recipe, run_recipe
+from sluicegate.experiment import Outcome, run_recipe
+from sluicegate.recipe import load_recipe
 
 ARMS = ("base", "gold", "maxent", "distill", "oracle_match", "undo_0.4", "undo_0.8")
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sluicegate.curves import Curve
-from sluicegate.experiment import Arm, Outcome, Recipe
+from sluicegate.experiment import Arm, Outcome
+from sluicegate.recipe import Recipe
 
 EFFORT = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 SLOW = (0.0, 0.02, 0.06, 0.2, 0.5, 0.9)

@@ -144,7 +144,8 @@ def test_settings_and_environment_are_read_from_the_run_folders(tmp_path):
 
 
 def test_a_packaged_recipe_is_repeated_by_its_name(tmp_path):
-    from sluicegate.experiment import Outcome, load_recipe
+    from sluicegate.experiment import Outcome
+    from sluicegate.recipe import load_recipe
     from sluicegate.report.page import _command
 
     recipe = load_recipe("undo-arithmetic")

@@ -94,7 +94,7 @@ class Sweep:
     """Print all summaries as the last line."""
 
     def run(self) -> int:
-        from sluicegate.experiment import load_recipe
+        from sluicegate.recipe import load_recipe
         from sluicegate.report import report_experiment
         from sluicegate.sweep import combinations, run_sweep
 
@@ -112,7 +112,8 @@ class Sweep:
 
 
 def _experiment(name: str, seeds: tuple[int, int], out: str, workers: int, changes: dict[str, Any], as_json: bool) -> int:
-    from sluicegate.experiment import load_recipe, override, run_recipe
+    from sluicegate.experiment import run_recipe
+    from sluicegate.recipe import load_recipe, override
     from sluicegate.report import report_experiment
 
     recipe = override(load_recipe(name), changes)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from sluicegate.curves import Curve, Estimate, estimate
 from sluicegate.errors import UserError
-from sluicegate.experiment import Arm, Outcome, Recipe
+from sluicegate.experiment import Arm, Outcome
+from sluicegate.recipe import Recipe
 
 Role = Literal["reference", "pretrained", "suppressed", "distilled", "dial", "control", "other"]
 

@@ -12,7 +12,8 @@ import tomli_w
 from sluicegate.audit.attack import Attack
 from sluicegate.curves import Estimate
 from sluicegate.errors import UserError
-from sluicegate.experiment import Arm, Outcome, Recipe, load_recipe, packaged_recipes
+from sluicegate.experiment import Arm, Outcome
+from sluicegate.recipe import Recipe, load_recipe, packaged_recipes
 from sluicegate.report import figures, numbers, words
 from sluicegate.report.figures import Line, Point, Series
 from sluicegate.report.numbers import Row, read_toml, written
