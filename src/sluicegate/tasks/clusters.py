@@ -3,8 +3,8 @@
 A sentence has a word of a cluster for its topic, four words of company before it and one after. Each cluster
 keeps company with a dozen of the company words, drawn from the seed, and shares each of them with two or three
 other clusters; each of its words has its own favourites among the dozen. So words of a cluster are alike in
-what they follow, and no two of them are the same. Half of the sentences keep the topic's cluster of the one
-before.
+what they follow, and no two of them are the same. Within a cluster they follow Zipf's law: the second is half as
+frequent as the first. Half of the sentences keep the topic's cluster of the one before.
 
 This file imports neither torch nor transformers until `tokenizer` is called.
 """
@@ -33,12 +33,14 @@ CLUSTERS = {
     "trades": "baker smith mason tailor cooper miller weaver potter tanner dyer",
 }
 """The words of each cluster, by its name."""
-COMPANY = (
+_WORDS = (
     "old new small large near far warm cold quick slow bright dark rough smooth plain rare "
     "takes gives finds keeps holds makes sells buys brings sends sees hears likes wants needs shows "
     "over under beside behind before after along across within beyond around between "
     "road river house field market harbour garden tower winter summer morning evening story letter song price"
-).split()
+)
+COMPANY = tuple(_WORDS.split())
+"""The words of company."""
 PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 END = "."
 _FAVOURITE, _OWN = 0.55, 0.35
@@ -89,7 +91,7 @@ class Clusters:
 
     def _sentence(self, rng: random.Random, cluster: str) -> list[str]:
         own, favourites = self.kept[cluster]
-        topic = rng.choice(tuple(favourites))
+        topic = rng.choices(tuple(favourites), [1 / rank for rank in range(1, len(favourites) + 1)])[0]
 
         def company() -> str:
             draw = rng.random()
