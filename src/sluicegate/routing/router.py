@@ -248,6 +248,8 @@ class Router:
             wanted = name in parts if self.form == "gate" else id(parameter) in leaves
             if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint):
                 found[name] = pieces(parameter, *parts.get(name, (None, {})), gated=self.form == "gate")
+        if not found and self.form == "protect":
+            raise UserError(f"joint={', '.join(self.joint)!r} matches every parameter, so nothing would be protected. Leave some out.")
         return found
 
 

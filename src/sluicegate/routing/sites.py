@@ -126,7 +126,8 @@ def _regex(pattern: str) -> str:
             out, i = out + r"[^.]", i + 1
         elif char == "[" and "]" in pattern[i:]:
             end = pattern.index("]", i)
-            out, i = out + "[" + pattern[i + 1 : end].replace("!", "^", 1) + "]", end + 1
+            inside = re.sub(r"([\[&~|\\])", r"\\\1", pattern[i + 1 : end])
+            out, i = out + "[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]", end + 1
         else:
             out, i = out + re.escape(char), i + 1
     return out
