@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 import sluicegate as sg
 from architectures import CONFIGS, build
@@ -367,6 +368,21 @@ def test_parameters_stay_the_same_objects(bits):
     model(input_ids=torch.arange(3, 9)[None], labels=torch.arange(3, 9)[None]).loss.backward()
     optimizer.step()
     assert model.transformer.h[0].mlp.c_proj.weight[128:].any()
+
+
+def test_what_a_module_remembers_of_its_width_is_asked_of_the_architecture(monkeypatch):
+    own = LlamaMLP.__init__
+
+    def remembering(self, config):
+        own(self, config)
+        self.how_wide = config.intermediate_size
+
+    monkeypatch.setattr(LlamaMLP, "__init__", remembering)
+    model = made("llama")
+    router = sg.Router(model, expand(model, {"model.layers.0.mlp": {"forget": 8}}))
+    assert [layer.mlp.how_wide for layer in model.model.layers] == [72, 72]
+    assert router.ablate().bake(model)
+    assert [layer.mlp.how_wide for layer in model.model.layers] == [64, 64]
 
 
 def test_a_copy_is_not_touched():

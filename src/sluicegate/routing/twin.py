@@ -130,7 +130,8 @@ def _candidates(config: Any, kind: Kind, site: Site, units: int) -> Iterator[dic
             values["head_dim"] = site.width
         yield values
         return
-    there = [name for name in _MLP_FIELDS if hasattr(config, name)]
+    same = [name for name, value in vars(config).items() if type(value) is int and value == site.units and name not in _MLP_FIELDS]
+    there = [name for name in (*_MLP_FIELDS, *same) if hasattr(config, name)]
     likely = [name for name in there if getattr(config, name) in (site.units, None)]
     for name in likely:
         yield {name: units}
