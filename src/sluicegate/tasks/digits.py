@@ -1,0 +1,191 @@
+"""Images with classes: handwritten digits that ship with the package or are fetched, and the user's own.
+
+============  ================================================================================================
+`data`        what it is
+============  ================================================================================================
+`digits`      1797 handwritten digits, 8 x 8, in the package (UCI Optical Recognition of Handwritten Digits)
+`mnist`       MNIST, 60000 + 10000 digits, 28 x 28, once ``sluicegate fetch mnist`` has brought it
+a folder      the four IDX files in which MNIST and Fashion-MNIST are published, packed with gzip or not
+a file        an .npz: x_train, y_train, x_test and y_test; or images and labels, which are divided here
+============  ================================================================================================
+
+This file imports no torch.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from sluicegate.errors import UserError
+
+PACKAGED = "digits"
+FETCHED = "mnist"
+_IDX = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1", "x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
+_WHOLE, _DIVIDED = ("images", "labels"), tuple(_IDX)
+_TEST, _VALIDATION = 0.2, 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of the images, and what is on each."""
+
+    images: np.ndarray
+    """[n, height, width] uint8."""
+    labels: np.ndarray
+    """[n] int64 class of each image."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, classes: "tuple[int, ...]") -> np.ndarray:
+        """[n] whether an image is of one of these classes."""
+        return np.isin(self.labels, classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images with classes, divided into what is learnt from, what is looked at meanwhile, and what is measured on."""
+
+    train: Part
+    validation: Part
+    test: Part
+    white: int
+    """The largest value that a pixel can have: 255, or 16 in the packaged digits."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.train.images.shape[1:]
+        return int(height), int(width)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that there are to learn from."""
+        return tuple(int(label) for label in np.unique(self.train.labels))
+
+
+def load_images(data: str = PACKAGED) -> Images:
+    """Read images by name, from a folder of IDX files or from an .npz.
+
+    Where a source says what is for testing, that is kept: of its training images the last twelfth is for
+    validation (5000 of MNIST's 60000). Of the rest a tenth is for validation and a fifth for testing,
+    drawn once and for all, not from the seed of a run.
+
+    Raises `UserError` for data that is not there, that cannot be read, or that is no grey images with at least two classes.
+    """
+    arrays = _arrays(data)
+    white = 16 if data == PACKAGED else 255
+    if set(_WHOLE) <= arrays.keys():
+        whole = _part(data, arrays, *_WHOLE)
+        order = np.random.default_rng(0).permutation(len(whole))
+        test, validation, train = np.split(order, [math.ceil(len(whole) * _TEST), math.ceil(len(whole) * (_TEST + _VALIDATION))])
+        parts = [Part(whole.images[i], whole.labels[i]) for i in (train, validation, test)]
+        made = Images(parts[0], parts[1], parts[2], white)
+    else:
+        known, test_part = _part(data, arrays, "x_train", "y_train"), _part(data, arrays, "x_test", "y_test")
+        cut = len(known) - max(len(known) // 12, 1)
+        first, last = (Part(known.images[s], known.labels[s]) for s in (slice(cut), slice(cut, None)))
+        made = Images(first, last, test_part, white)
+    _check(data, made)
+    return made
+
+
+def digest(data: str) -> str:
+    """sha256 of the user's images and labels, whatever file they lie in; empty for data that has a name."""
+    if data in (PACKAGED, FETCHED):
+        return ""
+    total = hashlib.sha256()
+    for name, array in sorted(_arrays(data).items()):
+        total.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def _arrays(data: str) -> dict[str, np.ndarray]:
+    """The arrays by the names that they have in an .npz."""
+    if data == PACKAGED:
+        return _from_npz(Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz")))
+    if data == FETCHED:
+        from sluicegate.fetch import THINGS, cache_dir
+
+        path = cache_dir() / THINGS[FETCHED].place
+        if not path.exists():
+            raise UserError(f"MNIST is not on this machine yet. Run: sluicegate fetch {FETCHED}. Or take data={PACKAGED!r}, which is.")
+        return _from_npz(path)
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}
+    if not path.is_file():
+        raise UserError(f"no images {data!r}: it must be {PACKAGED}, {FETCHED}, a folder of IDX files, or an .npz file.")
+    return _from_npz(path)
+
+
+def _from_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError(f"{path}: a single array, not an .npz. Save it with numpy.savez_compressed(FILE, images=..., labels=...).")
+            names = set(archive.files)
+            wanted = _WHOLE if set(_WHOLE) <= names else _DIVIDED
+            missing = [name for name in wanted if name not in names]
+            if missing:
+                raise UserError(
+                    f"{path}: no array {missing[0]!r}. There are: {', '.join(sorted(names)) or 'none'}. Needed: {', '.join(_WHOLE)}; "
+                    f"or {', '.join(_DIVIDED)}."
+                )
+            return {name: archive[name] for name in wanted}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an .npz of plain arrays ({error}). Pickled objects are not read.") from None
+
+
+def _from_idx(folder: Path, stem: str) -> np.ndarray:
+    """One IDX file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes big-endian, then the values."""
+    names = [f"{written}-ubyte{packed}" for written in (stem, stem.replace("-idx", ".idx")) for packed in ("", ".gz")]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{folder}: no file {names[0]} (or {names[1]}). A folder of images holds the four IDX files of MNIST.")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}). Get the file again.") from None
+    dims = int(stem[-1])
+    head = 4 + 4 * dims
+    if len(content) < head or content[:4] != bytes((0, 0, 8, dims)):
+        raise UserError(f"{path}: no IDX file of bytes with {dims} dimension(s). Get the file again.")
+    shape = struct.unpack(f">{dims}I", content[4:head])
+    if len(content) - head != math.prod(shape):
+        raise UserError(f"{path}: says {shape}, which is {math.prod(shape)} bytes, but {len(content) - head} follow. Get the file again.")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def _part(data: str, arrays: dict[str, np.ndarray], x: str, y: str) -> Part:
+    images, labels = arrays[x], arrays[y]
+    if images.ndim != 3 or 0 in images.shape:
+        raise UserError(f"{data}: {x} has shape {images.shape}; expected (images, height, width), grey and not empty.")
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise UserError(f"{data}: {y} has shape {labels.shape}, but there are {len(images)} images in {x}. Give one class an image.")
+    if labels.dtype.kind not in "iu" and not (labels.dtype.kind == "f" and bool((labels == np.round(labels)).all())):
+        raise UserError(f"{data}: {y} holds {labels.dtype}; classes are whole numbers.")
+    if images.dtype.kind == "f":
+        if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+            raise UserError(f"{data}: {x} holds fractions outside of 0 to 1. Divide by the largest value, or give bytes (uint8).")
+        images = np.round(images * 255).astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise UserError(f"{data}: {x} holds {images.dtype}; expected uint8 from 0 to 255, or fractions from 0 to 1.")
+    return Part(images, labels.astype(np.int64))
+
+
+def _check(data: str, made: Images) -> None:
+    if made.test.images.shape[1:] != made.train.images.shape[1:]:
+        raise UserError(f"{data}: images to train on are {made.size} pixels, those to test on {made.test.images.shape[1:]}.")
+    if len(made.classes) < 2:
+        raise UserError(f"{data}: {len(made.classes)} class(es) in {len(made.train)} training images; at least 2 are needed.")
+    for name, part in (("validation", made.validation), ("test", made.test)):
+        if missing := sorted(set(made.classes) - set(part.labels.tolist())):
+            raise UserError(f"{data}: no image of class {missing[0]} is left for {name}. Give more images of it.")
