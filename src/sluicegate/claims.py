@@ -7,6 +7,7 @@ A claim's test is a comparison of arithmetic over ``ARM.MEASURE``, written in th
 """
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
+    ast.Div: lambda a, b: a / b if b else math.nan,
 }
 _COMPARISON: dict[type[ast.cmpop], tuple[str, Callable[[float, float], bool]]] = {
     ast.Lt: ("<", operator.lt),
@@ -40,7 +41,7 @@ class Side:
     written: str
     """As the recipe has it."""
     value: Estimate
-    """Over seeds."""
+    """Over the seeds that have a number; with `n` 0 and NaN where none has."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,10 @@ class Checked:
 
     @property
     def word(self) -> str:
-        """ "holds", "holds on k of n seeds", or "does not hold"."""
+        """ "holds", "holds on k of n seeds", "does not hold", or "cannot be told" where something was not measured on any seed."""
         kept, n = sum(self.holds), len(self.holds)
+        if any(not side.value.n for c in self.comparisons for side in (c.left, c.right)):
+            return "cannot be told"
         if kept == n:
             return "holds" if n == 1 else f"holds on all {n} seeds"
         return f"holds on {kept} of {n} seeds" if kept else "does not hold"
@@ -91,10 +94,10 @@ _EXPECTED = 'Expected a comparison over ARM.MEASURE, for example "routed.loss > 
 
 
 def check(claim: Mapping[str, Any], values: Values) -> Checked:
-    """Evaluate a claim on every seed; raises `UserError` for a name that is none."""
+    """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none."""
     test = str(claim["test"])
     terms = parse(test)
-    seeds = len(next(iter(next(iter(values.values())).values())))
+    seeds = max((len(numbers) for arm in values.values() for numbers in arm.values()), default=0)
     holds = [True] * seeds
     comparisons = []
     for term in terms:
@@ -104,9 +107,14 @@ def check(claim: Mapping[str, Any], values: Values) -> Checked:
             sign, compare = _COMPARISON[type(op)]
             for seed in range(seeds):
                 holds[seed] &= compare(numbers[i][seed], numbers[i + 1][seed])
-            left, right = (Side(ast.unparse(sides[j]), estimate(numbers[j])) for j in (i, i + 1))
+            left, right = (Side(ast.unparse(sides[j]), _over_seeds(numbers[j])) for j in (i, i + 1))
             comparisons.append(Comparison(left, sign, right))
     return Checked(str(claim.get("says", test)), str(claim.get("source", "")), test, tuple(holds), tuple(comparisons))
+
+
+def _over_seeds(numbers: Sequence[float]) -> Estimate:
+    finite = [value for value in numbers if math.isfinite(value)]
+    return estimate(finite) if finite else Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def names(test: str) -> list[tuple[str, str]]:
@@ -123,7 +131,10 @@ def _evaluate(node: ast.expr, values: Values, seed: int, test: str) -> float:
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         return _ARITHMETIC[type(node.op)](_evaluate(node.left, values, seed, test), _evaluate(node.right, values, seed, test))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and not node.keywords:
-        return float(_FUNCTIONS[node.func.id](*(_evaluate(arg, values, seed, test) for arg in node.args)))
+        if len(node.args) != 1 if node.func.id == "abs" else len(node.args) < 2:
+            raise UserError(f"cannot read {ast.unparse(node)!r} in the test {test!r}: abs takes one number, min and max several.")
+        numbers = [_evaluate(arg, values, seed, test) for arg in node.args]
+        return math.nan if any(map(math.isnan, numbers)) else float(_FUNCTIONS[node.func.id](*numbers))
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         arm, measure = node.value.id, node.attr
         if arm not in values:

@@ -1,6 +1,7 @@
 """Experiments: the arms of a recipe, run over seeds, each attacked, and gathered into one table."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,12 +35,14 @@ class Arm:
         return [r["scores"][group][measure] for r in self.results.values() if group in r["scores"]]
 
     def measured(self, name: str) -> list[float]:
-        """A trial's number, one a seed; empty where it was not measured."""
-        return [r["measures"][name] for r in self.results.values() if name in r.get("measures", {})]
+        """A trial's number, one a seed: NaN where a seed has none. Empty where no seed has one."""
+        found = [r.get("measures", {}).get(name) for r in self.results.values()]
+        return [math.nan if value is None else value for value in found] if any(value is not None for value in found) else []
 
     def estimate(self, name: str) -> Estimate | None:
-        """The same as a mean with its interval."""
-        return estimate(found) if (found := self.measured(name)) else None
+        """The same as a mean with its interval, over the seeds that have one."""
+        found = [value for value in self.measured(name) if math.isfinite(value)]
+        return estimate(found) if found else None
 
     @cached_property
     def owned(self) -> Curve:
@@ -77,6 +80,9 @@ class Outcome:
         by_text: dict[str, dict[str, list[str]]] = {}
         for name, arm in self.arms.items():
             for seed in self.seeds:
+                lost = [measure for measure, value in arm.results[seed].get("measures", {}).items() if value is None]
+                for measure in lost:
+                    by_text.setdefault(f"{measure} came out as no finite number", {}).setdefault(name, []).append(str(seed))
                 said = list(arm.attacks[seed]["warnings"]) if seed in arm.attacks else []
                 if arm.results[seed].get("reached") is False:
                     said.append("the student did not reach its stop score within its steps")
@@ -91,8 +97,10 @@ class Outcome:
 
     def checked(self) -> list[Checked]:
         """The recipe's claims, each tested on every seed."""
+        nothing = [math.nan] * len(self.seeds)
         values = {
-            name: {measure: arm.measured(measure) for measure in arm.results[self.seeds[0]]["measures"]} for name, arm in self.arms.items()
+            name: {measure: self.arms[name].measured(measure) or nothing for measure in self.recipe.measures_of(name)}
+            for name in self.recipe.trials
         }
         return [check(claim, values) for claim in self.recipe.claims]
 
@@ -101,10 +109,7 @@ class Outcome:
         if self.recipe.is_trial:
             return {
                 "seeds": list(self.seeds),
-                "arms": {
-                    name: {measure: arm.measured(measure) for measure in arm.results[self.seeds[0]]["measures"]}
-                    for name, arm in self.arms.items()
-                },
+                "arms": {name: self._measured(name) for name in self.recipe.trials},
                 "claims": [{"says": c.says, "test": c.test, "holds": list(c.holds)} for c in self.checked()],
             }
         arms: dict[str, Any] = {}
@@ -125,6 +130,11 @@ class Outcome:
             row["steps"] = [arm.results[seed]["steps"] for seed in self.seeds]
             arms[name] = row
         return {"seeds": list(self.seeds), "arms": arms}
+
+    def _measured(self, arm: str) -> dict[str, list[float | None]]:
+        """What a trial measured, one number a seed: None where it has none, since JSON has no NaN."""
+        found = {measure: self.arms[arm].measured(measure) for measure in self.recipe.measures_of(arm)}
+        return {measure: [v if math.isfinite(v) else None for v in values] for measure, values in found.items() if values}
 
 
 def run_recipe(

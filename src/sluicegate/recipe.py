@@ -27,14 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate import trials
-from sluicegate.claims import names
+from sluicegate.claims import check, names
 from sluicegate.errors import UserError, nearest
 from sluicegate.execution import from_config, kinds
 from sluicegate.runs.identity import settings_of
 from sluicegate.unlearning.objectives import method
 
 KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
-PICTURES = ("bars", "lines", "image")
+PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "image": (("file",), ())}
+"""Kinds of pictures: the settings that each needs, and those that it may have."""
 
 
 @dataclass(frozen=True)
@@ -72,42 +73,82 @@ class Recipe:
                 if other not in self.arms:
                     raise UserError(f"recipe {self.name!r}, arm {arm!r}: @{other} is no arm. Nearest: {nearest(other, list(self.arms))}.")
             from_config(self.stage_settings(arm, seed=0, folders={}))  # a wrong setting is named before anything runs
-        if self.attack:
+        if self.attack and not self.trials:
             from_config(self.attack_settings(next(iter(self.arms)), 0, {}))
         self._check_what_is_shown()
 
     @property
+    def trials(self) -> tuple[str, ...]:
+        """The arms that are trials: they measure themselves."""
+        known = trials.found()
+        return tuple(arm for arm, settings in self.arms.items() if settings.get("verb") in known)
+
+    @property
     def is_trial(self) -> bool:
-        """Whether the arms are trials, which measure themselves, and not models to be attacked."""
-        return all(settings.get("verb") in trials.found() for settings in self.arms.values())
+        """Whether this is a recipe of trials, which measure themselves, and not of models to be attacked."""
+        return bool(self.trials)
 
     def measures(self) -> dict[str, str]:
-        """Names and meanings of what the arms' trials measure."""
-        known = trials.found()
-        return {name: what for settings in self.arms.values() for name, what in known[str(settings["verb"])].MEASURES.items()}
+        """Names and meanings of what the arms' trials measure; where trials mean different things, each one's."""
+        meanings: dict[str, dict[str, str]] = {}
+        for arm in self.trials:
+            verb = str(self.arms[arm]["verb"])
+            for name, what in trials.found()[verb].MEASURES.items():
+                meanings.setdefault(name, {})[what] = verb
+        return {
+            name: next(iter(found)) if len(found) == 1 else "; ".join(f"{verb}: {what}" for what, verb in found.items())
+            for name, found in meanings.items()
+        }
+
+    def measures_of(self, arm: str) -> tuple[str, ...]:
+        """What one arm may measure; nothing where it is no trial."""
+        cls = trials.found().get(str(self.arms[arm].get("verb")))
+        return tuple(cls.MEASURES) if cls else ()
 
     def _check_what_is_shown(self) -> None:
-        if not self.claims and not self.pictures:
+        own = self.trials
+        if not own:
+            if self.claims or self.pictures:
+                raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials.found())}).")
             return
-        if not self.is_trial:
-            raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials.found())}).")
-        known = self.measures()
-        for arm, measure in (pair for claim in self.claims for pair in names(str(claim.get("test", "")))):
+        if self.attack:
+            raise UserError(f"recipe {self.name!r}: [attack] is for models, but the arm {own[0]!r} is a trial, which measures itself.")
+        parents = {a for arm in own for a in self.ancestors(arm)}
+        for arm in self.arms:
+            if arm not in parents:
+                raise UserError(f"recipe {self.name!r}: the arm {arm!r} is no trial, and no trial is made from it. Leave it out.")
+        for claim in self.claims:
+            _check_keys(f"recipe {self.name!r}: a claim", claim, ("says", "source", "test"), ("test",))
+            self._check_claim(claim)
+        for picture in self.pictures:
+            self._check_picture(picture)
+
+    def _check_claim(self, claim: Mapping[str, Any]) -> None:
+        for arm, measure in names(str(claim["test"])):
             if arm not in self.arms:
                 raise UserError(f"recipe {self.name!r}: a claim speaks of the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+            known = self.measures_of(arm)
             if measure not in known:
-                raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. Nearest: {nearest(measure, list(known))}.")
-        for picture in self.pictures:
-            if picture.get("kind") not in PICTURES:
-                raise UserError(
-                    f"recipe {self.name!r}: a picture's kind is {picture.get('kind')!r}; it must be one of {', '.join(PICTURES)}."
-                )
-            for arm in picture.get("arms", ()):
-                if arm not in self.arms:
-                    raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
-            for measure in picture.get("measures", ()):
-                if measure not in known:
-                    raise UserError(f"recipe {self.name!r}: a picture shows {measure!r}. Nearest: {nearest(measure, list(known))}.")
+                near = f"Nearest: {nearest(measure, list(known))}." if known else f"The arm {arm!r} is no trial and measures nothing."
+                raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. {near}")
+        check(claim, {arm: {key: [1.0] for key in self.measures_of(arm)} for arm in self.trials})  # else met after hours of training
+
+    def _check_picture(self, picture: Mapping[str, Any]) -> None:
+        kind = picture.get("kind")
+        if kind not in PICTURES:
+            raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {', '.join(PICTURES)}.")
+        needs, more = PICTURES[kind]
+        _check_keys(f"recipe {self.name!r}: a picture of {kind}", picture, ("kind", "title", "note", "arms", *needs, *more), needs)
+        for arm in picture.get("arms", ()):
+            if arm not in self.trials:
+                raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.trials))}.")
+        known = list(self.measures())
+        for measure in picture.get("measures", ()):
+            if measure not in known:
+                raise UserError(f"recipe {self.name!r}: a picture shows {measure!r}. Nearest: {nearest(measure, known)}.")
+        file = Path(str(picture.get("file", "x.png")))
+        if file.suffix != ".png" or file.is_absolute() or ".." in file.parts:
+            raise UserError(f"recipe {self.name!r}: a picture's file is {str(file)!r}; it must be a .png inside the run folder.")
 
     def stage_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
         """Flat settings of one arm's stage, its references replaced by run folders."""
@@ -136,6 +177,15 @@ class Recipe:
         return [*found, arm]
 
 
+def _check_keys(what: str, table: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise UserError(f"{what} has no {key!r}. Nearest: {nearest(key, list(known))}.")
+    for key in needed:
+        if not table.get(key):
+            raise UserError(f"{what} needs {key!r}.")
+
+
 def references(settings: Mapping[str, Any]) -> dict[str, str]:
     """Which settings name another arm, and which arm: "@base" is the arm "base"."""
     return {name: value[1:] for name, value in settings.items() if isinstance(value, str) and value.startswith("@")}
@@ -145,6 +195,11 @@ def packaged_recipes() -> dict[str, Path]:
     """The recipes that ship with the package, by name."""
     folder = Path(str(resources.files("sluicegate") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def titles() -> dict[str, str]:
+    """Names and titles of the packaged recipes."""
+    return {name: str(tomllib.loads(path.read_text(encoding="utf-8")).get("title", "")) for name, path in packaged_recipes().items()}
 
 
 def load_recipe(source: str) -> Recipe:

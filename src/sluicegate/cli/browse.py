@@ -31,6 +31,7 @@ def _row(path: Path) -> dict[str, Any]:
     means = {group: values.get("exact") for group, values in result.get("scores", {}).items()}
     if "owned" in result:  # an attack: what it found says more than what was there before
         means = {f"{name} after the attack": result[key]["recall"][0][-1] for name, key in (("owned", "owned"), ("unseen", "held_out"))}
+    means |= result.get("measures", {})
     return {"run": str(path), "state": state, "hash": str(identity.get("hash", ""))[:8], "scores": means}
 
 
@@ -57,7 +58,7 @@ def diff(runs: list[str], _: Path) -> dict[str, Any]:
     first, second = (show_run([str(path)], Path()) for path in _one(runs, 2))
     found = {}
     for part in ("config", "parents", "env", "result"):
-        a, b = _flat(first.get(part, {})), _flat(second.get(part, {}))
+        a, b = ({k: v for k, v in _flat(found.get(part, {})).items() if not k.startswith("curves.")} for found in (first, second))
         for name in sorted(a.keys() | b.keys()):
             if a.get(name) != b.get(name):
                 found[f"{part}.{name}"] = [a.get(name), b.get(name)]

@@ -12,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from sluicegate.experiment import Outcome
     from sluicegate.inspection import Inspection
+    from sluicegate.recipe import Recipe
 
 
 def _console() -> Console:
@@ -29,7 +30,7 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     measured = Table("seed", "measure", "", box=None, pad_edge=False)
     for seed, result in zip(seeds, results, strict=True):
         for name, value in result.get("measures", {}).items():
-            measured.add_row(str(seed), name, f"{value:.4g}")
+            measured.add_row(str(seed), name, "not finite" if value is None else f"{value:.4g}")
         for group, scores in result["scores"].items():
             table.add_row(str(seed), group, f"{scores['exact']:.3f}", f"{scores['probability']:.3g}", f"{scores['loss']:.3f}")
     for filled in (table, measured):
@@ -87,17 +88,47 @@ def trial(found: "Outcome", console: Console) -> None:
     for claim in found.checked():
         colour = "green" if all(claim.holds) else "yellow"
         console.print(f"[{colour}]{claim.word}[/]: {escape(claim.says)}", highlight=False)
+    for text in found.warnings():
+        console.print(f"[yellow]warning[/] {escape(text)}")
+
+
+def recipes(titles: Mapping[str, str]) -> None:
+    """The packaged recipes, and how to go on."""
+    console = _console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, title in titles.items():
+        table.add_row(escape(name), escape(title))
+    console.print(table)
+    console.print("\nRun one: sluicegate run NAME.  Look at one first: sluicegate run NAME --plan.", highlight=False, soft_wrap=True)
+
+
+def plan(recipe: "Recipe") -> None:
+    """What a recipe is about, its arms with their settings, and what it claims."""
+    console = _console()
+    console.print(f"[bold]{escape(recipe.title or recipe.name)}[/]", highlight=False)
+    console.print(escape(" ".join(recipe.about.split())) + "\n", highlight=False)
+    table = Table("arm", "verb", "settings", box=None, pad_edge=False)
+    for name, settings in recipe.arms.items():
+        own = ", ".join(f"{key} = {value}" for key, value in settings.items() if key != "verb")
+        table.add_row(escape(name), escape(str(settings["verb"])), escape(own))
+    console.print(table)
+    console.print(f"\n{recipe.seeds} seeds" + (", each arm attacked" if recipe.attack else ""), highlight=False)
+    for claim in recipe.claims:
+        source = f" ({claim['source']})" if claim.get("source") else ""
+        console.print(f"claim: {escape(str(claim.get('says', '')) + source)}\n  {escape(str(claim['test']))}", highlight=False)
 
 
 def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]], pages: Sequence[Path]) -> None:
     """Every variant's table under its settings, and where its report is."""
     from sluicegate.report.terminal import terminal_table
-    from sluicegate.report.trial import table
 
     console = _console()
     for (changes, found), page in zip(outcomes, pages, strict=True):
         console.print("\n" + "  ".join(f"{name} = {value}" for name, value in changes.items()), style="bold")
-        console.print(table(found) if found.recipe.is_trial else terminal_table(found))
+        if found.recipe.is_trial:
+            trial(found, console)
+        else:
+            console.print(terminal_table(found))
         console.print(f"report: {escape(str(page))}", soft_wrap=True)
 
 
@@ -136,12 +167,12 @@ def browsed(action: str, found: Any) -> None:
     console = _console()
     if action == "ls":
         table = Table(box=None, pad_edge=False)
-        for column in ("run", "state", "scores (exact)"):
+        for column in ("run", "state", "scores (exact), or what a trial measured"):
             table.add_column(column, overflow="fold")
         for row in found:
-            scores = "  ".join(
-                f"{group} {value:.3f}" for group, value in row["scores"].items() if value is not None and math.isfinite(value)
-            )
+            known = {group: value for group, value in row["scores"].items() if value is not None and math.isfinite(value)}
+            scores = "  ".join(f"{group} {value:.3f}" for group, value in list(known.items())[:6])
+            scores += f"  and {len(known) - 6} more" if len(known) > 6 else ""
             table.add_row(escape(row["run"]), escape(row["state"]), scores)
         console.print(table if found else "no runs here yet. Start with: sluicegate demo")
     elif action == "rm":

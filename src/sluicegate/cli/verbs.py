@@ -44,10 +44,14 @@ class Demo:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe, or a single stage from its config.toml; what is finished is not run again."""
+    """Run a recipe, or a single stage from its config.toml; what is finished is not run again.
 
-    recipe: Positional[str]
+    Without a name: list the packaged recipes."""
+
+    recipe: Positional[str] = ""
     """A TOML file, the name of a packaged recipe, or a run's config.toml."""
+    plan: bool = False
+    """Show what the recipe is about, its arms and its claims, and run nothing."""
     seeds: int = 0
     """Number of seeds; 0: as many as the recipe says."""
     seed: int = 0
@@ -62,6 +66,13 @@ class Run:
     """Print the summary as the last line."""
 
     def run(self) -> int:
+        from sluicegate.recipe import load_recipe, override, titles
+
+        if not self.recipe:
+            show.recipes(titles())
+            if self.json:
+                print_json({"recipes": titles()})
+            return 0
         single = _single_stage(self.recipe)
         if single is not None:
             with watching() as progress:
@@ -71,6 +82,9 @@ class Run:
                 print_json(result_of(folder))
             return 0
         changes = dict(_assignment(text) for text in self.set)
+        if self.plan:
+            show.plan(override(load_recipe(self.recipe), changes))
+            return 0
         return _experiment(self.recipe, (self.seed, self.seeds), self.out, self.workers, changes, self.json)
 
 
@@ -247,7 +261,7 @@ class Report:
     out: str = ""
     """File to write; default: report.html in the folder."""
     claims: bool = False
-    """Instead of the page, print as Markdown which claims of the undo-arithmetic recipe hold, and every seed's numbers."""
+    """Instead of the page, print as Markdown which claims hold, and the numbers: of a recipe of trials, or of undo-arithmetic."""
 
     def run(self) -> int:
         from sluicegate.experiment import load_outcome

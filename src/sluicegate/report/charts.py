@@ -22,11 +22,29 @@ class Group:
 
 @dataclass(frozen=True)
 class Track:
-    """One arm's curve: the mean over seeds, and every seed."""
+    """One arm's curve: every seed's own points."""
 
     series: Series
-    x: Sequence[float]
-    seeds: Sequence[Sequence[float]]
+    seeds: Sequence[tuple[Sequence[float], Sequence[float]]]
+    """(x, y) of each seed, which may differ in length and in where they were measured."""
+
+    def mean(self) -> tuple[Sequence[float], Sequence[float]]:
+        """The mean over seeds, as far as all of them go; empty where there is none.
+
+        Curves over an increasing x are joined linearly between their points; others (one number against another, along
+        training) are averaged point by point, which needs equally many.
+        """
+        import numpy as np
+
+        own = [(np.asarray(x, dtype=float), np.asarray(y, dtype=float)) for x, y in self.seeds]
+        if all((np.diff(x) > 0).all() for x, _ in own):
+            first, last = max(x[0] for x, _ in own), min(x[-1] for x, _ in own)
+            grid = np.unique(np.concatenate([x for x, _ in own]))
+            grid = grid[(grid >= first) & (grid <= last)]
+            return grid.tolist(), np.mean([np.interp(grid, x, y) for x, y in own], axis=0).tolist() if len(grid) else []
+        if len({len(x) for x, _ in own}) == 1:
+            return np.mean([x for x, _ in own], axis=0).tolist(), np.mean([y for _, y in own], axis=0).tolist()
+        return [], []
 
 
 def dots_picture(name: str, label: str, arms: Sequence[str], groups: Sequence[Group]) -> str:
@@ -61,19 +79,19 @@ def dots_picture(name: str, label: str, arms: Sequence[str], groups: Sequence[Gr
 
 def lines_picture(name: str, label: str, tracks: Sequence[Track], *, x_label: str, y_label: str) -> str:
     """Curves of several arms: the mean as a line, every seed as a thin one."""
-    import numpy as np
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     paint = _Paint()
     with _style(paint, name):
         figure, axes = _axes(300, 52, 14, 10, 44)
         for track in tracks:
-            colour = paint(track.series.colour)
+            colour, dash = paint(track.series.colour), _DASHES[track.series.dash]
             if len(track.seeds) > 1:
-                for values in track.seeds:
-                    axes.plot(track.x, values, color=colour, lw=0.7, alpha=0.35, gid=f"class:seed {track.series.key}")
-            mean = np.mean(np.asarray(track.seeds, dtype=float), axis=0)
-            axes.plot(track.x, mean, color=colour, lw=1.9, linestyle=_DASHES[track.series.dash], gid=f"class:arm {track.series.key}")
+                for x, y in track.seeds:
+                    axes.plot(x, y, color=colour, lw=0.7, alpha=0.35, gid=f"class:seed {track.series.key}")
+            x, y = track.mean()
+            mark = "o" if len(x) == 1 else None
+            axes.plot(x, y, color=colour, lw=1.9, ms=4, marker=mark, linestyle=dash, gid=f"class:arm {track.series.key}")
         axes.grid(axis="y")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6))

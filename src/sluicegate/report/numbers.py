@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from sluicegate.curves import Curve, Estimate, estimate
@@ -271,11 +272,19 @@ def count(value: float) -> str:
 _WRITERS: dict[str, Callable[[float], str]] = {"share": share, "plain": plain, "times": times, "flops": flops, "count": count}
 
 
-def written(found: Estimate | None, kind: Literal["share", "plain", "times", "flops", "count"] = "plain") -> Written:
+def measure(size: float) -> Callable[[float], str]:
+    """Writes numbers about as large as `size` with three digits that count: 0.0312, 4.28, 123."""
+    if size and not 1e-4 <= abs(size) < 1e6:
+        return lambda value: f"{value:.2e}".replace("-", MINUS)
+    digits = 2 - math.floor(math.log10(abs(size))) if size else 2
+    return partial(plain, digits=min(max(digits, 0), 6))
+
+
+def written(found: Estimate | None, kind: Literal["share", "plain", "times", "flops", "count", "measure"] = "plain") -> Written:
     """Write an estimate in the way its kind is written; nothing for None."""
     if found is None or not math.isfinite(found.mean):
         return NOTHING
-    one = _WRITERS[kind]
+    one = measure(found.mean) if kind == "measure" else _WRITERS[kind]
     value = BOUNDS[found.bound] + (percent(found.mean) if kind == "share" else one(found.mean))
     low, high = (one(found.low), one(found.high)) if has_interval(found) else ("", "")
     return Written(value, f"{low.rstrip('×')} to {high}" if low != high else "")

@@ -33,7 +33,7 @@ def render(template: str, **content: Any) -> str:
     environment = Environment(
         loader=PackageLoader("sluicegate", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    own: dict[str, Any] = {kind: partial(written, kind=kind) for kind in ("share", "plain", "times", "flops", "count")}
+    own: dict[str, Any] = {kind: partial(written, kind=kind) for kind in ("share", "plain", "times", "flops", "count", "measure")}
     environment.filters.update(own, size=numbers.flops, breakable=_breakable)
     return environment.get_template(template).render(**content)
 
@@ -95,6 +95,7 @@ def write_trial(outcome: Outcome, content: Mapping[str, Any], path: Path) -> Pat
         about=" ".join(recipe.about.split()),
         recipe=recipe,
         seeds=outcome.seeds,
+        warnings=outcome.warnings(),
         configs=_configs(outcome.arms),
         environment=_environment(outcome.arms.values()),
         command=_command(outcome),

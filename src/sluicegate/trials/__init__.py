@@ -8,6 +8,7 @@ Files here import torch inside their functions only, so that reading a command l
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,21 +43,26 @@ def outcome(
 ) -> dict[str, Any]:
     """What a trial's `run` returns: its numbers, FLOPs of training, and curves by name as (x, y).
 
-    Raises `KeyError` for a measure that the trial does not declare.
+    What is not finite is written as None, since JSON has no NaN. Raises `KeyError` for a measure
+    that the trial does not declare.
     """
     for name in measures:
         if name not in trial.MEASURES:
             raise KeyError(f"{trial.VERB} declares no measure {name!r}")
-    drawn = {name: {"x": [float(v) for v in x], "y": [float(v) for v in y]} for name, (x, y) in (curves or {}).items()}
+    drawn = {name: {"x": [_finite(v) for v in x], "y": [_finite(v) for v in y]} for name, (x, y) in (curves or {}).items()}
     return {
         "verb": trial.VERB,
         "method": trial.method,
-        "measures": {name: float(value) for name, value in measures.items()},
+        "measures": {name: _finite(value) for name, value in measures.items()},
         "curves": drawn,
         "flops": {"total": flops},
         "scores": {},
         "steps": 0,
     }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def found() -> dict[str, type[Trial]]:
