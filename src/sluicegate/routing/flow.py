@@ -21,6 +21,8 @@ class Flow:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self.active = policy
+        """The open pass's own, which may ablate more."""
         self.open = False
         self.late = False
         """Whether labels come only after the forward pass."""
@@ -40,12 +42,13 @@ class Flow:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Flow":
         return Flow(self.policy)
 
-    def enter(self, assigned: Assigned | None) -> None:
+    def enter(self, assigned: Assigned | None, policy: Policy | None = None) -> None:
         if self.open:
             raise UserError(
                 "the router is already entered. One block holds the forward and the backward pass of one batch: leave it before the "
                 "next one begins (for rows of several kinds, give each row its label in one batch)."
             )
+        self.active = policy or self.policy
         self.open, self.late, self.unfinished = True, assigned is None, False
         self.number, self.applied, self.returned = self.number + 1, 0, 0
         if assigned is not None:
@@ -71,7 +74,7 @@ class Flow:
         if self.index is None:
             return None
         if column not in self._rows:
-            self._rows[column] = self._grouped(self.policy.backward[:, column] * self.policy.forward[:, column])
+            self._rows[column] = self._grouped(self.active.backward[:, column] * self.active.forward[:, column])
         return self._rows[column]
 
     def _grouped(self, table: Tensor) -> list[tuple[Selection, float]]:

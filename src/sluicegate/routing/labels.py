@@ -1,7 +1,7 @@
 """Labels: from what the user hands in to one weight per row and block."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,16 @@ class Policy:
     def trains(self) -> Tensor:
         """[labels, columns] whether data of a label moves a column's units at all."""
         return (self.backward * self.forward) != 0
+
+    def without(self, blocks: Sequence[str]) -> "Policy":
+        """The same with these blocks ablated for every label but their own; raises `UserError` for a block that does not exist."""
+        forward = self.forward.clone()
+        for name in blocks:
+            own = 1 + _number("block", name, list(self.blocks))
+            kept = forward[own, own].clone()
+            forward[:, own] = 0.0
+            forward[own, own] = kept
+        return replace(self, forward=forward)
 
 
 def policy(blocks: Sequence[str], weights: Weights, ablate: Mapping[str, Sequence[str]]) -> Policy:

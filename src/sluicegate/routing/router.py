@@ -69,6 +69,9 @@ class Router:
             raise UserError(f"form is {form!r}; it must be gate or protect.")
         if not sites:
             raise UserError("a router needs at least one site, for example {'model.layers.*.mlp': {'forget': 64}}.")
+        for pattern, blocks in sites.items():
+            if not isinstance(blocks, Mapping):
+                raise UserError(f"site {pattern!r}: give its blocks as a mapping, for example {{'forget': 64}}; got {blocks!r}.")
         self.model, self.form = model, form
         names = list(dict.fromkeys(name for blocks in sites.values() for name in blocks))
         if not names:
@@ -110,11 +113,18 @@ class Router:
     # ------------------------------------------------------------------------------- routing
 
     @contextmanager
-    def __call__(self, labels: Labels | Callable[[], Labels]) -> Iterator[None]:
-        """Route everything inside: forward and backward pass of one batch with these labels (or what a call gives)."""
+    def __call__(self, labels: Labels | Callable[[], Labels], *, without: Sequence[str] = ()) -> Iterator[None]:
+        """Route everything inside: forward and backward pass of one batch with these labels (or what a call gives).
+
+        The blocks `without` are ablated in this pass for all rows but their own, beside what `ablate` says: drawn anew
+        for every batch, they get a model used to every choice of its blocks.
+        """
         self._unchanged()
+        if without and self.form == "protect" and not self.policy.ablates:
+            raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
         given = labels() if callable(labels) else labels
-        self._flow.enter(assign(given, self.policy, self._device()))
+        active = self.policy.without(without) if without else self.policy
+        self._flow.enter(assign(given, active, self._device()), active)
         try:
             yield
         finally:
@@ -272,8 +282,6 @@ def _placed(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], at: At)
     found: list[tuple[Site, dict[str, tuple[int, int]]]] = []
     by_tap: dict[tuple[str, str], str] = {}
     for pattern, blocks in sites.items():
-        if not isinstance(blocks, Mapping):
-            raise UserError(f"site {pattern!r}: give its blocks as a mapping, for example {{'forget': 64}}; got {blocks!r}.")
         for site in find(model, pattern, at):
             key = (site.tap, site.at)
             if key in by_tap:

@@ -35,14 +35,15 @@ def train_routed(
     room: Room | None = None,
     name: str = "route",
     evaluation: Evaluation | None = None,
+    without: Callable[[Batch], Sequence[str]] | None = None,
 ) -> Fitted:
     """Train `model` in place on `rows`, each routed by its label; return what it cost.
 
     `labels` holds one label a row (n,) or a token (n, s), names or numbers of `router.labels`, or is a
     rule (`routing.rules`), or any call from a batch to labels. `parts` fixes the composition of a batch
     (see `sampling.Mixture`); without, every row comes once an epoch. Rows of one label are put side by
-    side, which lets the parameter form skip work. The optimiser is guarded: what no row may train keeps
-    its value, bitwise.
+    side, which lets the parameter form skip work. `without` gives the blocks that a batch is computed
+    without (see `Router.__call__`). The optimiser is guarded: what no row may train keeps its value, bitwise.
 
     Before anything is trained, one batch is run under every label; raises `UserError` naming each
     parameter that is protected from a label and still gets gradient from it.
@@ -65,7 +66,8 @@ def train_routed(
     router.verify(first["train"].ids, lambda model, _: objective(model, first).value)
 
     def around(parts: Batches) -> AbstractContextManager[None]:
-        return router(named(parts["train"]))
+        batch = parts["train"]
+        return router(named(batch), without=without(batch) if without else ())
 
     return fit(
         model,
