@@ -104,10 +104,9 @@ class Flow:
         self.returned += 1
 
     def came_back(self, number: int) -> None:
-        """Note that the backward pass of pass `number` began."""
-        if self.number == number:
+        """Note that the backward pass of pass `number` began, if that is still open."""
+        if self.open and self.number == number:
             self.returned += 1
-            self.unfinished = False
 
     def idle(self, site: str) -> None:
         """Called by whatever is attached when a forward pass goes by and no pass is open."""
