@@ -260,7 +260,10 @@ def _mlp_site(module: nn.Module, name: str, prefix: str, found: Projections) -> 
 
 
 def _linear_parts(module: nn.Module, prefix: str, child: str, unit: Tensor, *, consumer: bool, span: int = 1) -> list[Part]:
-    """The parts of one linear layer: along its outputs for a maker, along its inputs for a reader."""
+    """The parts of one linear layer: along its outputs for a maker, along its inputs for a reader.
+
+    With those of the adapters that wrap it: a LoRA layer writes its outputs with B and reads its inputs with A.
+    """
     layer = module.get_submodule(child)
     linear = _plain(layer)
     path = f"{prefix}{child}" + ("" if linear is layer else ".base_layer")
@@ -268,6 +271,10 @@ def _linear_parts(module: nn.Module, prefix: str, child: str, unit: Tensor, *, c
     parts = [Part(f"{path}.weight", dim, unit, span, consumer)]
     if not consumer and getattr(linear, "bias", None) is not None:
         parts.append(Part(f"{path}.bias", 0, unit, span))
+    if lora_of(layer) is not None:
+        side = "lora_A" if consumer else "lora_B"
+        for adapter in getattr(layer, side):
+            parts += _linear_parts(module, prefix, f"{child}.{side}.{adapter}", unit, consumer=consumer, span=span)
     return parts
 
 
