@@ -88,7 +88,7 @@ def lines_picture(name: str, label: str, tracks: Sequence[Track], *, x_label: st
             colour, dash = paint(track.series.colour), _DASHES[track.series.dash]
             if len(track.seeds) > 1:
                 for x, y in track.seeds:
-                    axes.plot(x, y, color=colour, lw=0.7, alpha=0.35, gid=f"class:seed {track.series.key}")
+                    axes.plot(x, y, color=colour, lw=0.9, gid=f"class:seed {track.series.key}")
             x, y = track.mean()
             mark = "o" if len(x) == 1 else None
             axes.plot(x, y, color=colour, lw=1.9, ms=4, marker=mark, linestyle=dash, gid=f"class:arm {track.series.key}")
