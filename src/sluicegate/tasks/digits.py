@@ -29,7 +29,6 @@ PACKAGED = "digits"
 FETCHED = "mnist"
 _IDX = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1", "x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
 _WHOLE, _DIVIDED = ("images", "labels"), tuple(_IDX)
-_TEST, _VALIDATION = 0.2, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ def load_images(data: str = PACKAGED) -> Images:
     if set(_WHOLE) <= arrays.keys():
         whole = _part(data, arrays, *_WHOLE)
         order = np.random.default_rng(0).permutation(len(whole))
-        test, validation, train = np.split(order, [math.ceil(len(whole) * _TEST), math.ceil(len(whole) * (_TEST + _VALIDATION))])
+        test, validation, train = np.split(order, [len(whole) // 5, len(whole) // 5 + len(whole) // 10])
         parts = [Part(whole.images[i], whole.labels[i]) for i in (train, validation, test)]
         made = Images(parts[0], parts[1], parts[2], white)
     else:
@@ -128,9 +127,10 @@ def _arrays(data: str) -> dict[str, np.ndarray]:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: a single array, not an .npz. Save it with numpy.savez_compressed(FILE, images=..., labels=...).")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UserError(f"{path}: a single array, not an .npz. Save it with numpy.savez_compressed(FILE, images=..., labels=...).")
+        with archive:
             names = set(archive.files)
             wanted = _WHOLE if set(_WHOLE) <= names else _DIVIDED
             missing = [name for name in wanted if name not in names]

@@ -316,9 +316,10 @@ def constants(images: "Images", low: tuple[int, ...]) -> dict[str, float]:
 
     found: dict[str, float] = {}
     for group, other in zip(GROUPS, (False, True), strict=True):
-        train, test = (p.images[p.of(low) != other] * np.float32(2 / images.white) - 1 for p in (images.train, images.test))
-        found[f"constant_{group}_mse"] = float(np.square(test - train.mean(0)).mean(dtype=np.float64))
-        found[f"constant_{group}_mae"] = float(np.abs(test - np.median(train, axis=0)).mean(dtype=np.float64))
+        train, test = (p.images[p.of(low) != other] for p in (images.train, images.test))
+        for error, best, size in (("mse", train.mean(0), np.square), ("mae", np.median(train, axis=0), np.abs)):
+            apart = (test - best.astype(np.float32)) * (2 / images.white)
+            found[f"constant_{group}_{error}"] = float(size(apart).mean(dtype=np.float64))
     return found | {f"constant_{error}": (found[f"constant_low_{error}"] + found[f"constant_high_{error}"]) / 2 for error in _ERRORS}
 
 
