@@ -129,7 +129,7 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no images 'nowhere': it must be digits, mnist, a folder"):
         load_images("nowhere")
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(UserError, match="cannot be read as an .npz"):
+    with pytest.raises(UserError, match=r"cannot be read as an \.npz"):
         load_images(str(tmp_path / "text.npz"))
     np.save(tmp_path / "one.npy", GOOD)
     with pytest.raises(UserError, match="a single array"):
