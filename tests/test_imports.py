@@ -123,6 +123,7 @@ def imports_torch(code):
         "import sluicegate.runs.room",
         "import sluicegate.convert",
         "import sluicegate.fetch",
+        "from sluicegate.routing.rules import rules; import sluicegate.routing; rules()",
         "import sluicegate.cli",
     ],
 )

@@ -1,8 +1,10 @@
 """What every routing rule has to keep to, over whatever `rules` finds."""
 
 import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from architectures import learner
 from documented import undocumented
 from sluicegate.errors import UserError
 from sluicegate.models import encode
+from sluicegate.routing.penalties import penalties
 from sluicegate.routing.probing import fit_probe
 from sluicegate.routing.router import Router
 from sluicegate.routing.rules import Rule, bind, rule, rules
@@ -24,6 +27,7 @@ from sluicegate.routing.rules.tokens import Tokens
 from sluicegate.routing.rules.within import Within
 from sluicegate.routing.train import train_routed
 from sluicegate.schedule import Schedule
+from sluicegate.unlearning.objectives import methods
 
 LABELS = ("retain", "forget", "unlabelled")
 every = pytest.mark.parametrize("name", sorted(rules()))
@@ -175,3 +179,64 @@ def test_a_plugin_of_another_package_is_found(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     assert rules()["long"].__name__ == "Long"
     assert "other" not in rules()
+
+
+# ------------------------------------------------------------------------------ what the pages say
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def documented_plugins(monkeypatch, tmp_path):
+    """The files that docs/extending.md shows, installed as another package's."""
+    page = (DOCS / "extending.md").read_text(encoding="utf-8")
+    files = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL)
+    info = tmp_path / "shown-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shown\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[sluicegate.plugins]\n" + "".join(f"{name} = {name}\n" for name, _ in files))
+    for name, text in files:
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name, _ in files:
+        sys.modules.pop(name, None)
+
+
+def test_the_documented_plugins_are_found_and_do_what_they_say(documented_plugins, rows):
+    long_rows = rules()["long-rows"]
+    assert undocumented(long_rows) == []
+    assert long_rows(least=8)(rows.batch(range(5)), LABELS).tolist() == (rows.lengths >= 8).long().tolist()
+    model = learner()
+    router = Router(model, {"model.layers.*.mlp": {"forget": 16}})
+    assert train_routed(model, rows, long_rows(8), router, Schedule(steps=2, lr=1e-3, batch=4)).steps == 2
+    decay = penalties()["activation-decay"](weight=2.0)
+    z = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    decay(z, {"high": (2, 3)}).backward()
+    assert torch.allclose(z.grad, torch.tensor([[1.0, 2.0, 6.0]]))
+    assert methods()["unlikelihood"].NAME == "unlikelihood"
+
+
+def test_the_page_on_rules_runs_as_it_stands_and_prints_what_it_says(capsys):
+    page = (DOCS / "howto" / "rules.md").read_text(encoding="utf-8")
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "rules.md", "exec"), names)
+    printed = capsys.readouterr().out
+    for said in re.findall(r"print\(.*# (tensor\(\[[\d, ]+\]\)|0\.8 0\.5)", page):
+        assert said in printed
+    target, on_input, spans = re.findall(r"tensor\(\[([01, ]{25})\]\)", printed)
+    assert target == spans == "0, 1, 0, 0, 0, 0, 0, 0, 0"
+    assert on_input == "0, 0, 1, 0, 0, 0, 0, 0, 0"
+    assert set(rules()) == {names[word].NAME for word in re.findall(r"\| `(\w+)` \|", page)}, "the table names every rule"
+
+
+def test_the_names_of_the_package_are_where_it_says():
+    import sluicegate.routing
+
+    assert sorted(sluicegate.routing.__all__) == sorted(sluicegate.routing._HOMES)
+    assert all(getattr(sluicegate.routing, name) is not None for name in sluicegate.routing.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        sluicegate.routing.nonsense  # noqa: B018
+    code = "import sys, sluicegate.routing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
