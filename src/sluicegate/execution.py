@@ -13,14 +13,14 @@ from sluicegate import trials
 from sluicegate.errors import UserError, nearest
 from sluicegate.items import digest
 from sluicegate.runs.identity import Stage, build, environment, folder_name, identify
-from sluicegate.stages import Distill, OnData, Relearn, Score, Train, Undo, Unlearn
+from sluicegate.stages import Ablate, Distill, OnData, Relearn, Route, Score, Train, Undo, Unlearn
 from sluicegate.tasks import read
 from sluicegate.unlearning.objectives import method
 
 if TYPE_CHECKING:
     from sluicegate.runs.room import Progress
 
-STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Score, Unlearn, Distill, Undo, Relearn)}
+STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Score, Route, Ablate, Unlearn, Distill, Undo, Relearn)}
 
 
 def kinds() -> dict[str, type[Stage]]:

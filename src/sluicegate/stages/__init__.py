@@ -7,5 +7,6 @@ three cannot drift. Nothing here imports torch before a stage is run.
 from sluicegate.stages.attack import Relearn
 from sluicegate.stages.data import OnData, Score
 from sluicegate.stages.learning import Distill, Train, Undo, Unlearn
+from sluicegate.stages.routed import Ablate, Route
 
-__all__ = ["Distill", "OnData", "Relearn", "Score", "Train", "Undo", "Unlearn"]
+__all__ = ["Ablate", "Distill", "OnData", "Relearn", "Route", "Score", "Train", "Undo", "Unlearn"]
