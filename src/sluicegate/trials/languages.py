@@ -70,7 +70,7 @@ class Languages(Trial):
     """Your own text to lose, in place of the second."""
     model: str = source("model")
     """A model to train on your texts with its own tokenizer; without, a new one that reads bytes."""
-    rows: int = 16000
+    rows: int = 12000
     """Rows of training, of which a third are to be forgotten; with texts at most so many."""
     length: int = 32
     """Tokens a row."""
@@ -102,7 +102,7 @@ class Languages(Trial):
     """graddiff and rmu: steps of unlearning."""
     unlearn_lr: float = 1e-3
     """graddiff and rmu: learning rate of unlearning."""
-    graddiff_weight: float = 5.0
+    graddiff_weight: float = 1.0
     """graddiff: weight of the retain loss."""
     rmu_coefficient: float = 40.0
     """rmu: length of the vector that forget rows are steered to."""
