@@ -17,7 +17,7 @@ from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow
 from sluicegate.routing.labels import policy
 from sluicegate.routing.sites import Site
-from sluicegate.routing.taps import Tap
+from sluicegate.routing.taps import Tap, on_first
 
 if TYPE_CHECKING:
     from sluicegate.routing.surgery import Shrunk
@@ -110,16 +110,20 @@ def _silenced(model: nn.Module, site: Site, placed: Placed, dose: float) -> Iter
     tap = Tap(site, columns, flow, gates=False)
     keep = torch.tensor([1.0, *[1.0 - dose] * len(names)])
 
-    def scale(module: nn.Module, args: Any, output: Any = None) -> Any:
-        x = args[0] if site.at == "input" else output
-        rest: tuple[Any, ...] = args[1:] if site.at == "input" else ()
-        if isinstance(x, tuple):
-            x, rest = x[0], x[1:]
-        changed = tap.muted(x, keep)
-        return (changed, *rest) if site.at == "input" or isinstance(output, tuple) else changed
+    def mute(x: Tensor) -> Tensor:
+        return tap.muted(x, keep)
+
+    def on_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return on_first(args, kwargs, mute, site.name)
+
+    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        return (mute(output[0]), *output[1:]) if isinstance(output, tuple) else mute(output)
 
     module = model.get_submodule(site.tap)
-    handle = module.register_forward_pre_hook(scale) if site.at == "input" else module.register_forward_hook(scale)
+    if site.at == "input":
+        handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(on_output)
     try:
         yield
     finally:

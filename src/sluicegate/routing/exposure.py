@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.protect import JOINT
+from sluicegate.routing.pieces import JOINT
 
 if TYPE_CHECKING:
     from sluicegate.routing.router import Router
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def joint(self) -> tuple[str, ...]:
-        """Parameters that are protected from no label: they learn from everything."""
+        """Parameters that are protected from no label, wholly or in part: they learn from everything."""
         return tuple(dict.fromkeys(row.parameter for row in self.rows if row.block == _JOINT))
 
     def relative(self) -> dict[tuple[str, str], float]:

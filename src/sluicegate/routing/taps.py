@@ -1,5 +1,6 @@
 """Taps: the hooks of the activation form, put on once and idle while no pass is open."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,12 +34,7 @@ class Tap:
         if not self.flow.open:
             self._idle()
             return None
-        if args and isinstance(args[0], Tensor):
-            return (self.route(args[0]), *args[1:]), kwargs
-        for name, value in kwargs.items():  # called by names, as decoders do
-            if not args and isinstance(value, Tensor):
-                return args, kwargs | {name: self.route(value)}
-        raise UserError(f"site {self.name!r} was called without a tensor to begin with, so its input cannot be routed. Use at='output'.")
+        return on_first(args, kwargs, self.route, self.name)
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self.flow.open:
@@ -121,5 +117,18 @@ class Tap:
 
     def muted(self, x: Tensor, keep: Tensor) -> Tensor:
         """`x` with every row's blocks times `keep` [columns]."""
+        self._fit_features(x.shape[self.dim])
         weights = keep.to(x.device).expand(x.shape[0], -1)
         return ablated(x, weights, self.columns, self.dim)
+
+
+def on_first(
+    args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[Tensor], Tensor], site: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments with the first one changed, which some models give by name."""
+    if args and isinstance(args[0], Tensor):
+        return (change(args[0]), *args[1:]), kwargs
+    for name, value in kwargs.items():
+        if not args and isinstance(value, Tensor):
+            return args, kwargs | {name: change(value)}
+    raise UserError(f"site {site!r} was called without a tensor to begin with, so its input cannot be routed. Use at='output'.")
