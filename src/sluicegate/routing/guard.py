@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sluicegate.routing.flow import Flow
-from sluicegate.routing.protect import JOINT, Piece
+from sluicegate.routing.pieces import JOINT, Piece
 
 
 @dataclass

@@ -10,7 +10,7 @@ passes; here one pass over a mixed batch.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,52 +20,13 @@ from torch import Tensor, nn
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, Selection, laid
-from sluicegate.routing.sites import CHANNELS_FIRST, Part, is_linear, runs
+from sluicegate.routing.gains import NormGains, PerRow, is_fused, may_be_by_feature
+from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.sites import CHANNELS_FIRST, is_linear
 
-JOINT = -1
-"""Column of what is held back from no row at all."""
-Runs = tuple[tuple[int, int], ...]
 Rows = dict[int, list[tuple[Selection, float]]]
 Take = Callable[[int], list[tuple[Tensor, Tensor, float]]]
 """For a column, the inputs and gradients of the rows that move it, with their weight."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A share of one parameter that belongs to one column, or to `JOINT`."""
-
-    column: int
-    dim: int
-    runs: Runs | None
-    """Where along `dim`; None for all of it."""
-
-
-def pieces(parameter: Tensor, part: Part | None, blocks: Mapping[int, tuple[int, int]], *, gated: bool = False) -> tuple[Piece, ...]:
-    """Cut a parameter into each block's share and the rest's.
-
-    `part` is the site's part of it, if any, with the units of each block (by column). An index that
-    serves units of several columns (a shared key head) is the rest's; where the gradient is `gated`
-    by unit, which cannot tell whose it is there, it is held back from nobody.
-    """
-    if part is None:
-        return (Piece(0, 0, None),)
-    rest = torch.ones(parameter.shape[part.dim], dtype=torch.bool)
-    shared = torch.zeros_like(rest)
-    found = []
-    for column, (start, stop) in blocks.items():
-        mine = part.belongs(start, stop)
-        rest &= ~mine
-        shared |= part.touches(start, stop) & ~mine
-        if mine.any():
-            found.append(Piece(column, part.dim, runs(mine)))
-    if gated and shared.any():
-        rest &= ~shared
-        found.append(Piece(JOINT, part.dim, runs(shared)))
-    if rest.any():
-        found.append(Piece(0, part.dim, runs(rest)))
-    if len(found) == 1:
-        return (Piece(found[0].column, part.dim, None),)
-    return tuple(found)
 
 
 class RoutedLinear(torch.autograd.Function):
@@ -159,14 +120,18 @@ def _weight_gradient(weight: Tensor, g: Tensor, cut: Cut, take: Take) -> Tensor:
         (own_x, own_g, value), out = found[0], 1 if cut.transposed else 0
         product = own_x.t() @ own_g if out else own_g.t() @ own_x
         return (product * value if value != 1.0 else product).to(weight.dtype)
-    gw = torch.zeros(weight.shape, dtype=g.dtype, device=weight.device)
+    gw = _blank(weight.shape, cut.weight, g)
     along_out = cut.weight[0].dim == (1 if cut.transposed else 0)
     for piece in cut.weight:
-        for own_x, own_g, value in take(piece.column):
-            for start, stop in piece.runs or ((0, weight.shape[piece.dim]),):
+        for start, stop in piece.runs or ((0, weight.shape[piece.dim]),):
+            own, begun = gw.narrow(piece.dim, start, stop - start), 0.0
+            for own_x, own_g, value in take(piece.column):
                 part_x, part_g = (own_x, own_g[:, start:stop]) if along_out else (own_x[:, start:stop], own_g)
-                product = part_x.t() @ part_g if cut.transposed else part_g.t() @ part_x
-                gw.narrow(piece.dim, start, stop - start).add_(product, alpha=value)
+                left, right = (part_x.t(), part_g) if cut.transposed else (part_g.t(), part_x)
+                own.addmm_(left, right, beta=begun, alpha=value)  # straight to its place; beta 0 reads nothing
+                begun = 1.0
+            if not begun:
+                own.zero_()
     return gw.to(weight.dtype)
 
 
@@ -177,6 +142,13 @@ def _bias_gradient(g: Tensor, cut: Cut, take: Take) -> Tensor:
             for start, stop in piece.runs or ((0, len(gb)),):
                 gb[start:stop].add_(own_g[:, start:stop].sum(0), alpha=value)
     return gb
+
+
+def _blank(shape: torch.Size, own: tuple[Piece, ...], like: Tensor) -> Tensor:
+    """Room for a gradient: zeros, unless the pieces fill it."""
+    filled = sum(stop - start for piece in own for start, stop in piece.runs or ((0, shape[piece.dim]),))
+    make = torch.empty if filled == shape[own[0].dim] else torch.zeros
+    return make(shape, dtype=like.dtype, device=like.device)
 
 
 class Shield:
@@ -196,6 +168,9 @@ class Shield:
         else:
             self.linear = None
         self.shadow = _without_hooks(module)
+        self.fused = is_fused(module)
+        self.by_feature: bool | None = None if may_be_by_feature(module) else False
+        """Whether its weights are multiplied feature by feature; None until that was tried."""
 
     def attach(self) -> None:
         self.module.forward = self
@@ -235,7 +210,49 @@ class Shield:
                 return self.plain(*args, **kwargs)
         if self.linear is not None and len(args) == 1 and not kwargs and (dense := self._weights(args[0], args[0].dim() - 1)) is not None:
             return self._linear(args[0], dense, compiling)
+        if not compiling and flow.index is not None and (self.fused or self.by_feature is not False) and len(args) == 1 and not kwargs:
+            x = args[0]
+            if isinstance(x, Tensor) and torch.is_grad_enabled() and (dense := self._weights(x, x.dim() - 1)) is not None:
+                if self.fused:
+                    return self._gains(x, dense)
+                if (found := self._by_feature(x, dense)) is not None:
+                    return found
         return self._two_ways(args, kwargs)
+
+    def _gains(self, x: Tensor, dense: Tensor) -> Tensor:
+        """One of torch's own norms."""
+        module, whole = self.module, (Piece(JOINT, 0, None),)
+        held = self._called({name: p if p is None else p.detach() for name, p in module._parameters.items()}, x)
+        bias = module._parameters.get("bias")
+        own = self.cut.get("weight", whole), self.cut.get("bias", whole)
+        return NormGains.apply(held, x.detach(), module.weight, bias, dense, own, module)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _by_feature(self, x: Tensor, dense: Tensor) -> Tensor | None:
+        """A norm written by hand; None where it turns out not to be one."""
+        whole, missing = (Piece(JOINT, 0, None),), x.dim() - dense.dim()
+        own = {n: p for n, p in self.module._parameters.items() if p is not None}
+        if any(p.shape != x.shape[-1:] for p in own.values()):
+            return None
+        apart = {name: PerRow.apply(p, dense, self.cut.get(name, whole), missing) for name, p in own.items()}  # type: ignore[no-untyped-call]
+        if self.by_feature:
+            return self._called(apart, x)
+        try:
+            found = self._called(apart, x)
+            with torch.no_grad():
+                expected = self._called(own, x)
+            self.by_feature = isinstance(found, Tensor) and found.dtype == expected.dtype and torch.equal(found, expected)
+        except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
+            self.by_feature = False
+        return found if self.by_feature else None
+
+    def _called(self, parameters: dict[str, Any], x: Tensor) -> Tensor:
+        """The module's forward with these for its parameters: by the shadow, whose table takes any tensor."""
+        before, self.shadow._parameters = self.shadow._parameters, parameters
+        self.shadow.training = self.module.training
+        try:
+            return type(self.module).forward(self.shadow, x)  # type: ignore[no-any-return]
+        finally:
+            self.shadow._parameters = before
 
     def _linear(self, x: Tensor, dense: Tensor, compiling: bool) -> Tensor:
         assert self.linear is not None

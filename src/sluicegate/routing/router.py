@@ -15,7 +15,8 @@ from sluicegate.routing.exposure import Report, exposure
 from sluicegate.routing.flow import Flow
 from sluicegate.routing.guard import Guard
 from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
-from sluicegate.routing.protect import Piece, Shield, pieces
+from sluicegate.routing.pieces import Piece, pieces
+from sluicegate.routing.protect import Shield
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
 from sluicegate.routing.taps import Tap
 
