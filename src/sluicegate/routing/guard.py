@@ -30,8 +30,7 @@ class _Held:
 class Guard:
     """Watches one optimiser through its step hooks.
 
-    Only passes within the router's blocks count as training: rows that anything may learn from go into a
-    block too, as retain or unlabelled. Memory that is not of the parameter's shape (Adafactor's) is not put back.
+    The optimiser's memory that has not the parameter's own shape (Adafactor's) is not put back.
     """
 
     def __init__(

@@ -48,8 +48,9 @@ class Router:
     site (Cloud et al. 2024, arXiv 2410.04332, s3). What lies behind the site, and whatever is
     reached round it, still learns: `report` lists it. form "protect": gradients of activations are
     left alone, and rows do not enter the gradient of weights that they may not train, in the whole
-    model but for the parameters that match the globs `joint` (SGTM, arXiv 2512.05648), and those that a
-    module with children holds itself. Use `guard` on the optimiser in either form, or momentum and weight decay go on moving what is held.
+    model but for those that a module with children holds itself (SGTM, arXiv 2512.05648). Parameters
+    that match the globs `joint` are protected from nothing, in either form. Use `guard` on the
+    optimiser, or momentum and weight decay go on moving what is held.
 
     Raises `UserError` for sites that match nothing or twice, blocks that overlap or do not fit, and
     names that do not exist.
@@ -153,7 +154,8 @@ class Router:
         """Make an optimiser skip, truly, whatever no row since its last step was allowed to train.
 
         No momentum, no weight decay, and the optimiser's memory of those shares stays as it was. With several
-        processes (of process group `group`) a share is skipped when none of them trained it.
+        processes (of process group `group`) a share is skipped when none of them trained it. Only passes inside
+        a block of this router count: rows that may train everything go into one too, as "unlabelled".
         """
         parameters = dict(self.model.named_parameters())
         return Guard(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._flow, group)

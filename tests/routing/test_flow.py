@@ -1,0 +1,117 @@
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from sluicegate.errors import UserError
+from sluicegate.routing.flow import Flow, laid
+from sluicegate.routing.labels import assign, policy
+
+POLICY = policy(["a", "b"], {"a": -0.75, "b": {"a": 0.5}}, {"retain": ["a"]})
+
+
+def entered(labels):
+    flow = Flow(POLICY)
+    flow.enter(assign(labels, POLICY, torch.device("cpu")))
+    return flow
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 2))
+def test_rows_are_those_that_move_a_column_by_weight(labels, column):
+    table = (POLICY.backward * POLICY.forward)[:, column]
+    found = torch.zeros(len(labels))
+    for selection, value in entered(torch.tensor(labels)).rows(column):
+        chosen = torch.zeros(len(labels), dtype=torch.bool)
+        chosen[slice(None) if selection is None else selection] = True
+        assert not found[chosen].any()  # no row twice
+        found[chosen] = value
+    assert torch.equal(found, table[torch.tensor(labels)])
+
+
+def test_rows_that_lie_together_are_a_run():
+    assert entered(torch.tensor([1, 1, 3, 3, 3, 1])).rows(0)[1] == (slice(2, 5), 1.0)
+    assert entered(torch.tensor([3, 3])).rows(0) == [(None, 1.0)]
+    first, second = entered(torch.tensor([3, 1, 3])).rows(0)
+    assert (first[0], first[1]) == (slice(1, 2), -0.75)
+    assert (second[0].tolist(), second[1]) == ([0, 2], 1.0)
+    assert entered(torch.tensor([0, 0])).rows(1) == []
+
+
+def test_tokens_count_one_by_one():
+    (selection, value), *rest = entered(torch.tensor([[0, 2], [2, 2]])).rows(2)
+    assert (selection, value, rest) == (None, 1.0, [])
+    ((selection, value),) = entered(torch.tensor([[3, 1], [3, 1]])).rows(2)
+    assert (selection.tolist(), value) == ([0, 2], 1.0)
+
+
+def test_soft_labels_have_no_runs():
+    flow = entered(torch.tensor([[1.0, 0, 0, 0]]))
+    assert flow.rows(0) is None
+    flow.leave()
+    flow.enter(assign([0], POLICY, torch.device("cpu")))
+    assert flow.rows(0) == [(None, 1.0)]
+
+
+def test_nothing_is_held_back_only_when_every_row_has_weight_one():
+    assert entered([3, 3]).all_whole([0, 1, 2])
+    assert entered([0, 3]).all_whole([0, 2])
+    assert not entered([0, 3]).all_whole([0, 1])
+    assert not entered([1, 1]).all_whole([0])  # all rows, but not with weight one
+    assert not entered([1, 3]).all_whole([0])
+
+
+def test_ledgers_gather_what_was_moved():
+    flow = Flow(POLICY)
+    flow.ledgers.append(torch.zeros(4, dtype=torch.bool))
+    with torch.no_grad():
+        flow.enter(assign([3], POLICY, torch.device("cpu")))
+    assert not flow.ledgers[0].any()
+    flow.leave()
+    flow.enter(assign([0], POLICY, torch.device("cpu")))
+    assert flow.ledgers[0].tolist() == [True, False, True, True]
+
+
+def test_a_copy_is_closed():
+    flow = entered([0, 1])
+    twin = copy.deepcopy(flow)
+    assert flow.open
+    assert not twin.open
+    assert twin.policy is POLICY
+
+
+def test_a_pass_that_is_over_is_too_late():
+    flow = entered([0])
+    flow.check(1, "here")
+    flow.leave()
+    with pytest.raises(UserError, match="site 'here': the router was left before backward"):
+        flow.check(1, "here")
+    flow.enter(assign([0], POLICY, torch.device("cpu")))
+    with pytest.raises(UserError, match="site 'here'"):
+        flow.check(1, "here")
+
+
+@pytest.mark.parametrize(
+    ("lead", "shape", "axis", "expected"),
+    [
+        ((3,), (3, 4), 1, (3, 2)),
+        ((3,), (3, 5, 4), 2, (3, 2)),
+        ((3,), (3, 4, 7), 1, (3, 2)),
+        ((3, 5), (3, 5, 4), 2, (3, 5, 2)),
+        ((3, 5), (3, 5, 2, 4), 3, (3, 5, 2)),
+        ((3, 5), (15, 4), 1, (15, 2)),
+        ((3, 5), (3, 5), 1, None),  # as many features as tokens
+        ((3, 5), (3, 5, 7), 1, None),  # as many channels as tokens
+        ((3,), (15, 4), 1, None),
+        ((3,), (4, 3), 1, None),
+        ((3,), (3,), 0, None),
+        ((3, 5), (5, 3, 4), 2, None),
+    ],
+)
+def test_weights_are_laid_along_rows_and_tokens_only(lead, shape, axis, expected):
+    weights = torch.arange(float(torch.Size(lead).numel() * 2)).reshape(*lead, 2)
+    own = laid(weights, shape, axis)
+    assert (None if own is None else tuple(own.shape)) == expected
+    if own is not None:
+        assert torch.equal(own.flatten(), weights.flatten())
