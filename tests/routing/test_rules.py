@@ -569,3 +569,13 @@ def test_batches_that_cannot_be_labelled_are_refused():
         view({"input_ids": [[1, 2]]})
     with pytest.raises(UserError, match="of is 'both'"):
         aligned(torch.zeros(2, 2), "both", 0)
+
+
+def test_a_model_in_half_precision_is_probed_in_full(groups):
+    rows, forget = groups
+    model = build("llama")
+    full = fit_probe(model, rows, forget, "model.layers.0")
+    half = fit_probe(model.to(torch.bfloat16), rows, forget, "model.layers.0")
+    assert half(rows.batch(range(8))).dtype == half.weight.dtype == torch.float32
+    assert float(((half(rows.batch(range(48))) > 0.5) == forget).float().mean()) == half.accuracy
+    assert abs(half.accuracy - full.accuracy) < 0.05

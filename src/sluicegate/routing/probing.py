@@ -41,7 +41,7 @@ class LinearProbe:
 
     def __call__(self, batch: Any) -> Tensor:
         """(b,) or (b, t) probabilities; no gradient, dropout off, the model left as it was."""
-        h = activations(self.model, self.module, batch, self.forward)
+        h = activations(self.model, self.module, batch, self.forward).float()  # half precision blurs a sum over features
         h = _pooled(h, batch) if self.per == "row" else h
         score: Tensor = ((h - self.mean.to(h)) / self.scale.to(h)) @ self.weight.to(h) + self.bias.to(h)
         return torch.sigmoid(score)
@@ -77,7 +77,7 @@ def fit_probe(
         )
     features, wanted = [], []
     for start, batch in _batches(rows, size):
-        h = activations(model, module, batch, forward)
+        h = activations(model, module, batch, forward).float()
         own = truth[start : start + len(h)]
         if per == "row":
             features.append(_pooled(h, batch))
@@ -89,7 +89,7 @@ def fit_probe(
                 raise UserError(f"positive has shape {tuple(truth.shape)}, but rows are up to {real.shape[1]} tokens long.")
             features.append(h[real.to(h.device)])
             wanted.append(own[real])
-    x, y = torch.cat(features).float(), torch.cat(wanted)
+    x, y = torch.cat(features), torch.cat(wanted)
     if y.all() or not y.any():
         raise UserError(f"all {len(y)} {per}s are {'' if y.all() else 'not '}positive; a probe needs both kinds.")
     return LinearProbe(model, module, per, *_logistic(x, y.to(x), decay), forward=forward)
