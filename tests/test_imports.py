@@ -125,6 +125,7 @@ def imports_torch(code):
         "import sluicegate.fetch",
         "from sluicegate.routing.rules import rules; import sluicegate.routing; rules()",
         "import sluicegate.cli",
+        "import sluicegate.tasks.digits, sluicegate.trials.split",
     ],
 )
 def test_reading_a_command_line_does_not_import_torch(code):
