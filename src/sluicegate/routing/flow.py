@@ -29,6 +29,8 @@ class Flow:
         self.backward: Tensor | None = None
         self.forward: Tensor | None = None
         self.index: Tensor | None = None
+        self.mutes = False
+        """Whether some row of the open pass is computed without some block; True where that is not known."""
         self.ledgers: list[Tensor] = []
         """One a guard, [columns + 1]: whether some row has moved a column since its optimiser's last step; last, whether any was routed."""
         self.number = 0
@@ -57,6 +59,7 @@ class Flow:
     def take(self, assigned: Assigned) -> None:
         """Let these labels hold for the open pass."""
         self.backward, self.forward, self.index = assigned.backward, assigned.forward, assigned.index
+        self.mutes = assigned.forward is not None and (assigned.index is None or bool((assigned.forward != 1).any()))
         if torch.is_grad_enabled():
             for ledger in self.ledgers:
                 ledger[:-1] |= assigned.moved

@@ -32,6 +32,8 @@ Take = Callable[[int], list[tuple[Tensor, Tensor, float]]]
 class RoutedLinear(torch.autograd.Function):
     """A linear layer whose weight gradient is the sum over each piece's own rows."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -58,6 +60,7 @@ class RoutedLinear(torch.autograd.Function):
         cut: Cut = ctx.cut
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         gx = gw = gb = None
+        g = g.contiguous()  # once: both products below would copy it
         if need_x:
             matrix = weight.to(g.dtype)
             gx = (g @ (matrix.t() if cut.transposed else matrix)).to(x.dtype)
@@ -136,7 +139,7 @@ def _weight_gradient(weight: Tensor, g: Tensor, cut: Cut, take: Take) -> Tensor:
 
 
 def _bias_gradient(g: Tensor, cut: Cut, take: Take) -> Tensor:
-    gb = torch.zeros(g.shape[-1], dtype=g.dtype, device=g.device)
+    gb = g.new_zeros(g.shape[-1])
     for piece in cut.bias:
         for _, own_g, value in take(piece.column):
             for start, stop in piece.runs or ((0, len(gb)),):
@@ -145,10 +148,9 @@ def _bias_gradient(g: Tensor, cut: Cut, take: Take) -> Tensor:
 
 
 def _blank(shape: torch.Size, own: tuple[Piece, ...], like: Tensor) -> Tensor:
-    """Room for a gradient: zeros, unless the pieces fill it."""
+    """Room for a gradient, batched under vmap if `like` is: zeros, unless the pieces fill it."""
     filled = sum(stop - start for piece in own for start, stop in piece.runs or ((0, shape[piece.dim]),))
-    make = torch.empty if filled == shape[own[0].dim] else torch.zeros
-    return make(shape, dtype=like.dtype, device=like.device)
+    return like.new_empty(shape) if filled == shape[own[0].dim] else like.new_zeros(shape)
 
 
 class Shield:
