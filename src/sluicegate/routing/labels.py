@@ -128,7 +128,7 @@ def assign(labels: Labels, policy: Policy, device: torch.device) -> Assigned:
     if given.dim() not in (1, 2) or not given.numel():
         raise UserError(f"labels have shape {tuple(given.shape)}; expected (batch,) for rows or (batch, tokens) for tokens.")
     tables = policy.backward.to(device), policy.forward.to(device)
-    if _transformed():  # under vmap a label has no single value to look at
+    if transformed():  # under vmap a label has no single value to look at
         where = given.to(device)
         return Assigned(
             tables[0][where], tables[1][where] if policy.ablates else None, None, torch.ones(len(policy.columns), dtype=torch.bool)
@@ -152,14 +152,14 @@ def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
             f"the shares of {', '.join(policy.labels)}. Labels that are not shares must be whole numbers."
         )
     shares = given.to(device).float()
-    if not _transformed():
+    if not transformed():
         total = shares.sum(-1)
         if bool((shares < 0).any()) or not bool(torch.isfinite(total).all()) or bool(((total - 1).abs() > 1e-2).any()):
             raise UserError("soft labels must be shares: 0 or more, adding up to 1 for every row (or token).")
     backward = shares @ policy.backward.to(device)
     forward = shares @ policy.forward.to(device) if policy.ablates else None
     moving = backward if forward is None else backward * forward
-    moved = (moving != 0).flatten(0, -2).any(0).cpu() if not _transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
+    moved = (moving != 0).flatten(0, -2).any(0).cpu() if not transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
     return Assigned(backward, forward, None, moved)
 
 
@@ -167,6 +167,6 @@ def _legend(policy: Policy) -> str:
     return ", ".join(f"{i} {name}" for i, name in enumerate(policy.labels)) + f" (or -1 for {UNLABELLED})"
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether a function transform (vmap, grad) is at work, under which values cannot be looked at."""
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, laid
 from sluicegate.routing.gate import Columns, Gate, LateGate, ablated
+from sluicegate.routing.labels import transformed
 from sluicegate.routing.sites import Site
 
 
@@ -61,13 +62,15 @@ class Tap:
         if flow.late:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
         self._fits(x.shape, flow.backward)
+        if transformed():  # torch.func.grad goes back after the function, and its block, were left
+            return self._routed(x, None)
         return self._routed(x, lambda: flow.check(number, self.name))
 
     def _routed(self, x: Tensor, check: Any) -> Tensor:
         flow = self.flow
         weights = flow.backward
         assert weights is not None
-        if flow.forward is not None:
+        if flow.forward is not None and (flow.mutes or torch.compiler.is_compiling()):  # one graph for all labels
             x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
