@@ -30,7 +30,7 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     measured = Table("seed", "measure", "", box=None, pad_edge=False)
     for seed, result in zip(seeds, results, strict=True):
         for name, value in result.get("measures", {}).items():
-            measured.add_row(str(seed), name, "not finite" if value is None else f"{value:.4g}")
+            measured.add_row(str(seed), name, _number(value))
         for group, scores in result["scores"].items():
             table.add_row(str(seed), group, f"{scores['exact']:.3f}", f"{scores['probability']:.3g}", f"{scores['loss']:.3f}")
     for filled in (table, measured):
@@ -38,16 +38,22 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
             console.print(filled)
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         made = ""
+        for text in result.get("warnings", ()):
+            console.print(f"[yellow]warning[/] {escape(text)}")
         if "owned" in result:
             console.print(_attack_table(result))
-            for text in result["warnings"]:
-                console.print(f"[yellow]warning[/] {escape(text)}")
         else:
             steps = f"{result['steps']} steps, " if result["steps"] else ""
             made = f"{steps}{result['flops']['total']:.3g} FLOPs, "
             if result.get("reached") is False:
                 console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
         console.print(f"seed {seed}: {made}kept in {escape(str(folder))}", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _attack_table(result: Mapping[str, Any]) -> Table:
