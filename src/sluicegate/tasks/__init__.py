@@ -21,6 +21,8 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
         "task:arithmetic/unlabelled": lambda: arithmetic().split().unlabelled,
         "task:arithmetic/text": lambda: arithmetic().text(),
     }
+    for label in ("add", "subtract", "multiply", "divide"):
+        found[f"task:arithmetic/{label}"] = lambda label=label: arithmetic().only(label)  # type: ignore[misc]
     for group in ("forget", "retain"):
         path = data / f"facts_{group}.jsonl"
         found[f"task:facts/{group}"] = lambda path=path: items.read(path)  # type: ignore[misc]

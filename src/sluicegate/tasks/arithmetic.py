@@ -145,6 +145,11 @@ class Arithmetic:
             unlabelled=self._pool(seed),
         )
 
+    def only(self, label: str, seed: int = 0) -> tuple[Item, ...]:
+        """Return the rows of one operation, of whichever group; `label` is add, subtract, multiply or divide."""
+        facts(label)  # names the operations where it is none
+        return tuple(self._rows((label,), seed))
+
     def text(self, seed: int = 0, rows: int | None = None) -> tuple[Item, ...]:
         """Return running text for pretraining: sentences with an empty prompt, labelled "text".
 
