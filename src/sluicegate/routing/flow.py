@@ -107,8 +107,8 @@ class Flow:
         self.returned += 1
 
     def came_back(self, number: int) -> None:
-        """Note that the backward pass of pass `number` began, if that is still open."""
-        if self.open and self.number == number:
+        """Note that the backward pass of pass `number` began."""
+        if self.number == number:
             self.returned += 1
 
     def idle(self, site: str) -> None:
