@@ -7,6 +7,7 @@ import pytest
 
 from sluicegate.errors import UserError
 from sluicegate.items import digest, halves
+from sluicegate.tasks import read
 from sluicegate.tasks.arithmetic import FORGET, RETAIN, arithmetic, facts, tokenizer, vocabulary
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
@@ -54,6 +55,14 @@ def test_the_groups_hold_the_right_operations(split):
     assert {item.label for item in split.forget} == set(FORGET)
     assert not {item.key for item in split.retain} & {item.key for item in split.forget}
     assert not {item.text for item in split.retain} & {item.text for item in split.forget}
+
+
+def test_one_operation_alone_is_its_rows_of_the_group(split):
+    for group in ("forget", "retain"):
+        mine = [label for label in ("add", "subtract", "multiply", "divide") if label in (FORGET if group == "forget" else RETAIN)]
+        assert sum((read(f"task:arithmetic/{label}") for label in mine), ()) == split.group(group)
+    with pytest.raises(UserError, match="no operation is called 'power'"):
+        arithmetic().only("power")
 
 
 def test_every_answer_is_right_and_agrees_with_its_label_and_fact(split):
