@@ -266,16 +266,26 @@ def test_uneven_layers_are_left_as_zeros():
     assert torch.equal(outputs(model), ablated)
 
 
-def test_as_many_go_as_all_layers_can_give(tmp_path):
+def test_blocks_of_different_sizes_are_left_as_zeros_too(bits):
     model = made("llama")
     cut = sg.Router(model, {"model.layers.0.mlp": {"forget": 8}, "model.layers.1.mlp": {"forget": 4}}).ablate()
     with cut(model):
-        ablated = outputs(model)
+        ablated = bits.weights(model)
     done = cut.bake(model)
-    assert done.removed == {"model.layers.0.mlp": 4, "model.layers.1.mlp": 4}
-    assert set(done.left) == {"model.layers.0.mlp"}
-    torch.testing.assert_close(outputs(model), ablated, atol=1e-6, rtol=0)
-    assert torch.equal(outputs(again(model, tmp_path)), outputs(model))
+    assert done.removed == {}
+    assert set(done.left) == {"model.layers.0.mlp", "model.layers.1.mlp"}
+    assert "not all of them can give up as many units" in str(done)
+    assert bits.same(bits.weights(model), ablated)
+
+
+def test_dead_units_of_other_layers_go_only_as_far_as_needed(tmp_path):
+    model = made("llama")
+    expand(model, {"model.layers.0.mlp": {"a": 4, "b": 8}})  # layer 1 gets 12 dead units
+    cut = sg.Router(model, {"model.layers.0.mlp": {"a": 4, "b": 8}}).ablate("b")
+    assert cut.bake(model)
+    assert model.config.intermediate_size == 68
+    assert [layer.mlp.up_proj.out_features for layer in model.model.layers] == [68, 68]
+    again(model, tmp_path)
 
 
 def test_one_layer_in_memory_and_back(tmp_path, bits):
@@ -451,6 +461,14 @@ def test_ranks_of_some_layers_are_saved_as_patterns(tmp_path):
     router = stir(model, name, {"forget": 2})
     assert router.ablate().bake(model)
     assert config.rank_pattern == config.alpha_pattern == {}
+
+
+def test_layers_inside_adapters_get_no_dead_units(bits):
+    model = adapted(target_modules=["up_proj"], layers_to_transform=[1])
+    weights = bits.weights(model)
+    with pytest.raises(UserError, match=r"layers.1.mlp' would get units as well.*adapters lie around"):
+        expand(model, {"base_model.model.model.layers.0.mlp": {"forget": 4}})
+    assert bits.same(bits.weights(model), weights)
 
 
 def test_an_mlp_beside_adapters_grows_and_one_inside_does_not():

@@ -5,19 +5,17 @@ heads and the ranks of LoRA adapters.
 """
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow
-from sluicegate.routing.lora import set_rank
 from sluicegate.routing.protect import Shield
+from sluicegate.routing.resizing import Fill, dead, grow, held, remove, whole_groups, wrapped
 from sluicegate.routing.sites import Kind, Part, Site, find, is_linear
 from sluicegate.routing.taps import Tap
 from sluicegate.routing.twin import Twin, Unfit, build, default_scale, owner_of, units_of_kind
@@ -82,10 +80,10 @@ def expand(
         everything = {**units_of_kind(model, "mlp"), **units_of_kind(model, "heads")}
         plans += [_Plan(everything[name], units, _zeros) for name, units in twin.others.items()]
     for plan in plans:
-        if (reason := _held(model, plan.site)) is not None:
+        if (reason := held(model, plan.site)) is not None:
             raise UserError(f"site {plan.site.name!r}: {reason}.")
     for plan in plans:
-        _grow(model, plan)
+        grow(model, plan.site, plan.units, plan.fill)
     for twin in fitted:
         twin.adopt(model)
     return {pattern: dict(blocks) for pattern, blocks in sites.items()}
@@ -93,7 +91,7 @@ def expand(
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What became of units that were cut: taken out, or left as zeros. True if none were left."""
+    """What became of units that were cut: at each site all of them were taken out, or left as zeros. True if none were left."""
 
     removed: Mapping[str, int] = field(default_factory=dict)
     """Number of units taken out, by site."""
@@ -143,10 +141,8 @@ def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int
                 left |= dict.fromkeys(mine, str(why))
     removed = {}
     for name, (site, gone) in removals.items():
-        _remove(model, site, gone)
+        remove(model, site, gone)
         removed[name] = int(gone.sum())
-        if name in cut and (more := int(cut[name][1].sum()) - removed[name]):
-            left[name] = f"{more} units, since no more can go in all layers alike"
     for twin in fitted:
         twin.adopt(model)
     return Shrunk(removed, left)
@@ -160,7 +156,7 @@ class _Plan:
     site: Site
     units: int
     """How many there will be."""
-    fill: Callable[[Part, tuple[int, ...]], Tensor]
+    fill: Fill
     """The new entries of a part."""
 
 
@@ -177,7 +173,7 @@ def _chosen(model: nn.Module, sites: Mapping[str, Mapping[str, int]]) -> dict[st
                     f"site {site.name!r} ({type(model.get_submodule(site.name)).__name__}) is no MLP, attention or LoRA layer, so it is "
                     "not known what reads its units. Name the module that holds both sides, for example 'model.layers.*.mlp'."
                 )
-            if (reason := _wrapped(site)) is not None:
+            if (reason := wrapped(site)) is not None:
                 raise UserError(f"site {site.name!r}: {reason}. Expand the model before it gets adapters, or merge them into it.")
             span = max(part.span for part in site.parts)
             for block, count in blocks.items():
@@ -192,32 +188,6 @@ def _chosen(model: nn.Module, sites: Mapping[str, Mapping[str, int]]) -> dict[st
                 raise UserError(f"site {site.name!r}: no block is named. Give each a name and a size, for example {{'forget': 64}}.")
             found[site.name] = site, sum(blocks.values())
     return found
-
-
-def _wrapped(site: Site) -> str | None:
-    return "adapters lie around its layers" if any(".base_layer." in part.parameter for part in site.parts) else None
-
-
-@torch.no_grad()
-def _held(model: nn.Module, site: Site) -> str | None:
-    """Why a site's weights cannot change their shape, or None."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for part in site.parts:
-        names = owners[id(model.get_parameter(part.parameter))]
-        if len(names) > 1:
-            return f"{names[0]} is the same weight as {names[1]}, so neither can change its shape alone"
-        if isinstance(model.get_parameter(part.parameter), DTensor):
-            return f"{part.parameter} is sharded over several processes. Change the shape of a model before it is sharded"
-        try:
-            _replace(model, part, lambda old, _: old.clone(), torch.empty(0))
-        except RuntimeError:
-            return (
-                f"{part.parameter} is part of a graph that is still held, of a forward pass without backward. Delete what that pass gave "
-                "(its output or loss), and try again"
-            )
-    return None
 
 
 def _routers(model: nn.Module) -> Iterator[tuple[Flow, str]]:
@@ -244,6 +214,11 @@ def _fitted(model: nn.Module, prefix: str, owner: Any, kind: Kind, plans: Sequen
             "after they are cut."
         ) from None
     for name in twin.others:
+        if wrapped(units_of_kind(model, kind)[name]) is not None:
+            raise UserError(
+                f"site {name!r} would get units as well, since all layers have one width, but adapters lie around its layers. Expand the "
+                "model before it gets adapters, or expand(..., in_memory=True) where the units are cut again before it is saved."
+            )
         if kind == "mlp" and (act := _awake(model.get_submodule(name))):
             raise UserError(
                 f"site {name!r} would get units that must stay zero, since all layers have one width, but {act} of 0 is not 0, so they "
@@ -270,7 +245,7 @@ def _zeros(part: Part, shape: tuple[int, ...]) -> Tensor:
     return torch.zeros(shape)
 
 
-def _drawn(start: Start, seed: int, scale: float | None) -> Callable[[Part, tuple[int, ...]], Tensor]:
+def _drawn(start: Start, seed: int, scale: float | None) -> Fill:
     def fill(part: Part, shape: tuple[int, ...]) -> Tensor:
         if len(shape) < 2 or (part.consumer and start == "zero"):
             return torch.zeros(shape)
@@ -282,106 +257,25 @@ def _drawn(start: Start, seed: int, scale: float | None) -> Callable[[Part, tupl
     return fill
 
 
-@torch.no_grad()
-def _grow(model: nn.Module, plan: _Plan) -> None:
-    site, more = plan.site, plan.units - (plan.site.units or 0)
-    for part in site.parts:
-        parameter = model.get_parameter(part.parameter)
-        # Query, key and value side by side count the units anew each time: every stretch gets its own new units.
-        begins = [0, *((part.unit.diff() < 0).nonzero().flatten() + 1).tolist(), len(part.unit)]
-        stretches = [b - a for a, b in itertools.pairwise(begins)]
-        extra = [length * more // (site.units or 1) for length in stretches]
-        shape = list(parameter.shape)
-        shape[part.dim] = sum(extra)
-        new = plan.fill(part, tuple(shape)).to(parameter)
-        _replace(model, part, _Woven(part.dim, stretches, extra), new)
-    _settle(model, site, plan.units)
-
-
-@dataclass(frozen=True)
-class _Woven:
-    """A tensor with new entries behind each of its stretches."""
-
-    dim: int
-    stretches: list[int]
-    extra: list[int]
-
-    def __call__(self, old: Tensor, new: Tensor) -> Tensor:
-        pairs = zip(old.split(self.stretches, self.dim), new.split(self.extra, self.dim), strict=True)
-        return torch.cat([piece for pair in pairs for piece in pair], self.dim)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A tensor without the entries that go."""
-
-    dim: int
-    keep: Tensor
-
-    def __call__(self, old: Tensor, new: Tensor) -> Tensor:
-        return old.index_select(self.dim, self.keep)
-
-
-def _replace(model: nn.Module, part: Part, change: Callable[[Tensor, Tensor], Tensor], new: Tensor) -> None:
-    """Give a parameter another shape: its value by `change(value, new)`, its gradient by `change(gradient, zeros)`."""
-    old = model.get_parameter(part.parameter)
-    fresh = nn.Parameter(change(old.detach(), new), requires_grad=old.requires_grad)
-    if old.grad is not None:
-        fresh.grad = change(old.grad, torch.zeros_like(new))
-    fresh.__dict__.update(old.__dict__)
-    torch.utils.swap_tensors(old, fresh)  # the object stays, for whoever else holds it: a tied module, an optimiser
-
-
-def _settle(model: nn.Module, site: Site, units: int) -> None:
-    """Let the modules around resized weights say their new sizes."""
-    before = site.units or 1
-    for part in site.parts:
-        path, _, name = part.parameter.rpartition(".")
-        layer = model.get_submodule(path)
-        if name != "weight":
-            continue
-        size = model.get_parameter(part.parameter).shape[part.dim]
-        for attribute in ("in_features", "in_channels", "nx") if part.consumer else ("out_features", "out_channels", "nf"):
-            if hasattr(layer, attribute):
-                setattr(layer, attribute, size)
-    module = model.get_submodule(site.name)
-    if site.kind == "lora":
-        set_rank(model, module, units)
-        return
-    counts = (
-        ("intermediate_size", "inner_dim", "ffn_dim") if site.kind == "mlp" else ("num_heads", "num_attention_heads", "n_head", "n_heads")
-    )
-    shared = () if site.kind == "mlp" else ("num_key_value_heads", "num_kv_heads", "split_size", "all_head_size")
-    for attribute in (*counts, *shared):
-        if type(value := module.__dict__.get(attribute)) is int and (attribute in shared or value == before):
-            setattr(module, attribute, value * units // before)
-
-
 # ------------------------------------------------------------------------------- shrinking
 
 
 def _cut_units(model: nn.Module, site: Site, placed: Mapping[str, tuple[int, int]]) -> Tensor:
-    """[units] which units of a site may go: those of the blocks, in whole groups."""
+    """[units] which units of a site are to go; raises `Unfit` where they cannot."""
     if site.kind == "features" or site.units is None:
         raise Unfit("only units of MLPs, attentions and LoRA layers can be taken out")
-    if (reason := _wrapped(site)) is not None:
+    if (reason := wrapped(site)) is not None:
         raise Unfit(reason)
-    if (reason := _held(model, site)) is not None:
+    if (reason := held(model, site)) is not None:
         raise Unfit(reason)
     gone = torch.zeros(site.units, dtype=torch.bool)
     for start, stop in placed.values():
         gone[start:stop] = True
-    gone = _groups(site, gone)
-    if not gone.any():
+    if not torch.equal(whole_groups(site, gone), gone):
         raise Unfit("its heads share key and value heads with heads that stay")
     if gone.all():
         raise Unfit("nothing would remain of the module")
     return gone
-
-
-def _groups(site: Site, gone: Tensor) -> Tensor:
-    span = max(part.span for part in site.parts)
-    return gone.view(-1, span).all(1).repeat_interleave(span)
 
 
 def _together(
@@ -393,43 +287,19 @@ def _together(
     width = max(len(gone) - int(gone.sum()) for gone in may_go.values())
     twin = build(model, prefix, owner, kind, dict.fromkeys(mine, width))
     for name in twin.others:
-        may_go[name] = torch.zeros(sites[name].units or 0, dtype=torch.bool) if _wrapped(sites[name]) else _dead(model, sites[name])
-    if (least := max(len(gone) - int(gone.sum()) for gone in may_go.values())) > width:
-        width = least
-        if all(len(gone) == width for gone in may_go.values()):
-            raise Unfit("its configuration holds one width for all layers, and other layers have no units to give up")
-        twin = build(model, prefix, owner, kind, dict.fromkeys(mine, width))
+        may_go[name] = torch.zeros(sites[name].units or 0, dtype=torch.bool) if wrapped(sites[name]) else dead(model, sites[name])
     found = {}
     for name, gone in may_go.items():
         surplus = len(gone) - width
-        if surplus < 0:
-            raise Unfit("its layers differ in width, and its configuration holds one for all")
+        if not 0 <= surplus <= int(gone.sum()) or (name in mine and surplus != int(gone.sum())):
+            raise Unfit("its configuration holds one width for all layers, and not all of them can give up as many units")
         chosen = torch.zeros_like(gone)
         chosen[gone.nonzero().flatten()[int(gone.sum()) - surplus :]] = True
         if surplus:
             found[name] = sites[name], chosen
     for site, chosen in found.values():
-        if site.name not in mine and (reason := _held(model, site)) is not None:
+        if site.name not in mine and (reason := held(model, site)) is not None:
             raise Unfit(reason)
-        if not torch.equal(_groups(site, chosen), chosen):
+        if not torch.equal(whole_groups(site, chosen), chosen):
             raise Unfit("its heads share key and value heads with heads that stay")
     return twin, found
-
-
-def _dead(model: nn.Module, site: Site) -> Tensor:
-    """[units] whether all weights that make or read a unit are zero."""
-    alive = torch.zeros(site.units or 0, dtype=torch.bool)
-    for part in site.parts:
-        value = model.get_parameter(part.parameter).detach()
-        used = (value.movedim(part.dim, 0).reshape(len(part.unit), -1) != 0).any(1).cpu()
-        for shift in range(part.span):
-            alive[part.unit[used] + shift] = True
-    return _groups(site, ~alive)
-
-
-@torch.no_grad()
-def _remove(model: nn.Module, site: Site, gone: Tensor) -> None:
-    for part in site.parts:
-        keep = (~gone[part.unit]).nonzero().flatten().to(model.get_parameter(part.parameter).device)
-        _replace(model, part, _Kept(part.dim, keep), torch.empty(0))
-    _settle(model, site, int((~gone).sum()))
