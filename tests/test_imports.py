@@ -31,6 +31,7 @@ FLOORS = (
     ("experiment",),
     ("inspection", "sweep"),
     ("report",),
+    ("bench",),
     ("cli",),
 )
 """From the ground up; modules of one floor do not import each other, except inside a package."""

@@ -344,7 +344,7 @@ class Bench:
             found = routing.run(quick=self.quick, progress=progress)
         print(routing.markdown(found))
         if self.json:
-            print_json(found)
+            print_json(routing.summary(found))
         return 0
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sluicegate.errors import UserError
+from sluicegate.routing.gate import Columns, Stretch, stretches
 from sluicegate.routing.labels import Assigned, Policy
 
 Selection = slice | Tensor | None
@@ -40,6 +41,7 @@ class Flow:
         self.unfinished = False
         """Whether the last pass was left before its backward pass."""
         self._rows: dict[int, list[tuple[Selection, float]]] = {}
+        self._stretches: dict[Any, tuple[Stretch, ...] | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Flow":
         return Flow(self.policy)
@@ -65,11 +67,13 @@ class Flow:
                 ledger[:-1] |= assigned.moved
                 ledger[-1] = True
         self._rows.clear()
+        self._stretches.clear()
 
     def leave(self) -> None:
         self.open = self.late = False
         self.backward = self.forward = self.index = None
         self._rows.clear()
+        self._stretches.clear()
         self.unfinished = self.applied > 0 and self.returned == 0
 
     def rows(self, column: int) -> list[tuple[Selection, float]] | None:
@@ -95,6 +99,15 @@ class Flow:
                 else:
                     found.append((chosen, value))
         return found
+
+    def stretches(self, columns: Columns, size: int, dtype: torch.dtype) -> tuple[Stretch, ...] | None:
+        """The batch as stretches of rows for a gate with these columns; None where it is not partitioned by label."""
+        if self.index is None or self.index.dim() != 1:
+            return None
+        key = (columns, size, dtype)
+        if key not in self._stretches:
+            self._stretches[key] = stretches(self.index, self.active.backward.to(dtype), columns, size)
+        return self._stretches[key]
 
     def all_whole(self, columns: Sequence[int]) -> bool:
         """Whether every row moves all these columns with weight 1, so that nothing need be held back."""

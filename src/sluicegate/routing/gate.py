@@ -73,6 +73,78 @@ class Gate(torch.autograd.Function):
         return scaled(g, weights, ctx.columns, ctx.dim), None, None, None, None
 
 
+Stretch = tuple[int, int, tuple[tuple[int, int, float], ...]]
+"""Rows that lie together (first, last) and what their features are multiplied by: runs (start, stop, weight) over all of them."""
+MOST_STRETCHES = 16
+
+
+def stretches(index: Tensor, table: Tensor, columns: Columns, size: int) -> tuple[Stretch, ...] | None:
+    """A batch partitioned by its labels `index` [b] as stretches of rows; None where it is too mixed for that to be fast.
+
+    `table` [labels, k + 1] are the labels' weights, `size` is the number of features. Empty where nothing is scaled.
+    """
+    if index.dim() != 1:
+        return None
+    labels, counts = (found.tolist() for found in torch.unique_consecutive(index, return_counts=True))
+    if len(labels) > MOST_STRETCHES:
+        return None
+    named = sorted((start + size, stop + size, c) if start < 0 else (start, stop, c) for start, stop, c in columns)
+    runs: list[tuple[int, int, int]] = []
+    at = 0
+    for start, stop, c in named:
+        runs += [(at, start, 0), (start, stop, c)]
+        at = stop
+    runs = [run for run in [*runs, (at, size, 0)] if run[0] < run[1]]
+    found, first = [], 0
+    for label, count in zip(labels, counts, strict=True):
+        weights = table[label].tolist()
+        whole = len({weights[c] for _, _, c in runs}) == 1
+        found.append((first, first + count, ((0, size, weights[runs[0][2]]),) if whole else tuple((a, b, weights[c]) for a, b, c in runs)))
+        first += count
+    return tuple(found) if any(value != 1.0 for _, _, own in found for _, _, value in own) else ()
+
+
+class StretchGate(torch.autograd.Function):
+    """`Gate` for a batch partitioned by label: what keeps its gradient is copied, and what gets none is not read."""
+
+    @staticmethod
+    def forward(x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...], check: Callable[[], None]) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.weights, ctx.columns, ctx.dim, ctx.own, ctx.check = inputs
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.check()
+        if not ctx.own:
+            return g, None, None, None, None, None
+        if torch.is_grad_enabled() and g.requires_grad:  # to be differentiated again
+            return scaled(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
+        axis = ctx.dim % g.dim()
+        out = torch.empty_like(g)
+        for first, last, runs in ctx.own:
+            source, target = g[first:last], out[first:last]
+            for start, stop, value in runs:
+                one = (
+                    (source, target)
+                    if len(runs) == 1
+                    else (source.narrow(axis, start, stop - start), target.narrow(axis, start, stop - start))
+                )
+                _scale(*one, value)
+        return out, None, None, None, None, None
+
+
+def _scale(source: Tensor, target: Tensor, value: float) -> None:
+    if value == 1.0:
+        target.copy_(source)
+    elif value == 0.0:
+        target.zero_()
+    else:
+        torch.mul(source, value, out=target)
+
+
 class LateGate(torch.autograd.Function):
     """The same with weights that are not known before the backward pass: `ask` gives them then."""
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, Selection, laid
 from sluicegate.routing.gains import NormGains, PerRow, is_fused, may_be_by_feature
+from sluicegate.routing.labels import transformed
 from sluicegate.routing.pieces import JOINT, Piece
 from sluicegate.routing.sites import CHANNELS_FIRST, is_linear
 
@@ -131,7 +132,10 @@ def _weight_gradient(weight: Tensor, g: Tensor, cut: Cut, take: Take) -> Tensor:
             for own_x, own_g, value in take(piece.column):
                 part_x, part_g = (own_x, own_g[:, start:stop]) if along_out else (own_x[:, start:stop], own_g)
                 left, right = (part_x.t(), part_g) if cut.transposed else (part_g.t(), part_x)
-                own.addmm_(left, right, beta=begun, alpha=value)  # straight to its place; beta 0 reads nothing
+                if transformed():  # vmap has no rule for products in place
+                    own.copy_(own + left @ right * value if begun else left @ right * value)
+                else:
+                    own.addmm_(left, right, beta=begun, alpha=value)  # straight to its place; beta 0 reads nothing
                 begun = 1.0
             if not begun:
                 own.zero_()

@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, laid
-from sluicegate.routing.gate import Columns, Gate, LateGate, ablated
+from sluicegate.routing.gate import Columns, Gate, LateGate, StretchGate, ablated
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.sites import Site
 
@@ -74,6 +74,10 @@ class Tap:
             x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
+        if check is not None and self.dim % x.dim() and flow.index is not None and len(flow.index) == x.shape[0]:
+            own = flow.stretches(self.columns, x.shape[self.dim], x.dtype)
+            if own is not None:
+                return StretchGate.apply(x, weights, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
         return Gate.apply(x, self._shaped(weights, x.shape), self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:

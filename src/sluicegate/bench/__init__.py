@@ -1,0 +1,1 @@
+"""Benchmarks: what the library costs, as ratios to the plain thing measured beside it."""
