@@ -70,6 +70,8 @@ def test_the_rows_that_are_picked_are_spread_over_all():
     for kind in (range(300), range(300, 600)):
         firsts = sum(found.labels[i] == "forget" for i in kind[:150])
         assert 55 < firsts < 95, "about half of the 150 labelled rows are in the first half"
+    hits, false = ([name == "forget" for name in found.labels[at]] for at in (slice(300), slice(300, 600)))
+    assert 100 < sum(h == f for h, f in zip(hits, false, strict=True)) < 200, "which are missed and which are falsely found is not one draw"
 
 
 def test_perfect_labels_change_nothing_and_no_recall_labels_nothing():
