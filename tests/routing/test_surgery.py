@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -335,6 +337,27 @@ def test_a_model_without_a_configuration(bias, bits):
     assert router.ablate().bake(model).removed == {"one": 6}
     assert bits.same(bits.weights(model), weights)
     assert model.one[0].out_features == model.one[3].in_features == 12
+
+
+@given(
+    units=st.integers(2, 9),
+    counts=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    bias=st.booleans(),
+    start=st.sampled_from(["zero", "random"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25)
+def test_whatever_is_added_can_be_taken_out_block_by_block(units, counts, bias, start, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, units, bias=bias), nn.GELU(), nn.Linear(units, 2, bias=bias))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    given = expand(model, {"": {f"block {i}": count for i, count in enumerate(counts)}}, start=start, seed=seed)
+    for block in list(given[""]):
+        router = sg.Router(model, given)
+        assert router.ablate(block).bake(model).removed == {"": given[""].pop(block)}
+        router.remove()
+        assert model[0].out_features == model[2].in_features == units + sum(given[""].values())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 def test_random_start_draws_both_sides_and_depends_on_the_seed_alone():
