@@ -1,8 +1,10 @@
 import copy
 
+import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -73,6 +75,30 @@ def test_the_forward_pass_is_plain_bitwise(kind):
         with router(SHUFFLED):
             assert torch.equal(net(batch), plain)
         router.remove()
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(-1, 3), st.integers(1, 3)), min_size=1, max_size=20),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([{"a": 2, "b": (1, 4)}, {"a": (0, 7)}, {"a": (0, 3), "b": (3, 7)}]),
+)
+def test_gates_on_rows_that_lie_together_or_not_are_the_product_bitwise(stretches, kind, blocks):
+    """Few stretches of one label are scaled run by run, many by one number a row; either is g times w."""
+    labels = torch.tensor([label for label, count in stretches for _ in range(count)])
+    model = nn.Sequential(nn.Identity())
+    router = Router(model, {"0": blocks}, weights={"a": -0.3})
+    generator = torch.Generator().manual_seed(len(labels))
+    x = torch.randn(len(labels), 2, 7, generator=generator).to(kind).requires_grad_()
+    g = torch.randn(len(labels), 2, 7, generator=generator).to(kind)
+    labels = torch.where(labels == 3, len(router.labels) - 1, labels).clamp_max(len(router.labels) - 1)
+    with router(labels):
+        model(x).backward(g)
+    column = torch.zeros(7, dtype=torch.long)
+    for name, (start, stop) in router.places[0][1].items():
+        column[slice(start, stop or None)] = router.policy.columns.index(name)
+    expected = g * router.policy.backward[labels][:, column].to(kind)[:, None]
+    assert torch.equal(x.grad, expected)
 
 
 @FORMS
