@@ -108,6 +108,19 @@ def test_a_row_scores_the_same_alone_and_beside_a_longer_one(rows, sites):
     assert not tokens[torch.arange(rows.ids.shape[1]) >= rows.lengths[:, None]].any()
 
 
+def test_a_head_is_measured_with_all_its_features(rows):
+    model = build("llama")
+    router = Router(model, {"model.layers.0.self_attn": {"forget": 1}})
+    batch, taken = rows.batch([0]), []
+    hook = model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda m, args: taken.append(args[0].detach()))
+    model(input_ids=batch.ids, attention_mask=batch.attention.long())
+    hook.remove()
+    [(site, placed)] = router.places
+    (start, stop), wide = placed["forget"], site.width
+    assert wide == 8
+    torch.testing.assert_close(activity(router, batch, per="token"), taken[0][..., start * wide : stop * wide].norm(dim=-1))
+
+
 def test_pictures_have_one_score_a_row():
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 8))
     x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
