@@ -122,6 +122,7 @@ def test_a_head_is_measured_with_all_its_features(rows):
 
 
 def test_pictures_have_one_score_a_row():
+    torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 8))
     x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     router = Router(net, {"0": {"forget": 2}})

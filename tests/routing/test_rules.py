@@ -496,7 +496,8 @@ def test_reading_leaves_the_model_as_it_was(groups, bits):
 
 
 def test_any_module_can_be_probed_through_a_forward_of_its_own():
-    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     high = x[:, 0] > 0
     probe = fit_probe(net, (x, high), high, "1", forward=lambda model, batch: model(batch[0]))
