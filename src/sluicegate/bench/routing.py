@@ -80,7 +80,7 @@ def cases() -> dict[str, Case]:
         "block_256": _blocks(256, 8, 64),
         "block_512": _blocks(512, 8, 32),
         "linear_6": Case(
-            "6 x Linear(512), 512 rows", "*", "", 512, 102, lambda: nn.Sequential(*(nn.Linear(512, 512) for _ in range(6))), _rows(512, 512)
+            "6 x Linear(512), 512 rows", "*", "", 512, 96, lambda: nn.Sequential(*(nn.Linear(512, 512) for _ in range(6))), _rows(512, 512)
         ),
     }
 
@@ -88,7 +88,7 @@ def cases() -> dict[str, Case]:
 def _blocks(width: int, batch: int, tokens: int) -> Case:
     units = -(-8 * width // 3 // 64) * 64
     return Case(
-        f"2 Llama blocks, width {width}, {batch} x {tokens} tokens", "layers.*.mlp", "down_proj", units, units // 5,
+        f"2 Llama blocks, width {width}, {batch} x {tokens} tokens", "layers.*.mlp", "down_proj", units, units // 5 // 16 * 16,
         lambda: _Decoder(width, units), _rows(batch, tokens, width),
     )  # fmt: skip
 

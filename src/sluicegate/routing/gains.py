@@ -1,7 +1,8 @@
 """Gains and shifts of norms in the parameter form: each row's own, for next to nothing.
 
 A norm that is computed a second time for its weights' gradients costs more than the products that
-the parameter form leaves out. What is multiplied feature by feature has a shorter way.
+the parameter form leaves out. What is multiplied feature by feature has a shorter way. Used without
+function transforms only.
 """
 
 from typing import Any
@@ -27,18 +28,14 @@ class PerRow(torch.autograd.Function):
     """A vector handed to every row: the rows' gradients arrive apart, and are summed with their weights."""
 
     @staticmethod
-    def forward(vector: Tensor, weights: Tensor, own: tuple[Piece, ...], missing: int) -> Tensor:
+    def forward(ctx: Any, vector: Tensor, weights: Tensor, own: tuple[Piece, ...], missing: int) -> Tensor:
+        ctx.weights, ctx.own = weights, own
         lead = weights.shape[:-1]
         return vector.view(*(1,) * (len(lead) + missing), -1).expand(*lead, *(1,) * missing, -1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, weights, ctx.own, _ = inputs
-        ctx.save_for_backward(weights)
-
-    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        (weights,) = ctx.saved_tensors
+        weights = ctx.weights
         return _rows_sum(g.reshape(-1, g.shape[-1]), weights.reshape(-1, weights.shape[-1]), ctx.own), None, None, None
 
 
@@ -46,17 +43,14 @@ class NormGains(torch.autograd.Function):
     """Stands behind a fused norm whose weights are held: passes everything on, and gives the weights their gradients."""
 
     @staticmethod
-    def forward(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, own: Any, norm: nn.Module) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, own: Any, norm: nn.Module) -> Tensor:
+        ctx.rows, ctx.own, ctx.norm = rows, own, norm
+        ctx.save_for_backward(x)
         return y.view_as(y)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, x, _, _bias, rows, ctx.own, ctx.norm = inputs
-        ctx.save_for_backward(x, rows)
-
-    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, rows = ctx.saved_tensors
+        (x,), rows = ctx.saved_tensors, ctx.rows
         gw = gb = None
         lead = rows.dim() - 1
         flat = rows.reshape(-1, rows.shape[-1])

@@ -108,12 +108,10 @@ class StretchGate(torch.autograd.Function):
     """`Gate` for a batch partitioned by label: what keeps its gradient is copied, and what gets none is not read."""
 
     @staticmethod
-    def forward(x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...], check: Callable[[], None]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...], check: Any) -> Tensor:
+        # One function and not two: with a setup_context, torch reads the signature anew at every call.
+        ctx.weights, ctx.columns, ctx.dim, ctx.own, ctx.check = weights, columns, dim, own, check
         return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.weights, ctx.columns, ctx.dim, ctx.own, ctx.check = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -74,6 +74,20 @@ class RoutedLinear(torch.autograd.Function):
         return gx, gw, gb, None, None, None, None
 
 
+class GroupedLinear(torch.autograd.Function):
+    """`RoutedLinear` without function transforms: torch reads the signature of one with a setup_context anew at every call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cut: "Cut", rows: Rows, note: Callable[[], None]) -> Tensor:
+        ctx.cut, ctx.rows, ctx.note, ctx.has_bias = cut, rows, note, bias is not None
+        ctx.save_for_backward(x, weight, None)
+        return F.linear(x, weight.t() if cut.transposed else weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        return RoutedLinear.backward(ctx, g)[:6]
+
+
 @dataclass(frozen=True)
 class Cut:
     """How a linear layer's parameters are divided."""
@@ -197,7 +211,8 @@ class Shield:
             if not torch.compiler.is_compiling():
                 flow.idle(self.name)
             return self.plain(*args, **kwargs)
-        if not any(p.requires_grad for name, p in self.module.named_parameters(recurse=False) if name in self.cut):
+        own = self.module._parameters
+        if not any(p.requires_grad for name in self.cut if (p := own.get(name)) is not None):
             return self.plain(*args, **kwargs)
         compiling = torch.compiler.is_compiling()
         if flow.late:
@@ -216,7 +231,14 @@ class Shield:
                 return self.plain(*args, **kwargs)
         if self.linear is not None and len(args) == 1 and not kwargs and (dense := self._weights(args[0], args[0].dim() - 1)) is not None:
             return self._linear(args[0], dense, compiling)
-        if not compiling and flow.index is not None and (self.fused or self.by_feature is not False) and len(args) == 1 and not kwargs:
+        if (
+            not compiling
+            and flow.index is not None
+            and (self.fused or self.by_feature is not False)
+            and len(args) == 1
+            and not kwargs
+            and not transformed()
+        ):
             x = args[0]
             if isinstance(x, Tensor) and torch.is_grad_enabled() and (dense := self._weights(x, x.dim() - 1)) is not None:
                 if self.fused:
@@ -237,7 +259,7 @@ class Shield:
         """A norm written by hand; None where it turns out not to be one."""
         whole, missing = (Piece(JOINT, 0, None),), x.dim() - dense.dim()
         own = {n: p for n, p in self.module._parameters.items() if p is not None}
-        if any(p.shape != x.shape[-1:] for p in own.values()):
+        if any(p.shape != x.shape[-1:] for p in own.values()) or (self.by_feature is None and x.shape[0] < 2):
             return None
         apart = {name: PerRow.apply(p, dense, self.cut.get(name, whole), missing) for name, p in own.items()}  # type: ignore[no-untyped-call]
         if self.by_feature:
@@ -246,7 +268,12 @@ class Shield:
             found = self._called(apart, x)
             with torch.no_grad():
                 expected = self._called(own, x)
-            self.by_feature = isinstance(found, Tensor) and found.dtype == expected.dtype and torch.equal(found, expected)
+                first = {name: p.clone() for name, p in apart.items()}
+                for p in first.values():
+                    p[1:] = 0.0  # what other rows are given must not matter to the first
+                alone = self._called(first, x)
+            same = isinstance(found, Tensor) and found.dtype == expected.dtype and torch.equal(found, expected)
+            self.by_feature = same and torch.equal(alone[0], expected[0])
         except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
             self.by_feature = False
         return found if self.by_feature else None
@@ -263,11 +290,12 @@ class Shield:
     def _linear(self, x: Tensor, dense: Tensor, compiling: bool) -> Tensor:
         assert self.linear is not None
         flow, module = self.flow, self.module
-        if compiling or flow.index is None:
+        if compiling or flow.index is None or transformed():
             return RoutedLinear.apply(x, module.weight, module.bias, dense, self.linear[0], None, None)  # type: ignore[no-any-return, no-untyped-call]
-        rows: Rows = {column: flow.rows(column) or [] for column in self.columns} | {JOINT: [(None, 1.0)]}
+        rows: Rows = {column: flow.rows(column) or [] for column in self.columns}
+        rows[JOINT] = [(None, 1.0)]
         cut, number = self.linear[dense.dim() - 2], flow.number
-        return RoutedLinear.apply(x, module.weight, module.bias, None, cut, rows, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
+        return GroupedLinear.apply(x, module.weight, module.bias, cut, rows, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
 
     def _weights(self, x: Tensor, axis: int) -> Tensor | None:
         """The weights of the rows of `x`; None where it has not the batch's rows.
