@@ -84,6 +84,17 @@ def test_a_share_of_the_unwanted_rows_is_labelled_and_filtering_leaves_them_out(
     assert len(labels(files, arm="plain")) == 48
 
 
+def test_whole_facts_can_be_labelled_with_all_their_phrasings(files):
+    data = material(files, arm="routed", share=0.5, by="fact")[2]
+    found = {}
+    for item in data.train.items:
+        if "*" in item.fact:
+            found.setdefault(item.fact, set()).add(item.label)
+    assert sorted(map(sorted, found.values())) == [["forget"]] * 6 + [["unlabelled"]] * 6
+    kept = material(files, arm="filter", share=0.5, by="fact")[2].train.items
+    assert {item.fact for item in kept if "*" in item.fact} == {fact for fact, labels in found.items() if labels == {"unlabelled"}}
+
+
 def test_the_attacker_has_half_of_the_unwanted_facts_and_scores_are_of_the_other_half(files):
     data = material(files, arm="routed")[2]
     owned, scored = ({item.key for item in rows.items} for rows in (data.owned, data.unwanted))

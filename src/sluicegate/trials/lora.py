@@ -57,6 +57,8 @@ class Lora(Trial):
     labelled unwanted rows)."""
     share: float = 1.0
     """Share of the unwanted rows that is labelled; routing takes the others for unlabelled rows, everything else for wanted ones."""
+    by: Literal["row", "fact"] = "row"
+    """What the share is of: of rows, so that most facts have some labelled phrasing, or of facts with all their phrasings."""
     base: str = source("run")
     """A finished run whose model is fine-tuned, where no model is given."""
     model: str = source("model")
@@ -83,7 +85,7 @@ class Lora(Trial):
     """Learning rate of that repair; 0: a fifth of training's."""
     relearn_lrs: tuple[float, ...] = ()
     """Learning rates of relearning; none: a sixteenth of training's, a quarter, and all of it."""
-    relearn_steps: int = 200
+    relearn_steps: int = 400
     """Most steps of relearning."""
     relearn_every: int = 2
     """Steps between two measurements while relearning."""
@@ -93,7 +95,9 @@ class Lora(Trial):
 
     @property
     def method(self) -> str:
-        return f"{self.arm}-{self.share:g}" if self.arm in ("routed", "filter") else self.arm
+        if self.arm not in ("routed", "filter"):
+            return self.arm
+        return f"{self.arm}-{self.share:g}" + ("-facts" if self.by == "fact" else "")
 
     def resolved(self) -> Self:
         if not self.arm:
@@ -161,6 +165,10 @@ class Lora(Trial):
         split = Split(forget=read(self.forget, "forget"), retain=read(self.retain, "retain"))
         true = ["forget"] * len(split.forget) + ["retain"] * len(split.retain)
         known = noisy(true, recall=self.share, confident=self.confident, seed=self.seed).labels
+        if self.by == "fact":
+            facts = sorted({item.key for item in split.forget})
+            found = dict(zip(facts, noisy(["forget"] * len(facts), recall=self.share, seed=self.seed).labels, strict=True))
+            known = (*(found[item.key] for item in split.forget), *known[len(split.forget) :])
         items = (*split.forget, *split.retain)
         if self.arm == "filter":
             kept = [i for i, label in enumerate(known) if label != "forget"]
