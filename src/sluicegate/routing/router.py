@@ -90,6 +90,7 @@ class Router:
         self._shields: list[Shield] = []
         self._attached: dict[str, nn.Module] = {}
         self._attach()
+        self._links, self._owned = self._watched()
 
     # ------------------------------------------------------------------------------- what there is
 
@@ -205,6 +206,10 @@ class Router:
     def _unchanged(self) -> None:
         if not self._hooks and not self._shields:
             raise UserError("this router was removed from its model. Make a new one.")
+        if all(parent._modules.get(key) is child for parent, key, child in self._links) and all(
+            (p := owner._parameters.get(key)) is not None and p.shape == shape for owner, key, shape in self._owned
+        ):
+            return  # the same, found without walking the model at every step
         way_out = "Call router.remove() before changing a model, and make a new router after."
         modules = dict(self.model.named_modules())
         for name, module in self._attached.items():
@@ -214,6 +219,21 @@ class Router:
             if name in self._shapes and tuple(parameter.shape) != self._shapes[name]:
                 was = self._shapes[name]
                 raise UserError(f"the model was changed under the router: {name} is {tuple(parameter.shape)} and was {was}. {way_out}")
+
+    def _watched(self) -> tuple[list[tuple[nn.Module, str, nn.Module]], list[tuple[nn.Module, str, torch.Size]]]:
+        """Where every attached module hangs, from the model down, and who holds every divided parameter."""
+        modules = dict(self.model.named_modules())
+        links = {}
+        for path in self._attached:
+            names = path.split(".") if path else []
+            for i, key in enumerate(names):
+                above = ".".join(names[:i])
+                links[above, key] = (modules[above], key, modules[".".join(names[: i + 1])])
+        owned = []
+        for name in self._shapes:
+            above, _, key = name.rpartition(".")
+            owned.append((modules[above], key, modules[above]._parameters[key].shape))
+        return list(links.values()), owned
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
