@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
@@ -15,7 +17,7 @@ from sluicegate.trials import Trial, outcome
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sluicegate.models import Rows
+    from sluicegate.models import Batch, Rows
     from sluicegate.routing.router import Router
     from sluicegate.runs.room import Room
 
@@ -28,9 +30,10 @@ MOST = 5
 class AccessControl(Trial):
     """Train one model in which each capability has a named block, and score it with every choice of blocks.
 
-    Rows of a capability train its block alone (MLP units and attention heads of every layer); general rows train the
-    rest, half of them computed without any block and half with all. K blocks give 2^K models. The score is the share of
-    answer tokens that are the model's first choice.
+    Rows of a capability train its block alone (MLP units and attention heads of every layer), general rows the rest.
+    Every batch is computed without some of the blocks, drawn anew for each, so that all choices are trained for;
+    a capability's rows always have its own. K blocks give 2^K models. The score is the share of answer tokens that are
+    the model's first choice.
 
     The idea is of the research agenda "Selective modularity" (Cloud and Goldman-Wetzler 2025), which names access control
     and shows no experiment; the parameter masks are those of SGTM (arXiv 2512.05648).
@@ -67,13 +70,17 @@ class AccessControl(Trial):
     """With your rows, a model: a folder with weights is trained on, one without starts fresh. It brings the tokenizer."""
     drop: str = ""
     """The capability that is relearned after its module is cut, and that `without` never sees; empty: the first by name."""
-    heads: int = 2
+    heads: int = 0
     """Attention heads of each module in every layer; 0: none."""
-    units: int = 64
+    units: int = 192
     """MLP units of each module in every layer."""
+    joint: str = "*embed_tokens*,lm_head*"
+    """Parameters that learn from every row: globs over parameter names, joined by commas; empty: none."""
+    problems: int = 0
+    """Word problems per fact of the arithmetic, beside its bare form."""
     width: int = 64
     """Hidden size of the built-in model."""
-    depth: int = 2
+    depth: int = 1
     """Layers of the built-in model."""
     held_out: float = 0.1
     """Share of your rows that is kept for scoring; 0: score on the rows that were learnt (knowledge, not skill)."""
@@ -83,12 +90,14 @@ class AccessControl(Trial):
     """Learning rates of the relearning; the lowest loss counts."""
     relearn_steps: int = 200
     """Steps of the relearning at most; it ends sooner where the loss has turned."""
-    schedule: Schedule = Schedule(steps=700, batch=96, warmup=50, decay="cosine")
+    schedule: Schedule = Schedule(steps=400, lr=4e-3, batch=96, warmup=50, decay="cosine")
 
     def resolved(self) -> Self:
         if bool(self.data) != bool(self.model):
             given, missing = ("data", "model") if self.data else ("model", "data")
-            raise UserError(f"{self.VERB}: {given} is given without {missing}. Rows of yours take a model and its tokenizer, and the reverse.")
+            raise UserError(
+                f"{self.VERB}: {given} is given without {missing}. Rows of yours take a model and its tokenizer, and the reverse."
+            )
         if not 0 <= self.held_out < 1:
             raise UserError(f"{self.VERB}: held_out is {self.held_out:g}; it is a share of the rows, from 0 up to, not including, 1.")
         return dataclasses.replace(self, schedule=self.schedule.or_rate(training_rate(self._width())))
@@ -113,9 +122,10 @@ class AccessControl(Trial):
             return _divided(read(self.data), self.held_out, self.data)
         from sluicegate.tasks import arithmetic
 
-        learnt, scored = ({GENERAL: [], **{name: [] for name in ("divide", "multiply", "subtract")}} for _ in range(2))
+        learnt: dict[str, list[Item]] = {GENERAL: [], "divide": [], "multiply": [], "subtract": []}
+        scored: dict[str, list[Item]] = {name: [] for name in learnt}
         for found, seed in ((learnt, self.seed), (scored, self.seed + 1_000_003)):  # the same facts in other words
-            task = arithmetic(pool=0)
+            task = arithmetic(problems=self.problems, pool=0)
             split = task.split(seed)
             for item in (*split.forget, *split.retain, *task.text(seed)):
                 found[item.label if item.label in found else GENERAL].append(item)
@@ -137,9 +147,10 @@ class AccessControl(Trial):
             num_attention_heads=8,
             num_key_value_heads=8,
             head_dim=16,
-            intermediate_size=4 * self.units,
+            intermediate_size=3 * self.units + 3 * self.width,
             max_position_embeddings=32,
             tie_word_embeddings=False,
+            initializer_range=0.1,
         )
         return fresh(config, self.seed), tokenizer()
 
@@ -150,10 +161,8 @@ class AccessControl(Trial):
         sites = {site.name: dict.fromkeys(capabilities, self.units) for site in find(model, "mlp_hidden")}
         if self.heads:
             sites |= {site.name: dict.fromkeys(capabilities, self.heads) for site in find(model, "heads")}
-        ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
-        joint = [name for name, p in model.named_parameters() if id(p) in ends]
-        # A general row that is computed with the blocks leaves them alone, too: it only gets the rest used to them.
-        return Router(model, sites, form="protect", joint=joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
+        # General rows are computed without blocks (retain) or with those that are not drawn (unlabelled), and leave them alone.
+        return Router(model, sites, form="protect", joint=self.joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
 
     # --------------------------------------------------------------------------- the run
 
@@ -182,8 +191,10 @@ class AccessControl(Trial):
             router.remove()
             table = _table(model, router, rows, capabilities, Ledger())
             measures |= _summary(table, capabilities, {name: _commonest(rows[name]) for name in capabilities})
-            for name, number in table.items():
-                room.log({"kind": "subset", "modules": list(name[0]), "rows": name[1], "score": number[0], "loss": number[1]})
+            for (there, name), (share, loss) in table.items():
+                room.log({"kind": "subset", "modules": list(there), "rows": name, "score": share, "loss": loss})
+            if room.path != Path():  # a run folder, not a call that keeps nothing
+                _draw(table, capabilities, room.path / "matrix.png")
             router.ablate(drop).bake(model)
         measures["parameters_without"] = sum(p.numel() for p in model.parameters())
         found = self._relearn(model, tokenizer, scored[drop], longest, room)
@@ -211,7 +222,9 @@ class AccessControl(Trial):
         from sluicegate.training import CrossEntropy, fit
 
         groups = {"retain": learnt[GENERAL], "unlabelled": learnt[GENERAL], **{n: own for n, own in learnt.items() if n != GENERAL}}
-        items, parts, labels = [], {}, []
+        items: list[Item] = []
+        labels: list[str] = []
+        parts: dict[str, Part] = {}
         for name, own in groups.items():
             rows = encode(tokenizer, own, max_length=longest)
             share = 0.2 if name in ("retain", "unlabelled") else 0.6 / (len(groups) - 2)
@@ -220,7 +233,14 @@ class AccessControl(Trial):
             labels += [name] * len(rows)
         together = encode(tokenizer, items, max_length=longest)
         if self.arm == "routed":
-            return train_routed(model, together, labels, router, self.schedule, parts=parts, seed=self.seed, room=room, name="train")
+
+            def without(batch: "Batch") -> list[str]:
+                rng = random.Random(f"{self.seed} {batch.index.tolist()}")  # of the batch alone, so that a resumed run draws the same
+                return [name for name in router.blocks if rng.random() < 0.5]
+
+            return train_routed(
+                model, together, labels, router, self.schedule, parts=parts, seed=self.seed, room=room, name="train", without=without
+            )
         draw = Mixture(together, self.schedule.batch, seed_of(self.seed, "train"), parts)
         return fit(model, CrossEntropy(), lambda step: {"train": draw(step)}, self.schedule, seed=self.seed, room=room, name="train")
 
@@ -296,6 +316,25 @@ def _summary(table: Table, capabilities: Sequence[str], chance: Mapping[str, flo
     }
 
 
+def _draw(table: Table, capabilities: Sequence[str], path: Path) -> None:
+    """A table of scores as a picture: a row for each group of rows, a column for each choice of modules."""
+    from matplotlib.figure import Figure
+
+    choices, names = list(subsets(capabilities)), [*capabilities, GENERAL]
+    figure = Figure(figsize=(1.6 + 0.75 * len(choices), 1.5 + 0.42 * len(names)), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    scores = [[table[there, name][0] for there in choices] for name in names]
+    axes.imshow(scores, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for y, row in enumerate(scores):
+        for x, value in enumerate(row):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=9, color="white" if value > 0.6 else "black")
+    axes.set_xticks(range(len(choices)), ["\n".join(there) or "none" for there in choices], fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_xlabel("modules that are there", fontsize=9)
+    axes.tick_params(length=0)
+    figure.savefig(path)
+
+
 def _commonest(rows: "Rows") -> float:
     """Share of the commonest among the rows' answer tokens: what a constant answer scores."""
     import torch
@@ -307,15 +346,15 @@ def _commonest(rows: "Rows") -> float:
 
 def _divided(items: Sequence[Item], held_out: float, name: str) -> tuple[dict[str, list[Item]], dict[str, list[Item]]]:
     """The user's rows by capability, a share of each kept for scoring."""
-    groups: dict[str, list[Item]] = {GENERAL: [], **{label: [] for label in sorted({item.label for item in items} - {GENERAL, "data"})}}
+    groups: dict[str, list[Item]] = {GENERAL: [], **{label: [] for label in sorted({item.label for item in items} - {GENERAL, ""})}}
     for item in items:
         if item.label not in groups:
-            raise UserError(f"{name}: the row {item.text[:60]!r} has no label. Give each row's capability, or {GENERAL!r}, in \"label\".")
+            raise UserError(f'{name}: the row {item.text[:60]!r} has no label. Give each row\'s capability, or {GENERAL!r}, in "label".')
         groups[item.label].append(item)
     if not groups[GENERAL] or not 1 <= len(groups) - 1 <= MOST:
         raise UserError(
-            f"{name} has {len(groups[GENERAL])} general rows and {len(groups) - 1} capabilities ({', '.join(list(groups)[1:])}). Label some rows "
-            f"{GENERAL!r} and the others with the name of 1 to {MOST} capabilities."
+            f"{name} has {len(groups[GENERAL])} general rows and {len(groups) - 1} capabilities ({', '.join(list(groups)[1:])}). Label "
+            f"some rows {GENERAL!r} and the others with the name of 1 to {MOST} capabilities."
         )
     learnt: dict[str, list[Item]] = {}
     scored: dict[str, list[Item]] = {}

@@ -68,7 +68,7 @@ class SteeringScalar(Trial):
     """Rows of text about clusters."""
     max_length: int = 128
     """Longest row of your text, in tokens; longer ones are cut into windows."""
-    schedule: Schedule = Schedule(steps=600, batch=64, warmup=50, decay="cosine")
+    schedule: Schedule = Schedule(steps=600, batch=64, warmup=50, decay="cosine", weight_decay=0.1)
 
     def resolved(self) -> Self:
         if bool(self.data) != bool(self.model):
@@ -116,7 +116,7 @@ class SteeringScalar(Trial):
         router.remove()
 
         model.eval()
-        weight = model.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+        weight = model.get_output_embeddings().weight.detach()
         cosines = (weight / weight.norm(dim=1, keepdim=True).clamp(min=1e-12)).abs().double().cpu().numpy()
         others = np.setdiff1d(chosen.seen, [chosen.token, *chosen.mates])
         ranks = [auroc(cosines[chosen.mates, d], cosines[others, d]) for d in range(cosines.shape[1])]
@@ -174,11 +174,11 @@ class SteeringScalar(Trial):
             return model, tokenizer, rows.select([i for i in every if i % 10]), rows.select([i for i in every if i % 10 == 0])
         from transformers import LlamaConfig
 
-        from sluicegate.tasks.clusters import Clusters, tokenizer, vocabulary
+        from sluicegate.tasks import clusters
 
-        made, task = tokenizer(), Clusters(self.seed)
+        made, task = clusters.tokenizer(), clusters.Clusters(self.seed)
         config = LlamaConfig(
-            vocab_size=len(vocabulary()),
+            vocab_size=len(clusters.vocabulary()),
             hidden_size=self.width,
             num_hidden_layers=self.depth,
             num_attention_heads=4,
