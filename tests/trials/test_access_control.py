@@ -155,6 +155,13 @@ def test_a_users_rows_and_model(own):
     assert found["measures"]["with_mean"] >= 0
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_models_whose_embeddings_are_tied_and_named_otherwise(own, tmp_path, name):
+    save(build(name), load_tokenizer("arithmetic-tiny"), tmp_path / "model")
+    found, _ = run(data=str(own / "rows.jsonl"), model=str(tmp_path / "model"), held_out=0.25)
+    assert found["measures"]["parameters_without"] < found["measures"]["parameters"]
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "says"),
     [

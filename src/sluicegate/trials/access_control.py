@@ -74,8 +74,8 @@ class AccessControl(Trial):
     """Attention heads of each module in every layer; 0: none."""
     units: int = 192
     """MLP units of each module in every layer."""
-    joint: str = "*embed_tokens*,lm_head*"
-    """Parameters that learn from every row: globs over parameter names, joined by commas; empty: none."""
+    joint: str = "embeddings"
+    """Parameters that learn from every row: globs over names, joined by commas, or embeddings, for those at both ends; empty: none."""
     problems: int = 0
     """Word problems per fact of the arithmetic, beside its bare form."""
     width: int = 64
@@ -161,8 +161,12 @@ class AccessControl(Trial):
         sites = {site.name: dict.fromkeys(capabilities, self.units) for site in find(model, "mlp_hidden")}
         if self.heads:
             sites |= {site.name: dict.fromkeys(capabilities, self.heads) for site in find(model, "heads")}
+        joint: str | list[str] = self.joint
+        if joint == "embeddings":
+            ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+            joint = [name for name, p in model.named_parameters() if id(p) in ends]  # one name where they are tied
         # General rows are computed without blocks (retain) or with those that are not drawn (unlabelled), and leave them alone.
-        return Router(model, sites, form="protect", joint=self.joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
+        return Router(model, sites, form="protect", joint=joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
 
     # --------------------------------------------------------------------------- the run
 

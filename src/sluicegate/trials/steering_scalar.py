@@ -65,7 +65,7 @@ class SteeringScalar(Trial):
     depth: int = 4
     """Layers of the built-in model."""
     rows: int = 6000
-    """Rows of text about clusters."""
+    """Rows of text about clusters; a twelfth as many more are held out."""
     max_length: int = 128
     """Longest row of your text, in tokens; longer ones are cut into windows."""
     schedule: Schedule = Schedule(steps=600, batch=64, warmup=50, decay="cosine", weight_decay=0.1)
@@ -186,7 +186,9 @@ class SteeringScalar(Trial):
             max_position_embeddings=64,
             tie_word_embeddings=False,
         )
-        train, held = (encode(made, task.text(n, purpose=purpose)) for n, purpose in ((self.rows, "train"), (512, "held out")))
+        train, held = (
+            encode(made, task.text(n, purpose=purpose)) for n, purpose in ((self.rows, "train"), (max(self.rows // 12, 8), "held out"))
+        )
         return fresh(config, self.seed), made, train, held
 
     def _sites(self, model: "PreTrainedModel") -> list[str]:
