@@ -79,7 +79,7 @@ class Lora(Trial):
     """Layers that get an adapter, by the end of their names, joined by commas; all-linear: all but the output layer."""
     confident: float = 0.25
     """Share of the wanted rows that is computed without the quarantined ranks, so that the others learn to do without them."""
-    repair_steps: int = 40
+    repair_steps: int = 100
     """Steps of training on wanted rows after the cut. 0: none."""
     repair_lr: float = 0.0
     """Learning rate of that repair; 0: a fifth of training's."""
@@ -142,7 +142,7 @@ class Lora(Trial):
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:
-            raise UserError("lora needs the package peft. Install it with: pip install 'sluicegate[hub]', or pip install peft") from None
+            raise UserError("lora needs the package peft. Install it with: pip install -c constraints.txt peft") from None
         model, tokenizer = load(self.model or self.base, seed=self.seed)
         rank = self.rank + self.forget_rank
         targets = self.targets if self.targets == "all-linear" else [part.strip() for part in self.targets.split(",")]
