@@ -533,13 +533,15 @@ def test_mistakes_are_named_and_nothing_is_changed(sites, message, bits):
 
 
 @pytest.mark.parametrize("form", ["gate", "protect"])
-def test_a_router_must_be_taken_off_before_expanding(form):
+def test_a_router_must_be_taken_off_before_expanding(form, bits):
     model = made("llama")
+    weights = bits.weights(model)
     router = sg.Router(model, {"mlp_hidden": {"forget": 4}}, form=form)
     with pytest.raises(UserError, match=r"a router is attached to the model .* router.remove\(\) first"):
         expand(model, {"mlp_hidden": {"forget": 4}})
     with pytest.raises(UserError, match="the router is entered"), router(["forget"]):
         router.ablate().bake(model)
+    assert bits.same(bits.weights(model), weights)
     router.remove()
     expand(model, {"mlp_hidden": {"forget": 4}})
 

@@ -93,12 +93,11 @@ class Ablation(WeightEdit):
                     f"site {site.name!r} has no weights of its own, so there is nothing to bake: use `with cut(model): ...`, or route at a "
                     "linear layer, an MLP or an attention."
                 )
-        super().bake(model)
-        if self.dose != 1:
-            return None
-        from sluicegate.routing.surgery import shrink
+        from sluicegate.routing.surgery import check_idle, shrink
 
-        return shrink(model, self.places)
+        check_idle(model)
+        super().bake(model)
+        return shrink(model, self.places) if self.dose == 1 else None
 
 
 @contextmanager

@@ -107,6 +107,13 @@ class Shrunk:
         return "; ".join([gone, *(f"left as zeros at {sum(v == why for v in self.left.values())} sites: {why}" for why in reasons)])
 
 
+def check_idle(model: nn.Module) -> None:
+    """Raise `UserError` while a router on the model is entered: its blocks cannot go under it."""
+    for flow, name in _routers(model):
+        if flow.open:
+            raise UserError(f"the router is entered (at {name!r}): leave its block before its blocks are taken out of the weights.")
+
+
 def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int, int]]]]) -> Shrunk:
     """Take the units of these blocks, whose weights are zero already, out of the weights where possible.
 
@@ -116,9 +123,7 @@ def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int
     the function is the same either way. A router that is still attached notices the new shapes
     and says so when it is entered.
     """
-    for flow, name in _routers(model):
-        if flow.open:
-            raise UserError(f"the router is entered (at {name!r}): leave its block before its blocks are taken out of the weights.")
+    check_idle(model)
     cut: dict[str, tuple[Site, Tensor]] = {}
     left: dict[str, str] = {}
     for site, placed in places:
