@@ -52,6 +52,10 @@ class Router:
     that match the globs `joint` are protected from nothing, in either form. Use `guard` on the
     optimiser, or momentum and weight decay go on moving what is held.
 
+    Under DDP and FSDP2 (`fully_shard`) the router goes on the module itself, before or after it is wrapped,
+    and each process enters it with its own rows' labels. What is held back gets gradients of zero, not none,
+    so DDP needs `find_unused_parameters` only where plain training does.
+
     Raises `UserError` for sites that match nothing or twice, blocks that overlap or do not fit, and
     names that do not exist.
     """
