@@ -344,17 +344,20 @@ def draw_picture(path: Path, rows: "dict[str, np.ndarray]", classes: list[str]) 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(0.9 + 0.5 * len(classes), 0.25 + 0.5 * len(rows)), dpi=120, facecolor="white")
+    # About as wide as the page shows it beside another one, so that the words are not scaled.
+    figure = Figure(figsize=(0.8 + 0.38 * len(classes), 0.22 + 0.38 * len(rows)), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    left, top = 0.9 / figure.get_figwidth(), 1 - 0.25 / figure.get_figheight()
+    left, top = 0.8 / figure.get_figwidth(), 1 - 0.22 / figure.get_figheight()
     for r, (name, images) in enumerate(rows.items()):
         height = top / len(rows)
-        figure.text(left - 0.02, top - (r + 0.5) * height, name, ha="right", va="center", fontsize=8)
+        figure.text(left - 0.02, top - (r + 0.5) * height, name, ha="right", va="center", fontsize=7.5)
         for c, image in enumerate(images):
             width = (1 - left) / len(classes)
             axes = figure.add_axes((left + c * width, top - (r + 1) * height, width * 0.94, height * 0.94))
             axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
             axes.set_axis_off()
             if r == 0:
-                figure.text(left + (c + 0.47) * width, 1 - 0.125 / figure.get_figheight(), classes[c], ha="center", va="center", fontsize=8)
+                figure.text(
+                    left + (c + 0.47) * width, 1 - 0.11 / figure.get_figheight(), classes[c], ha="center", va="center", fontsize=7.5
+                )
     figure.savefig(path, metadata={"Software": ""})
