@@ -142,7 +142,7 @@ class Lora(Trial):
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:
-            raise UserError("lora needs the package peft. Install it with: pip install -c constraints.txt peft") from None
+            raise UserError("lora needs the package peft. Install it with: pip install 'sluicegate[lora]'") from None
         model, tokenizer = load(self.model or self.base, seed=self.seed)
         rank = self.rank + self.forget_rank
         targets = self.targets if self.targets == "all-linear" else [part.strip() for part in self.targets.split(",")]
