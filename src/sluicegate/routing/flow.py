@@ -12,6 +12,7 @@ from torch import Tensor
 from sluicegate.errors import UserError
 from sluicegate.routing.gate import Columns, Stretch, stretches
 from sluicegate.routing.labels import Assigned, Policy
+from sluicegate.routing.partitioned import Layout, layout
 
 Selection = slice | Tensor | None
 """Rows: all of them (None), a run, or numbers."""
@@ -42,6 +43,7 @@ class Flow:
         """Whether the last pass was left before its backward pass."""
         self._rows: dict[int, list[tuple[Selection, float]]] = {}
         self._stretches: dict[Any, tuple[Stretch, ...] | None] = {}
+        self._layout: list[Layout | None] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Flow":
         return Flow(self.policy)
@@ -66,15 +68,26 @@ class Flow:
             for ledger in self.ledgers:
                 ledger[:-1] |= assigned.moved
                 ledger[-1] = True
-        self._rows.clear()
-        self._stretches.clear()
+        self._forget()
 
     def leave(self) -> None:
         self.open = self.late = False
         self.backward = self.forward = self.index = None
+        self._forget()
+        self.unfinished = self.applied > 0 and self.returned == 0
+
+    def _forget(self) -> None:
         self._rows.clear()
         self._stretches.clear()
-        self.unfinished = self.applied > 0 and self.returned == 0
+        self._layout.clear()
+
+    def layout(self) -> Layout | None:
+        """Where the rows of each column lie; None where they do not lie together, or labels are soft or late."""
+        if self.index is None:
+            return None
+        if not self._layout:
+            self._layout.append(layout(self.index, self.active.backward * self.active.forward))
+        return self._layout[0]
 
     def rows(self, column: int) -> list[tuple[Selection, float]] | None:
         """The rows that move a column, with their weight, in groups of one weight; None for soft labels."""

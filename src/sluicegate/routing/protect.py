@@ -11,7 +11,6 @@ passes; here one pass over a mixed batch.
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, Selection, laid
 from sluicegate.routing.gains import NormGains, PerRow, is_fused, may_be_by_feature
 from sluicegate.routing.labels import transformed
+from sluicegate.routing.partitioned import Cut, PartitionedLinear
 from sluicegate.routing.pieces import JOINT, Piece
 from sluicegate.routing.sites import CHANNELS_FIRST, is_linear
 
@@ -41,7 +41,7 @@ class RoutedLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         dense: Tensor | None,
-        cut: "Cut",
+        cut: Cut,
         rows: Rows | None,
         note: Callable[[], None] | None,
     ) -> Tensor:
@@ -78,7 +78,7 @@ class GroupedLinear(torch.autograd.Function):
     """`RoutedLinear` without function transforms: torch reads the signature of one with a setup_context anew at every call."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cut: "Cut", rows: Rows, note: Callable[[], None]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, rows: Rows, note: Callable[[], None]) -> Tensor:
         ctx.cut, ctx.rows, ctx.note, ctx.has_bias = cut, rows, note, bias is not None
         ctx.save_for_backward(x, weight, None)
         return F.linear(x, weight.t() if cut.transposed else weight, bias)
@@ -86,18 +86,6 @@ class GroupedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         return RoutedLinear.backward(ctx, g)[:6]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a linear layer's parameters are divided."""
-
-    weight: tuple[Piece, ...]
-    bias: tuple[Piece, ...]
-    transposed: bool
-    """Whether the weight is [in, out], as in `Conv1D`."""
-    row_dims: int = 1
-    """How many leading dimensions the labels cover."""
 
 
 def _grouped_rows(x: Tensor, g: Tensor, rows: Rows, row_dims: int) -> Take:
@@ -211,10 +199,12 @@ class Shield:
             if not torch.compiler.is_compiling():
                 flow.idle(self.name)
             return self.plain(*args, **kwargs)
+        compiling = torch.compiler.is_compiling()
+        if self.linear is not None and not compiling and (y := self._partitioned(args, kwargs)) is not None:
+            return y
         own = self.module._parameters
         if not any(p.requires_grad for name in self.cut if (p := own.get(name)) is not None):
             return self.plain(*args, **kwargs)
-        compiling = torch.compiler.is_compiling()
         if flow.late:
             raise UserError(
                 f"module {self.name!r}: labels that come after the forward pass only work in the activation form (form='gate'): the "
@@ -246,6 +236,26 @@ class Shield:
                 if (found := self._by_feature(x, dense)) is not None:
                     return found
         return self._two_ways(args, kwargs)
+
+    def _partitioned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """A linear layer whose rows lie together by label; None where they do not, or where anything else is out of the ordinary."""
+        flow = self.flow
+        if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := flow.layout()) is None:
+            return None
+        x = args[0]
+        if not isinstance(x, Tensor) or x.dim() < 2 or len(x) != found.rows:
+            return None
+        own = self.module._parameters
+        weight, bias = own["weight"], own.get("bias")
+        if weight is None or not (weight.requires_grad or (bias is not None and bias.requires_grad)):
+            return None
+        cut = self.linear[0]  # type: ignore[index]
+        plan = cut.plan(found, weight)
+        flow.applied += 1
+        if plan.whole:
+            return self.plain(x)  # type: ignore[no-any-return]
+        number = flow.number
+        return PartitionedLinear.apply(x, weight, bias, cut, plan, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
 
     def _gains(self, x: Tensor, dense: Tensor) -> Tensor:
         """One of torch's own norms."""
