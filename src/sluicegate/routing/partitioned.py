@@ -1,0 +1,180 @@
+"""The parameter form's fast path: a linear layer on a batch in which the rows of a label lie together.
+
+Small layers spend as long between their products as in them. So which products a layout of labels
+takes is worked out once, and the backward pass only multiplies.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sluicegate.routing.pieces import JOINT, Piece
+
+Stretches = tuple[tuple[int, int, float], ...]
+"""Rows (first, last) and their weight, where it is not 0."""
+MOST = 16
+"""Stretches of labels beyond which a batch counts as mixed."""
+_KEPT = 64
+"""Layouts whose products a layer remembers."""
+
+
+class Layout(NamedTuple):
+    """Where the rows of each column lie in a partitioned batch. Hashable: the same layout again takes the same products."""
+
+    rows: int
+    columns: tuple[Stretches, ...]
+    """By column: rest, blocks."""
+
+    def of(self, column: int) -> Stretches:
+        return ((0, self.rows, 1.0),) if column == JOINT else self.columns[column]
+
+
+def layout(index: Tensor, table: Tensor) -> Layout | None:
+    """The layout of a batch with labels `index` [b] and weights `table` [labels, columns]; None where it is mixed."""
+    if index.dim() != 1:
+        return None
+    labels, counts = (found.tolist() for found in torch.unique_consecutive(index, return_counts=True))
+    if len(labels) > MOST:
+        return None
+    columns = []
+    for weights in table.t().tolist():
+        own: list[tuple[int, int, float]] = []
+        first = 0
+        for label, count in zip(labels, counts, strict=True):
+            value = weights[label]
+            if own and own[-1][1] == first and own[-1][2] == value:
+                own[-1] = (own[-1][0], first + count, value)
+            elif value:
+                own.append((first, first + count, value))
+            first += count
+        columns.append(tuple(own))
+    return Layout(len(index), tuple(columns))
+
+
+class Product(NamedTuple):
+    """Rows first to last of the batch, times a weight, into start to stop of the gradient, on top of what is there or not."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    value: float
+    on_top: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a layer has to compute for one layout."""
+
+    whole: bool
+    """Every row trains everything: an ordinary layer."""
+    rows: int
+    weight: tuple[Product, ...]
+    bias: tuple[Product, ...]
+    filled: bool
+    """Whether the products fill the weight's gradient, so that nothing need be zeroed first."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a linear layer's parameters are divided."""
+
+    weight: tuple[Piece, ...]
+    bias: tuple[Piece, ...]
+    transposed: bool
+    """Whether the weight is [in, out], as in `Conv1D`."""
+    row_dims: int = 1
+    """How many leading dimensions the labels cover."""
+    plans: dict[Layout, Plan] = field(default_factory=dict, repr=False, compare=False)
+    """What is known already."""
+
+    @property
+    def along_out(self) -> bool:
+        """Whether the weight is divided along its outputs."""
+        return self.weight[0].dim == (1 if self.transposed else 0)
+
+    def plan(self, found: Layout, weight: Tensor) -> Plan:
+        """The products for a layout."""
+        if found not in self.plans:
+            if len(self.plans) >= _KEPT:
+                self.plans.clear()
+            outputs = weight.shape[1 if self.transposed else 0]
+            own = _products(self.weight, weight.shape[self.weight[0].dim], found)
+            filled = sum(p.stop - p.start for p in own if not p.on_top) == weight.shape[self.weight[0].dim]
+            columns = {piece.column for piece in (*self.weight, *self.bias)}
+            whole = all(found.of(c) == found.of(JOINT) for c in columns)
+            self.plans[found] = Plan(whole, found.rows, own, _products(self.bias, outputs, found), filled)
+        return self.plans[found]
+
+
+def _products(own: Sequence[Piece], size: int, found: Layout) -> tuple[Product, ...]:
+    return tuple(
+        Product(start, stop, first, last, value, on_top=n > 0)
+        for piece in own
+        for start, stop in piece.runs or ((0, size),)
+        for n, (first, last, value) in enumerate(found.of(piece.column))
+    )
+
+
+class PartitionedLinear(torch.autograd.Function):
+    """A linear layer whose weight gradient is the sum over each piece's own stretches of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, plan: Plan, note: Callable[[], None]) -> Tensor:
+        # One function and not two: with a setup_context, torch reads the signature anew at every call.
+        ctx.cut, ctx.plan, ctx.note, ctx.has_bias = cut, plan, note, bias is not None
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight.t() if cut.transposed else weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.note()
+        x, weight = ctx.saved_tensors
+        cut, plan, kind = ctx.cut, ctx.plan, weight.dtype
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+        if not flat_g.is_contiguous():
+            flat_g = flat_g.contiguous()  # once: both products below would copy it
+        if not flat_g.dtype == x.dtype == weight.dtype:  # under autocast
+            flat_x, weight = flat_x.to(flat_g.dtype), weight.to(flat_g.dtype)
+        gx = gw = gb = None
+        if need_x:
+            gx = flat_g.mm(weight.t() if cut.transposed else weight).view(x.shape).to(x.dtype)
+        inner = len(flat_x) // plan.rows  # tokens of a row
+        if need_weight:
+            gw = _weight_gradient(weight, flat_x, flat_g, cut, plan, inner).to(kind)
+        if need_bias and ctx.has_bias:
+            gb = _bias_gradient(flat_g, plan, inner)
+        return gx, gw, gb, None, None, None
+
+
+def _weight_gradient(weight: Tensor, x: Tensor, g: Tensor, cut: Cut, plan: Plan, inner: int) -> Tensor:
+    if len(plan.weight) == 1 and plan.filled and plan.weight[0].value == 1.0:
+        _, _, first, last, _, _ = plan.weight[0]
+        if last - first < plan.rows:
+            x, g = x[first * inner : last * inner], g[first * inner : last * inner]
+        return x.t().mm(g) if cut.transposed else g.t().mm(x)
+    gw = torch.empty_like(weight) if plan.filled else torch.zeros_like(weight)
+    dim, along_out = cut.weight[0].dim, cut.along_out
+    recorded = torch.is_grad_enabled()  # to be differentiated again: products in place of a view are kept track of
+    for start, stop, first, last, value, on_top in plan.weight:
+        a, b = first * inner, last * inner
+        part_x, part_g = (x[a:b], g[a:b, start:stop]) if along_out else (x[a:b, start:stop], g[a:b])
+        left, right = (part_x.t(), part_g) if cut.transposed else (part_g.t(), part_x)
+        own = gw.narrow(dim, start, stop - start)
+        if recorded:
+            own.copy_(own + left @ right * value if on_top else left @ right * value)
+        else:
+            own.addmm_(left, right, beta=1.0 if on_top else 0.0, alpha=value)  # straight to its place; beta 0 reads nothing
+    return gw
+
+
+def _bias_gradient(g: Tensor, plan: Plan, inner: int) -> Tensor:
+    gb = g.new_zeros(g.shape[-1])
+    for start, stop, first, last, value, _ in plan.bias:
+        gb[start:stop].add_(g[first * inner : last * inner, start:stop].sum(0), alpha=value)
+    return gb
