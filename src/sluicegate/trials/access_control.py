@@ -90,7 +90,7 @@ class AccessControl(Trial):
     """Learning rates of the relearning; the lowest loss counts."""
     relearn_steps: int = 200
     """Steps of the relearning at most; it ends sooner where the loss has turned."""
-    schedule: Schedule = Schedule(steps=400, lr=4e-3, batch=96, warmup=50, decay="cosine")
+    schedule: Schedule = Schedule(steps=1000, lr=4e-3, batch=96, warmup=50, decay="cosine")
 
     def resolved(self) -> Self:
         if bool(self.data) != bool(self.model):

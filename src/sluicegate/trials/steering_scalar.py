@@ -31,7 +31,7 @@ class SteeringScalar(Trial):
     the dimension as well is what is measured, on the unembedding and by adding to the dimension.
 
     Source: Cloud et al. 2024 (arXiv 2410.04332), section 4.2.1: "_California" in 303M parameters, 20 layers of which
-    7 to 19 were routed, one run and no control. Different here: a small model, clusters of words whose
+    7 to 19 were routed (in the authors' code 16, routed to the last), one run and no control. Different here: a small model, clusters of words whose
     relatives are known, and two controls.
     """
 
@@ -59,7 +59,7 @@ class SteeringScalar(Trial):
     mates: tuple[str, ...] = ()
     """Its relatives, which are only measured; none: the words of its cluster. Needed with your text."""
     layers: tuple[int, ...] = ()
-    """Layers whose output is routed, from 0; none: from a third of the depth to the last but one."""
+    """Layers whose output is routed, from 0; none: from a third of the depth to the last."""
     width: int = 64
     """Hidden size of the built-in model."""
     depth: int = 4
@@ -195,7 +195,7 @@ class SteeringScalar(Trial):
         from sluicegate.routing.sites import find
 
         names = [site.name for site in find(model, "resid")]
-        places = self.layers or tuple(range(len(names) // 3, len(names) - 1))
+        places = self.layers or tuple(range(len(names) // 3, len(names)))
         wrong = [i for i in places if not 0 <= i < len(names)]
         if wrong or not places:
             raise UserError(
