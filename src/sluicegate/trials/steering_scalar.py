@@ -26,13 +26,13 @@ STRENGTHS = (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 class SteeringScalar(Trial):
     """Train a language model in which the gradient of one target token passes a single residual dimension.
 
-    At positions whose *target* is `token`, the outputs of the middle layers pass gradient in dimension 0
-    only; everywhere else it passes freely. Nobody labels the token's relatives: whether they come to use
-    the dimension as well is what is measured, on the unembedding and by adding to the dimension.
+    At positions whose *target* is `token`, the outputs of `layers` pass gradient in dimension 0 only;
+    everywhere else it passes freely. Nobody labels the token's relatives: whether they come to use the
+    dimension as well is what is measured, on the unembedding and by adding to the dimension.
 
-    Source: Cloud et al. 2024 (arXiv 2410.04332), section 4.2.1: "_California" in 303M parameters, 20 layers of which
-    7 to 19 were routed (in the authors' code 16, routed to the last), one run and no control. Different here: a small model, clusters of words whose
-    relatives are known, and two controls.
+    Source: Cloud et al. 2024 (arXiv 2410.04332), section 4.2.1: "_California" in 303M parameters, blocks 6 to 18 of
+    20 (in the authors' code 16, so that the last is routed too), one run and no control. Different here: a small
+    model, clusters of words whose relatives are known, and two controls.
     """
 
     VERB: ClassVar[str] = "steering-scalar"
