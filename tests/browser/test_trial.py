@@ -1,14 +1,14 @@
 """The page of a recipe of trials in a real browser: nothing overflows, nothing is asked for, nothing complains."""
 
 import pytest
-from test_report import CHROMIUM, opened
 
+from headless import NEEDS_CHROMIUM, opened
 from sluicegate.experiment import run_recipe
 from sluicegate.recipe import Recipe
 from sluicegate.report import report_experiment
 from throwaway import at_hand, table
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)")
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture

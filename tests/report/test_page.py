@@ -2,8 +2,8 @@ import html
 import re
 
 import pytest
-from report_synthetic import CURVES, FAST, FULL, SLOW, experiment, without
 
+from report_synthetic import CURVES, FAST, FULL, SLOW, experiment, without
 from sluicegate.report import report_audit, report_experiment
 
 NASTY = "<script>alert('x')</script> & $a_b$ \"q\""

@@ -1,8 +1,8 @@
 import io
 
-from report_synthetic import FULL, experiment, without
 from rich.console import Console
 
+from report_synthetic import FULL, experiment, without
 from sluicegate.report.terminal import terminal_table
 
 

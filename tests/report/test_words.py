@@ -1,8 +1,8 @@
 import re
 
 import pytest
-from report_synthetic import CURVES, FAST, FULL, MIDDLE, SLOW, experiment, without
 
+from report_synthetic import CURVES, FAST, FULL, MIDDLE, SLOW, experiment, without
 from sluicegate.curves import Estimate
 from sluicegate.report.numbers import flops, paired, percent, rows, share, written
 from sluicegate.report.words import direction, sentences, what_the_scores_show
@@ -100,7 +100,6 @@ def test_roles_come_from_what_an_arm_is_made_of_and_not_from_its_name():
 
 def test_alpha_comes_from_the_run_folder(tmp_path):
     from report_synthetic import arm
-
     from sluicegate.report.numbers import alpha
 
     made = arm("harsh", FULL["harsh"], MIDDLE, 1e9, (0,), folder=tmp_path)

@@ -88,15 +88,15 @@ def test_nothing_to_do():
 
 def test_a_killed_worker_is_reported_and_the_next_time_the_rest_is_done(train, tmp_path, monkeypatch):
     monkeypatch.setenv("SLUICEGATE_KEEP_SECONDS", "0.1")
-    long = train | {"steps": 100, "seed": 1}
-    jobs = [job("short", (), train, tmp_path), job("long", (), long, tmp_path)]
+    long = train | {"steps": 400, "seed": 1}
+    jobs = [job("short", (), train, tmp_path), job("long", ("short",), long, tmp_path)]  # one after the other: neither can overtake
 
     def finished():
         return list(tmp_path.glob("train-*/DONE"))
 
     def kill():
-        """End the worker that holds the long run, once the short one is done and there is something to resume from."""
-        assert until(lambda: finished() and list(tmp_path.glob("train-*/state/index.json")))
+        """End the worker that holds the long run, once there is something to resume from."""
+        assert until(lambda: finished() and any(not (i.parents[1] / "DONE").exists() for i in tmp_path.glob("train-*/state/index.json")))
         holder = next(folder for folder in tmp_path.glob("train-*") if not (folder / "DONE").exists())
         os.kill(int((holder / "lock").read_text().split()[1]), signal.SIGKILL)
 
