@@ -124,6 +124,8 @@ class Flow:
 
     def all_whole(self, columns: Sequence[int]) -> bool:
         """Whether every row moves all these columns with weight 1, so that nothing need be held back."""
+        if (found := self.layout()) is not None:
+            return all(found.of(column) == ((0, found.rows, 1.0),) for column in columns)
         return all(self.rows(column) == [(None, 1.0)] for column in columns)
 
     def check(self, number: int, site: str) -> None:

@@ -16,6 +16,8 @@ from sluicegate.routing.pieces import JOINT, Piece
 
 def _rows_sum(each: Tensor, weights: Tensor, own: tuple[Piece, ...]) -> Tensor:
     """[features] `each` [rows, features] summed over the rows times their weight [rows, columns], piece by piece."""
+    if len(own) == 1 and own[0].runs is None and own[0].column != JOINT:
+        return weights[:, own[0].column].to(each.dtype) @ each
     out = torch.zeros_like(each[0])
     for piece in own:
         total = each.sum(0) if piece.column == JOINT else weights[:, piece.column].to(each.dtype) @ each

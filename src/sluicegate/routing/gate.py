@@ -73,8 +73,8 @@ class Gate(torch.autograd.Function):
         return scaled(g, weights, ctx.columns, ctx.dim), None, None, None, None
 
 
-Stretch = tuple[int, int, tuple[tuple[int, int, float], ...]]
-"""Rows that lie together (first, last) and what their features are multiplied by: runs (start, stop, weight) over all of them."""
+Stretch = tuple[int, int, int, int, float]
+"""Rows that lie together (first, last), a run of their features (start, stop), and by what these are multiplied, where that is not 1."""
 MOST_STRETCHES = 16
 
 
@@ -98,14 +98,13 @@ def stretches(index: Tensor, table: Tensor, columns: Columns, size: int) -> tupl
     found, first = [], 0
     for label, count in zip(labels, counts, strict=True):
         weights = table[label].tolist()
-        whole = len({weights[c] for _, _, c in runs}) == 1
-        found.append((first, first + count, ((0, size, weights[runs[0][2]]),) if whole else tuple((a, b, weights[c]) for a, b, c in runs)))
+        found += [(first, first + count, start, stop, weights[c]) for start, stop, c in runs if weights[c] != 1.0]
         first += count
-    return tuple(found) if any(value != 1.0 for _, _, own in found for _, _, value in own) else ()
+    return tuple(found)
 
 
 class StretchGate(torch.autograd.Function):
-    """`Gate` for a batch partitioned by label: what keeps its gradient is copied, and what gets none is not read."""
+    """`Gate` for a batch partitioned by label: only what is scaled is touched, in a copy of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...], check: Any) -> Tensor:
@@ -121,26 +120,14 @@ class StretchGate(torch.autograd.Function):
         if torch.is_grad_enabled() and g.requires_grad:  # to be differentiated again
             return scaled(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
         axis = ctx.dim % g.dim()
-        out = torch.empty_like(g)
-        for first, last, runs in ctx.own:
-            source, target = g[first:last], out[first:last]
-            for start, stop, value in runs:
-                one = (
-                    (source, target)
-                    if len(runs) == 1
-                    else (source.narrow(axis, start, stop - start), target.narrow(axis, start, stop - start))
-                )
-                _scale(*one, value)
+        out = g.clone()
+        for first, last, start, stop, value in ctx.own:
+            own = out[first:last].narrow(axis, start, stop - start)
+            if value:
+                own.mul_(value)
+            else:
+                own.zero_()  # and not times 0, which keeps what is not finite
         return out, None, None, None, None, None
-
-
-def _scale(source: Tensor, target: Tensor, value: float) -> None:
-    if value == 1.0:
-        target.copy_(source)
-    elif value == 0.0:
-        target.zero_()
-    else:
-        torch.mul(source, value, out=target)
 
 
 class LateGate(torch.autograd.Function):
