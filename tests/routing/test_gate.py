@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from sluicegate.routing.gate import ablated, gate
+from sluicegate.routing import gate as gates
+from sluicegate.routing.gate import StretchGate, ablated, gate
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 weights_of = st.floats(-3, 3, width=16)
@@ -115,3 +116,101 @@ def test_ablated_leaves_the_rest_alone_and_the_input_too():
     expected[0, :, 2:4] = 0
     expected[1, :, 4:6] = 0
     assert torch.equal(y, expected)
+
+
+HALF = ((0, 2, 0, 3, 0.0), (2, 4, 3, 6, 0.5))
+
+
+def stretched(x):
+    return StretchGate.apply(x, None, (), -1, HALF, int)
+
+
+def held_by_the_user(x, w):
+    g = noise(4, 6, seed=3)
+    stretched(x * w).backward(g)
+    return g
+
+
+def held_by_a_hook(x, w):
+    kept = []
+    y = stretched(x * w)
+    y.register_hook(kept.append)
+    (y * 2).sum().backward()
+    return kept[0]
+
+
+def retained(x, w):
+    y = stretched(x * w)
+    y.retain_grad()
+    (y * 2).sum().backward()
+    return y.grad
+
+
+def asked_for(x, w):
+    y = stretched(x * w)
+    return torch.autograd.grad((y * 2).sum(), [y, x, w])[0]
+
+
+def added_to_another(x, w):
+    (stretched(x * 3) + w.sin()).square().sum().backward()
+    return w.grad
+
+
+def added_after(x, w):
+    late = w.sin()
+    (late + stretched(x * 3)).square().sum().backward()
+    return w.grad
+
+
+def one_part_of_a_whole(x, w):
+    torch.cat([w.sin(), stretched(x * 3), w.cos()]).square().sum().backward()
+    return w.grad
+
+
+def a_view(x, w):
+    y = stretched(x * 3)
+    (y.t() @ w.sin()).square().sum().backward()
+    return w.grad
+
+
+def twice(x, w):
+    y = stretched(x * w)
+    (y + y * w + stretched(y) * 2).sum().backward()
+    return w.grad
+
+
+def through_a_sum(x, w):
+    stretched(x * w).sum().backward()  # a gradient whose numbers are all one number
+    return w.grad
+
+
+def again(x, w):
+    y = (stretched((x * w).sin()) * 2).square().sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    return w.grad
+
+
+USES = [held_by_the_user, held_by_a_hook, retained, asked_for, added_to_another, added_after, one_part_of_a_whole, a_view]
+
+
+@pytest.mark.parametrize("use", [*USES, twice, through_a_sum, again])
+def test_a_gradient_that_others_hold_is_left_to_them(use, monkeypatch):
+    def run():
+        x, w = noise(4, 6).requires_grad_(), noise(4, 6, seed=1).requires_grad_()
+        return use(x, w).clone(), x.grad, w.grad
+
+    found = run()
+    monkeypatch.setattr(gates, "_ALONE", "copied always")
+    for got, expected in zip(found, run(), strict=True):
+        assert (got is None and expected is None) or torch.equal(got, expected)
+
+
+def test_a_gradient_of_its_own_is_written_to():
+    before, after = [], []
+    made = noise(4, 6).requires_grad_() * 3
+    made.register_hook(lambda g: after.append(g.data_ptr()))
+    y = stretched(made)
+    y.register_hook(lambda g: before.append(g.data_ptr()))
+    (y * noise(4, 6, seed=2)).square().sum().backward()
+    assert before == after

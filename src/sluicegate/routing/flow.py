@@ -3,7 +3,7 @@
 It is apart from the router so that a copy of the model copies it too, closed, and then trains plainly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sluicegate.errors import UserError
 from sluicegate.routing.gate import Columns, Stretch, stretches
-from sluicegate.routing.labels import Assigned, Policy
+from sluicegate.routing.labels import Assigned, Policy, Runs
 from sluicegate.routing.partitioned import Layout, layout
 
+_KEPT = 256
 Selection = slice | Tensor | None
 """Rows: all of them (None), a run, or numbers."""
 
@@ -41,9 +42,12 @@ class Flow:
         self.returned = 0
         self.unfinished = False
         """Whether the last pass was left before its backward pass."""
+        self.runs: Runs | None = None
+        self.layout: Layout | None = None
+        """Where the rows of each column lie; None where they do not lie together, or labels are soft or late."""
         self._rows: dict[int, list[tuple[Selection, float]]] = {}
-        self._stretches: dict[Any, tuple[Stretch, ...] | None] = {}
-        self._layout: list[Layout | None] = []
+        self._known: dict[Any, Any] = {}
+        """Layouts and stretches of earlier passes: partitioned batches are often cut alike."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Flow":
         return Flow(self.policy)
@@ -63,31 +67,42 @@ class Flow:
     def take(self, assigned: Assigned) -> None:
         """Let these labels hold for the open pass."""
         self.backward, self.forward, self.index = assigned.backward, assigned.forward, assigned.index
-        self.mutes = assigned.forward is not None and (assigned.index is None or bool((assigned.forward != 1).any()))
+        self.runs, self.mutes, self.layout = assigned.runs, assigned.mutes, None
+        if assigned.runs is not None:
+            self.layout = self._recalled((assigned.runs, self.active.shares), layout)
         if torch.is_grad_enabled():
             for ledger in self.ledgers:
                 ledger[:-1] |= assigned.moved
                 ledger[-1] = True
-        self._forget()
+        self._rows.clear()
 
     def leave(self) -> None:
         self.open = self.late = False
-        self.backward = self.forward = self.index = None
-        self._forget()
+        self.backward = self.forward = self.index = self.runs = self.layout = None
+        self._rows.clear()
         self.unfinished = self.applied > 0 and self.returned == 0
 
-    def _forget(self) -> None:
-        self._rows.clear()
-        self._stretches.clear()
-        self._layout.clear()
+    def _recalled(self, key: tuple[Any, ...], make: Callable[..., Any]) -> Any:
+        if key not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = make(*key)
+        return self._known[key]
 
-    def layout(self) -> Layout | None:
-        """Where the rows of each column lie; None where they do not lie together, or labels are soft or late."""
-        if self.index is None:
+    def mask(self, column: int, dims: int) -> Tensor | None:
+        """[b, 1, ...] of so many dimensions: the rows that move a column with weight 1; None where others move it, or rows are mixed."""
+        found = self.layout
+        if found is None or any(value != 1.0 for _, _, value in found.of(column)):
             return None
-        if not self._layout:
-            self._layout.append(layout(self.index, self.active.backward * self.active.forward))
-        return self._layout[0]
+        assert self.backward is not None
+
+        def made(found: Layout, column: int, dims: int, device: torch.device) -> Tensor:
+            mask = torch.zeros(found.rows, dtype=torch.bool)
+            for first, last, _ in found.of(column):
+                mask[first:last] = True
+            return mask.view(-1, *(1,) * (dims - 1)).to(device)
+
+        return self._recalled((found, column, dims, self.backward.device), made)  # type: ignore[no-any-return]
 
     def rows(self, column: int) -> list[tuple[Selection, float]] | None:
         """The rows that move a column, with their weight, in groups of one weight; None for soft labels."""
@@ -115,16 +130,18 @@ class Flow:
 
     def stretches(self, columns: Columns, size: int, dtype: torch.dtype) -> tuple[Stretch, ...] | None:
         """The batch as stretches of rows for a gate with these columns; None where it is not partitioned by label."""
-        if self.index is None or self.index.dim() != 1:
+        if self.runs is None:
             return None
-        key = (columns, size, dtype)
-        if key not in self._stretches:
-            self._stretches[key] = stretches(self.index, self.active.backward.to(dtype), columns, size)
-        return self._stretches[key]
+        policy = self.active  # a pass's own gates weigh as the router's do, so its backward table is enough of a key
+
+        def made(runs: Runs, columns: Columns, size: int, dtype: torch.dtype) -> tuple[Stretch, ...]:
+            return stretches(runs, policy.backward.to(dtype).tolist(), columns, size)
+
+        return self._recalled((self.runs, columns, size, dtype), made)  # type: ignore[no-any-return]
 
     def all_whole(self, columns: Sequence[int]) -> bool:
         """Whether every row moves all these columns with weight 1, so that nothing need be held back."""
-        if (found := self.layout()) is not None:
+        if (found := self.layout) is not None:
             return all(found.of(column) == ((0, found.rows, 1.0),) for column in columns)
         return all(self.rows(column) == [(None, 1.0)] for column in columns)
 

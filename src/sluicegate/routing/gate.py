@@ -6,11 +6,14 @@ data point given by its label. Written as an autograd function, because the usua
 autocast, and keeps two more activations alive.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sluicegate.routing.labels import Runs
 
 Columns = tuple[tuple[int, int, int], ...]
 """Runs of features that are not the rest's: (start, stop, column of the weights)."""
@@ -75,36 +78,30 @@ class Gate(torch.autograd.Function):
 
 Stretch = tuple[int, int, int, int, float]
 """Rows that lie together (first, last), a run of their features (start, stop), and by what these are multiplied, where that is not 1."""
-MOST_STRETCHES = 16
 
 
-def stretches(index: Tensor, table: Tensor, columns: Columns, size: int) -> tuple[Stretch, ...] | None:
-    """A batch partitioned by its labels `index` [b] as stretches of rows; None where it is too mixed for that to be fast.
+def stretches(runs: Runs, table: Sequence[Sequence[float]], columns: Columns, size: int) -> tuple[Stretch, ...]:
+    """A batch whose rows lie in `runs` as stretches of rows that are scaled; empty where nothing is.
 
-    `table` [labels, k + 1] are the labels' weights, `size` is the number of features. Empty where nothing is scaled.
+    `table` [labels][k + 1] are the labels' weights, `size` is the number of features.
     """
-    if index.dim() != 1:
-        return None
-    labels, counts = (found.tolist() for found in torch.unique_consecutive(index, return_counts=True))
-    if len(labels) > MOST_STRETCHES:
-        return None
     named = sorted((start + size, stop + size, c) if start < 0 else (start, stop, c) for start, stop, c in columns)
-    runs: list[tuple[int, int, int]] = []
+    parts: list[tuple[int, int, int]] = []
     at = 0
     for start, stop, c in named:
-        runs += [(at, start, 0), (start, stop, c)]
+        parts += [(at, start, 0), (start, stop, c)]
         at = stop
-    runs = [run for run in [*runs, (at, size, 0)] if run[0] < run[1]]
+    parts = [part for part in [*parts, (at, size, 0)] if part[0] < part[1]]
     found, first = [], 0
-    for label, count in zip(labels, counts, strict=True):
-        weights = table[label].tolist()
-        found += [(first, first + count, start, stop, weights[c]) for start, stop, c in runs if weights[c] != 1.0]
+    for label, count in runs:
+        weights = table[label]
+        found += [(first, first + count, start, stop, weights[c]) for start, stop, c in parts if weights[c] != 1.0]
         first += count
     return tuple(found)
 
 
 class StretchGate(torch.autograd.Function):
-    """`Gate` for a batch partitioned by label: only what is scaled is touched, in a copy of the gradient."""
+    """`Gate` for a batch partitioned by label: only what is scaled is touched, in a copy of the gradient if others hold it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...], check: Any) -> Tensor:
@@ -120,7 +117,7 @@ class StretchGate(torch.autograd.Function):
         if torch.is_grad_enabled() and g.requires_grad:  # to be differentiated again
             return scaled(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
         axis = ctx.dim % g.dim()
-        out = g.clone()
+        out = g if _nobody_elses(g) else g.clone()
         for first, last, start, stop, value in ctx.own:
             own = out[first:last].narrow(axis, start, stop - start)
             if value:
@@ -128,6 +125,44 @@ class StretchGate(torch.autograd.Function):
             else:
                 own.zero_()  # and not times 0, which keeps what is not finite
         return out, None, None, None, None, None
+
+
+def _nobody_elses(g: Tensor) -> bool:
+    """Whether a gradient handed to `backward` is seen by nothing else, so that it may be written to.
+
+    Torch asks the same before it accumulates into a gradient. A copy costs more than the rest of a gate on small layers.
+    """
+    return _holders(g) == _ALONE
+
+
+def _holders(g: Tensor) -> tuple[int, int, int] | None:
+    """How many hold a tensor in Python and in C++, and how many its memory; None where torch does not tell or it overlaps itself."""
+    try:
+        found = sys.getrefcount(g), g._use_count(), torch._C._storage_Use_Count(g.untyped_storage()._cdata)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        return None
+    if _TOLD is not None:
+        _TOLD.append(found)
+    return found if g.is_contiguous() else None
+
+
+def _alone() -> tuple[int, int, int] | str:
+    """What `_holders` says, in a gate's own backward, of a gradient that was made for that gate alone: it differs among versions."""
+    global _TOLD
+    _TOLD = []
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            x, own = torch.ones(2, 2, requires_grad=True), ((0, 1, 0, 1, 0.5),)
+            (StretchGate.apply(x * 2, None, (), -1, own, int) * 2).sum().backward()  # type: ignore[no-untyped-call]
+            StretchGate.apply(x * 2, None, (), -1, own, int).backward(torch.ones(2, 2))  # type: ignore[no-untyped-call]
+        return _TOLD[0] if len(_TOLD) == 2 and _TOLD[0] != _TOLD[1] else "unknown"
+    finally:
+        _TOLD = None
+
+
+_TOLD: list[tuple[int, int, int]] | None = None
+_ALONE: tuple[int, int, int] | str = "unknown"
+_ALONE = _alone()
 
 
 class LateGate(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -35,9 +37,31 @@ class Policy:
     def columns(self) -> tuple[str, ...]:
         return (REST, *self.blocks)
 
-    @property
+    # What is asked at every step is worked out once, and in plain numbers: on small models the asking would cost more than the routing.
+
+    @cached_property
     def ablates(self) -> bool:
         return bool((self.forward != 1).any())
+
+    @cached_property
+    def muted(self) -> tuple[bool, ...]:
+        """By label, whether it is computed without some block."""
+        return tuple((self.forward != 1).any(1).tolist())
+
+    @cached_property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        """By label and column, by what a weight's gradient ends up multiplied."""
+        return tuple(tuple(row) for row in (self.backward * self.forward).tolist())
+
+    @cached_property
+    def _moved(self) -> dict[frozenset[int], Tensor]:
+        return {}
+
+    def moved(self, present: frozenset[int]) -> Tensor:
+        """[columns] whether rows with these labels move a column's units at all."""
+        if present not in self._moved:
+            self._moved[present] = self.trains()[sorted(present)].any(0)
+        return self._moved[present]
 
     def trains(self) -> Tensor:
         """[labels, columns] whether data of a label moves a column's units at all."""
@@ -97,8 +121,16 @@ class Assigned:
     """[b] or [b, t] label numbers on the CPU; None for soft labels."""
     moved: Tensor
     """[columns] whether some row moves the column's units, on the CPU."""
+    runs: "Runs | None"
+    """The batch as runs of rows with one label; None where it is too mixed, or labels are soft or per token."""
+    mutes: bool
+    """Whether some row is computed without some block; True where that is not known."""
 
 
+Runs = tuple[tuple[int, int], ...]
+"""Label and number of rows, in the order of the batch."""
+MOST_RUNS = 16
+"""Runs beyond which a batch counts as mixed, and is routed row by row."""
 Labels = Tensor | Sequence[str] | Sequence[int]
 
 
@@ -127,21 +159,37 @@ def assign(labels: Labels, policy: Policy, device: torch.device) -> Assigned:
         raise UserError(f"labels are boolean; give numbers: {_legend(policy)}.")
     if given.dim() not in (1, 2) or not given.numel():
         raise UserError(f"labels have shape {tuple(given.shape)}; expected (batch,) for rows or (batch, tokens) for tokens.")
-    tables = policy.backward.to(device), policy.forward.to(device)
+    tables = policy.backward.to(device), policy.forward.to(device) if policy.ablates else None
     if transformed():  # under vmap a label has no single value to look at
         where = given.to(device)
-        return Assigned(
-            tables[0][where], tables[1][where] if policy.ablates else None, None, torch.ones(len(policy.columns), dtype=torch.bool)
-        )
+        every = torch.ones(len(policy.columns), dtype=torch.bool)
+        return Assigned(tables[0][where], None if tables[1] is None else tables[1][where], None, every, None, policy.ablates)
     plain = given.detach().cpu().long()
-    if int(plain.min()) < -1 or int(plain.max()) >= count:
-        wrong = int(plain.max()) if int(plain.max()) >= count else int(plain.min())
-        raise UserError(f"a label is {wrong}; labels are {_legend(policy)}.")
-    plain = plain % count
+    found = _runs(plain.flatten())
+    present = {label for label, _ in found}
+    lowest, highest = min(present), max(present)
+    if lowest < -1 or highest >= count:
+        raise UserError(f"a label is {highest if highest >= count else lowest}; labels are {_legend(policy)}.")
+    if lowest < 0:
+        plain = plain % count
+        found = tuple((label % count, rows) for label, rows in found)
     where = plain.to(device)
-    present = torch.bincount(plain.flatten(), minlength=count) > 0
-    moved = (policy.trains() & present[:, None]).any(0)
-    return Assigned(tables[0][where], tables[1][where] if policy.ablates else None, plain, moved)
+    known = frozenset(label for label, _ in found)
+    return Assigned(
+        tables[0][where],
+        None if tables[1] is None else tables[1][where],
+        plain,
+        policy.moved(known),
+        found if plain.dim() == 1 and len(found) <= MOST_RUNS else None,
+        any(policy.muted[label] for label in known),
+    )
+
+
+def _runs(flat: Tensor) -> Runs:
+    if len(flat) <= 64:  # where calling torch takes longer than counting
+        return tuple((label, len(list(rows))) for label, rows in groupby(flat.tolist()))
+    labels, counts = torch.unique_consecutive(flat, return_counts=True)
+    return tuple(zip(labels.tolist(), counts.tolist(), strict=True))
 
 
 def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
@@ -160,7 +208,7 @@ def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
     forward = shares @ policy.forward.to(device) if policy.ablates else None
     moving = backward if forward is None else backward * forward
     moved = (moving != 0).flatten(0, -2).any(0).cpu() if not transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
-    return Assigned(backward, forward, None, moved)
+    return Assigned(backward, forward, None, moved, None, policy.ablates)
 
 
 def _legend(policy: Policy) -> str:

@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sluicegate.routing.labels import Runs
 from sluicegate.routing.pieces import JOINT, Piece
 
 Stretches = tuple[tuple[int, int, float], ...]
 """Rows (first, last) and their weight, where it is not 0."""
-MOST = 16
-"""Stretches of labels beyond which a batch counts as mixed."""
 _KEPT = 64
 """Layouts whose products a layer remembers."""
 
@@ -33,26 +32,21 @@ class Layout(NamedTuple):
         return ((0, self.rows, 1.0),) if column == JOINT else self.columns[column]
 
 
-def layout(index: Tensor, table: Tensor) -> Layout | None:
-    """The layout of a batch with labels `index` [b] and weights `table` [labels, columns]; None where it is mixed."""
-    if index.dim() != 1:
-        return None
-    labels, counts = (found.tolist() for found in torch.unique_consecutive(index, return_counts=True))
-    if len(labels) > MOST:
-        return None
+def layout(runs: Runs, shares: Sequence[Sequence[float]]) -> Layout:
+    """The layout of a batch whose rows lie in `runs`, by the weights `shares` of a label and column."""
     columns = []
-    for weights in table.t().tolist():
+    for column in range(len(shares[0])):
         own: list[tuple[int, int, float]] = []
         first = 0
-        for label, count in zip(labels, counts, strict=True):
-            value = weights[label]
+        for label, count in runs:
+            value = shares[label][column]
             if own and own[-1][1] == first and own[-1][2] == value:
                 own[-1] = (own[-1][0], first + count, value)
             elif value:
                 own.append((first, first + count, value))
             first += count
         columns.append(tuple(own))
-    return Layout(len(index), tuple(columns))
+    return Layout(first, tuple(columns))
 
 
 class Product(NamedTuple):

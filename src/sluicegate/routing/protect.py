@@ -240,7 +240,7 @@ class Shield:
     def _partitioned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """A linear layer whose rows lie together by label; None where they do not, or where anything else is out of the ordinary."""
         flow = self.flow
-        if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := flow.layout()) is None:
+        if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := flow.layout) is None:
             return None
         x = args[0]
         if not isinstance(x, Tensor) or x.dim() < 2 or len(x) != found.rows:
@@ -271,7 +271,7 @@ class Shield:
         own = {n: p for n, p in self.module._parameters.items() if p is not None}
         if any(p.shape != x.shape[-1:] for p in own.values()) or (self.by_feature is None and x.shape[0] < 2):
             return None
-        apart = {name: PerRow.apply(p, dense, self.cut.get(name, whole), missing) for name, p in own.items()}  # type: ignore[no-untyped-call]
+        apart = {name: self._apart(p, dense, self.cut.get(name, whole), missing) for name, p in own.items()}
         if self.by_feature:
             return self._called(apart, x)
         try:
@@ -287,6 +287,14 @@ class Shield:
         except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
             self.by_feature = False
         return found if self.by_feature else None
+
+    def _apart(self, p: Tensor, dense: Tensor, own: tuple[Piece, ...], missing: int) -> Tensor:
+        """The vector `p`, one for each row, of which some rows' gradients do not reach it."""
+        if len(own) == 1 and own[0].runs is None and own[0].column != JOINT and dense.dim() == 2:
+            mask = self.flow.mask(own[0].column, 2 + missing)
+            if mask is not None:  # a chain of torch's own functions takes less time than one of ours
+                return torch.where(mask, p, p.detach())
+        return PerRow.apply(p, dense, own, missing)  # type: ignore[no-any-return, no-untyped-call]
 
     def _called(self, parameters: dict[str, Any], x: Tensor) -> Tensor:
         """The module's forward with these for its parameters: by the shadow, whose table takes any tensor."""

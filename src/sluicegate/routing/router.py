@@ -14,13 +14,15 @@ from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure
 from sluicegate.routing.flow import Flow
 from sluicegate.routing.guard import Guard
-from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
+from sluicegate.routing.labels import REST, RETAIN, Assigned, Labels, Weights, as_index, assign, policy, transformed
 from sluicegate.routing.pieces import Piece, pieces
 from sluicegate.routing.protect import Shield
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
 from sluicegate.routing.taps import Tap
 
 Form = Literal["gate", "protect"]
+_LONGEST, _REMEMBERED = 1024, 256
+"""Rows of a batch whose labels are remembered, and how many such batches."""
 
 
 class Router:
@@ -88,6 +90,7 @@ class Router:
         self.places = _placed(model, sites, at)
         self.joint = tuple(p.strip() for p in joint.split(",")) if isinstance(joint, str) else tuple(joint)
         self._flow = Flow(self.policy)
+        self._known: dict[tuple[Any, ...], Assigned] = {}
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
         self._hooks: list[RemovableHandle] = []
@@ -130,8 +133,11 @@ class Router:
         if without and self.form == "protect" and not self.policy.ablates:
             raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
         given = labels() if callable(labels) else labels
-        active = self.policy.without(without) if without else self.policy
-        self._flow.enter(assign(given, active, self._device()), active)
+        if without:
+            active = self.policy.without(without)
+            self._flow.enter(assign(given, active, self._device()), active)
+        else:
+            self._flow.enter(self._assigned(given))
         try:
             yield
         finally:
@@ -204,16 +210,36 @@ class Router:
 
     # ------------------------------------------------------------------------------- inside
 
+    def _assigned(self, labels: Labels) -> Assigned:
+        """The labels' weights, remembered: batches with fixed shares of labels bring the same ones again and again."""
+        short = isinstance(labels, Tensor) and labels.dim() == 1 and len(labels) <= _LONGEST
+        if not short or transformed() or torch.is_inference_mode_enabled():
+            return assign(labels, self.policy, self._device())
+        assert isinstance(labels, Tensor)
+        device = self._device()
+        key = (labels.dtype, device, *labels.tolist())
+        if (found := self._known.get(key)) is None:
+            found = assign(labels, self.policy, device)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
     def _device(self) -> torch.device:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def _unchanged(self) -> None:
         if not self._hooks and not self._shields:
             raise UserError("this router was removed from its model. Make a new one.")
-        if all(parent._modules.get(key) is child for parent, key, child in self._links) and all(
-            (p := owner._parameters.get(key)) is not None and p.shape == shape for owner, key, shape in self._owned
-        ):
-            return  # the same, found without walking the model at every step
+        for parent, key, child in self._links:
+            if parent._modules.get(key) is not child:
+                break
+        else:
+            for owner, key, shape in self._owned:
+                if (p := owner._parameters.get(key)) is None or p.shape != shape:
+                    break
+            else:
+                return  # the same, found without walking the model at every step
         way_out = "Call router.remove() before changing a model, and make a new router after."
         modules = dict(self.model.named_modules())
         for name, module in self._attached.items():
