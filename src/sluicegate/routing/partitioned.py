@@ -6,6 +6,7 @@ takes is worked out once, and the backward pass only multiplies.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +72,8 @@ class Plan:
     bias: tuple[Product, ...]
     filled: bool
     """Whether the products fill the weight's gradient, so that nothing need be zeroed first."""
+    begins: bool
+    """Whether the first one alone does, with weight 1."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,48 @@ class Cut:
             filled = sum(p.stop - p.start for p in own if not p.on_top) == weight.shape[self.weight[0].dim]
             columns = {piece.column for piece in (*self.weight, *self.bias)}
             whole = all(found.of(c) == found.of(JOINT) for c in columns)
-            self.plans[found] = Plan(whole, found.rows, own, _products(self.bias, outputs, found), filled)
+            begins = bool(own) and own[0][:2] == (0, weight.shape[self.weight[0].dim]) and own[0].value == 1.0
+            self.plans[found] = Plan(whole, found.rows, own, _products(self.bias, outputs, found), filled, begins)
         return self.plans[found]
 
 
-def _products(own: Sequence[Piece], size: int, found: Layout) -> tuple[Product, ...]:
-    return tuple(
-        Product(start, stop, first, last, value, on_top=n > 0)
-        for piece in own
-        for start, stop in piece.runs or ((0, size),)
-        for n, (first, last, value) in enumerate(found.of(piece.column))
+def _products(own: tuple[Piece, ...], size: int, found: Layout) -> tuple[Product, ...]:
+    runs = [(start, stop, found.of(piece.column)) for piece in own for start, stop in piece.runs or ((0, size),)]
+    common: Stretches = ()
+    if len(runs) > 1 and sum(stop - start for start, stop, _ in runs) == size:
+        common = _common([rows for _, _, rows in runs])
+        if 2 * sum(last - first for first, last, _ in common) < found.rows:
+            common = ()
+    # Rows that train every piece alike go in one product over the whole width: narrow products are slower.
+    whole = tuple(Product(0, size, first, last, value, on_top=n > 0) for n, (first, last, value) in enumerate(common))
+    return whole + tuple(
+        Product(start, stop, first, last, value, on_top=bool(common) or n > 0)
+        for start, stop, rows in runs
+        for n, (first, last, value) in enumerate(_without(rows, common))
     )
+
+
+def _common(columns: Sequence[Stretches]) -> Stretches:
+    """The rows that have one weight, not 0, in all columns."""
+    ends = sorted({end for rows in columns for first, last, _ in rows for end in (first, last)})
+    found: list[tuple[int, int, float]] = []
+    for first, last in pairwise(ends):
+        values = {next((value for a, b, value in rows if a <= first and last <= b), 0.0) for rows in columns}
+        if len(values) == 1 and values != {0.0}:
+            (value,) = values
+            if found and found[-1][1:] == (first, value):
+                found[-1] = (found[-1][0], last, value)
+            else:
+                found.append((first, last, value))
+    return tuple(found)
+
+
+def _without(rows: Stretches, common: Stretches) -> Stretches:
+    """What is left of a column once the common rows are taken out."""
+    for a, b, _ in common:
+        parts = [((first, min(last, a), value), (max(first, b), last, value)) for first, last, value in rows]
+        rows = tuple(part for both in parts for part in both if part[0] < part[1])
+    return rows
 
 
 class PartitionedLinear(torch.autograd.Function):
@@ -147,15 +181,17 @@ class PartitionedLinear(torch.autograd.Function):
 
 
 def _weight_gradient(weight: Tensor, x: Tensor, g: Tensor, cut: Cut, plan: Plan, inner: int) -> Tensor:
-    if len(plan.weight) == 1 and plan.filled and plan.weight[0].value == 1.0:
-        _, _, first, last, _, _ = plan.weight[0]
-        if last - first < plan.rows:
-            x, g = x[first * inner : last * inner], g[first * inner : last * inner]
-        return x.t().mm(g) if cut.transposed else g.t().mm(x)
-    gw = torch.empty_like(weight) if plan.filled else torch.zeros_like(weight)
+    products = plan.weight
     dim, along_out = cut.weight[0].dim, cut.along_out
+    if plan.begins:  # with the product of the rows that train the whole weight, and nothing to zero or to add to
+        _, _, first, last, _, _ = products[0]
+        part_x, part_g = (x, g) if last - first == plan.rows else (x[first * inner : last * inner], g[first * inner : last * inner])
+        gw = part_x.t().mm(part_g) if cut.transposed else part_g.t().mm(part_x)
+        products = products[1:]
+    else:
+        gw = torch.empty_like(weight) if plan.filled else torch.zeros_like(weight)
     recorded = torch.is_grad_enabled()  # to be differentiated again: products in place of a view are kept track of
-    for start, stop, first, last, value, on_top in plan.weight:
+    for start, stop, first, last, value, on_top in products:
         a, b = first * inner, last * inner
         part_x, part_g = (x[a:b], g[a:b, start:stop]) if along_out else (x[a:b, start:stop], g[a:b])
         left, right = (part_x.t(), part_g) if cut.transposed else (part_g.t(), part_x)
@@ -168,7 +204,12 @@ def _weight_gradient(weight: Tensor, x: Tensor, g: Tensor, cut: Cut, plan: Plan,
 
 
 def _bias_gradient(g: Tensor, plan: Plan, inner: int) -> Tensor:
-    gb = g.new_zeros(g.shape[-1])
-    for start, stop, first, last, value, _ in plan.bias:
+    sums = plan.bias
+    if sums and sums[0].value == 1.0 and sums[0].stop - sums[0].start == g.shape[-1]:
+        gb = g[sums[0].first * inner : sums[0].last * inner].sum(0)
+        sums = sums[1:]
+    else:
+        gb = g.new_zeros(g.shape[-1])
+    for start, stop, first, last, value, _ in sums:
         gb[start:stop].add_(g[first * inner : last * inner, start:stop].sum(0), alpha=value)
     return gb
