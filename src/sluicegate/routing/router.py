@@ -1,8 +1,9 @@
 """The router: labels decide which parts of a model learn from which rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
+from operator import is_
 from typing import Any, Literal
 
 import torch
@@ -97,7 +98,7 @@ class Router:
         self._shields: list[Shield] = []
         self._attached: dict[str, nn.Module] = {}
         self._attach()
-        self._links, self._owned = self._watched()
+        self._watch()
 
     # ------------------------------------------------------------------------------- what there is
 
@@ -122,13 +123,15 @@ class Router:
 
     # ------------------------------------------------------------------------------- routing
 
-    @contextmanager
-    def __call__(self, labels: Labels | Callable[[], Labels], *, without: Sequence[str] = ()) -> Iterator[None]:
+    def __call__(self, labels: Labels | Callable[[], Labels], *, without: Sequence[str] = ()) -> AbstractContextManager[None]:
         """Route everything inside: forward and backward pass of one batch with these labels (or what a call gives).
 
         The blocks `without` are ablated in this pass for all rows but their own, beside what `ablate` says: drawn anew
         for every batch, they get a model used to every choice of its blocks.
         """
+        return _Pass(self, labels, without)
+
+    def _enter(self, labels: Labels | Callable[[], Labels], without: Sequence[str]) -> None:
         self._unchanged()
         if without and self.form == "protect" and not self.policy.ablates:
             raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
@@ -138,10 +141,6 @@ class Router:
             self._flow.enter(assign(given, active, self._device()), active)
         else:
             self._flow.enter(self._assigned(given))
-        try:
-            yield
-        finally:
-            self._flow.leave()
 
     @contextmanager
     def delayed(self) -> Iterator["Late"]:
@@ -226,20 +225,16 @@ class Router:
         return found
 
     def _device(self) -> torch.device:
+        if self._divided:
+            return self._divided[-1].device
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def _unchanged(self) -> None:
         if not self._hooks and not self._shields:
             raise UserError("this router was removed from its model. Make a new one.")
-        for parent, key, child in self._links:
-            if parent._modules.get(key) is not child:
-                break
-        else:
-            for owner, key, shape in self._owned:
-                if (p := owner._parameters.get(key)) is None or p.shape != shape:
-                    break
-            else:
-                return  # the same, found without walking the model at every step
+        same = all(map(is_, [held.get(key) for held, key in self._held], self._seen))
+        if same and [p.shape for p in self._divided] == self._sizes:  # surgery leaves the parameter and changes its size
+            return  # the same, found without walking the model at every step
         way_out = "Call router.remove() before changing a model, and make a new router after."
         modules = dict(self.model.named_modules())
         for name, module in self._attached.items():
@@ -249,21 +244,25 @@ class Router:
             if name in self._shapes and tuple(parameter.shape) != self._shapes[name]:
                 was = self._shapes[name]
                 raise UserError(f"the model was changed under the router: {name} is {tuple(parameter.shape)} and was {was}. {way_out}")
+        self._watch()  # other parameters of the same shapes, as sharding puts there
 
-    def _watched(self) -> tuple[list[tuple[nn.Module, str, nn.Module]], list[tuple[nn.Module, str, torch.Size]]]:
-        """Where every attached module hangs, from the model down, and who holds every divided parameter."""
+    def _watch(self) -> None:
+        """Note where every attached module hangs, from the model down, and every divided parameter; and what is there now."""
         modules = dict(self.model.named_modules())
-        links = {}
+        held: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
         for path in self._attached:
             names = path.split(".") if path else []
             for i, key in enumerate(names):
-                above = ".".join(names[:i])
-                links[above, key] = (modules[above], key, modules[".".join(names[: i + 1])])
-        owned = []
+                above: dict[str, Any] = modules[".".join(names[:i])]._modules
+                held[id(above), key] = (above, key)
         for name in self._shapes:
-            above, _, key = name.rpartition(".")
-            owned.append((modules[above], key, modules[above]._parameters[key].shape))
-        return list(links.values()), owned
+            path, _, key = name.rpartition(".")
+            own: dict[str, Any] = modules[path]._parameters
+            held[id(own), key] = (own, key)
+        self._held: list[tuple[dict[str, Any], str]] = list(held.values())
+        self._seen: list[Any] = [where.get(key) for where, key in self._held]
+        self._divided = [p for p in self._seen if isinstance(p, Tensor)]
+        self._sizes = [p.shape for p in self._divided]
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
@@ -314,6 +313,21 @@ class Router:
         if not found and self.form == "protect":
             raise UserError(f"joint={', '.join(self.joint)!r} matches every parameter, so nothing would be protected. Leave some out.")
         return found
+
+
+class _Pass:
+    """The block of one batch. A class, and not a generator: it is entered at every step."""
+
+    __slots__ = ("_given", "_router", "_without")
+
+    def __init__(self, router: Router, given: Labels | Callable[[], Labels], without: Sequence[str]) -> None:
+        self._router, self._given, self._without = router, given, without
+
+    def __enter__(self) -> None:
+        self._router._enter(self._given, self._without)
+
+    def __exit__(self, *_: object) -> None:
+        self._router._flow.leave()
 
 
 class Late:
