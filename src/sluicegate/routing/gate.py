@@ -127,18 +127,27 @@ class StretchGate(torch.autograd.Function):
         return out, None, None, None, None, None
 
 
+Counts = tuple[int, int, int, int, int]
+
+
 def _nobody_elses(g: Tensor) -> bool:
     """Whether a gradient handed to `backward` is seen by nothing else, so that it may be written to.
 
     Torch asks the same before it accumulates into a gradient. A copy costs more than the rest of a gate on small layers.
     """
-    return _holders(g) == _ALONE
+    return _holders(g) in _ALONE
 
 
-def _holders(g: Tensor) -> tuple[int, int, int] | None:
-    """How many hold a tensor in Python and in C++, and how many its memory; None where torch does not tell or it overlaps itself."""
+def _holders(g: Tensor) -> Counts | None:
+    """How many hold a tensor in Python and in C++, and its memory, and what it is a view of; None where torch does not tell.
+
+    Also None for a tensor that overlaps itself.
+    """
     try:
-        found = sys.getrefcount(g), g._use_count(), torch._C._storage_Use_Count(g.untyped_storage()._cdata)  # type: ignore[attr-defined]
+        memory = torch._C._storage_Use_Count(g.untyped_storage()._cdata)  # type: ignore[attr-defined]
+        base = g._base
+        behind = (0, 0) if base is None else (sys.getrefcount(base), base._use_count())  # type: ignore[attr-defined]
+        found = sys.getrefcount(g), g._use_count(), memory, *behind  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):
         return None
     if _TOLD is not None:
@@ -146,22 +155,28 @@ def _holders(g: Tensor) -> tuple[int, int, int] | None:
     return found if g.is_contiguous() else None
 
 
-def _alone() -> tuple[int, int, int] | str:
-    """What `_holders` says, in a gate's own backward, of a gradient that was made for that gate alone: it differs among versions."""
+def _alone() -> frozenset[Counts]:
+    """What `_holders` says, in a gate's own backward, of gradients that were made for that gate alone: it differs among versions.
+
+    There are two: a tensor of its own, and the only view of one, as linear layers make it of tokens.
+    """
     global _TOLD
     _TOLD = []
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            x, own = torch.ones(2, 2, requires_grad=True), ((0, 1, 0, 1, 0.5),)
+            x, own = torch.ones(2, 2, 2, requires_grad=True), ((0, 1, 0, 1, 0.5),)
             (StretchGate.apply(x * 2, None, (), -1, own, int) * 2).sum().backward()  # type: ignore[no-untyped-call]
-            StretchGate.apply(x * 2, None, (), -1, own, int).backward(torch.ones(2, 2))  # type: ignore[no-untyped-call]
-        return _TOLD[0] if len(_TOLD) == 2 and _TOLD[0] != _TOLD[1] else "unknown"
+            torch.nn.functional.linear(StretchGate.apply(x * 2, None, (), -1, own, int), torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
+            StretchGate.apply(x * 2, None, (), -1, own, int).backward(torch.ones(2, 2, 2))  # type: ignore[no-untyped-call]
+        return frozenset(_TOLD[:2]) - {_TOLD[2]} if len(_TOLD) == 3 else frozenset()
+    except (TypeError, RuntimeError):
+        return frozenset()
     finally:
         _TOLD = None
 
 
-_TOLD: list[tuple[int, int, int]] | None = None
-_ALONE: tuple[int, int, int] | str = "unknown"
+_TOLD: list[Counts] | None = None
+_ALONE: frozenset[Counts] = frozenset()
 _ALONE = _alone()
 
 
