@@ -144,7 +144,7 @@ def _holders(g: Tensor) -> Counts | None:
     Also None for a tensor that overlaps itself.
     """
     try:
-        memory = torch._C._storage_Use_Count(g.untyped_storage()._cdata)  # type: ignore[attr-defined]
+        memory = torch._C._storage_Use_Count(g.untyped_storage()._cdata)
         base = g._base
         behind = (0, 0) if base is None else (sys.getrefcount(base), base._use_count())  # type: ignore[attr-defined]
         found = sys.getrefcount(g), g._use_count(), memory, *behind  # type: ignore[attr-defined]
