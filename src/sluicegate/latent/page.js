@@ -44,7 +44,7 @@
 
   const state = { pixels: new Float64Array(pixelCount), chosen: 0, read: -1, empty: true, at: -1 };
   const encoded = {}, shown = {}, ends = { a: {}, b: {} };
-  let amountEdits = new Map(), styleEdits = new Map(), did = "", moving = 0;
+  let amountEdits = new Map(), styleEdits = new Map(), did = "", moving = 0, ending = 0;
 
   // The code of a net after everything that the person has changed. Amounts and styles are changed in each net's own range.
   function edited(name) {
@@ -73,16 +73,22 @@
 
   function redraw(ease = false) {
     cancelAnimationFrame(moving);
+    clearTimeout(ending);
     const goal = Object.fromEntries(NAMES.map((name) => [name, edited(name)]));
     showSliders(goal.routed);
     if (!ease || still.matches || !shown.routed) return showCodes(goal);
     const from = { ...shown }, begun = performance.now();
-    const frame = (now) => {
-      const t = Math.min(1, Math.max(0, (now - begun) / TWEEN)), eased = t * t * (3 - 2 * t);
-      showCodes(t < 1 ? Object.fromEntries(NAMES.map((name) => [name, nets[name].between(from[name], goal[name], eased)])) : goal);
-      if (t < 1) moving = requestAnimationFrame(frame);
+    const frame = () => {
+      const t = Math.min(1, (performance.now() - begun) / TWEEN), eased = t * t * (3 - 2 * t);
+      showCodes(Object.fromEntries(NAMES.map((name) => [name, nets[name].between(from[name], goal[name], eased)])));
+      moving = requestAnimationFrame(frame);
     };
     moving = requestAnimationFrame(frame);
+    // The clock ends it, not the last frame: a tab that is not looked at gets no frames.
+    ending = setTimeout(() => {
+      cancelAnimationFrame(moving);
+      showCodes(goal);
+    }, TWEEN);
   }
 
   function showCodes(codes) {
