@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from headless import NEEDS_CHROMIUM
+from latent_keys import Chromium
 from latent_play import play
 from latent_synthetic import Blocks, trained
 from sluicegate.latent import page as pages
@@ -358,3 +359,73 @@ def test_light_and_dark(page, tmp_path):
     assert light["paper"] != dark["paper"]
     assert min(light["corner"]) > 200
     assert max(dark["corner"]) < 60
+
+
+def test_the_keyboard_alone_does_everything(page, tmp_path):
+    read, said = "sluicegate.state.read", "document.getElementById('did').textContent"
+    with Chromium(page, tmp_path / "profile") as browser:
+        browser.tab_to("pad")
+        browser.press("Delete", *["ArrowDown"] * 3, " ", *["ArrowDown"] * 14, " ", "ArrowLeft")
+        assert browser.ask("sluicegate.pad.strokes.length") == 1
+        assert browser.ask("sluicegate.pad.strokes[0].length") == 15
+        assert browser.ask(read) == 1  # a straight line down
+        assert browser.ask("document.getElementById('live').textContent") in ("Pen lifted.", "Pen down.", "It reads as 1.", "")
+        browser.press("Backspace")
+        assert browser.ask("sluicegate.pad.strokes.length") == 0
+        browser.tab_to("random")
+        browser.press("Enter")
+        own = browser.ask(read)
+        browser.tab_to("clear")
+        browser.press("Tab", "Enter")  # the explanation of the keys
+        assert browser.ask("document.querySelector('.keys').open")
+        browser.tab_to("amounts")
+        before = browser.ask("sluicegate.shown.routed.amount[0]")
+        browser.press(*["ArrowRight"] * 5)
+        assert browser.ask("sluicegate.shown.routed.amount[0]") > before
+        assert browser.ask("sluicegate.state.chosen") == 0
+        browser.press("Tab", "Tab")
+        assert browser.ask("sluicegate.state.chosen") == 0  # passing over a slider chooses nothing
+        browser.press("Enter")
+        assert browser.ask("sluicegate.state.chosen") == 2
+        browser.press("Tab", "ArrowRight", "ArrowRight")
+        browser.tab_to("styles")
+        assert browser.ask("sluicegate.state.chosen") == 3
+        before = browser.ask("sluicegate.shown.routed.style[3 * 4]")
+        browser.press(*["ArrowRight"] * 5)
+        assert browser.ask("sluicegate.shown.routed.style[3 * 4]") > before
+        browser.tab_to("reset")
+        browser.press("Enter")
+        browser.press("Tab", shift=True)
+        browser.tab_to("ablate")
+        browser.press(" ")
+        assert browser.ask(f"sluicegate.shown.routed.amount[{own}]") == 0
+        browser.tab_to("swaps")
+        browser.press("Tab", "Enter")
+        assert "Block 1 " in browser.ask(said) or "block 1 " in browser.ask(said)
+        browser.tab_to("blocks")
+        browser.press("Tab", "Tab", "Enter")
+        assert browser.ask("sluicegate.state.chosen") == 2
+        browser.tab_to("keep-a")
+        browser.press("Enter")
+        browser.tab_to("morph")
+        browser.press("ArrowRight")
+        assert browser.ask("document.getElementById('morph').value") == "51"
+        browser.tab_to("keep-b")
+        browser.press("Enter")
+        assert browser.ask("sluicegate.ends.a.pixels.join() === sluicegate.ends.b.pixels.join()")
+        assert browser.complaints == []
+
+
+def test_everything_that_can_be_used_has_a_name(page, tmp_path):
+    script = """
+    const named = (e) => (e.getAttribute("aria-label") || e.textContent).trim();
+    const used = [...page.querySelectorAll("button, input, [tabindex], summary")];
+    const within = "button, [role=img], [aria-hidden=true]";
+    const pictures = [...page.querySelectorAll("canvas:not(#pad)")].filter((c) => !c.parentElement.closest(within) && !c.matches("[aria-hidden]"));
+    const told = (c) => c.matches("[role=img]") && (c.getAttribute("aria-label") || c.getAttribute("aria-labelledby"));
+    return {used: used.length, nameless: used.filter((e) => !named(e)).map((e) => e.outerHTML),
+            lost: pictures.filter((c) => !told(c)).map((c) => c.outerHTML)};
+    """
+    found = play(page, tmp_path, script)
+    assert found["used"] > 40
+    assert (found["nameless"], found["lost"]) == ([], [])

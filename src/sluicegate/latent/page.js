@@ -192,6 +192,11 @@
     }
   }
 
+  function look(j) {
+    choose(j);
+    showSliders(edited("routed"));
+  }
+
   function traverse(j) {
     const net = nets.routed, rows = $("traversal").rows;
     $("traversal-name").textContent = `What block ${classes[j]} draws by itself as its amount and its styles go up`;
@@ -267,16 +272,15 @@
       choose(j);
       redraw();
     });
-    input.addEventListener("focus", () => {
-      choose(j);
-      showSliders(edited("routed"));
-    });
+    // Not on focus: Tab passes over every slider, and would always end at the styles of the last.
+    input.addEventListener("keydown", (event) => event.key === "Enter" && look(j));
+    input.addEventListener("pointerdown", () => look(j));
     $("swaps").append(element("button", { onclick: () => swap(j), "aria-label": `Turn it into ${label}` }, label));
     const block = picture();
     paintLater(() => paint(block, nets.routed.decode(nets.routed.alone(j))));
     const isDead = DATA.dead.includes(j);
     $("blocks").append(
-      element("button", { "aria-label": `Block ${label}${isDead ? ", dead" : ""}`, "aria-pressed": "false", onclick: () => (choose(j), showSliders(edited("routed"))) },
+      element("button", { "aria-label": `Block ${label}${isDead ? ", dead" : ""}`, "aria-pressed": "false", onclick: () => look(j) },
         block, element("span", { className: isDead ? "problem" : "" }, label + (isDead ? " †" : ""))),
     );
     for (const name of NAMES) $(name + "-bars").append(element("i", {}, element("b", {}, name === "routed" ? label : "")));
