@@ -421,7 +421,7 @@ def test_everything_that_can_be_used_has_a_name(page, tmp_path):
     const named = (e) => (e.getAttribute("aria-label") || e.textContent).trim();
     const used = [...page.querySelectorAll("button, input, [tabindex], summary")];
     const within = "button, [role=img], [aria-hidden=true]";
-    const pictures = [...page.querySelectorAll("canvas:not(#pad)")].filter((c) => !c.parentElement.closest(within) && !c.matches("[aria-hidden]"));
+    const pictures = [...page.querySelectorAll("canvas:not(#pad, [aria-hidden])")].filter((c) => !c.parentElement.closest(within));
     const told = (c) => c.matches("[role=img]") && (c.getAttribute("aria-label") || c.getAttribute("aria-labelledby"));
     return {used: used.length, nameless: used.filter((e) => !named(e)).map((e) => e.outerHTML),
             lost: pictures.filter((c) => !told(c)).map((c) => c.outerHTML)};

@@ -7,6 +7,8 @@ within `BUDGET`, and as int8 with one scale a row where it does not; the footer 
 import base64
 import copy
 import json
+import tomllib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from sluicegate.errors import UserError
-from sluicegate.latent.page_words import Words, figures, warnings
+from sluicegate.latent.page_words import Words, few_labels, figures, warnings
 from sluicegate.runs.room import write_atomic
 
 if TYPE_CHECKING:
@@ -35,13 +37,13 @@ Bits = Literal[16, 8]
 class Blocks(Protocol):
     """What the page asks of an autoencoder: linear layers and ReLUs, and a decoder that sees [a, a * styles] of every class."""
 
-    encoder: "nn.Sequential"
+    encoder: "nn.Module"
     """Pixels -> hidden."""
     amount: "nn.Linear"
     """Hidden -> one amount a class, before its ReLU."""
     style: "nn.Linear"
     """Hidden -> k styles a class, class by class."""
-    decoder: "nn.Sequential"
+    decoder: "nn.Module"
     """Code, class by class [a, a * s1, .., a * sk] -> logits of the pixels."""
 
 
@@ -54,7 +56,7 @@ def write_page(
     labels: np.ndarray,
     numbers: Mapping[str, Any],
     classes: Sequence[str] = (),
-    source: str = "an autoencoder",
+    source: str = "",
 ) -> Path:
     """Write the page of a net and of its twin that was trained without routing. Returns `path`.
 
@@ -98,6 +100,7 @@ def write_page(
         title="A latent space you can read",
         source=source,
         figures=figures(numbers, count),
+        few_labels=few_labels(numbers),
         warnings=warnings([names[j] for j in dead]),
         diagram=words.diagram(),
         rounding=_rounding_note(routed, kept["routed"], at_hand[:200], bits),
@@ -106,6 +109,50 @@ def write_page(
     )
     write_atomic(Path(path), page)
     return Path(path)
+
+
+def page_of(run: Path, out: Path) -> Path:
+    """Write the page of what `sluicegate latent train` left in the folder `run` to `out`. Returns `out`.
+
+    Read are `model/` and `unrouted/` (as `Autoencoder.save` writes them; the numbers are the model's own), and `shown.npz`: held-out
+    `images`, uint8 or fractions, and their `labels`. Without that file the images are those of the data that config.toml names.
+    Raises `UserError` for what is missing.
+    """
+    from sluicegate.latent.model import load
+
+    run = Path(run)
+    routed = load(run)
+    twin = next((run / name for name in ("unrouted", "model/unrouted") if (run / name).is_dir()), None)
+    if twin is None:
+        raise UserError(f"{run}: no folder unrouted, the twin to compare with. Give a folder that `sluicegate latent train` wrote.")
+    images, labels, source = _held_out(run)
+    unrouted = load(twin)
+    return write_page(out, routed, unrouted, images=images, labels=labels, numbers=routed.numbers, classes=routed.classes, source=source)
+
+
+def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Images, their labels, and what the page says that they are."""
+    from sluicegate.tasks.digits import load_images
+
+    try:
+        config = tomllib.loads((run / "config.toml").read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError):
+        config = {}
+    data = str(config.get("data", ""))
+    source = {"digits": "handwritten digits, 8 × 8", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(data, Path(data).name)
+    shown = run / "shown.npz"
+    if shown.is_file():
+        try:
+            with np.load(shown, allow_pickle=False) as archive:
+                return archive["images"], archive["labels"], source
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{shown}: cannot be read ({error}). Train again, or remove it to take the images of the data itself."
+            ) from None
+    if not data:
+        raise UserError(f"{run}: no shown.npz, and no config.toml that names the data. Give a folder that `sluicegate latent train` wrote.")
+    images = load_images(data)
+    return images.test.images / np.float32(images.white), images.test.labels, source
 
 
 def rounded(net: Blocks, bits: Bits) -> Any:
@@ -233,13 +280,15 @@ def _check(
     return k
 
 
-def _chain(part: "nn.Sequential") -> "list[tuple[nn.Linear, bool]]":
+def _chain(part: "nn.Module") -> "list[tuple[nn.Linear, bool]]":
     """The linear layers of a part, and whether a ReLU follows each."""
     from torch import nn
 
     made: list[tuple[nn.Linear, bool]] = []
     for module in part if isinstance(part, nn.Sequential) else [part]:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Sequential):
+            made += _chain(module)
+        elif isinstance(module, nn.Linear):
             made.append((module, False))
         elif isinstance(module, nn.ReLU) and made:
             made[-1] = (made[-1][0], True)

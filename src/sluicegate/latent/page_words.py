@@ -70,7 +70,7 @@ def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
     """The strip of numbers. Each of `numbers` is one value, or one a seed; of several the mean is shown and the worst is named.
 
     `accuracy`, `swap`, `ablate`: shares of the test images. `mse`, `mse_unrouted`: squared error a picture. `recognised`,
-    `dead_blocks`: blocks. `labels`: share of the training images that had one. `seeds`: those that were run.
+    `dead_blocks`: blocks, counted or by name. `labels`: share of the training images that had one. `seeds`: those that were run.
     """
     made: list[_Figure] = []
     if accuracy := _values(numbers, "accuracy"):
@@ -119,12 +119,18 @@ def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
     return made
 
 
+def few_labels(numbers: Mapping[str, Any]) -> str:
+    """The share of the training images that had a label; empty where all of them had one, or nothing is known of it."""
+    share = next(iter(_values(numbers, "labels")), 1.0)
+    return _percent(share) if share < 1 else ""
+
+
 def _values(numbers: Mapping[str, Any], name: str) -> list[float]:
     """One a seed; a list of blocks counts as how many they are."""
     value = numbers.get(name)
-    if value is None:
-        return []
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if name == "dead_blocks" and isinstance(value, Sequence) and all(isinstance(v, str) for v in values):
+        values = [values]  # the blocks of one run, by name
     return [float(len(v)) if isinstance(v, Sequence) else float(v) for v in values if v is not None]
 
 
