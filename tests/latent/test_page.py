@@ -161,13 +161,13 @@ def test_numbers_over_seeds_are_means_with_their_worst():
         "seeds": [0, 1, 2],
     }
     made = {figure.name: figure for figure in figures(numbers, 10)}
-    assert made["read right"].value == "96.0 %"
-    assert made["read right"].meaning.endswith("Worst seed: 95.0 %.")
-    assert made["the tax"].value == "1.05 ×"
+    assert made["read right"].value == "96.0\N{NO-BREAK SPACE}%"
+    assert made["read right"].meaning.endswith("Worst seed: 95.0\N{NO-BREAK SPACE}%.")
+    assert made["the tax"].value == "1.05\N{NO-BREAK SPACE}×"
     assert (made["recognised"].value, made["recognised"].bad) == ("9.67 of 10", True)
-    assert made["left after ablating"].meaning.endswith("Worst seed: 30.0 %.")
+    assert made["left after ablating"].meaning.endswith("Worst seed: 30.0\N{NO-BREAK SPACE}%.")
     assert (made["dead blocks"].value, made["dead blocks"].bad) == ("1", True)
-    assert made["labels used"].value == few_labels(numbers) == "1.0 %"
+    assert made["labels used"].value == few_labels(numbers) == "1.0\N{NO-BREAK SPACE}%"
     assert made["seeds"].value == "3"
 
 
@@ -207,7 +207,7 @@ def test_the_page_of_a_run_folder(run, tmp_path):
     page = pages.page_of(run, tmp_path / "page.html").read_text()
     assert data_of(page)["classes"] == ["a", "b", "c", "d"]
     assert data_of(page)["size"] == [6, 6, 1]
-    assert "50.0 %" in page
+    assert "50.0\N{NO-BREAK SPACE}%" in page
 
 
 def test_without_images_to_show_those_of_the_named_data_are_taken(run, tmp_path):

@@ -61,8 +61,8 @@ function rasterise(strokes, { size: [height, width, channels], box, centre, pen 
 }
 
 class Pad {
-  constructor(canvas, { pen, changed, say }) {
-    Object.assign(this, { canvas, pen, changed, say });
+  constructor(canvas, { pen, inset, changed, say }) {
+    Object.assign(this, { canvas, pen, inset, changed, say }); // pen and inset as shares of the pad
     this.strokes = [];
     this.image = null; // a test image lies here until the first stroke
     this.cursor = [0.5, 0.2];
@@ -177,7 +177,8 @@ class Pad {
     context.clearRect(0, 0, side, side);
     if (this.image) {
       context.imageSmoothingEnabled = false;
-      context.drawImage(this.image, 0, 0, side, side);
+      const edge = Math.round(this.inset * side);
+      context.drawImage(this.image, edge, edge, side - 2 * edge, side - 2 * edge);
     }
     Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: this.pen * side, strokeStyle: look.color });
     for (const stroke of this.strokes) strokePath(context, stroke, ([x, y]) => [x * side, y * side]);

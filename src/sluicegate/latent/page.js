@@ -306,7 +306,10 @@
   // ---- start --------------------------------------------------------------------------------------------------------
 
   readColours();
-  const pad = new Pad($("pad"), { pen: DATA.pen / Math.max(size[0], size[1]), changed: drawn, say: announce });
+  // Pictures that reach to their edges get a margin to breathe in.
+  const tight = DATA.box > 0.9 * Math.max(size[0], size[1]);
+  document.body.classList.toggle("tight", tight);
+  const pad = new Pad($("pad"), { pen: (DATA.pen / DATA.box) * 0.7, inset: tight ? 0.12 : 0, changed: drawn, say: announce });
   dark.addEventListener("change", () => {
     readColours();
     for (const [canvas, pixels] of drawnLast) paint(canvas, pixels);

@@ -85,7 +85,7 @@ def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
     if own and twin and _mean(twin) > 0:
         times = _mean(own) / _mean(twin)
         tells = f"the squared error of the twin without routing ({_mean(own):.1f} against {_mean(twin):.1f} a picture): the price of order."
-        made.append(_Figure("the tax", f"{times:.2f} ×", tells))
+        made.append(_Figure("the tax", f"{times:.2f}\N{NO-BREAK SPACE}×", tells))
     if blocks := _values(numbers, "recognised"):
         tells = "blocks whose picture, drawn alone, a separately trained judge recognises." + _worst(blocks, "{:.0f}")
         made.append(_Figure("recognised", f"{_mean(blocks):.3g} of {count}", tells, min(blocks) < count))
@@ -140,8 +140,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def _percent(share: float) -> str:
     if share in (0, 1):
-        return f"{share:.0%}".replace("%", " %")
-    return f"{100 * share:.1f} %"
+        return f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _worst(values: Sequence[float], form: str = "", *, high: bool = False) -> str:
