@@ -1,0 +1,211 @@
+"""The model: an encoder, one block a class, a decoder; what it reads and draws, saving and loading."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sluicegate.errors import UserError, nearest
+
+WEIGHTS, FACTS = "model.safetensors", "latent.json"
+LAYOUT = 1
+
+
+class Code(NamedTuple):
+    """What an image is encoded as."""
+
+    amounts: Tensor
+    """[n, classes] how much of each class there is, 0 or more."""
+    styles: Tensor
+    """[n, classes, k] how each class would be written."""
+
+    def read(self) -> Tensor:
+        """[n] the class with the largest amount."""
+        return self.amounts.argmax(1)
+
+
+class Blocks(nn.Module):
+    """Amounts and styles to what the decoder sees, [n, classes * (1 + k)]: by class [a, a * s1, .., a * sk].
+
+    A class whose amount is 0 contributes nothing. A module of its own, since its output is where gradients are routed.
+    """
+
+    def forward(self, amounts: Tensor, styles: Tensor) -> Tensor:
+        a = amounts[..., None]
+        return torch.cat([a, a * styles], -1).flatten(1)
+
+
+class Autoencoder(nn.Module):
+    """Images to amounts and styles of blocks, one block a class, and back.
+
+    `encoder` takes pixels [n, height * width * channels] from 0 to 1 to a hidden layer; `amount` and `style` are linear, the
+    amount goes through a ReLU; `spread` is the logarithm of the styles' variance and only used in training; `decoder`
+    gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends: the width of the hidden layer
+    is found by running one image.
+
+    Raises `UserError` where the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        classes: Sequence[str],
+        *,
+        hidden: Sequence[int] = (256, 128),
+        k: int = 4,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if len(size) != 3 or min(size) < 1:
+            raise UserError(f"size is {tuple(size)}; give height, width and channels, for example (28, 28, 1).")
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            raise UserError(f"classes are {list(classes)}; give at least two different names.")
+        if k < 1 or not hidden or min(hidden) < 1:
+            raise UserError(f"k is {k} and hidden is {list(hidden)}; both must be positive.")
+        self.size = (int(size[0]), int(size[1]), int(size[2]))
+        self.classes, self.hidden, self.k = tuple(str(c) for c in classes), tuple(hidden), k
+        pixels, count = self.size[0] * self.size[1] * self.size[2], len(self.classes)
+        self.own_parts = encoder is not None or decoder is not None
+        self.encoder = encoder or _net([pixels, *hidden])
+        width = self._probe("encoder", self.encoder, pixels, None)
+        self.amount, self.style, self.spread = nn.Linear(width, count), nn.Linear(width, count * k), nn.Linear(width, count * k)
+        nn.init.constant_(self.amount.bias, 1.0)  # a unit that begins below 0 never gets a gradient
+        self.code = Blocks()
+        self.decoder = decoder or nn.Sequential(*_net([count * (1 + k), *reversed(hidden)]), nn.Linear(hidden[0], pixels))
+        self._probe("decoder", self.decoder, count * (1 + k), pixels)
+        self.numbers: dict[str, Any] = {}
+        """What was measured, for the page and for whoever loads it."""
+
+    def _probe(self, name: str, part: nn.Module, width: int, wanted: int | None) -> int:
+        try:
+            with torch.no_grad():
+                found = part(torch.zeros(2, width))
+        except RuntimeError as error:
+            raise UserError(f"the {name} does not take rows of {width} numbers ({error}). Begin it with nn.Unflatten to reshape.") from None
+        if not isinstance(found, Tensor) or found.dim() != 2 or (wanted is not None and found.shape[1] != wanted):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"the {name} gives {shape} for 2 rows of {width}; expected (2, {wanted or 'width'}).")
+        return int(found.shape[1])
+
+    # ------------------------------------------------------------------------------------- reading and drawing
+
+    def rows(self, images: Any) -> Tensor:
+        """[n, pixels] float from 0 to 1, of images [n, height, width] or with channels last: uint8, or fractions."""
+        x = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
+        if x.dim() == 3 and self.size[2] == 1:
+            x = x[..., None]
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.size:
+            raise UserError(f"images are {tuple(x.shape)}; this model was made for (n, {self.size[0]}, {self.size[1]}, {self.size[2]}).")
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return x.flatten(1).to(self.amount.weight.device)
+
+    def encode(self, images: Any) -> Code:
+        """The code of images (see `rows`), without noise."""
+        return self.read(self.encoder(self.rows(images)))
+
+    def read(self, hidden: Tensor) -> Code:
+        """The code that belongs to the encoder's output."""
+        return Code(self.amount(hidden).relu(), self.style(hidden).unflatten(1, (len(self.classes), self.k)))
+
+    def decode(self, code: Code) -> Tensor:
+        """[n, height, width, channels] images from 0 to 1."""
+        return self.decoder(self.code(code.amounts, code.styles)).sigmoid().unflatten(1, self.size)  # type: ignore[no-any-return]
+
+    def forward(self, images: Any) -> Tensor:
+        """Images, encoded and decoded."""
+        return self.decode(self.encode(images))
+
+    def number(self, name: str | int) -> int:
+        """The place of a class, by its name or number; raises `UserError` for one that does not exist."""
+        if isinstance(name, int) and 0 <= name < len(self.classes):
+            return name
+        if str(name) not in self.classes:
+            raise UserError(f"no class {name!r}. There are: {nearest(str(name), list(self.classes), most=20)}.")
+        return self.classes.index(str(name))
+
+    def ablate(self, *names: str | int) -> "Autoencoder":
+        """A copy without the blocks of these classes: it can neither read nor draw them, whatever it is shown."""
+        made = copy.deepcopy(self)
+        with torch.no_grad():
+            for name in names:
+                j = self.number(name)
+                made.amount.weight[j] = 0.0
+                made.amount.bias[j] = -1.0
+        return made
+
+    def swap(self, code: Code, target: str | int) -> Code:
+        """The same amount, in the block of `target` instead of the one it was in."""
+        j = self.number(target)
+        amounts = torch.zeros_like(code.amounts)
+        amounts[:, j] = code.amounts.max(1).values
+        return Code(amounts, code.styles)
+
+    # ------------------------------------------------------------------------------------- keeping
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to `load`."""
+        from safetensors.torch import save_file
+
+        from sluicegate.runs.room import write_atomic
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}, folder / WEIGHTS)
+        facts = {"layout": LAYOUT, "size": self.size, "classes": self.classes, "hidden": self.hidden, "k": self.k}
+        facts |= {"own_parts": self.own_parts, "numbers": self.numbers}
+        write_atomic(folder / FACTS, json.dumps(facts, indent=1))
+        return folder
+
+
+def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Autoencoder:
+    """Read back what `Autoencoder.save` wrote; raises `UserError` for what is not there or does not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not (folder / FACTS).is_file() and (folder / "model" / FACTS).is_file():
+        folder = folder / "model"
+    if not (folder / FACTS).is_file() or not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: no {FACTS} and {WEIGHTS} here. Give a folder that `sluicegate latent train` or .save() wrote.")
+    try:
+        facts: Mapping[str, Any] = json.loads((folder / FACTS).read_text("utf-8"))
+        state = load_file(folder / WEIGHTS)
+        if facts["own_parts"] and encoder is None and decoder is None:
+            raise UserError(f"{folder}: was saved with an encoder or a decoder of your own. Give it: load(folder, encoder=..., decoder=...).")
+        made = Autoencoder(facts["size"], facts["classes"], hidden=facts["hidden"], k=facts["k"], encoder=encoder, decoder=decoder)
+        made.load_state_dict(state)
+    except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
+        raise UserError(f"{folder}: cannot be read ({error}). Train or save it again.") from None
+    made.numbers = dict(facts.get("numbers", {}))
+    return made.eval()
+
+
+def _net(sizes: Sequence[int]) -> nn.Sequential:
+    return nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is added in training, so that a block's numbers are used coarsely."""
+
+    sigma: float = 0.3
+    """Standard deviation on the amounts, before their ReLU."""
+
+
+def noisy(model: Autoencoder, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Amounts before the ReLU and without noise [n, classes]; amounts, styles [n, classes, k]; and the styles' KL [n, classes]."""
+    mean = model.amount(hidden)
+    amounts = (mean + noise.sigma * torch.randn_like(mean)).relu()
+    shape = (len(model.classes), model.k)
+    mu, log = model.style(hidden).unflatten(1, shape), model.spread(hidden).unflatten(1, shape).clamp(-8, 4)
+    styles = mu + (log / 2).exp() * torch.randn_like(mu)
+    kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
+    return mean, amounts, styles, kl
