@@ -35,8 +35,7 @@ class Chromium:
         self.call("Runtime.enable")
         self.call("Log.enable")
         self.call("Page.navigate", url=page.resolve().as_uri())
-        while not self.ask("document.readyState === 'complete' && 'sluicegate' in window"):
-            time.sleep(0.05)
+        self.until("document.readyState === 'complete' && 'sluicegate' in window")
 
     def __enter__(self):
         return self
@@ -79,6 +78,13 @@ class Chromium:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 60):
+        """Wait until an expression is true in the page."""
+        end = time.monotonic() + seconds
+        while not self.ask(expression):
+            assert time.monotonic() < end, f"never true: {expression}"
+            time.sleep(0.05)
 
     def press(self, *keys: str, shift: bool = False):
         """Press and let go of each key."""
