@@ -8,22 +8,11 @@ function bytesOf(text) {
   return bytes;
 }
 
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
-// One linear layer: {rows, columns, relu, weight, scale, bias}. The weight is float16, or int8 with a float32 scale a row.
+// One linear layer: {rows, columns, relu, bits, weight, scale, bias}. The weight is int16 or int8, with one float32 scale a row.
 function layerFrom(spec) {
-  const bytes = bytesOf(spec.weight), weight = new Float32Array(spec.rows * spec.columns);
-  if (spec.scale) {
-    const whole = new Int8Array(bytes.buffer), scale = new Float32Array(bytesOf(spec.scale).buffer);
-    for (let i = 0; i < weight.length; i++) weight[i] = whole[i] * scale[(i / spec.columns) | 0];
-  } else {
-    const halves = new Uint16Array(bytes.buffer);
-    for (let i = 0; i < weight.length; i++) weight[i] = fromHalf(halves[i]);
-  }
+  const buffer = bytesOf(spec.weight).buffer, whole = spec.bits === 8 ? new Int8Array(buffer) : new Int16Array(buffer);
+  const scale = new Float32Array(bytesOf(spec.scale).buffer), weight = new Float32Array(spec.rows * spec.columns);
+  for (let i = 0; i < weight.length; i++) weight[i] = whole[i] * scale[(i / spec.columns) | 0];
   return { rows: spec.rows, columns: spec.columns, relu: spec.relu, weight, bias: new Float32Array(bytesOf(spec.bias).buffer) };
 }
 

@@ -1,7 +1,8 @@
 """The page on which an autoencoder is played with: one HTML file that holds both nets and needs nothing else.
 
-The nets run in the page, in plain JavaScript (`net.js`). Their weights are written as float16 where the page then stays
-within `BUDGET`, and as int8 with one scale a row where it does not; the footer says which, and what that changed.
+The nets run in the page, in plain JavaScript (`net.js`). Their weights are written as int16 where the page then stays
+within `BUDGET`, and as int8 where it does not, with one scale a row; the footer says which, and what that changed. (float16 takes
+the same room as int16, and on a net of MNIST it moved a style by .0013.)
 """
 
 import base64
@@ -163,7 +164,7 @@ def rounded(net: Blocks, bits: Bits) -> Any:
     with torch.no_grad():
         for layer in _linear(made):
             whole, scale = _rounded_weight(layer, bits)
-            layer.weight.copy_(torch.from_numpy(whole.astype(np.float32) * (1 if scale is None else scale[:, None])))
+            layer.weight.copy_(torch.from_numpy(whole.astype(np.float32) * scale[:, None]))
     return made
 
 
@@ -310,20 +311,19 @@ def _packed(net: Blocks, bits: Bits, usual: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _rounded_weight(layer: "nn.Linear", bits: Bits) -> tuple[np.ndarray, np.ndarray | None]:
-    """[rows, columns] float16 and no scale, or int8 and the float32 scale of each row."""
+def _rounded_weight(layer: "nn.Linear", bits: Bits) -> tuple[np.ndarray, np.ndarray]:
+    """[rows, columns] int16 or int8, and the float32 scale of each row."""
     weight = layer.weight.detach().cpu().numpy().astype(np.float32)
-    if bits == 16:
-        return weight.astype(np.float16), None
-    scale = np.maximum(np.abs(weight).max(1, initial=0) / 127, 1e-12).astype(np.float32)
-    return np.round(weight / scale[:, None]).astype(np.int8), scale
+    most = 2 ** (bits - 1) - 1
+    scale = np.maximum(np.abs(weight).max(1, initial=0) / most, 1e-12).astype(np.float32)
+    return np.clip(np.round(weight / scale[:, None]), -most, most).astype(np.int16 if bits == 16 else np.int8), scale
 
 
 def _layer(layer: "nn.Linear", relu: bool, bits: Bits) -> dict[str, Any]:
     whole, scale = _rounded_weight(layer, bits)
     bias = np.zeros(len(whole), np.float32) if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32)
-    spec = {"rows": whole.shape[0], "columns": whole.shape[1], "relu": relu, "weight": _base64(whole), "bias": _base64(bias)}
-    return spec if scale is None else spec | {"scale": _base64(scale)}
+    shape = {"rows": whole.shape[0], "columns": whole.shape[1], "relu": relu, "bits": bits}
+    return shape | {"weight": _base64(whole), "scale": _base64(scale), "bias": _base64(bias)}
 
 
 def _base64(array: np.ndarray) -> str:
