@@ -8,6 +8,7 @@ the same room as int16, and on a net of MNIST it moved a style by .0013.)
 import base64
 import copy
 import json
+import math
 import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -337,9 +338,11 @@ def _rounding_note(net: Blocks, kept: Blocks, pixels: np.ndarray, bits: Bits) ->
     x = torch.from_numpy(pixels)
     (before, first), (after, second) = (_redrawn(one, x) for one in (net, kept))
     alike = int((first == second).sum())
+    most = max(float((before - after).abs().max()), 1e-9)
+    unit = 10.0 ** math.floor(math.log10(most))
     return (
         f"The weights on this page are rounded to {bits} bits: on {len(x)} held-out pictures no pixel drawn changes by more than "
-        f"{float((before - after).abs().max()):.1g}, and {alike} of {len(x)} are read as before."
+        f"{math.ceil(most / unit) * unit:.1g}, and {alike} of {len(x)} are read as before."
     )
 
 

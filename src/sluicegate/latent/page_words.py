@@ -93,7 +93,7 @@ def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
         tells = "of swaps (own block off, another on) the judge reads as the other." + _worst(swapped)
         made.append(_Figure("turned into another", _percent(_mean(swapped)), tells))
     if left := _values(numbers, "ablate"):
-        tells = "are still read as what they were, once their own block is off. Lower is better." + _worst(left, high=True)
+        tells = "of pictures are still read as what they were, once their own block is off. Lower is better." + _worst(left, high=True)
         made.append(_Figure("left after ablating", _percent(_mean(left)), tells))
     if dead := _values(numbers, "dead_blocks"):
         made.append(
