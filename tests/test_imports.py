@@ -22,7 +22,7 @@ FLOORS = (
     ("scoring",),
     ("tasks",),
     ("unlearning", "routing"),
-    ("audit",),
+    ("audit", "latent"),
     ("stages",),
     ("trials",),
     ("execution",),
@@ -126,7 +126,7 @@ def imports_torch(code):
         "import sluicegate.fetch",
         "from sluicegate.routing.rules import rules; import sluicegate.routing; rules()",
         "import sluicegate.cli",
-        "import sluicegate.tasks.digits, sluicegate.trials.split",
+        "import sluicegate.tasks.digits, sluicegate.trials.split, sluicegate.trials.latent",
     ],
 )
 def test_reading_a_command_line_does_not_import_torch(code):

@@ -126,7 +126,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays, said):
 
 
 def test_wrong_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="no images 'nowhere': it must be digits, mnist, a folder"):
+    with pytest.raises(UserError, match="no images 'nowhere': it must be digits, mnist, fashion-mnist, a folder"):
         load_images("nowhere")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(UserError, match=r"cannot be read as an \.npz"):

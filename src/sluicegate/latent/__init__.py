@@ -1,6 +1,6 @@
 """An autoencoder whose latent space can be read: every class owns a block, an amount and a few styles.
 
-The label decides only where gradients go (`model.Code` is where they are gated); no loss sees it. After Goldman-Wetzler,
+The label decides only where gradients go (`objective.Objective.around`); no loss sees it. After Goldman-Wetzler,
 "Creating Interpretable Latent Spaces with Gradient Routing" (2024), with blocks in place of single dimensions.
 """
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sluicegate.latent.model import Autoencoder, load
+    from sluicegate.latent.settings import Settings
     from sluicegate.latent.training import train
 
-_HOMES = {"Autoencoder": "model", "load": "model", "train": "training"}
+_HOMES = {"Autoencoder": "model", "load": "model", "Settings": "settings", "train": "training"}
 
-__all__ = ["Autoencoder", "load", "train"]
+__all__ = ["Autoencoder", "Settings", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

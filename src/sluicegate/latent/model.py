@@ -2,8 +2,8 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,19 +68,29 @@ class Autoencoder(nn.Module):
             raise UserError(f"size is {tuple(size)}; give height, width and channels, for example (28, 28, 1).")
         if len(classes) < 2 or len(set(classes)) != len(classes):
             raise UserError(f"classes are {list(classes)}; give at least two different names.")
-        if k < 1 or not hidden or min(hidden) < 1:
-            raise UserError(f"k is {k} and hidden is {list(hidden)}; both must be positive.")
+        if k < 0 or not hidden or min(hidden) < 1:
+            raise UserError(f"k is {k} and hidden is {list(hidden)}; widths must be positive, and k 0 or more.")
         self.size = (int(size[0]), int(size[1]), int(size[2]))
         self.classes, self.hidden, self.k = tuple(str(c) for c in classes), tuple(hidden), k
         pixels, count = self.size[0] * self.size[1] * self.size[2], len(self.classes)
         self.own_parts = encoder is not None or decoder is not None
         self.encoder = encoder or _net([pixels, *hidden])
         width = self._probe("encoder", self.encoder, pixels, None)
-        self.amount, self.style, self.spread = nn.Linear(width, count), nn.Linear(width, count * k), nn.Linear(width, count * k)
+        self.amount = nn.Linear(width, count)
+        with warnings.catch_warnings():  # of a layer without outputs, where k is 0
+            warnings.simplefilter("ignore")
+            self.style, self.spread = nn.Linear(width, count * k), nn.Linear(width, count * k)
         nn.init.constant_(self.amount.bias, 1.0)  # a unit that begins below 0 never gets a gradient
+        nn.init.constant_(self.spread.bias, -3.0)  # a style that is all noise at first would be switched off with its block
         self.code = Blocks()
         self.decoder = decoder or nn.Sequential(*_net([count * (1 + k), *reversed(hidden)]), nn.Linear(hidden[0], pixels))
         self._probe("decoder", self.decoder, count * (1 + k), pixels)
+        self.usual_amounts: Tensor
+        """[classes] how much of a block its own images have, on average: filled in by training."""
+        self.usual_styles: Tensor
+        """[classes, k] the same of its styles."""
+        self.register_buffer("usual_amounts", torch.ones(count))
+        self.register_buffer("usual_styles", torch.zeros(count, k))
         self.numbers: dict[str, Any] = {}
         """What was measured, for the page and for whoever loads it."""
 
@@ -141,12 +151,21 @@ class Autoencoder(nn.Module):
                 made.amount.bias[j] = -1.0
         return made
 
-    def swap(self, code: Code, target: str | int) -> Code:
-        """The same amount, in the block of `target` instead of the one it was in."""
-        j = self.number(target)
-        amounts = torch.zeros_like(code.amounts)
-        amounts[:, j] = code.amounts.max(1).values
-        return Code(amounts, code.styles)
+    def usual(self, names: Sequence[str | int] = ()) -> Code:
+        """[n] codes with one block on, as its own images have it on average; of all classes where none is named."""
+        chosen = [self.number(name) for name in names] or list(range(len(self.classes)))
+        styles = self.usual_styles[chosen][:, None].repeat(1, len(self.classes), 1)
+        return Code(torch.eye(len(self.classes)).to(styles)[chosen] * self.usual_amounts, styles)
+
+    def swap(self, code: Code, target: str | int | Tensor) -> Code:
+        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual; all else as it was."""
+        n = len(code.amounts)
+        j = target if isinstance(target, Tensor) else torch.full((n,), self.number(target), device=code.amounts.device)
+        rows, usual = torch.arange(n, device=code.amounts.device), self.usual()
+        amounts, styles = code.amounts.clone(), code.styles.clone()
+        amounts[rows, code.read()] = 0.0
+        amounts[rows, j], styles[rows, j] = usual.amounts[j, j], usual.styles[j, j]
+        return Code(amounts, styles)
 
     # ------------------------------------------------------------------------------------- keeping
 
@@ -159,7 +178,7 @@ class Autoencoder(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}, folder / WEIGHTS)
-        facts = {"layout": LAYOUT, "size": self.size, "classes": self.classes, "hidden": self.hidden, "k": self.k}
+        facts = {"layout": LAYOUT, "size": self.size, "classes": self.classes, "hidden": self.hidden, "k": self.k, "white": 1.0}
         facts |= {"own_parts": self.own_parts, "numbers": self.numbers}
         write_atomic(folder / FACTS, json.dumps(facts, indent=1))
         return folder
@@ -179,7 +198,9 @@ def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Mo
         facts: Mapping[str, Any] = json.loads((folder / FACTS).read_text("utf-8"))
         state = load_file(folder / WEIGHTS)
         if facts["own_parts"] and encoder is None and decoder is None:
-            raise UserError(f"{folder}: was saved with an encoder or a decoder of your own. Give it: load(folder, encoder=..., decoder=...).")
+            raise UserError(
+                f"{folder}: was saved with an encoder or a decoder of your own. Give it: load(folder, encoder=..., decoder=...)."
+            )
         made = Autoencoder(facts["size"], facts["classes"], hidden=facts["hidden"], k=facts["k"], encoder=encoder, decoder=decoder)
         made.load_state_dict(state)
     except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
@@ -190,22 +211,3 @@ def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Mo
 
 def _net(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())))
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What is added in training, so that a block's numbers are used coarsely."""
-
-    sigma: float = 0.3
-    """Standard deviation on the amounts, before their ReLU."""
-
-
-def noisy(model: Autoencoder, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Amounts before the ReLU and without noise [n, classes]; amounts, styles [n, classes, k]; and the styles' KL [n, classes]."""
-    mean = model.amount(hidden)
-    amounts = (mean + noise.sigma * torch.randn_like(mean)).relu()
-    shape = (len(model.classes), model.k)
-    mu, log = model.style(hidden).unflatten(1, shape), model.spread(hidden).unflatten(1, shape).clamp(-8, 4)
-    styles = mu + (log / 2).exp() * torch.randn_like(mu)
-    kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
-    return mean, amounts, styles, kl

@@ -1,13 +1,15 @@
 """Images with classes: handwritten digits that ship with the package or are fetched, and the user's own.
 
-============  ================================================================================================
-`data`        what it is
-============  ================================================================================================
-`digits`      1797 handwritten digits, 8 x 8, in the package (UCI Optical Recognition of Handwritten Digits)
-`mnist`       MNIST, 60000 + 10000 digits, 28 x 28, once ``sluicegate fetch mnist`` has brought it
-a folder      the four IDX files in which MNIST and Fashion-MNIST are published, packed with gzip or not
-a file        an .npz: x_train, y_train, x_test and y_test; or images and labels, which are divided here
-============  ================================================================================================
+===============  =============================================================================================
+`data`           what it is
+===============  =============================================================================================
+`digits`         1797 handwritten digits, 8 x 8, in the package (UCI Optical Recognition of Handwritten Digits)
+`mnist`          MNIST, 60000 + 10000 digits, 28 x 28, once ``sluicegate fetch mnist`` has brought it
+`fashion-mnist`  its four IDX files, put into the folder fashion-mnist of the cache
+a folder         the four IDX files in which MNIST and Fashion-MNIST are published, packed with gzip or not
+a folder         one sub-folder of images a class, all of one size; its name is the class's
+a file           an .npz: x_train, y_train, x_test and y_test; or images and labels, which are divided here
+===============  =============================================================================================
 
 This file imports no torch.
 """
@@ -17,9 +19,10 @@ import hashlib
 import math
 import struct
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +30,12 @@ from sluicegate.errors import UserError
 
 PACKAGED = "digits"
 FETCHED = "mnist"
+PLACED = "fashion-mnist"
+CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+"""The classes of Fashion-MNIST, in the order of its labels."""
 _IDX = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1", "x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
 _WHOLE, _DIVIDED = ("images", "labels"), tuple(_IDX)
+_READABLE = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +43,7 @@ class Part:
     """Some of the images, and what is on each."""
 
     images: np.ndarray
-    """[n, height, width] uint8."""
+    """[n, height, width] uint8; colour images [n, height, width, 3]."""
     labels: np.ndarray
     """[n] int64 class of each image."""
 
@@ -57,72 +64,132 @@ class Images:
     test: Part
     white: int
     """The largest value that a pixel can have: 255, or 16 in the packaged digits."""
+    names: tuple[str, ...] = ()
+    """What the classes are called, by label; the labels themselves where this is empty."""
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[n of train] where each training image lies among those that the source has for training."""
+    given: int = 0
+    """How many the source has for training, those for validation (and for testing, where it does not divide) among them."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        height, width = self.train.images.shape[1:]
+        height, width = self.train.images.shape[1:3]
         return int(height), int(width)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return 1 if self.train.images.ndim == 3 else int(self.train.images.shape[3])
 
     @property
     def classes(self) -> tuple[int, ...]:
         """The classes that there are to learn from."""
         return tuple(int(label) for label in np.unique(self.train.labels))
 
+    def name(self, label: int) -> str:
+        """What a class is called."""
+        return self.names[label] if self.names else str(label)
 
-def load_images(data: str = PACKAGED) -> Images:
-    """Read images by name, from a folder of IDX files or from an .npz.
+
+def load_images(data: str = PACKAGED, *, colour: bool = False) -> Images:
+    """Read images by name, from a folder of IDX files or of sub-folders of images, or from an .npz.
 
     Where a source says what is for testing, that is kept: of its training images the last twelfth is for
     validation (5000 of MNIST's 60000). Of the rest a tenth is for validation and a fifth for testing,
-    drawn once and for all, not from the seed of a run.
+    drawn once and for all, not from the seed of a run. Colour images in folders are read as grey ones unless
+    `colour`; in arrays [n, height, width, 3] they are only taken with `colour`.
 
-    Raises `UserError` for data that is not there, that cannot be read, or that is no grey images with at least two classes.
+    Raises `UserError` for data that is not there, that cannot be read, that is no such images of one size, or has fewer than two classes.
     """
-    arrays = _arrays(data)
+    arrays, names = _arrays(data, colour)
     white = 16 if data == PACKAGED else 255
     if set(_WHOLE) <= arrays.keys():
-        whole = _part(data, arrays, *_WHOLE)
+        whole = _part(data, arrays, *_WHOLE, colour)
         order = np.random.default_rng(0).permutation(len(whole))
         test, validation, train = np.split(order, [len(whole) // 5, len(whole) // 5 + len(whole) // 10])
         parts = [Part(whole.images[i], whole.labels[i]) for i in (train, validation, test)]
-        made = Images(parts[0], parts[1], parts[2], white)
+        made = Images(parts[0], parts[1], parts[2], white, names, train, len(whole))
     else:
-        known, test_part = _part(data, arrays, "x_train", "y_train"), _part(data, arrays, "x_test", "y_test")
+        known, test_part = _part(data, arrays, "x_train", "y_train", colour), _part(data, arrays, "x_test", "y_test", colour)
         cut = len(known) - max(len(known) // 12, 1)
         first, last = (Part(known.images[s], known.labels[s]) for s in (slice(cut), slice(cut, None)))
-        made = Images(first, last, test_part, white)
+        made = Images(first, last, test_part, white, names, np.arange(cut), len(known))
     _check(data, made)
     return made
 
 
 def digest(data: str) -> str:
     """sha256 of the user's images and labels, whatever file they lie in; empty for data that has a name."""
-    if data in (PACKAGED, FETCHED):
+    if data in (PACKAGED, FETCHED, PLACED):
         return ""
     total = hashlib.sha256()
-    for name, array in sorted(_arrays(data).items()):
+    arrays, names = _arrays(data, True)
+    total.update("/".join(names).encode())
+    for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
 
 
-def _arrays(data: str) -> dict[str, np.ndarray]:
-    """The arrays by the names that they have in an .npz."""
+def _arrays(data: str, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays by the names that they have in an .npz, and the names of the classes where these have any."""
     if data == PACKAGED:
-        return _from_npz(Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz")))
+        return _from_npz(Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz"))), ()
     if data == FETCHED:
         from sluicegate.fetch import THINGS, cache_dir
 
         path = cache_dir() / THINGS[FETCHED].place
         if not path.exists():
             raise UserError(f"MNIST is not on this machine yet. Run: sluicegate fetch {FETCHED}. Or take data={PACKAGED!r}, which is.")
-        return _from_npz(path)
+        return _from_npz(path), ()
+    if data == PLACED:
+        from sluicegate.fetch import cache_dir
+
+        path = cache_dir() / PLACED
+        if not path.is_dir():
+            raise UserError(
+                f"{PLACED} is not on this machine yet. Put its four IDX files into {str(path)!r}, or name the folder they are in."
+            )
+        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}, CLOTHES
     path = Path(data).expanduser()
     if path.is_dir():
-        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}
+        if any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()) and not any(path.glob("*-ubyte*")):
+            return _from_folders(path, colour)
+        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}, ()
     if not path.is_file():
-        raise UserError(f"no images {data!r}: it must be {PACKAGED}, {FETCHED}, a folder of IDX files, or an .npz file.")
-    return _from_npz(path)
+        raise UserError(
+            f"no images {data!r}: it must be {PACKAGED}, {FETCHED}, {PLACED}, a folder of IDX files or of one sub-folder a class, "
+            "or an .npz file."
+        )
+    return _from_npz(path), ()
+
+
+def _from_folders(folder: Path, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """One sub-folder a class, sorted by name; grey where all images are, or where colour is not wanted."""
+    from PIL import Image, UnidentifiedImageError
+
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    images: list[Any] = []
+    labels, first = [], ("", (0, 0))
+    for label, kind in enumerate(classes):
+        files = sorted(p for p in kind.iterdir() if p.suffix.lower() in _READABLE)
+        if not files:
+            raise UserError(f"{kind}: no image in it ({', '.join(_READABLE)}). Put some there, or remove the folder.")
+        for file in files:
+            try:
+                with Image.open(file) as opened:
+                    image = opened.convert("L" if opened.mode in ("1", "L", "I", "I;16", "LA") or not colour else "RGB")
+            except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+                raise UserError(f"{file}: cannot be read as an image ({error}). Replace or remove it.") from None
+            first = first if images else (str(file), image.size)
+            if image.size != first[1]:
+                sizes = f"{image.width} x {image.height} pixels, but {first[0]} is {first[1][0]} x {first[1][1]}"
+                raise UserError(f"{file}: is {sizes}. All images must have one size: scale or cut them first.")
+            images.append(image)
+            labels.append(label)
+    if any(image.mode == "RGB" for image in images):
+        images = [image.convert("RGB") for image in images]
+    return {"images": np.stack([np.asarray(i) for i in images]), "labels": np.array(labels)}, tuple(kind.name for kind in classes)
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
@@ -164,9 +231,13 @@ def _from_idx(folder: Path, stem: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
-def _part(data: str, arrays: dict[str, np.ndarray], x: str, y: str) -> Part:
+def _part(data: str, arrays: dict[str, np.ndarray], x: str, y: str, colour: bool) -> Part:
     images, labels = arrays[x], arrays[y]
-    if images.ndim != 3 or 0 in images.shape:
+    if colour and images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if colour and images.ndim == 4 and images.shape[3] != 3:
+        raise UserError(f"{data}: {x} has {images.shape[3]} channels; expected 1 (grey) or 3 (RGB), in the last place.")
+    if images.ndim != 3 + (colour and images.ndim == 4) or 0 in images.shape:
         raise UserError(f"{data}: {x} has shape {images.shape}; expected (images, height, width), grey and not empty.")
     if labels.ndim != 1 or len(labels) != len(images):
         raise UserError(f"{data}: {y} has shape {labels.shape}, but there are {len(images)} images in {x}. Give one class an image.")
@@ -188,4 +259,4 @@ def _check(data: str, made: Images) -> None:
         raise UserError(f"{data}: {len(made.classes)} class(es) in {len(made.train)} training images; at least 2 are needed.")
     for name, part in (("validation", made.validation), ("test", made.test)):
         if missing := sorted(set(made.classes) - set(part.labels.tolist())):
-            raise UserError(f"{data}: no image of class {missing[0]} is left for {name}. Give more images of it.")
+            raise UserError(f"{data}: no image of class {made.name(missing[0])} is left for {name}. Give more images of it.")

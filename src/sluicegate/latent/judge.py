@@ -1,0 +1,103 @@
+"""The judge: a convolutional net that is trained apart, and says what a drawing shows.
+
+It is trained on the images and all their labels, never on drawings, with a seed of its own. Judges are kept in the cache folder, by
+the content of the data, so that all seeds and arms of an experiment are read by the same one.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sluicegate.fetch import cache_dir
+from sluicegate.latent.objective import Rows
+from sluicegate.latent.training import moved
+from sluicegate.runs.room import Room
+from sluicegate.sampling import Order, seed_of
+from sluicegate.schedule import Schedule
+from sluicegate.training import Batches, Loss, fit
+
+SEED, VERSION = 20240, 1
+_STEPS, _BATCH = 1500, 128
+
+
+class Judge(nn.Module):
+    """Pixels [n, height * width * channels] from 0 to 1 to scores of the classes."""
+
+    def __init__(self, size: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        height, width, channels = size
+        self.size = size
+        self.look = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(),
+        )  # fmt: skip
+        seen = 32 * ((height + 3) // 4) * ((width + 3) // 4)
+        self.decide = nn.Sequential(nn.Linear(seen, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decide(self.look(x.unflatten(1, self.size).movedim(-1, 1)))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def read(self, x: Tensor) -> Tensor:
+        """[n] the class that each row of pixels shows."""
+        return torch.cat([self(part).argmax(1) for part in x.split(1000)])
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The judge's loss."""
+
+    def __call__(self, model: Any, batches: Batches) -> Loss:
+        rows: Rows = batches["train"]
+        return Loss(F.cross_entropy(model(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
+
+
+def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, room: Room | None = None) -> Judge:
+    """The judge for these training images [n, height, width, channels] from 0 to 1 and their labels: from the cache, or trained now."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    from sluicegate.models import device
+
+    height, width, channels = images.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        judge = Judge((height, width, channels), classes)
+    content = hashlib.sha256(f"{VERSION} {steps} {classes} {images.shape}".encode())
+    content.update(np.ascontiguousarray(images).tobytes() + labels.tobytes())
+    kept = cache_dir() / "judges" / f"{content.hexdigest()[:24]}.safetensors"
+    if kept.is_file():
+        try:
+            judge.load_state_dict(load_file(kept))
+            return judge.eval().to(device())
+        except (SafetensorError, RuntimeError, OSError):
+            kept.unlink(missing_ok=True)  # damaged: it is trained again
+    judge = judge.to(device())
+    order, shift = Order(len(labels), SEED), max(height // 14, 1)
+
+    def draw(step: int) -> dict[str, Rows]:
+        chosen = order.draw(step, _BATCH)
+        x = torch.from_numpy(moved(images[chosen], shift, np.random.default_rng(seed_of(SEED, step))))
+        x = x.flatten(1).to(device())
+        return {"train": Rows(x, torch.from_numpy(labels[chosen]), x, step, _BATCH)}
+
+    schedule = Schedule(steps=steps, batch=_BATCH, lr=2e-3, warmup=50, decay="cosine", final=0.02, clip=0.0, beta2=0.999)
+    fit(judge, _Reading(), draw, schedule, seed=SEED, room=Told(room), name="judge", meter=lambda rows: 1.0)
+    judge.eval()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    scratch = kept.with_name(f".{kept.name}.{id(judge)}")
+    save_file({name: p.detach().cpu().contiguous() for name, p in judge.state_dict().items()}, scratch)
+    scratch.replace(kept)
+    return judge
+
+
+class Told(Room):
+    """A room that shows progress where another one does, and keeps nothing: a judge is quickly made again."""
+
+    def __init__(self, room: Room | None) -> None:
+        super().__init__(room.title if room else "in memory", room._progress if room else None)

@@ -1,0 +1,40 @@
+"""What is trained for. Apart from the training, so that reading a command line needs no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sluicegate.errors import UserError
+
+Arm = Literal["routed", "unrouted", "penalty_routed", "labelled_only"]
+UNKNOWN = -1
+"""The label of an image whose class is not known."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained for. Chosen on validation images of MNIST and of the 8 x 8 digits."""
+
+    penalty: float = 3.0
+    """Half of it times the squared amount, before its ReLU, is added for every block of every row."""
+    sigma: float = 0.3
+    """Standard deviation of the noise on the amounts."""
+    rise: float = 0.5
+    """Share of the steps over which the noise rises from 0."""
+    divergence: float = 0.3
+    """Weight of the styles' divergence from a standard normal distribution, where their block is in use."""
+    empty: float = 1.0
+    """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
+    alone: float = 0.3
+    """Share of the steps in which images without a label train no block and pay no penalty."""
+    sure: float = 0.0
+    """After that they train the block that reads them, where its lead over the second is at least this share of it."""
+    shift: int = 0
+    """Pixels by which training images are moved at random, up, down, left and right."""
+
+    def __post_init__(self) -> None:
+        for name in ("penalty", "sigma", "divergence", "empty", "shift"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("rise", "alone", "sure"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
