@@ -9,10 +9,10 @@ from tyro.conf import Positional
 
 from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
+from sluicegate.cli.latent import LATENT
 from sluicegate.cli.stage_verbs import run_stage
 from sluicegate.cli.watch import watching
-from sluicegate.cli.words import Verb, parse, print_json, seeds_from
-from sluicegate.errors import UserError
+from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
 from sluicegate.execution import execute, from_config, kinds
 from sluicegate.runs.identity import Stage
 from sluicegate.runs.room import result_of
@@ -81,7 +81,7 @@ class Run:
             if self.json:
                 print_json(result_of(folder))
             return 0
-        changes = dict(_assignment(text) for text in self.set)
+        changes = dict(assignment(text) for text in self.set)
         if self.plan:
             show.plan(override(load_recipe(self.recipe), changes))
             return 0
@@ -113,7 +113,7 @@ class Sweep:
         from sluicegate.sweep import combinations, run_sweep
 
         recipe = load_recipe(self.recipe)
-        axes = dict(_assignment(text) for text in self.over)
+        axes = dict(assignment(text) for text in self.over)
         folder = Path(self.out or f"runs/{recipe.name}-sweep")
         with watching() as progress:
             seeds = seeds_from(self.seed, self.seeds or recipe.seeds)
@@ -153,19 +153,6 @@ def _single_stage(source: str) -> Stage | None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         return None
     return from_config(content) if "verb" in content else None
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE, the value as TOML, or as a plain word where it is none."""
-    import tomllib
-
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UserError(f"cannot read {text!r}: expected PLACE.FIELD=VALUE, for example undo_0.6.alpha=0.5")
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value
 
 
 @dataclass(frozen=True)
@@ -360,6 +347,7 @@ def _of_stage(cls: type[Stage]) -> Verb:
 VERBS: dict[str, Verb] = {
     "demo": _simple(Demo),
     **{verb: _of_stage(cls) for verb, cls in kinds().items() if issubclass(cls, OnData)},
+    "latent": LATENT,
     "audit": _simple(Audit),
     "bench": _simple(Bench),
     "fetch": _simple(Fetch),

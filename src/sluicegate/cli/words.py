@@ -41,3 +41,16 @@ def seeds_from(first: int, count: int) -> list[int]:
 def print_json(content: dict[str, Any]) -> None:
     sys.stdout.flush()
     print(json.dumps(content), flush=True)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE, the value as TOML, or as a plain word where it is none; `UserError` where there is no name or no =."""
+    import tomllib
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"cannot read {text!r}: expected PLACE.FIELD=VALUE, for example undo_0.6.alpha=0.5")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value

@@ -98,7 +98,8 @@ class Objective:
             pulled = pulled * F.one_hot(trained.clamp(min=0), len(model.classes)).to(mean)
         pulled = pulled.sum(1) * (trained != UNKNOWN)
         kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
-        held = (kl * amounts.detach().clamp(max=1.0)).sum(1)  # a block that is off says nothing, whatever its styles are
+        # Not weighted by the amount: a net without routing would then say everything in the styles of blocks that are hardly on.
+        held = kl.sum(1)
         parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * held}
         log_of = {name: part.sum() / rows.total for name, part in parts.items()}
         if settings.empty:

@@ -21,7 +21,7 @@ class Settings:
     rise: float = 0.5
     """Share of the steps over which the noise rises from 0."""
     divergence: float = 0.3
-    """Weight of the styles' divergence from a standard normal distribution, where their block is in use."""
+    """Weight of the styles' divergence from a standard normal distribution."""
     empty: float = 1.0
     """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
     alone: float = 0.3

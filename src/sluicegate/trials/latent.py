@@ -82,21 +82,16 @@ class Latent(Trial):
         return False
 
     def run(self, room: "Room") -> dict[str, Any]:
-        import numpy as np
-
         from sluicegate.latent.judge import judge_of
         from sluicegate.latent.measures import measure
         from sluicegate.tasks.digits import load_images
 
         images = load_images(self.data, colour=True)
         names = [images.name(label) for label in images.classes]
-        place = {label: j for j, label in enumerate(images.classes)}
-        x, y = fractions(images, "train"), np.array([place[int(label)] for label in images.train.labels])
-        held = getattr(images, self.measured)
-        held_x, held_y = fractions(images, self.measured), np.array([place[int(label)] for label in held.labels])
-        check_x = fractions(images, "validation")
-        check_y = np.array([place[int(label)] for label in images.validation.labels])
-        known = self._known(images, y, names)
+        x, y = fractions(images, "train"), places(images, "train")
+        held_x, held_y = fractions(images, self.measured), places(images, self.measured)
+        check_x, check_y = fractions(images, "validation"), places(images, "validation")
+        known = self.known(images)
         model, done = self._trained(x, known, names, check_x, check_y, room)
         judge = judge_of(x, y, len(names), room=room)
         found, lost = measure(model, judge, held_x, held_y)
@@ -136,17 +131,17 @@ class Latent(Trial):
         own = PostObjective(post, schedule.steps)
         return post, fitted(post, x, known, Settings(), schedule, seed=self.seed, room=room, objective=own, look=look)
 
-    def _known(self, images: "Images", y: "np.ndarray", names: list[str]) -> "np.ndarray":
+    def known(self, images: "Images") -> "np.ndarray":
         """[n] the class of each training image as far as it is known, else -1: drawn from the seed, or read from the file."""
         import numpy as np
 
         from sluicegate.sampling import seed_of
 
-        share = _share(self.labels)
+        share, y = _share(self.labels), places(images, "train")
         if share is None:
-            return read_labels(Path(self.labels), images, names)
+            return read_labels(Path(self.labels), images)
         draw, known = np.random.default_rng(seed_of(self.seed, "known")), np.full(len(y), UNKNOWN)
-        for j in range(len(names)):
+        for j in range(len(images.classes)):
             own = np.flatnonzero(y == j)
             known[draw.choice(own, max(1, round(share * len(own))), replace=False)] = j
         return known
@@ -166,11 +161,19 @@ def fractions(images: "Images", part: str) -> "np.ndarray":
     """[n, height, width, channels] float32 from 0 to 1, of the part "train", "validation" or "test"."""
     import numpy as np
 
-    own = getattr(images, part).images
-    return (own.reshape(len(own), *images.size, images.channels) / np.float32(images.white)).astype(np.float32)
+    own: np.ndarray = getattr(images, part).images
+    return own.reshape(len(own), *images.size, images.channels).astype(np.float32) / np.float32(images.white)
 
 
-def read_labels(path: Path, images: "Images", names: list[str]) -> "np.ndarray":
+def places(images: "Images", part: str) -> "np.ndarray":
+    """[n] each image's class as its place among the classes, of the part "train", "validation" or "test"."""
+    import numpy as np
+
+    found: np.ndarray = np.searchsorted(np.array(images.classes), getattr(images, part).labels)
+    return found.astype(np.int64)
+
+
+def read_labels(path: Path, images: "Images") -> "np.ndarray":
     """[n] classes from a file with a line for each training image of the source, in its order; -1 for an empty line, "-", "?", "-1".
 
     Raises `UserError` where there are more or fewer lines, or a class is not one of the data's.
@@ -185,11 +188,14 @@ def read_labels(path: Path, images: "Images", names: list[str]) -> "np.ndarray":
         raise UserError(
             f"{path}: {len(lines)} lines, but the data has {images.given} training images. Write a line for each, empty ones too."
         )
-    places = {name: j for j, name in enumerate(names)} | dict.fromkeys(UNLABELLED_WORDS, UNKNOWN)
+    names = [images.name(label) for label in images.classes]
+    numbers = {name: j for j, name in enumerate(names)} | dict.fromkeys(UNLABELLED_WORDS, UNKNOWN)
     for n, line in enumerate(lines, 1):
-        if line not in places:
+        if line not in numbers:
             raise UserError(f"{path}, line {n}: no class {line!r}. There are: {nearest(line, names, most=20)}.")
-    known: np.ndarray = np.array([places[lines[row]] for row in images.rows])
+    known: np.ndarray = np.array([numbers[lines[row]] for row in images.rows])
+    for j in set(range(len(names))) - set(known.tolist()):
+        raise UserError(f"{path}: no training image of class {names[j]!r} has a label. Give one to some images of every class.")
     return known
 
 

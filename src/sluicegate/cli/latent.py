@@ -1,0 +1,190 @@
+"""sluicegate latent: an autoencoder whose latent space can be read, and the page to play with it on."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from sluicegate.cli import show
+from sluicegate.cli.watch import watching
+from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
+from sluicegate.errors import UserError, nearest
+from sluicegate.execution import from_config
+from sluicegate.recipe import Recipe, load_recipe
+from sluicegate.runs.room import write_atomic
+
+if TYPE_CHECKING:
+    from sluicegate.experiment import Outcome
+
+SMALL, LARGE = "latent-digits", "latent-mnist"
+"""The recipes whose settings are taken: for small images, and for others."""
+SHOWN = 2000
+PER_SEED = ("accuracy", "mse", "recognised", "swap", "ablate", "purity", "worst_class", "redrawn", "revived", "labelled")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train autoencoders with one block a class, measure them, and write their page.
+
+    Each seed trains a routed net and its twin without routing, to compare with. On --data digits a seed takes about half a minute
+    on one core; on mnist some minutes."""
+
+    data: str = "digits"
+    """digits, mnist (once fetched), fashion-mnist; or a folder with a sub-folder of images a class, a folder of IDX files, or an .npz."""
+    labels: str = "1.0"
+    """Share of the training images that have a label; or a file with a line a training image: its class, or nothing."""
+    seeds: int = 5
+    """Number of seeds."""
+    seed: int = 0
+    """First seed."""
+    out: str = ""
+    """Folder of the results; default: runs/latent-DATA."""
+    set: tuple[str, ...] = ()
+    """Settings to change, each FIELD=VALUE, for example steps=4000."""
+    workers: int = 0
+    """Processes; 0: one a core."""
+    json: bool = False
+    """Print the numbers of every seed as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.experiment import run_recipe
+        from sluicegate.latent.page import page_of
+        from sluicegate.report import report_experiment
+
+        seeds = seeds_from(self.seed, self.seeds)
+        recipe = self._recipe(seeds[0])
+        folder = Path(self.out or f"runs/{recipe.name}")
+        with watching() as progress:
+            outcome = run_recipe(recipe, folder, seeds, workers=self.workers, progress=progress)
+        report = report_experiment(outcome, folder / "report.html")
+        assemble(outcome, folder)
+        page = page_of(folder, folder / "page.html")
+        show.outcome(outcome, folder, report)
+        print(f"page:    {page}")
+        for seed in seeds:
+            if lost := outcome.arms["routed"].results[seed]["lost"]:
+                print(f"warning: seed {seed} lost the blocks of {', '.join(lost)}: they are dead, or read less than half of their class.")
+        if self.json:
+            per_seed = [row(outcome, seed) for seed in seeds]
+            print_json({"data": self.data, "labels": self.labels, "seeds": per_seed, "folder": str(folder), "page": str(page)})
+        return 0
+
+    def _recipe(self, seed: int) -> Recipe:
+        """The routed arm and its twin of the packaged recipe for images of this size, on these data."""
+        from sluicegate.tasks.digits import load_images
+        from sluicegate.trials.latent import Latent
+
+        images = load_images(self.data, colour=True)  # so that bad data is named before anything is trained
+        base = load_recipe(SMALL if max(images.size) <= 16 else LARGE)
+        changes = dict(assignment(text) for text in self.set)
+        own = {"data": self.data, "labels": self.labels, **changes}
+        arms = {name: {**base.arms[name], **own} for name in ("routed", "unrouted")}
+        named = Path(self.data).stem if Path(self.data).exists() else self.data
+        claims = [c for c in base.claims if all(arm in arms for arm, _ in _names(c))] if self.data in ("digits", "mnist") else []
+        recipe = dataclasses.replace(
+            base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=base.pictures
+        )
+        stage = from_config(recipe.stage_settings("routed", seed, {})).resolved()
+        assert isinstance(stage, Latent)
+        stage.known(images)  # and bad labels
+        return recipe
+
+
+@dataclass(frozen=True)
+class Page:
+    """Write the page of a finished `sluicegate latent train`, or of a recipe with the arms routed and unrouted."""
+
+    run_folder: Positional[str]
+    """Its folder."""
+    out: Annotated[str, arg(aliases=["-o"])] = ""
+    """File to write; default: page.html in the folder."""
+    json: bool = False
+    """Print the file's place as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.experiment import load_outcome
+        from sluicegate.latent.page import page_of
+
+        folder = Path(self.run_folder)
+        if not (folder / "model").is_dir() and (folder / "experiment.json").is_file():
+            assemble(load_outcome(folder), folder)
+        page = page_of(folder, Path(self.out or folder / "page.html"))
+        print(page)
+        if self.json:
+            print_json({"page": str(page)})
+        return 0
+
+
+def assemble(outcome: "Outcome", folder: Path) -> None:
+    """Put into the folder of an experiment what its page needs: the first seed's nets, all seeds' numbers, and images to show.
+
+    Raises `UserError` where the experiment has no arms routed and unrouted.
+    """
+    import numpy as np
+    import tomli_w
+
+    from sluicegate.latent.model import FACTS
+    from sluicegate.tasks.digits import load_images
+    from sluicegate.trials.latent import fractions, places
+
+    missing = [name for name in ("routed", "unrouted") if name not in outcome.arms]
+    if missing:
+        raise UserError(f"{folder}: its experiment has no arm {missing[0]!r}. Give the folder of `sluicegate latent train`.")
+    first = outcome.seeds[0]
+    data = str({**outcome.recipe.common, **outcome.recipe.arms["routed"]}["data"])
+    for arm, name in (("routed", "model"), ("unrouted", "unrouted")):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(outcome.arms[arm].folders[first] / "model", folder / name)
+    facts = json.loads((folder / "model" / FACTS).read_text("utf-8"))
+    rows = [row(outcome, seed) for seed in outcome.seeds]
+    numbers = {name: [each[name] for each in rows] for name in (*PER_SEED, "mse_unrouted")}
+    numbers |= {"dead_blocks": [len(each["dead_blocks"]) for each in rows], "seeds": list(outcome.seeds)}
+    facts["numbers"] |= numbers
+    write_atomic(folder / "model" / FACTS, json.dumps(facts, indent=1))
+    images = load_images(data, colour=True)
+    shown = np.round(fractions(images, "test")[:SHOWN] * 255).astype(np.uint8)
+    np.savez_compressed(folder / "shown.npz", images=shown, labels=places(images, "test")[:SHOWN])
+    write_atomic(folder / "config.toml", tomli_w.dumps({"data": data}))
+
+
+def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
+    """The routed net's numbers of one seed, `mse_unrouted` of its twin, its lost blocks by name, CPU seconds of the routed run."""
+    routed, twin = (outcome.arms[name] for name in ("routed", "unrouted"))
+    measures: Mapping[str, Any] = routed.results[seed]["measures"]
+    seconds = routed.folders[seed] / "seconds.json"
+    return {
+        "seed": seed,
+        **{name: measures[name] for name in PER_SEED},
+        "mse_unrouted": twin.results[seed]["measures"]["mse"],
+        "dead_blocks": list(routed.results[seed]["lost"]),
+        "cpu_s": json.loads(seconds.read_text())["cpu"] if seconds.is_file() else None,
+    }
+
+
+def _names(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from sluicegate.claims import names
+
+    return names(str(claim["test"]))
+
+
+ACTIONS: dict[str, type[Any]] = {"train": Train, "page": Page}
+
+
+def call(verb: str, words: list[str]) -> int:
+    """Run `latent train` or `latent page`."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: sluicegate {verb} train|page [options]      sluicegate {verb} train --help\n")
+        for name, cls in ACTIONS.items():
+            print(f"  {name:<6} {(cls.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    if words[0] not in ACTIONS:
+        raise UserError(f"latent has no {words[0]!r}. There are: {nearest(words[0], list(ACTIONS))}.")
+    return int(parse(ACTIONS[words[0]], f"{verb} {words[0]}", words[1:]).run())
+
+
+LATENT = Verb("Train an autoencoder whose latent space can be read, and write the page to play with it on", call)
