@@ -15,7 +15,7 @@ FLOORS = (
     ("curves", "edits", "items"),
     ("claims",),
     ("schedule", "convert", "runs.disk", "runs.lock"),
-    ("fetch",),
+    ("fetch", "study"),
     ("models", "runs.room", "runs.identity"),
     ("sampling",),
     ("training",),
@@ -126,6 +126,7 @@ def imports_torch(code):
         "import sluicegate.fetch",
         "from sluicegate.routing.rules import rules; import sluicegate.routing; rules()",
         "import sluicegate.cli",
+        "import sluicegate.study.collection",
         "import sluicegate.tasks.digits, sluicegate.trials.split, sluicegate.trials.latent",
     ],
 )
