@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sluicegate import tasks
+    from sluicegate import latent, tasks
     from sluicegate.audit.attack import Attack
     from sluicegate.audit.relearn import Relearned, relearn
     from sluicegate.curves import Curve, Estimate, stack
@@ -57,6 +57,7 @@ _HOMES = {
     "fresh": "models",
     "halves": "items",
     "inspect": "inspection",
+    "latent": "",
     "load": "models",
     "load_recipe": "recipe",
     "read": "items",
@@ -97,6 +98,7 @@ __all__ = [
     "fresh",
     "halves",
     "inspect",
+    "latent",
     "load",
     "load_recipe",
     "read",
