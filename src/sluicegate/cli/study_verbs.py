@@ -1,0 +1,134 @@
+"""sluicegate deck: check decks, begin one, and say what is in it."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from sluicegate.cli.words import Verb, parse, print_json
+from sluicegate.errors import UserError, nearest
+from sluicegate.study.shown import visible
+
+
+@dataclass(frozen=True)
+class Check:
+    """Name what is wrong with a deck, and what to look at.
+
+    Errors are left out of the deck and give exit status 1. Findings of the lint are things to look at, never a score."""
+
+    deck: Positional[str]
+    """Folder of Markdown files, or one file."""
+    no_lint: bool = False
+    """Leave out the things to look at (one inferential step, symbols, angles)."""
+    json: bool = False
+    """Print problems and findings as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.study.collection import load_deck
+        from sluicegate.study.lint import lint
+
+        deck = load_deck(self.deck)
+        findings = [] if self.no_lint else lint(deck)
+        for said in [*map(str, deck.problems), *map(str, findings)]:
+            print(visible(said).replace("\n", " "))
+        errors = sum(problem.severity == "error" for problem in deck.problems)
+        told = f"{_count(errors, 'error')}, {_count(len(deck.problems) - errors, 'warning')}, {_count(len(findings), 'thing')} to look at"
+        print(f"{_contents(deck)}: {told}")
+        if self.json:
+            print_json(
+                {
+                    **_counts(deck),
+                    "problems": [vars(problem) for problem in deck.problems],
+                    "findings": [{**vars(found), "hint": found.hint, "more_than_one_step": found.more_than_one_step} for found in findings],
+                }
+            )
+        return 1 if errors else 0
+
+
+@dataclass(frozen=True)
+class New:
+    """Begin a deck: write a small one with an entry of every kind, to be changed."""
+
+    folder: Positional[str]
+    """Folder to write deck.md into; made where it is missing. A deck.md that is there is left as it is."""
+    json: bool = False
+    """Print the file's place as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.study.starter import STARTER
+
+        folder = Path(self.folder)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{self.folder!r} is a file: expected a folder, there or not. Choose another name.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "deck.md"
+        name = json.dumps(folder.resolve().name)[1:-1]
+        try:
+            with path.open("x", encoding="utf-8") as out:
+                out.write(STARTER.replace("{name}", name).replace("{folder}", str(folder)))
+        except FileExistsError:
+            raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another folder.") from None
+        print(f"{path}\nnext: sluicegate deck check {folder}")
+        if self.json:
+            print_json({"path": str(path)})
+        return 0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Say what a deck holds, by topic and by category."""
+
+    deck: Positional[str]
+    """Folder of Markdown files, or one file."""
+    json: bool = False
+    """Print the numbers as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.study.collection import load_deck
+
+        deck = load_deck(self.deck)
+        topics = Counter(card.topic or "(none)" for card in deck.cards)
+        categories = Counter(entry.category or deck.head_of(entry).category or "(none)" for entry in deck.entries)
+        numbers: dict[str, Any] = {**_counts(deck), "topics": dict(topics.most_common()), "categories": dict(categories.most_common())}
+        print(_contents(deck))
+        for title, counted in (("topic", topics), ("category", categories)):
+            for name, count in counted.most_common():
+                print(f"  {title} {visible(name)}: {count}")
+        if self.json:
+            print_json(numbers)
+        return 0
+
+
+def _counts(deck: Any) -> dict[str, int]:
+    counts = {"files": len(deck.files), "cards": len(deck.cards), "questions": len(deck.questions())}
+    return {**counts, "tossups": len(deck.tossups), "bonuses": len(deck.bonuses)}
+
+
+def _contents(deck: Any) -> str:
+    words = {"files": "file", "cards": "card", "questions": "question", "tossups": "tossup", "bonuses": "bonus"}
+    return ", ".join(_count(number, words[name]) for name, number in _counts(deck).items())
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
+
+
+ACTIONS: dict[str, type[Any]] = {"check": Check, "new": New, "stats": Stats}
+
+
+def call(verb: str, words: list[str]) -> int:
+    """Run one of the actions of `deck`."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: sluicegate {verb} {'|'.join(ACTIONS)} [options]      sluicegate {verb} check --help\n")
+        for name, cls in ACTIONS.items():
+            print(f"  {name:<7} {(cls.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    if words[0] not in ACTIONS:
+        raise UserError(f"{verb} has no {words[0]!r}. There are: {nearest(words[0], list(ACTIONS), most=9)}.")
+    return int(parse(ACTIONS[words[0]], f"{verb} {words[0]}", words[1:]).run())
+
+
+DECK = Verb("Check a deck of flash cards and tossups, begin one, say what is in it", call)
