@@ -203,12 +203,12 @@ class Kept(torch.autograd.Function):
     def backward(ctx, g):
         base = g * 2
         ctx.kept.append(base)
-        return base.view(2, 2, 6), None
+        return base.view(4, 6), None
 
 
 def a_view_of_what_is_kept(x, w):
     kept = []
-    y = stretched((x * w).view(2, 2, 6).repeat(2, 1, 1)[:2].clone())
+    y = stretched(x * w)
     Kept.apply(y, kept).square().sum().backward()
     return kept[0]
 

@@ -119,7 +119,7 @@ class StretchGate(torch.autograd.Function):
         axis = ctx.dim % g.dim()
         out = g if _nobody_elses(g) else g.clone()
         for first, last, start, stop, value in ctx.own:
-            own = out[first:last].narrow(axis, start, stop - start)
+            own = out.narrow(0, first, last - first).narrow(axis, start, stop - start)
             if value:
                 own.mul_(value)
             else:

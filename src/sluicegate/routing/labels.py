@@ -217,4 +217,7 @@ def _legend(policy: Policy) -> str:
 
 def transformed() -> bool:
     """Whether a function transform (vmap, grad) is at work, under which values cannot be looked at."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return _innermost() is not None
+
+
+_innermost = torch._C._functorch.peek_interpreter_stack

@@ -4,10 +4,10 @@ Small layers spend as long between their products as in them. So which products 
 takes is worked out once, and the backward pass only multiplies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from sluicegate.routing.labels import Runs
 from sluicegate.routing.pieces import JOINT, Piece
+
+if TYPE_CHECKING:
+    from sluicegate.routing.flow import Flow
 
 Stretches = tuple[tuple[int, int, float], ...]
 """Rows (first, last) and their weight, where it is not 0."""
@@ -152,31 +155,38 @@ class PartitionedLinear(torch.autograd.Function):
     """A linear layer whose weight gradient is the sum over each piece's own stretches of rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, plan: Plan, note: Callable[[], None]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, plan: Plan, flow: "Flow") -> Tensor:
         # One function and not two: with a setup_context, torch reads the signature anew at every call.
-        ctx.cut, ctx.plan, ctx.note, ctx.has_bias = cut, plan, note, bias is not None
+        ctx.cut, ctx.plan, ctx.flow, ctx.number = cut, plan, flow, flow.number
         ctx.save_for_backward(x, weight)
         return F.linear(x, weight.t() if cut.transposed else weight, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.note()
+        ctx.flow.came_back(ctx.number)
         x, weight = ctx.saved_tensors
-        cut, plan, kind = ctx.cut, ctx.plan, weight.dtype
+        cut, plan, kinds = ctx.cut, ctx.plan, (x.dtype, weight.dtype)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
-        if not flat_g.is_contiguous():
-            flat_g = flat_g.contiguous()  # once: both products below would copy it
-        if not flat_g.dtype == x.dtype == weight.dtype:  # under autocast
-            flat_x, weight = flat_x.to(flat_g.dtype), weight.to(flat_g.dtype)
+        shape = x.shape
+        if g.dim() != 2:
+            g, x = g.flatten(0, -2), x.flatten(0, -2)
+        if not g.is_contiguous():
+            g = g.contiguous()  # once: both products below would copy it
+        mixed = kinds != (g.dtype, g.dtype)  # under autocast
+        if mixed:
+            x, weight = x.to(g.dtype), weight.to(g.dtype)
         gx = gw = gb = None
         if need_x:
-            gx = flat_g.mm(weight.t() if cut.transposed else weight).view(x.shape).to(x.dtype)
-        inner = len(flat_x) // plan.rows  # tokens of a row
+            gx = g.mm(weight.t() if cut.transposed else weight)
+            if len(shape) != 2:
+                gx = gx.view(shape)
+        inner = x.shape[0] // plan.rows  # tokens of a row
         if need_weight:
-            gw = _weight_gradient(weight, flat_x, flat_g, cut, plan, inner).to(kind)
-        if need_bias and ctx.has_bias:
-            gb = _bias_gradient(flat_g, plan, inner)
+            gw = _weight_gradient(weight, x, g, cut, plan, inner)
+        if need_bias:
+            gb = _bias_gradient(g, plan, inner)
+        if mixed:
+            gx, gw = gx if gx is None else gx.to(kinds[0]), gw if gw is None else gw.to(kinds[1])
         return gx, gw, gb, None, None, None
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, Selection, laid
@@ -196,15 +197,13 @@ class Shield:
         return self.own(*args, **kwargs) if self.own is not None else type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        flow = self.flow
-        usual = self.seen is not None and len(args) == 1 and not kwargs and not torch.compiler.is_compiling()
-        if usual and (again := self._again(args[0])) is not None:
+        flow, compiling = self.flow, is_compiling()
+        if not compiling and self.seen is not None and len(args) == 1 and not kwargs and (again := self._again(args[0])) is not None:
             return again
         if not flow.open:
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 flow.idle(self.name)
             return self.plain(*args, **kwargs)
-        compiling = torch.compiler.is_compiling()
         if self.linear is not None and not compiling and (y := self._partitioned(args, kwargs)) is not None:
             return y
         own = self.module._parameters
@@ -246,15 +245,13 @@ class Shield:
         """The answer by what was found for the last batch, if this one lies like it: small layers cost less than the asking."""
         assert self.seen is not None
         flow, (layout, dims, known) = self.flow, self.seen
-        if flow.layout is not layout or not isinstance(x, Tensor) or x.dim() != dims or len(x) != layout.rows or transformed():
+        # `shape[0]` and not `len`, and no call more than needed: all of this runs cold, between two products.
+        if flow.layout is not layout or not isinstance(x, Tensor) or x.dim() != dims or x.shape[0] != layout.rows or transformed():
             return None
         flow.applied += 1
         own: dict[str, Any] = self.module._parameters
         if self.linear is not None:
-            number = flow.number
-            return PartitionedLinear.apply(  # type: ignore[no-any-return, no-untyped-call]
-                x, own["weight"], own.get("bias"), self.linear[0], known, lambda: flow.came_back(number)
-            )
+            return PartitionedLinear.apply(x, own["weight"], own.get("bias"), self.linear[0], known, flow)  # type: ignore[no-any-return, no-untyped-call]
         return self._called({name: torch.where(mask, p := own[name], p.detach()) for name, mask in known.items()}, x)
 
     def _partitioned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -263,7 +260,7 @@ class Shield:
         if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := flow.layout) is None:
             return None
         x = args[0]
-        if not isinstance(x, Tensor) or x.dim() < 2 or len(x) != found.rows:
+        if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[0] != found.rows:
             return None
         own = self.module._parameters
         weight, bias = own["weight"], own.get("bias")
@@ -275,8 +272,7 @@ class Shield:
         if plan.whole:
             return self.plain(x)  # type: ignore[no-any-return]
         self.seen = found, x.dim(), plan
-        number = flow.number
-        return PartitionedLinear.apply(x, weight, bias, cut, plan, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
+        return PartitionedLinear.apply(x, weight, bias, cut, plan, flow)  # type: ignore[no-any-return, no-untyped-call]
 
     def _gains(self, x: Tensor, dense: Tensor) -> Tensor:
         """One of torch's own norms."""

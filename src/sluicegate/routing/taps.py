@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from sluicegate.errors import UserError
@@ -54,26 +55,24 @@ class Tap:
         )
 
     def _idle(self) -> None:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             self.flow.idle(self.name)
 
     def again(self, x: Tensor) -> Tensor:
         """`route`, without asking anew what was found for rows and labels that lay like this before."""
-        if torch.compiler.is_compiling():  # asked first, so that one graph serves all labels
+        if is_compiling():  # asked first, so that one graph serves all labels
             return self.route(x)
         flow = self.flow
         key = (flow.runs, x.shape, x.dtype)
-        if key not in self.plans or flow.runs is None or flow.mutes or transformed():
+        if (own := self.plans.get(key)) is None or flow.mutes or transformed():
             return self.route(x)
         flow.applied += 1
         number = flow.number
-        return StretchGate.apply(  # type: ignore[no-any-return, no-untyped-call]
-            x, flow.backward, self.columns, self.dim, self.plans[key], lambda: flow.check(number, self.name)
-        )
+        return StretchGate.apply(x, flow.backward, self.columns, self.dim, own, lambda: flow.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
 
     def route(self, x: Tensor) -> Tensor:
         flow = self.flow
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self._routed(x, None)
         flow.applied += 1
         number = flow.number
@@ -88,7 +87,7 @@ class Tap:
         flow = self.flow
         weights = flow.backward
         assert weights is not None
-        if flow.forward is not None and (torch.compiler.is_compiling() or flow.mutes):  # asked first, so that one graph serves all labels
+        if flow.forward is not None and (is_compiling() or flow.mutes):  # asked first, so that one graph serves all labels
             x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
