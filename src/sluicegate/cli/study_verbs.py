@@ -1,4 +1,4 @@
-"""sluicegate deck: check decks, begin one, and say what is in it."""
+"""sluicegate deck: begin a deck, check it, review it, and say what is in it."""
 
 import json
 from collections import Counter
@@ -8,6 +8,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from sluicegate.cli.study_review import Review, moment, you
 from sluicegate.cli.words import Verb, parse, print_json
 from sluicegate.errors import UserError, nearest
 from sluicegate.study.shown import visible
@@ -79,15 +80,23 @@ class New:
 
 @dataclass(frozen=True)
 class Stats:
-    """Say what a deck holds, by topic and by category."""
+    """Say what a deck holds, by topic and by category, and how far a learner is."""
 
     deck: Positional[str]
     """Folder of Markdown files, or one file."""
+    learner: str = ""
+    """Whose memory; default: person: and your login name."""
+    log: str = ""
+    """File of the reviews; default: log.jsonl with the deck."""
+    now: str = ""
+    """Look at this time, as 2026-11-22T19:00:00Z, instead of now."""
     json: bool = False
     """Print the numbers as the last line."""
 
     def run(self) -> int:
         from sluicegate.study.collection import load_deck
+        from sluicegate.study.progress import progress
+        from sluicegate.study.sitting import Sitting, log_of
 
         deck = load_deck(self.deck)
         topics = Counter(card.topic or "(none)" for card in deck.cards)
@@ -97,6 +106,13 @@ class Stats:
         for title, counted in (("topic", topics), ("category", categories)):
             for name, count in counted.most_common():
                 print(f"  {title} {visible(name)}: {count}")
+        path = Path(self.log) if self.log else log_of(self.deck)
+        if path.exists():
+            sitting = Sitting(deck, path, self.learner or you(), root=self.deck)
+            numbers["progress"] = progress(sitting, moment(self.now))
+            print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers["progress"].items() if name != "slow"))
+            for key, seconds in numbers["progress"]["slow"]:
+                print(f"  slow: {visible(key)} takes {seconds:.0f} s (median): more than one step?")
         if self.json:
             print_json(numbers)
         return 0
@@ -116,7 +132,7 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
 
 
-ACTIONS: dict[str, type[Any]] = {"check": Check, "new": New, "stats": Stats}
+ACTIONS: dict[str, type[Any]] = {"new": New, "check": Check, "review": Review, "stats": Stats}
 
 
 def call(verb: str, words: list[str]) -> int:
@@ -131,4 +147,4 @@ def call(verb: str, words: list[str]) -> int:
     return int(parse(ACTIONS[words[0]], f"{verb} {words[0]}", words[1:]).run())
 
 
-DECK = Verb("Check a deck of flash cards and tossups, begin one, say what is in it", call)
+DECK = Verb("Begin, check and review a deck of flash cards and tossups", call)

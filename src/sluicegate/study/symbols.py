@@ -11,7 +11,8 @@ _BINDERS = frozenset(["\\sum", "\\prod", "\\int", "\\lim", "\\max", "\\min", "\\
 """What stands below and above these is bound: a running index, no symbol of its own."""
 _MARKUP = r"""\frac \dfrac \tfrac \sqrt \left \right \cdot \times \in \to \mapsto \le \leq \ge \geq \ne \neq \approx \quad \qquad \ldots
 \dots \cdots \begin \end \bar \hat \tilde \vec \mathbb \mathcal \mathbf \big \Big \bigl \bigr \langle \rangle \lVert \rVert \lvert \rvert
-\infty \partial \nabla \forall \exists \top \mid \displaystyle \limits \pm \mp \equiv \propto \sim \circ \log \ln \exp \sin \cos \tan \pmatrix"""
+\infty \partial \nabla \forall \exists \top \mid \displaystyle \limits \pm \mp \equiv \propto \sim \circ \log \ln \exp \sin \cos \tan
+\pmatrix"""
 _NO_NAMES = frozenset(_MARKUP.split()) | _BINDERS
 _INDICES = frozenset("ijklmntT")
 """Letters that count nothing new where they are subscripts or superscripts: indices, and the transpose."""
