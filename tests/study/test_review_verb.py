@@ -31,6 +31,7 @@ def test_cards_are_asked_graded_and_logged(deck, monkeypatch, capsys):
     assert "[new] What is \\x1b[31ma?" in out
     assert "= It is a\n  (because)" in out
     assert "'5' is no grade" in out
+    assert "judged: accept" in out
     assert json.loads(out.splitlines()[-1])["grades"] == [1, 0, 0, 1]
     cards = [e for e in read_log(deck / "log.jsonl").events if e.kind == "card"]
     assert [(e.item, e.grade, e.more.get("given")) for e in cards] == [("a", 4, "it is a"), ("b", 1, None)]

@@ -91,6 +91,8 @@ class Review:
 
 def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime]) -> int | None:
     """Ask one question; the grade, 0 where it was suspended, None where the input or the learner ended."""
+    from sluicegate.study.judging import judge_card
+
     question = asked.question
     why = {"ancestor": "beneath what you just missed", "soon": "again"}.get(asked.reason, asked.reason)
     print(f"\n[{why}] {visible(question.prompt)}")
@@ -103,6 +105,9 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime]) -> int
         sitting.suspend(question, now())
         print("suspended")
         return 0
+    verdict = judge_card(question, given) if given else None
+    if verdict:
+        print(f"judged: {verdict.ruling}" + (f" ({visible(verdict.ask)})" if verdict.ask else "") + ". The grade is yours.")
     print(f"= {visible(question.answer)}" + (f"\n  ({visible(question.card.why)})" if question.card.why else ""))
     while True:
         said = _line(f"grade ({GRADES}): ")
@@ -111,7 +116,7 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime]) -> int
         if said in ("1", "2", "3", "4"):
             break
         print(f"{visible(said)!r} is no grade: expected {GRADES}, or q")
-    more = {"given": given} if given else {}
+    more = {"given": given, "verdict": verdict.ruling} if verdict else {}
     sitting.answer(question, int(said), now(), ms=round(1000 * seconds), **more)
     return int(said)
 
