@@ -35,7 +35,7 @@ def test_answers_labelled_by_hand(file, least):
 
 
 def test_the_grammar():
-    text = '**Paris**, France [accept **Lutetia** until "Roman" is read; prompt on France by asking "which city?"; do not accept or prompt on London]'
+    text = '**Paris**, France [accept **Lutetia** until "Roman" is read; prompt on France by asking "which city?"; reject London]'
     line = read_answer_line(text)
     assert [(a.ruling, a.plain, a.ask) for a in line.answers if a.plain != "France" or a.ruling == "prompt"] == [
         ("accept", "Paris", ""),

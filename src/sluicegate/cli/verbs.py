@@ -11,6 +11,7 @@ from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
 from sluicegate.cli.latent import LATENT
 from sluicegate.cli.stage_verbs import run_stage
+from sluicegate.cli.study_buzz import BUZZ
 from sluicegate.cli.study_verbs import DECK
 from sluicegate.cli.watch import watching
 from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
@@ -350,6 +351,7 @@ VERBS: dict[str, Verb] = {
     **{verb: _of_stage(cls) for verb, cls in kinds().items() if issubclass(cls, OnData)},
     "latent": LATENT,
     "deck": DECK,
+    "buzz": BUZZ,
     "audit": _simple(Audit),
     "bench": _simple(Bench),
     "fetch": _simple(Fetch),

@@ -203,7 +203,7 @@ def stem(word: str) -> str:
 _IRREGULAR = (
     "mice mouse, men man, women woman, children child, feet foot, teeth tooth, geese goose, people person, oxen ox, wolves wolf,"
     " leaves leaf, lives life, knives knife, matrices matrix, vertices vertex, indices index, criteria criterion, phenomena phenomenon,"
-    " mitochondria mitochondrion, bacteria bacterium, nuclei nucleus, fungi fungus, larvae larva, genera genus, hypotheses hypothesis, crises crisis"
+    " mitochondria mitochondrion, bacteria bacterium, nuclei nucleus, fungi fungus, larvae larva, genera genus, crises crisis"
 )
 _SINGULAR = {pair.split()[0]: pair.split()[1] for pair in _IRREGULAR.split(",")}
 
