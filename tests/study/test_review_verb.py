@@ -110,3 +110,15 @@ def test_a_real_pipe_without_torch(deck):
     command = [sys.executable, "-c", script, "deck", "review", str(deck), "--json"]
     done = subprocess.run(command, input="\n3\n\n3\nq\n", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["answers"] == 2
+
+
+def test_stated_confidence_is_logged_and_told(deck, monkeypatch, capsys):
+    assert review(deck, monkeypatch, ["it is a", "very", "90", "4", "", "1"], "--confidence") == 0
+    assert "expected a number from 0 to 100" in capsys.readouterr().out
+    cards = [e for e in read_log(deck / "log.jsonl").events if e.kind == "card"]
+    assert [e.more.get("conf") for e in cards] == [0.9, None]
+    assert main(["deck", "stats", str(deck), "--learner", "person:ada", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "calibration, all: too few questions" in out
+    found = json.loads(out.splitlines()[-1])["calibration"]["all"]
+    assert found["over"] == {"value": pytest.approx(-0.1), "low": None, "high": None}

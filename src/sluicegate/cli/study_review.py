@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -43,6 +43,8 @@ class Review:
     """Recall at which a card comes up again."""
     now: str = ""
     """Begin at this time, as 2026-11-22T19:00:00Z, instead of now."""
+    confidence: bool = False
+    """Ask how sure you are of each answer you typed, before you see the card's."""
     unlink: str = ""
     """Take back the link of an edited card to its history, by the card's key, and end."""
     json: bool = False
@@ -75,7 +77,7 @@ class Review:
         grades = [0, 0, 0, 0]
         asked = sitting.next(now())
         while asked is not None and (not self.limit or sum(grades) < self.limit):
-            grade = _one(sitting, asked, now)
+            grade = _one(sitting, asked, now, self.confidence)
             if grade is None:
                 break
             if grade:
@@ -89,7 +91,7 @@ class Review:
         return 0
 
 
-def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime]) -> int | None:
+def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confidence: bool) -> int | None:
     """Ask one question; the grade, 0 where it was suspended, None where the input or the learner ended."""
     from sluicegate.study.judging import judge_card
 
@@ -105,6 +107,11 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime]) -> int
         sitting.suspend(question, now())
         print("suspended")
         return 0
+    sure: float | None = None
+    if given and confidence:
+        sure = _percent()
+        if sure is None:
+            return None
     verdict = judge_card(question, given) if given else None
     if verdict:
         print(f"judged: {verdict.ruling}" + (f" ({visible(verdict.ask)})" if verdict.ask else "") + ". The grade is yours.")
@@ -116,9 +123,25 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime]) -> int
         if said in ("1", "2", "3", "4"):
             break
         print(f"{visible(said)!r} is no grade: expected {GRADES}, or q")
-    more = {"given": given, "verdict": verdict.ruling} if verdict else {}
+    more: dict[str, Any] = {"given": given, "verdict": verdict.ruling} if verdict else {}
+    if sure is not None:
+        more["conf"] = sure
     sitting.answer(question, int(said), now(), ms=round(1000 * seconds), **more)
     return int(said)
+
+
+def _percent() -> float | None:
+    """A stated chance, asked in percent until it is one; None where the input ended."""
+    while (said := _line("how sure, in % (0 to 100): ")) not in (None, "q"):
+        assert said is not None
+        try:
+            percent = float(said.rstrip("% "))
+        except ValueError:
+            percent = -1.0
+        if 0 <= percent <= 100:
+            return percent / 100
+        print(f"{visible(said)!r}: expected a number from 0 to 100, or q")
+    return None
 
 
 def _line(prompt: str) -> str | None:

@@ -1,6 +1,8 @@
 """sluicegate deck: begin a deck, check it, review it, and say what is in it."""
 
+import dataclasses
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +97,7 @@ class Stats:
 
     def run(self) -> int:
         from sluicegate.study.collection import load_deck
-        from sluicegate.study.progress import progress
+        from sluicegate.study.progress import progress, stated
         from sluicegate.study.sitting import Sitting, log_of
 
         deck = load_deck(self.deck)
@@ -111,11 +113,34 @@ class Stats:
             sitting = Sitting(deck, path, self.learner or you(), root=self.deck)
             numbers["progress"] = progress(sitting, moment(self.now))
             print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers["progress"].items() if name != "slow"))
+            numbers["calibration"] = _calibration(stated(sitting))
             for key, seconds in numbers["progress"]["slow"]:
                 print(f"  slow: {visible(key)} takes {seconds:.0f} s (median): more than one step?")
         if self.json:
             print_json(numbers)
         return 0
+
+
+def _calibration(said: list[Any]) -> dict[str, Any]:
+    """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was stated."""
+    from sluicegate.study.calibration import by_category, calibration
+
+    if not said:
+        return {}
+    parts = by_category(said)
+    found = {"all": calibration(said), **({f"category {name or '(none)'}": part for name, part in parts.items()} if len(parts) > 1 else {})}
+    for name, c in found.items():
+        between = "" if math.isnan(c.over.low) else f" (95 %: {c.over.low:+.2f} to {c.over.high:+.2f})"
+        told = f"confidence less share right {c.over.value:+.2f}{between}, Brier {c.brier.value:.3f}"
+        print(f"calibration, {visible(name)}: {c.verdict}; {told}, {_count(c.questions, 'question')}")
+    return {name: _plain(dataclasses.asdict(c)) for name, c in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The same with null for what is no number, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: _plain(inside) for key, inside in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _counts(deck: Any) -> dict[str, int]:

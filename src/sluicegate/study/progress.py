@@ -5,6 +5,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
+from sluicegate.study.calibration import Said
 from sluicegate.study.memory import resolve
 from sluicegate.study.sitting import Sitting
 
@@ -44,3 +45,15 @@ def progress(sitting: Sitting, now: datetime) -> dict[str, Any]:
         "lapses": lapses,
         "slow": sorted(((key, value) for key, value in medians.items() if value >= SLOW), key=lambda pair: -pair[1]),
     }
+
+
+def stated(sitting: Sitting) -> list[Said]:
+    """The learner's answers with a stated confidence; right is what was graded better than `again`."""
+    queue, found = sitting.queue, []
+    for event in sitting.log.timeline:
+        key, sure = resolve(queue.memory.links, event.item), event.more.get("conf")
+        known = event.kind == "card" and event.learner == sitting.learner and key in queue.questions
+        if known and isinstance(sure, int | float) and 0 <= sure <= 1:
+            card = queue.questions[key].card
+            found.append(Said(float(sure), event.grade > 1, key, card.category or sitting.deck.head_of(card).category))
+    return found
