@@ -57,7 +57,7 @@ def test_an_ablated_copy_neither_reads_nor_draws_the_class():
     assert torch.equal(cut.encode(x).amounts[:, [0, 2]], before.amounts[:, [0, 2]])
     assert torch.equal(net.encode(x).amounts, before.amounts)  # the model itself is as it was
     assert net.ablate(0, "emu").encode(x).amounts[:, [0, 2]].max() == 0
-    with pytest.raises(UserError, match="no class 'dgo'. There are: .*dog"):
+    with pytest.raises(UserError, match=r"no class 'dgo'. There are: .*dog"):
         net.ablate("dgo")
     with pytest.raises(UserError, match="no class 3"):
         net.ablate(3)
