@@ -121,6 +121,34 @@ class Stats:
         return 0
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write a deck for another program: .tsv, .apkg (Anki), .jsonl (for training), .json (everything)."""
+
+    deck: Positional[str]
+    """Folder of Markdown files, or one file."""
+    out: Positional[str]
+    """File to write; its ending says the format."""
+    force: bool = False
+    """Write over a file that is there."""
+    json: bool = False
+    """Print the file's place and the number of questions as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.study.collection import load_deck
+        from sluicegate.study.exporting import export
+
+        deck = load_deck(self.deck)
+        path = export(deck, Path(self.out), force=self.force)
+        count = len(deck.questions())
+        if errors := sum(problem.severity == "error" for problem in deck.problems):
+            print(f"{_count(errors, 'error')} in the deck, left out: sluicegate deck check {self.deck}")
+        print(f"{path}: {_count(count, 'question')}")
+        if self.json:
+            print_json({"path": str(path), "questions": count})
+        return 0
+
+
 def _calibration(said: list[Any]) -> dict[str, Any]:
     """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was stated."""
     from sluicegate.study.calibration import by_category, calibration
@@ -157,7 +185,7 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
 
 
-ACTIONS: dict[str, type[Any]] = {"new": New, "check": Check, "review": Review, "stats": Stats}
+ACTIONS: dict[str, type[Any]] = {"new": New, "check": Check, "review": Review, "stats": Stats, "export": Export}
 
 
 def call(verb: str, words: list[str]) -> int:
