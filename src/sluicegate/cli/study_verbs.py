@@ -149,6 +149,36 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True)
+class Import:
+    """Read a deck of another program into Markdown: an Anki package (.apkg, legacy form), or a saved qbreader file (.json)."""
+
+    file: Positional[str]
+    """File to read. What is not safe or not whole is refused, and nothing written."""
+    folder: Positional[str]
+    """Folder to write into, as NAME.md; a file that is there is left as it is."""
+    json: bool = False
+    """Print what was written as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.study.collection import save_file
+        from sluicegate.study.importing import read_foreign
+
+        source, folder = Path(self.file), Path(self.folder)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{self.folder!r} is a file: expected a folder, there or not. Choose another name.")
+        got = read_foreign(source)
+        if not got.file.entries:
+            raise UserError(f"{self.file!r} holds nothing that could become an entry ({got.skipped} skipped); nothing was written.")
+        path = folder / f"{source.stem}.md"
+        save_file(got.file, path)
+        print(f"{visible(str(path))}: {len(got.file.entries)} entries; {got.skipped} skipped (empty, or there twice)")
+        print(f"next: sluicegate deck check {folder}")
+        if self.json:
+            print_json({"path": str(path), "entries": len(got.file.entries), "skipped": got.skipped})
+        return 0
+
+
 def _calibration(said: list[Any]) -> dict[str, Any]:
     """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was stated."""
     from sluicegate.study.calibration import by_category, calibration
@@ -185,7 +215,7 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
 
 
-ACTIONS: dict[str, type[Any]] = {"new": New, "check": Check, "review": Review, "stats": Stats, "export": Export}
+ACTIONS: dict[str, type[Any]] = {"new": New, "check": Check, "review": Review, "stats": Stats, "export": Export, "import": Import}
 
 
 def call(verb: str, words: list[str]) -> int:

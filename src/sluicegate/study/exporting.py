@@ -75,7 +75,7 @@ FORMATS: dict[str, Callable[[Deck], bytes]] = {".tsv": tsv, ".apkg": apkg, ".jso
 
 
 def export(deck: Deck, path: Path, *, force: bool = False) -> Path:
-    """Write a deck in the format of the file's ending. Raises `UserError` for another one, and, unless `force`, for a file that is there."""
+    """Write a deck in the format of the file's ending. Raises `UserError` for another one and, unless `force`, for a file that is there."""
     if path.suffix not in FORMATS:
         raise UserError(f"cannot export to {str(path)!r}: expected a file ending in {', '.join(FORMATS)}.")
     if path.exists() and not force:

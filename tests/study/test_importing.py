@@ -1,0 +1,172 @@
+"""Imports: what comes in is text, and what is not safe or not whole is refused without writing anything."""
+
+import json
+import sqlite3
+import zipfile
+
+import pytest
+
+from sluicegate.cli import main
+from sluicegate.errors import UserError
+from sluicegate.study.cards import Card, DeckFile
+from sluicegate.study.collection import deck_of, load_deck
+from sluicegate.study.exporting import export
+from sluicegate.study.importing import plain, read_foreign
+from sluicegate.study.markdown import read_markdown, write_markdown
+
+NOTES = [
+    ("g1", 1, " geo europe ", "What is &lt;b&gt; in <b>HTML</b>?<br>Say.\x1fBold<script>alert(1)</script>"),
+    ("g2", 2, "", "The {{c1::dot product}} of {{c2::two::how many?}} [sic] vectors\x1f"),
+    ("g3", 1, "", "no answer\x1f<img src=x>"),
+    ("g4", 1, "", "Escape \x1b[2J and \\(a < b\\)\x1fQ: not a tag<div>id: x</div>"),
+]
+
+
+def collection(notes=NOTES, schema=""):
+    connection = sqlite3.connect(":memory:")
+    connection.execute("create table col (models text)")
+    connection.execute("insert into col values (?)", [json.dumps({"1": {"type": 0}, "2": {"type": 1}})])
+    connection.execute("create table notes (id integer primary key, guid text, mid integer, tags text, flds text)")
+    connection.executemany("insert into notes (guid, mid, tags, flds) values (?, ?, ?, ?)", notes)
+    if schema:
+        connection.executescript(schema)
+    connection.commit()
+    return connection.serialize()
+
+
+def package(path, content, name="collection.anki2", **others):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        if name:
+            archive.writestr(name, content)
+        for other, text in others.items():
+            archive.writestr(other.replace("_slash_", "/").replace("_dot_", "."), text)
+    return path
+
+
+def test_an_anki_package(tmp_path):
+    got = read_foreign(package(tmp_path / "x.apkg", collection()))
+    assert got.skipped == 1
+    basic, cloze, strange = got.file.entries
+    assert (basic.question, basic.answer, basic.topic) == ("What is <b> in HTML?\nSay.", "Bold", "geo")
+    assert [q.answer for q in cloze.questions()] == ["dot product", "two"]
+    assert cloze.questions()[0].prompt == "The [...] of two [sic] vectors"
+    assert strange.question == "Escape \x1b[2J and $a < b$"
+    assert strange.answer == "Q: not a tag\nid: x"
+    again, problems = read_markdown(write_markdown(got.file))
+    assert again == got.file
+    assert [p for p in problems if p.severity == "error"] == []
+
+
+def test_what_was_exported_comes_back(tmp_path):
+    pytest.importorskip("genanki")
+    card = Card("Is $a < b$ & <i>so</i>?\nSay.", 'It\'s "so"', id="x")
+    deck = deck_of("d", [DeckFile(entries=(card,))])
+    (back,) = read_foreign(export(deck, tmp_path / "x.apkg")).file.entries
+    assert (back.question, back.answer) == (card.question, card.answer)
+
+
+BOMB = b"\0" * (50 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: package(p, collection(), _dot__dot__slash_evil="x"), "leads outside"),
+        (lambda p: package(p, collection(), _slash_etc_slash_evil="x"), "leads outside"),
+        (lambda p: package(p, collection(), media=BOMB), "would unpack to"),
+        (lambda p: package(p, collection(), collection_dot_anki21b="x"), "older Anki versions"),
+        (lambda p: package(p, b"", name=""), "no Anki package"),
+        (lambda p: package(p, b"not a database" * 100), "broken database"),
+        (lambda p: package(p, collection()[:3000]), "broken database"),
+        (lambda p: package(p, b""), "no Anki package|broken database"),
+        (lambda p: package(p, collection(schema="alter table notes rename to real; create view notes as select * from real")), "no tables"),
+        (lambda p: package(p, collection([(b"\xff", 1, "", "a\x1fb")])), "broken database"),
+        (lambda p: p.write_bytes(b"PK\x03\x04 not a zip"), "as an archive"),
+        (lambda p: p.write_bytes(package(p, collection()).read_bytes()[:-300]), "as an archive"),
+    ],
+)
+def test_what_is_not_safe_or_not_whole_is_refused(tmp_path, make, said, capsys):
+    path = tmp_path / "x.apkg"
+    make(path)
+    with pytest.raises(UserError, match=said):
+        read_foreign(path)
+    assert main(["deck", "import", str(path), str(tmp_path / "deck")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.apkg"]
+
+
+def test_a_damaged_member_is_refused(tmp_path):
+    path = package(tmp_path / "x.apkg", collection())
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"\xff" * 30
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError):
+        read_foreign(path)
+
+
+QB = {
+    "tossups": [
+        {
+            "_id": "6476",
+            "question": "<b>This | dwarf (*)</b> planet. For 10 points, name it.",
+            "answer": "<b><u>Pluto</u></b> [accept 134340 <b><u>Pluto</u></b>; prompt on <u>dwarf</u> planet]",
+            "category": "Science",
+            "subcategory": "Astronomy",
+        },
+        {"question": "", "answer": "x"},
+    ],
+    "bonuses": [
+        {
+            "leadin": "Name these:",
+            "parts": ["One", "Two"],
+            "answers": ["<b><u>a</u></b>", "b"],
+            "values": [10, 10],
+            "difficultyModifiers": ["e", "h"],
+        }
+    ],
+}
+
+
+def test_qbreader(tmp_path):
+    path = tmp_path / "qb.json"
+    path.write_text(json.dumps(QB))
+    got = read_foreign(path)
+    tossup, bonus = got.file.entries
+    assert got.skipped == 1
+    assert (tossup.id, tossup.category, tossup.words[:3], tossup.power) == ("qb-6476", "Science/Astronomy", ["This", "|", "dwarf"], 3)
+    assert tossup.answer == "**Pluto** [accept 134340 **Pluto**; prompt on **dwarf** planet]"
+    assert [(p.text, p.answer, p.level) for p in bonus.parts] == [("One", "**a**", "e"), ("Two", "b", "h")]
+    assert read_markdown(write_markdown(got.file))[0] == got.file
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"tossups": []}', "[" * 100_000, '{"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}}'])
+def test_json_that_is_no_packet_is_refused(tmp_path, text):
+    (tmp_path / "qb.json").write_text(text)
+    with pytest.raises(UserError, match="qbreader"):
+        read_foreign(tmp_path / "qb.json")
+
+
+def test_the_verb(tmp_path, capsys):
+    path = package(tmp_path / "x.apkg", collection())
+    assert main(["deck", "import", str(path), str(tmp_path / "deck"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["entries"], found["skipped"]) == (3, 1)
+    assert len(load_deck(tmp_path / "deck").cards) == 3
+    before = (tmp_path / "deck" / "x.md").read_bytes()
+    assert main(["deck", "import", str(path), str(tmp_path / "deck")]) == 2
+    assert (tmp_path / "deck" / "x.md").read_bytes() == before
+    assert main(["deck", "check", str(tmp_path / "deck")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        read_foreign(tmp_path / "x.apkg")
+    (tmp_path / "x.doc").write_text("")
+    with pytest.raises(UserError, match="hashcards"):
+        read_foreign(tmp_path / "x.doc")
+
+
+def test_markup_becomes_text():
+    assert plain("<ul><li>a</li><li>b</li></ul>") == "- a\n- b"
+    assert plain("1 < 2 &amp; <style>x</style>3[sound:a.mp3]") == "1 < 2 & 3"
