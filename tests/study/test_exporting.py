@@ -98,7 +98,7 @@ def test_the_verb(deck, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"path": str(out), "questions": 3}
     before = out.read_bytes()
     assert main(["deck", "export", str(tmp_path / "in"), str(out)]) == 2
-    assert "left as it is" in capsys.readouterr().err
+    assert "left as it is" in " ".join(capsys.readouterr().err.split())  # wherever a long path makes the line break
     assert out.read_bytes() == before
     assert main(["deck", "export", str(tmp_path / "in"), str(out), "--force"]) == 0
     assert main(["deck", "export", str(tmp_path / "in"), "x.doc"]) == 2
