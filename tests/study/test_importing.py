@@ -91,7 +91,7 @@ def test_what_is_not_safe_or_not_whole_is_refused(tmp_path, make, said, capsys):
     with pytest.raises(UserError, match=said):
         read_foreign(path)
     assert main(["deck", "import", str(path), str(tmp_path / "deck")]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    assert capsys.readouterr().err.startswith("error:")
     assert [p.name for p in tmp_path.iterdir()] == ["x.apkg"]
 
 
