@@ -1,0 +1,87 @@
+"""The quiz: a causal language model is asked the questions of a deck, clue by clue, and chooses among a closed set of answers.
+
+"Forgotten" is seldom all or nothing: it may only mean that two more clues are needed. After each clue every candidate answer is scored by
+its log-probability after all that was read; what follows from the scores is in `quiz_measures`. The clues of a question are read once, and
+every answer is scored from there (`quiz_scoring`); the numbers are those of the whole rows, up to rounding.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sluicegate.audit.quiz_deck import Asked
+from sluicegate.audit.quiz_measures import Answers, Array
+from sluicegate.audit.quiz_scoring import Scorer, Way, suiting
+from sluicegate.errors import UserError
+from sluicegate.items import Item
+from sluicegate.models import Rows, encode, fitting
+
+if TYPE_CHECKING:
+    from sluicegate.runs.room import Progress
+
+FRAME = "Question: {clues}\nAnswer:"
+"""How a question is put; the answer follows after a blank."""
+LONGEST = 4096
+"""Tokens of a question at most, where the model has no limit of its own."""
+
+
+def quiz(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Asked],
+    *,
+    frame: str = FRAME,
+    template: bool = False,
+    way: Way | Literal["auto"] = "auto",
+    title: str = "quiz",
+    progress: "Progress | None" = None,
+) -> Answers:
+    """Score every candidate answer of every question after every clue, and after none.
+
+    `frame` says where the clues stand in the prompt; with `template` the prompt is the user's turn of a chat. `way` is one of
+    `quiz_scoring` (auto: the fastest that agrees with whole rows on the first clue). Raises `UserError` for a frame without {clues},
+    for a question that is longer than the model reads, and for an answer that its tokenizer cannot represent."""
+    if "{clues}" not in frame:
+        raise UserError(f"the frame is {frame!r}: expected a text with {{clues}} where the clues go, for example {FRAME!r}.")
+    if not asked:
+        raise UserError("there are no questions to ask.")
+    longest = fitting(model, LONGEST)
+
+    def rows_of(question: Asked, read: int) -> Rows:
+        prompt = _prompt(frame, question.clues[:read])
+        items = [Item(prompt, answer if prompt[-1:].isspace() else f" {answer}") for answer in question.candidates]
+        return encode(tokenizer, items, max_length=longest, template=template)
+
+    priors: dict[tuple[str, ...], Array] = {}
+    logp, lengths, prior = [], [], []
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        few = [rows_of(asked[0], read).select([0, 1]) for read in (0, 1)]
+        score = suiting(model, few) if way == "auto" else Scorer(model, way)
+        for number, question in enumerate(asked):
+            if progress is not None:
+                progress(title, number, len(asked), {})
+            rows = [rows_of(question, read) for read in range(1, len(question.clues) + 1)]
+            new = question.candidates not in priors
+            found = [one.numpy().astype(float) for one in score([*rows, rows_of(question, 0)] if new else rows)]
+            if new:
+                priors[question.candidates] = found.pop()
+            logp.append(np.stack(found))
+            lengths.append((rows[0].lengths - rows[0].starts).numpy().astype(float))
+            prior.append(priors[question.candidates])
+    if progress is not None:
+        progress(title, len(asked), len(asked), {})
+    model.train(was_training)
+    return Answers(tuple(asked), tuple(logp), tuple(lengths), tuple(prior), way=score.way)
+
+
+def _prompt(frame: str, clues: Sequence[str]) -> str:
+    text = " ".join(clues)
+    if text:
+        return frame.replace("{clues}", text)
+    before, _, after = frame.partition("{clues}")
+    return (before.rstrip(" ") if after[:1].isspace() or not after else before) + after or " "
