@@ -12,6 +12,7 @@ from sluicegate.cli import browse, show
 from sluicegate.cli.latent import LATENT
 from sluicegate.cli.stage_verbs import run_stage
 from sluicegate.cli.study_buzz import BUZZ
+from sluicegate.cli.study_quiz import QUIZ
 from sluicegate.cli.study_verbs import DECK
 from sluicegate.cli.watch import watching
 from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
@@ -352,6 +353,7 @@ VERBS: dict[str, Verb] = {
     "latent": LATENT,
     "deck": DECK,
     "buzz": BUZZ,
+    "quiz": QUIZ,
     "audit": _simple(Audit),
     "bench": _simple(Bench),
     "fetch": _simple(Fetch),
