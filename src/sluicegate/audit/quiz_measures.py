@@ -203,10 +203,10 @@ MEANINGS: Mapping[str, str] = {
     "over_at_buzz": "confidence less share right, at the buzz",
     "expected_wins": "right buzzes, each weighed by the chance that the opponent has not been right before",
     "brier": "mean squared error of the confidence, over all clues",
-    "reliability": "the part of it that comes of confidence that is not the share right (bins of equal size)",
+    "reliability": "the part of it that comes of confidence that is not the share right (bins of about equal size)",
     "resolution": "the part taken off for telling questions apart",
     "uncertainty": "what always stating the share right would give",
-    "ece": "mean distance of confidence and share right over bins of equal size: a picture, never below 0",
+    "ece": "mean distance of confidence and share right over bins of about equal size: a picture, never below 0",
     "over": "confidence less share right, over all clues; above 0: over-confident",
     "log_loss": "mean -log of the confidence in the right answer, over all clues, nats",
     "chance": "recall of a guess drawn at random",
@@ -314,16 +314,22 @@ def _calibration(said: Array, right: Array) -> tuple[float, float, float, float]
     there = ~np.isnan(said)
     weights = (there / there.sum(1, keepdims=True))[there] / len(said)
     confidence, good = said[there], right[there]
-    order = np.argsort(confidence, kind="stable")
     base = float(weights @ good)
     reliability = resolution = error = 0.0
-    for part in np.array_split(order, min(BINS, len(order))):
+    for part in bins(confidence):
         mass = float(weights[part].sum())
         mean, share = float(weights[part] @ confidence[part]) / mass, float(weights[part] @ good[part]) / mass
         reliability += mass * (mean - share) ** 2
         resolution += mass * (share - base) ** 2
         error += mass * abs(mean - share)
     return reliability, resolution, base * (1 - base), error
+
+
+def bins(values: Array, most: int = BINS) -> list[NDArray[np.bool_]]:
+    """Masks of bins of about equal size, the lowest values first; equal values are in one bin."""
+    edges = np.unique(np.sort(values)[[n * len(values) // most for n in range(1, most)]])
+    place = np.searchsorted(edges, values, side="right")
+    return [place == n for n in range(len(edges) + 1) if (place == n).any()]
 
 
 def plain(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:

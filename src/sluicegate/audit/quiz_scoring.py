@@ -35,6 +35,8 @@ class Scorer:
             raise ValueError("a recurrent state cannot be cut back")
         if way == "tree" and "position_ids" not in taken:
             raise ValueError("the model takes no positions")
+        if way == "tree" and _window(model):
+            raise ValueError("the model attends within a window of tokens, which lie otherwise in a tree")
         if way == "cache" and "past_key_values" not in taken:
             raise ValueError("the model takes no keys and values")
         self._ids: list[int] = []
@@ -59,8 +61,6 @@ class Scorer:
         paths = [tree.add(ids[:length]) for rows in many for ids, length in zip(rows.ids.tolist(), rows.lengths.tolist(), strict=True)]
         starts = [start for rows in many for start in rows.starts.tolist()]
         inner = sorted({node for path in paths for node in path[:-1]})  # what nothing follows need not be computed
-        if _window(self.model) and max(tree.depth) >= _window(self.model):
-            raise ValueError("the model attends within a window")
         asks = sorted({a for path, start in zip(paths, starts, strict=True) for a in path[max(start - 1, 0) : -1]})
         places = {node: place for place, node in enumerate(inner)}
         to = device()
@@ -175,10 +175,10 @@ def _pairs(path: Sequence[int], start: int) -> list[tuple[int, int]]:
     return [(path[i - 1], path[i]) for i in range(max(start, 1), len(path))]
 
 
-def _window(model: PreTrainedModel) -> int:
-    """The tokens that a token sees at most, in any layer; 0: all."""
+def _window(model: PreTrainedModel) -> bool:
+    """Whether a token sees only the nearest before it, in any layer."""
     config = model.config.get_text_config()
-    return int(getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None) or 0)
+    return bool(getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None))
 
 
 def _filled(cache: DynamicCache) -> list[Any]:

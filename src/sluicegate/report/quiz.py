@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.audit.quiz_measures import BINS, MEANINGS, Change, Reading, curve_band, measure, measure_groups
+from sluicegate.audit.quiz_measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups
 from sluicegate.curves import Estimate
 from sluicegate.report.figures import _DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
 from sluicegate.report.numbers import Written, written
@@ -72,7 +72,7 @@ def report_quiz(
 
 
 def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
-    """What the numbers say, in words; nothing is said of a difference whose interval holds 0."""
+    """What the numbers say, in words; a difference whose interval holds 0 is not called one."""
     said = []
     for name, found in measured.items():
         said.append(
@@ -94,7 +94,7 @@ def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[s
                     kind = f"{change.bound} " if change.bound else ""
                     more = f"; clues saved on the way to {change.level:.0%}: {kind}{_text(change.savings, sign=True)}"
                 said.append(f"{name} lies {word} {baseline}{where}: area under recall {_text(change.auc, sign=True)}{more}.")
-            elif not math.isnan(change.auc.low):
+            elif not math.isnan(change.auc.low) and not group:  # of a category only what can be told is
                 said.append(f"{name} is not told apart from {baseline}{where}: area under recall {_text(change.auc, sign=True)}.")
     if len(first.asked) < 60:
         said.append(f"There are {len(first.asked)} questions: with fewer than some sixty, Brier scores and binned errors mean little.")
@@ -135,7 +135,7 @@ def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
         for name, reading in readings.items():
             there = ~np.isnan(reading.confidence)
             said, right = reading.confidence[there], reading.right[there]
-            parts = [part for part in np.array_split(np.argsort(said, kind="stable"), BINS) if len(part)]
+            parts = bins(said)
             look = looks[name]
             x, y = [float(said[p].mean()) for p in parts], [float(right[p].mean()) for p in parts]
             axes.plot(
