@@ -7,14 +7,15 @@ from sluicegate.errors import UserError
 from sluicegate.study.cards import Deck, DeckFile, Entry, Problem
 from sluicegate.study.graph import Graph
 from sluicegate.study.markdown import read_markdown, write_markdown
+from sluicegate.study.shipped import find, names
 
 
 def load_deck(path: str | Path) -> Deck:
-    """Read every .md file under a folder (hidden ones aside), or one file.
+    """Read every .md file under a folder (hidden ones aside), or one file; or a deck that comes with the package, by its name.
 
     What cannot be read is left out and named in `Deck.problems`, with prerequisites that are unknown or go round in a ring.
     Raises `UserError` where there is nothing at `path`, or no Markdown file in it."""
-    root = Path(path)
+    root = find(path)
     if root.is_dir():
         paths = [
             p for p in sorted(root.rglob("*.md")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(root).parts)
@@ -26,7 +27,8 @@ def load_deck(path: str | Path) -> Deck:
     elif root.is_file():
         paths = [root]
     else:
-        raise UserError(f"no deck {str(root)!r}: expected a folder of Markdown files or one file. To begin one: sluicegate deck new {root}")
+        expected = f"expected a folder of Markdown files, one file, or a deck that comes with sluicegate ({', '.join(names())})"
+        raise UserError(f"no deck {str(root)!r}: {expected}. To begin one: sluicegate deck new {root}")
     files: list[DeckFile] = []
     problems: list[Problem] = []
     for found in paths:

@@ -13,12 +13,8 @@ from sluicegate.study.log import Event, append, read_log
 from sluicegate.study.memory import Memory
 from sluicegate.study.queue import Asked, Queue
 from sluicegate.study.relink import Link, file_of, find_links, seen
-
-
-def log_of(deck: str | Path) -> Path:
-    """Where a deck's log is: log.jsonl in its folder, or next to its one file."""
-    path = Path(deck)
-    return (path if path.is_dir() else path.parent) / "log.jsonl"
+from sluicegate.study.shipped import find
+from sluicegate.study.shipped import log_of as log_of
 
 
 class Sitting:
@@ -29,7 +25,7 @@ class Sitting:
             raise UserError("the learner has no name: expected one like person:ada.")
         if new < 0:
             raise UserError(f"--new is {new}: expected 0 or more, the number of items to introduce on one day.")
-        self.deck, self.path, self.learner, self.root, self.new, self.by = deck, log, learner, root, new, by
+        self.deck, self.path, self.learner, self.root, self.new, self.by = deck, log, learner, root and str(find(root)), new, by
         self._size = -1
         self.refresh()
 
