@@ -5,6 +5,7 @@ right. The value is the chance to win; with ``points=True``, the expected score 
 recursion is Bellman's; all teams, ticks and rules are `players` and `scoring`. Where buzzing and waiting are worth the same, wait.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,13 +75,15 @@ class Policy:
 @dataclass(frozen=True)
 class Solution:
     """What `solve` found. `value[n]` is V_n over `differences` (in points; n = 0: the game is over); `policy` is best, or the one that was
-    given; `threshold[n - 1, k - 1]` is the least chance from which to buzz at tick k, nan where never."""
+    given; `threshold[n - 1, k - 1]` is the least chance from which to buzz at tick k, nan where never. `points`: values are expected score
+    differences, not chances to win."""
 
     game: Game
     differences: NDArray[np.int64]
     value: Array
     policy: Policy
     threshold: Array
+    points: bool = False
 
     def win(self, difference: int = 0, left: int | None = None) -> float:
         """The value at a score difference, with so many tossups left (default: all)."""
@@ -94,6 +97,13 @@ class Solution:
         if difference % FIVE:
             raise UserError(f"a score difference of {difference}: expected a multiple of 5.")
         return int(np.clip(difference // FIVE + len(self.differences) // 2, 0, len(self.differences) - 1))
+
+    def gains(self, left: int, mark: int) -> tuple[Array, Array]:
+        """How much better buzzing is than waiting in a tossup with its power mark at tick `mark`, when so many are left, at every tick,
+        difference and belief: while nobody has answered, and after the other team's miss; shapes (ticks, differences, 41)."""
+        step = _Tossup(dataclasses.replace(self.game, mark=mark), self.points)
+        step(self.value[left - 1], None)
+        return step.gain, step.gain_alone
 
 
 def solve(
@@ -121,7 +131,7 @@ def solve(
         firsts.append(first)
         alones.append(alone)
         thresholds.append(threshold)
-    return Solution(game, differences, np.stack(values), Policy(np.stack(firsts), np.stack(alones)), np.stack(thresholds))
+    return Solution(game, differences, np.stack(values), Policy(np.stack(firsts), np.stack(alones)), np.stack(thresholds), points)
 
 
 def overtime(game: Game) -> float:
@@ -181,6 +191,7 @@ class _Tossup:
         first = np.empty((ticks, size, GRID), bool)
         alone = np.empty((ticks, size, GRID), bool)
         threshold = np.empty((ticks, size))
+        self.gain, self.gain_alone = np.empty((ticks, size, GRID)), np.empty((ticks, size, GRID))
         solo = open_ = np.empty(0)
         for k in range(ticks, 0, -1):
             power, last = k <= game.mark, k == ticks
@@ -189,6 +200,7 @@ class _Tossup:
             later = np.repeat(at(0, wide=True)[:, None], GRID, axis=1) if last else solo @ self.kernels[k - 1].T
             take = answer > later + EDGE if policy is None else self._wide(_at_tick(policy.alone, k, size), shift)
             heard = solo_now = np.where(take, answer, later)
+            self.gain_alone[k - 1] = (answer - later)[shift : shift + size]
             if not last:
                 heard = later  # they answer in this tick, we go on listening
             alone[k - 1] = take[shift : shift + size]
@@ -203,10 +215,10 @@ class _Tossup:
             buzz = (1 - h / 2) * own + h / 2 * theirs
             silent = np.repeat(at(0)[:, None], GRID, axis=1) if last else open_ @ self.kernels[k - 1].T
             wait = h * theirs + (1 - h) * silent
-            gain = buzz - wait
+            gain = self.gain[k - 1] = buzz - wait
             take = gain > EDGE if policy is None else _at_tick(policy.first, k, size)
             first[k - 1] = take
-            threshold[k - 1] = _crossing(gain, p)
+            threshold[k - 1] = crossing(gain, p)
             solo, open_ = solo_now, np.where(take, buzz, wait)
         before = np.ascontiguousarray(open_[:, game.reader.first])
         return before if self.points else np.clip(before, 0, 1), first, alone, threshold  # sums of chances, rounded, may pass 1
@@ -227,7 +239,7 @@ def _at_tick(wanted: Bools, k: int, size: int) -> Bools:
     return np.broadcast_to(chosen, (size, GRID))
 
 
-def _crossing(gain: Array, p: Array) -> Array:
+def crossing(gain: Array, p: Array) -> Array:
     """The least p at which the gain of buzzing comes to 0, between the points of the grid; nan where it never does."""
     above = gain > EDGE
     place = above.argmax(axis=1)
