@@ -118,11 +118,11 @@ def _mean_interval(values: Array, units: Sequence[NDArray[np.int64]]) -> Interva
         return Interval(mean, math.nan, math.nan)
     sums = np.array([values[places].sum() - mean * len(places) for places in units])
     error = math.sqrt(count / (count - 1) * float(sums @ sums)) / len(values)
-    half = _student(count - 1) * error
+    half = student(count - 1) * error
     return Interval(mean, mean - half, mean + half)
 
 
-def _student(df: int) -> float:
+def student(df: int) -> float:
     """The .975 quantile of Student's t (Cornish and Fisher's expansion; exact values for 1 to 3, where it is poor)."""
     if df <= 3:
         return (12.706205, 4.302653, 3.182446)[df - 1]
