@@ -17,7 +17,7 @@ from typing import Any
 from sluicegate.errors import UserError
 from sluicegate.study.cards import Problem
 
-KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "buzz")
+KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz", "pass", "bonus", "override", "end")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Event:
     """Something that happened to a learner and an item, at `t` (aware, UTC). What else there is to say is in `more`.
 
     Kinds: `card` (a review; more: grade 1 to 4, rev, conf, given, verdict, ms), `seen` (the text and file of an item, so that it is found
-    again after an edit), `relink` and `unlink` (item goes on as, or no longer as, `to`), `suspend`, `resume`, and `buzz`."""
+    again after an edit), `relink` and `unlink` (item goes on as, or no longer as, `to`), `suspend`, `resume`; and of a game of tossups (see
+    `playing`) `game`, `buzz`, `pass`, `bonus`, `override` and `end`."""
 
     t: datetime
     learner: str
