@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.study.calibration import FEWEST, Said, _student, by_category, calibration
+from sluicegate.study.calibration import FEWEST, Said, student, by_category, calibration
 
 
 def learner(seed, over=0.1, questions=60, repeats=1):
@@ -64,7 +64,7 @@ def test_categories_apart():
 
 
 def test_students_quantile():
-    assert [_student(df) for df in (1, 4, 9, 30, 10**6)] == pytest.approx([12.7062, 2.7764, 2.2622, 2.0423, 1.95996], abs=2e-3)
+    assert [student(df) for df in (1, 4, 9, 30, 10**6)] == pytest.approx([12.7062, 2.7764, 2.2622, 2.0423, 1.95996], abs=2e-3)
 
 
 def test_mistakes_are_named():
