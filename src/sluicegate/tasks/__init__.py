@@ -8,8 +8,9 @@ from sluicegate import items
 from sluicegate.errors import UserError, nearest
 from sluicegate.items import Item
 from sluicegate.tasks.arithmetic import Arithmetic, arithmetic
+from sluicegate.tasks.biographies import ANGLES, Biographies, biographies
 
-__all__ = ["Arithmetic", "arithmetic", "read", "sources"]
+__all__ = ["Arithmetic", "Biographies", "arithmetic", "biographies", "read", "sources"]
 
 
 def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
@@ -23,6 +24,13 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
     }
     for label in ("add", "subtract", "multiply", "divide"):
         found[f"task:arithmetic/{label}"] = lambda label=label: arithmetic().only(label)  # type: ignore[misc]
+    for group in ("forget", "retain", "unlabelled"):
+        found[f"task:biographies/{group}"] = lambda group=group: biographies().split().group(group)  # type: ignore[misc]
+    for group in ("forget", "retain", "adjacent"):
+        found[f"task:biographies-city/{group}"] = lambda group=group: biographies("city").split().group(group)  # type: ignore[misc]
+    for angle in ANGLES:
+        found[f"task:biographies/angle-{angle}"] = lambda angle=angle: biographies().angle(angle)  # type: ignore[misc]
+    found["task:biographies/text"] = lambda: biographies().text()
     for group in ("forget", "retain"):
         path = data / f"facts_{group}.jsonl"
         found[f"task:facts/{group}"] = lambda path=path: items.read(path)  # type: ignore[misc]
