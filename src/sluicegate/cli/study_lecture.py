@@ -185,9 +185,8 @@ class _Sitting:
         made = cards_of(course.records, self.slug, self.hidden_now())
         new = add_cards(self.cards / "carded.md", made, Head(deck=self.slug, source=self.notes.name))
         if made:
-            print(
-                f"\n{len(made)} claims have cards, {len(course.records) - len(made)} have none, by a coin: {self.cards}/carded.md ({new} new)"
-            )
+            without = len(course.records) - len(made)
+            print(f"\n{len(made)} claims have cards, {without} have none, by a coin: {self.cards}/carded.md ({new} new)")
             print(f"learn them meanwhile: sluicegate deck review {self.cards}")
         return True
 
