@@ -1,7 +1,6 @@
 """sluicegate deck review: ask, show, grade; one line of input an answer, so that a pipe can do it too."""
 
 import getpass
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
+from sluicegate.cli.study_screen import full_screen, line, percent
 from sluicegate.cli.words import print_json
 from sluicegate.errors import UserError
 from sluicegate.study.shown import visible
@@ -24,9 +24,9 @@ GRADES = "1 again, 2 hard, 3 good, 4 easy"
 
 @dataclass(frozen=True)
 class Review:
-    """Ask what is due and what is new, and log how it went.
+    """Ask what is due and what is new, and log how it went. On a terminal this is a full-screen program.
 
-    Two lines of input a card: your answer (or nothing, to see it), then a grade from 1 to 4. s suspends the card, q ends.
+    In plain mode two lines of input a card: your answer (or nothing, to see it), then a grade from 1 to 4. s suspends the card, q ends.
     What is logged stays logged, however the program ends."""
 
     deck: Positional[str]
@@ -47,6 +47,8 @@ class Review:
     """Ask how sure you are of each answer you typed, before you see the card's."""
     unlink: str = ""
     """Take back the link of an edited card to its history, by the card's key, and end."""
+    plain: bool = False
+    """Ask line by line, as through a pipe."""
     json: bool = False
     """Print what was done as the last line."""
 
@@ -74,6 +76,23 @@ class Review:
             return 0
         for link in sitting.relink(now()):
             print(f"edited: {link.new} goes on from {link.old} (alike: {link.ratio:.2f}). If it is another card: --unlink {link.new}")
+        if full_screen(self.plain):
+            from sluicegate.study.tui.review import ReviewProgram
+
+            program = ReviewProgram(sitting, now, confidence=self.confidence, limit=self.limit)
+            program.run()
+            grades, asked = program.grades, program.asked
+        else:
+            grades, asked = self._lines(sitting, now)
+        print(f"\n{sum(grades)} answers: {grades[0]} again, {grades[1]} hard, {grades[2]} good, {grades[3]} easy")
+        left = sum(due <= now() for key in sitting.queue.questions if (due := sitting.queue.memory.due(key)))
+        print(f"{left} due now" if asked is not None else "nothing more is due or ready now")
+        if self.json:
+            print_json({"answers": sum(grades), "grades": grades, "due": left, "log": str(path)})
+        return 0
+
+    def _lines(self, sitting: "Sitting", now: Callable[[], datetime]) -> tuple[list[int], "Asked | None"]:
+        """Ask line by line; how many were graded again, hard, good and easy, and what would be asked next."""
         grades = [0, 0, 0, 0]
         asked = sitting.next(now())
         while asked is not None and (not self.limit or sum(grades) < self.limit):
@@ -83,12 +102,7 @@ class Review:
             if grade:
                 grades[grade - 1] += 1
             asked = sitting.next(now())
-        print(f"\n{sum(grades)} answers: {grades[0]} again, {grades[1]} hard, {grades[2]} good, {grades[3]} easy")
-        left = sum(due <= now() for key in sitting.queue.questions if (due := sitting.queue.memory.due(key)))
-        print(f"{left} due now" if asked is not None else "nothing more is due or ready now")
-        if self.json:
-            print_json({"answers": sum(grades), "grades": grades, "due": left, "log": str(path)})
-        return 0
+        return grades, asked
 
 
 def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confidence: bool) -> int | None:
@@ -99,7 +113,7 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confid
     why = {"ancestor": "beneath what you just missed", "soon": "again"}.get(asked.reason, asked.reason)
     print(f"\n[{why}] {visible(question.prompt)}")
     before = time.monotonic()
-    given = _line("answer, or nothing to see it (s suspends, q ends): ")
+    given = line("answer, or nothing to see it (s suspends, q ends): ")
     seconds = time.monotonic() - before
     if given is None or given == "q":
         return None
@@ -109,15 +123,16 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confid
         return 0
     sure: float | None = None
     if given and confidence:
-        sure = _percent()
-        if sure is None:
+        try:
+            sure = percent()
+        except EOFError:
             return None
     verdict = judge_card(question, given) if given else None
     if verdict:
         print(f"judged: {verdict.ruling}" + (f" ({visible(verdict.ask)})" if verdict.ask else "") + ". The grade is yours.")
     print(f"= {visible(question.answer)}" + (f"\n  ({visible(question.card.why)})" if question.card.why else ""))
     while True:
-        said = _line(f"grade ({GRADES}): ")
+        said = line(f"grade ({GRADES}): ")
         if said is None or said == "q":
             return None
         if said in ("1", "2", "3", "4"):
@@ -128,29 +143,6 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confid
         more["conf"] = sure
     sitting.answer(question, int(said), now(), ms=round(1000 * seconds), **more)
     return int(said)
-
-
-def _percent() -> float | None:
-    """A stated chance, asked in percent until it is one; None where the input ended."""
-    while (said := _line("how sure, in % (0 to 100): ")) not in (None, "q"):
-        assert said is not None
-        try:
-            percent = float(said.rstrip("% "))
-        except ValueError:
-            percent = -1.0
-        if 0 <= percent <= 100:
-            return percent / 100
-        print(f"{visible(said)!r}: expected a number from 0 to 100, or q")
-    return None
-
-
-def _line(prompt: str) -> str | None:
-    """One line of input without the space around it; None at its end."""
-    print(prompt, end="", flush=True)
-    line = sys.stdin.readline()
-    if not sys.stdin.isatty():
-        print()
-    return line.strip() if line else None
 
 
 def moment(text: str) -> datetime:

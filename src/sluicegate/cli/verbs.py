@@ -12,6 +12,8 @@ from sluicegate.cli import browse, show
 from sluicegate.cli.latent import LATENT
 from sluicegate.cli.stage_verbs import run_stage
 from sluicegate.cli.study_buzz import BUZZ
+from sluicegate.cli.study_lecture import LECTURE
+from sluicegate.cli.study_play import PLAY
 from sluicegate.cli.study_quiz import QUIZ
 from sluicegate.cli.study_verbs import DECK
 from sluicegate.cli.watch import watching
@@ -352,7 +354,9 @@ VERBS: dict[str, Verb] = {
     **{verb: _of_stage(cls) for verb, cls in kinds().items() if issubclass(cls, OnData)},
     "latent": LATENT,
     "deck": DECK,
+    "lecture": LECTURE,
     "buzz": BUZZ,
+    "play": PLAY,
     "quiz": QUIZ,
     "audit": _simple(Audit),
     "bench": _simple(Bench),

@@ -62,6 +62,15 @@ class Calibration:
     verdict: str
 
 
+def chance_of(percent: str) -> float | None:
+    """A number from 0 to 100, with or without its sign, as a chance; None where it is none."""
+    try:
+        number = float(percent.strip().rstrip("% "))
+    except ValueError:
+        return None
+    return number / 100 if 0 <= number <= 100 else None
+
+
 def calibration(answers: Iterable[Said], *, draws: int = 1000, seed: int = 0) -> Calibration:
     """Measure the calibration of some answers. Raises `UserError` where there are none."""
     rows = list(answers)

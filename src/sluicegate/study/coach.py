@@ -5,12 +5,13 @@ teams that `buzzing` solves. A stated chance is taken at its word: whether it ca
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from sluicegate.study.buzzing import Game, Solution, crossing, solve
+from sluicegate.study.buzzing import EDGE, Game, Solution, crossing, solve
 from sluicegate.study.players import TICKS, Array, Opponent, Reader
 from sluicegate.study.scoring import Rules
 
@@ -33,18 +34,31 @@ class Decision:
     sure: float | None
 
 
+def decision_of(item: str, buzzed: bool, logged: Mapping[str, Any]) -> Decision:
+    """A decision as the log tells it."""
+    at = {name: int(logged[name]) for name in ("tick", "mark")}
+    sure = logged.get("conf")
+    chance = float(sure) if isinstance(sure, int | float) else None
+    return Decision(item, buzzed, **at, difference=int(logged["d"]), left=int(logged["n"]), alone=bool(logged["alone"]), sure=chance)
+
+
 @dataclass(frozen=True)
 class Advice:
     """`threshold` is the chance from which on to buzz (nan: never here). `win` and `points` are what the choice made lost against the
     other one, in chance to win and in expected score difference; 0 where it was the better one, nan where it cannot be told.
 
-    `play`: buzz or wait, what was better for the chance to win (alone at the table: for points); empty where no chance was stated."""
+    `play`: buzz, wait or either, what was better for the chance to win (alone at the table: for points); empty where no chance was stated."""
 
     decision: Decision
     threshold: float
     win: float
     points: float
     play: str
+
+    @property
+    def mistaken(self) -> bool:
+        """Whether the other choice was better."""
+        return self.play == ("wait" if self.decision.buzzed else "buzz")
 
 
 class Coach:
@@ -64,7 +78,8 @@ class Coach:
         win = math.nan
         if self.against:
             win, threshold = self._gain(decision, points=False)
-        play = "" if decision.sure is None else "buzz" if (win if self.against else points) > 0 else "wait"
+        gain = win if self.against else points
+        play = "" if math.isnan(gain) else "buzz" if gain > EDGE else "wait" if gain < -EDGE else "either"
         sign = -1 if decision.buzzed else 1
         return Advice(decision, threshold, _cost(sign * win), _cost(sign * points), play)
 

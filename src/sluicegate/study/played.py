@@ -9,7 +9,7 @@ from typing import Any
 
 from sluicegate.errors import UserError
 from sluicegate.study.calibration import Said
-from sluicegate.study.coach import Advice, Coach, Decision
+from sluicegate.study.coach import Advice, Coach, decision_of
 from sluicegate.study.log import Event, Log
 from sluicegate.study.players import OPPONENTS
 from sluicegate.study.scoring import Rules
@@ -101,18 +101,7 @@ def advise(games: Iterable[Played]) -> list[Advice]:
         key = (game.rules, game.bot, game.tossups)
         coach = coaches.setdefault(key, Coach(game.rules, OPPONENTS.get(game.bot), game.tossups))
         for event in game.turns:
-            more = event.more
-            sure = more.get("conf")
-            decision = Decision(
-                event.item,
-                event.kind == "buzz",
-                int(more["tick"]),
-                int(more["mark"]),
-                int(more["d"]),
-                int(more["n"]),
-                bool(more["alone"]),
-                float(sure) if isinstance(sure, int | float) else None,
-            )
+            decision = decision_of(event.item, event.kind == "buzz", event.more)
             if advice := coach.advise(decision):
                 given.append(advice)
     return given

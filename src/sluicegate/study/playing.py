@@ -25,6 +25,7 @@ import numpy as np
 from sluicegate.errors import UserError, nearest
 from sluicegate.study.bots import mark_of, plan, tick_of
 from sluicegate.study.cards import Bonus, Deck, Tossup
+from sluicegate.study.coach import Decision, decision_of
 from sluicegate.study.log import Event, append, read_log
 from sluicegate.study.missed import add_card, check_file, missed_card
 from sluicegate.study.players import Opponent, opponent_of
@@ -93,7 +94,7 @@ class Match:
         """Read one more word, or let the bot buzz that has waited for this one. After the last word: the time is up."""
         self._must_be("reading")
         turn = self.turn
-        if self.opponent and not turn.alone and turn.plan.word and turn.at >= turn.plan.word:
+        if self.bot_waits:
             self._bot_buzzes()
         elif not turn.read:
             turn.at += 1
@@ -198,6 +199,17 @@ class Match:
         if self.stage in ("ruled", "over"):
             self._keep_card()
 
+    @property
+    def bot_waits(self) -> bool:
+        """Whether the bot buzzes as soon as the next moment comes."""
+        turn = self.turn
+        return self.opponent is not None and not turn.alone and 0 < turn.plan.word <= turn.at
+
+    def decision(self) -> Decision:
+        """The choice made in this tossup, as the coach takes it."""
+        turn = self.turn
+        return decision_of(turn.tossup.key, turn.buzzed is not None, {**self._where(), "conf": turn.sure})
+
     # ------------------------------------------------------------------------------------ a tossup
 
     def _bot_buzzes(self) -> None:
@@ -282,7 +294,7 @@ class Match:
             value = self.rules.part_value * sum(turn.plan.parts[: self.rules.parts])
             self.theirs += value
             self._log("bonus", turn.tossup.key, {"value": value}, bot=True)
-            self._next(f"The {self.bot} team made {value} of its bonus.")
+            self._next(f"(The {self.bot} team made {value} points of its bonus.)")
             return
         self._bonus += 1
         chosen = self.bonuses[self._bonus]

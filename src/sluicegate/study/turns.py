@@ -101,7 +101,8 @@ class Turn:
 
 @dataclass
 class Parts:
-    """A bonus in play: whose it is, which part is asked, and what each part changed in the score difference so far."""
+    """A bonus in play: whose it is, which part is asked, and what each part changed in the score difference so far;
+    `told`: the lead-in was read."""
 
     bonus: Bonus
     mine: bool
@@ -109,6 +110,7 @@ class Parts:
     place: int = -1
     asking: Asking = field(default_factory=lambda: Asking(""))
     points: list[int] = field(default_factory=list)
+    told: bool = False
 
     @property
     def part(self) -> Part:
