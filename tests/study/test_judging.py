@@ -113,6 +113,11 @@ def test_two_words_that_look_alike(pair):
     assert not same_word(*pair.split())
 
 
+def test_a_sentence_is_no_slip_of_a_word():
+    assert judge("length [accept magnitude]", "Multiply the components in pairs and add up the products").ruling == "reject"
+    assert not same_word("x" * 40, "x" * 33 + "abcdefg")
+
+
 def test_normal_forms():
     assert words("Henry the VIIIth's") == words("henry the 8th") == ["henry", "the", "8"]
     assert words("Nineteen Eighty-Four") == words("1984")

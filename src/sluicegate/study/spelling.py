@@ -84,6 +84,8 @@ _PAIRS = (
     ("or", "ee"),
 )
 """Endings that make other words of one stem: a sulfate is no sulfite."""
+MOST = 4
+"""Errors that one word may have, however long it is."""
 STOP = frozenset(
     ("the", "a", "an", "of", "and", "de", "la", "le", "el", "der", "die", "das", "to", "in", "on", "for", "by", "from", "with", "at")
 )
@@ -154,7 +156,9 @@ def same_word(one: str, other: str) -> bool:
         return False
     if heard(one) == heard(other):
         return True
-    errors = OSA.distance(one, other, score_cutoff=4)
+    errors = OSA.distance(one, other, score_cutoff=MOST)
+    if errors > MOST:
+        return False  # five and more are all told as one more than the cutoff
     if errors * 7 <= max(len(one), len(other)):
         return True
     if short >= 5 and errors == 1 and sorted(one) == sorted(other):
