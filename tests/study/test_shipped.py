@@ -141,7 +141,7 @@ def test_cards_accept_their_own_answers_and_no_others_of_their_topic(deck):
         for given in [answers[question.key], *(answer.plain for answer in accepted)]:
             assert judge_card(question, given).ruling == "accept", (question.key, given)
     for one, other in permutations(deck.questions(), 2):
-        if one.card.topic == other.card.topic and words(answers[one.key]) != words(answers[other.key]) and one.card is not other.card:
+        if one.card.topic == other.card.topic and not set(words(answers[one.key])) & set(words(answers[other.key])):
             assert judge_card(one, answers[other.key]).ruling != "accept", (one.key, answers[other.key])
 
 
