@@ -47,7 +47,7 @@ class Advice:
     """`threshold` is the chance from which on to buzz (nan: never here). `win` and `points` are what the choice made lost against the
     other one, in chance to win and in expected score difference; 0 where it was the better one, nan where it cannot be told.
 
-    `play`: buzz, wait or either, what was better for the chance to win (alone at the table: for points); empty where no chance was stated."""
+    `play`: buzz, wait or either: what was better for the chance to win (alone at the table: for points); empty without a stated chance."""
 
     decision: Decision
     threshold: float

@@ -33,7 +33,7 @@ def remark(advice: Advice) -> str:
     """What the coach says of one tossup, in a sentence or two."""
     at = advice.decision
     when = "after their miss" if at.alone else f"at tick {at.tick} of {TICKS}"
-    rule = "never buzz" if math.isnan(advice.threshold) else f"buzz from {advice.threshold:.0%} on"
+    rule = "no chance is enough to buzz" if math.isnan(advice.threshold) else f"buzz from {advice.threshold:.0%} on"
     if not advice.play:
         return f"Coach: {when}, {rule}. You stated no chance."
     if advice.play == "either":
