@@ -37,14 +37,14 @@ class Quiz:
     """What is asked; auto: tossups where the deck has any."""
     among: Literal["auto", "category", "topic", "all"] = "auto"
     """Which answers compete: those of the question's category, of its topic (cards), or all of the deck."""
-    score: Literal["raw", "mean", "pmi"] = "raw"
+    score: Literal["raw", "mean", "pmi"] = "pmi"
     """Compare answers by log-probability (raw), by its mean a token, or by how much the clues raise it (pmi)."""
     threshold: float = 0.5
     """Confidence from which on a model buzzes."""
     level: float = 0.5
     """Recall up to which clues are counted between two models."""
     frame: str = ""
-    """How a question is put, with {clues} where the clues go; default: Question: ..., Answer:."""
+    """How a question is put, with {clues} where the clues go; default: the clues, and Answer: in a line of its own."""
     template: bool = False
     """Put the question as the user's turn of a chat."""
     log: str = ""
