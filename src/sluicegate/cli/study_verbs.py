@@ -10,6 +10,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from sluicegate.cli.study_refit import Refit
 from sluicegate.cli.study_review import Review, moment, you
 from sluicegate.cli.words import Verb, parse, print_json
 from sluicegate.errors import UserError, nearest
@@ -215,7 +216,15 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
 
 
-ACTIONS: dict[str, type[Any]] = {"new": New, "check": Check, "review": Review, "stats": Stats, "export": Export, "import": Import}
+ACTIONS: dict[str, type[Any]] = {
+    "new": New,
+    "check": Check,
+    "review": Review,
+    "stats": Stats,
+    "refit": Refit,
+    "export": Export,
+    "import": Import,
+}
 
 
 def call(verb: str, words: list[str]) -> int:

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from fsrs import Card as State
 from fsrs import Rating, Scheduler
 from fsrs.scheduler import DEFAULT_PARAMETERS
 
 from sluicegate.errors import UserError
-from sluicegate.study.log import Event, Log
+from sluicegate.study.log import Event, Log, append, read_log
 
 KNOWN = 0.8
 """A card counts as known while its recall is at least this, after one success."""
@@ -25,6 +26,41 @@ def scheduler(weights: Sequence[float] = DEFAULT_PARAMETERS, retention: float = 
         return Scheduler(parameters=tuple(weights), desired_retention=retention, enable_fuzzing=False)
     except ValueError as error:
         raise UserError(f"the weights cannot be used: {error}. Expected FSRS-6's 21 numbers.") from None
+
+
+def weights_file(log: Path) -> Path:
+    """Where the weights that were fitted to a log's reviews are: beside it. One line a fit; a learner's last one counts."""
+    return log.with_name(f"{log.stem}.weights.jsonl")
+
+
+def save_weights(log: Path, learner: str, weights: Sequence[float] | None, now: datetime, **more: object) -> None:
+    """Note fitted weights beside a log; None: from now on the published ones again. What was noted before stays in the file."""
+    content = None if weights is None else list(scheduler(weights).parameters)
+    append(weights_file(log), [Event(now, learner, "", "weights", {"weights": content, **more})])
+
+
+def weights_of(log: Path, learner: str) -> tuple[float, ...]:
+    """A learner's weights: those fitted last, or the published ones. Raises `UserError` where the last ones cannot be used."""
+    file = weights_file(log)
+    fits = [event for event in read_log(file).events if event.kind == "weights" and event.learner == learner]
+    noted = fits[-1].more.get("weights") if fits else None
+    if noted is None:
+        return tuple(DEFAULT_PARAMETERS)
+    try:
+        return tuple(scheduler([float(weight) for weight in noted]).parameters)
+    except (TypeError, ValueError, AttributeError) as error:
+        said = f"the last weights of {learner} in {str(file)!r} cannot be used ({str(error).rstrip('.')})"
+        raise UserError(f"{said}. To go back to the published ones: sluicegate deck refit DECK --reset") from None
+
+
+def fitted(log: Path, learner: str, by: Scheduler | None = None) -> Scheduler:
+    """What schedules a learner's reviews: `by`, or the usual one, with the weights fitted to the learner.
+
+    One that has weights of its own stays as it is."""
+    by = by or scheduler()
+    if by.parameters != tuple(DEFAULT_PARAMETERS):
+        return by
+    return scheduler(weights_of(log, learner), by.desired_retention)
 
 
 @dataclass

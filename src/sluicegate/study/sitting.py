@@ -10,7 +10,7 @@ from fsrs import Scheduler
 from sluicegate.errors import UserError
 from sluicegate.study.cards import Deck, Problem, Question
 from sluicegate.study.log import Event, append, read_log
-from sluicegate.study.memory import Memory
+from sluicegate.study.memory import Memory, fitted
 from sluicegate.study.queue import Asked, Queue
 from sluicegate.study.relink import Link, file_of, find_links, seen
 from sluicegate.study.shipped import find
@@ -25,7 +25,8 @@ class Sitting:
             raise UserError("the learner has no name: expected one like person:ada.")
         if new < 0:
             raise UserError(f"--new is {new}: expected 0 or more, the number of items to introduce on one day.")
-        self.deck, self.path, self.learner, self.root, self.new, self.by = deck, log, learner, root and str(find(root)), new, by
+        self.deck, self.path, self.learner, self.root, self.new = deck, log, learner, root and str(find(root)), new
+        self.by = fitted(log, learner, by)  # weights fitted to this learner's reviews, where there are some
         self._size = -1
         self.refresh()
 
