@@ -177,7 +177,7 @@ def _lines(match: "Match", words: int) -> None:
             if said == "b":
                 match.buzz()
             elif said:
-                print(f"{visible(said)!r}: expected nothing, b or q")
+                print(f"'{visible(said)}': expected nothing, b or q")
             else:
                 match.read_on(words)
                 shown = _show(match, shown)
@@ -257,7 +257,7 @@ def _ruled(match: "Match") -> bool:
         if not said:
             match.go_on()
             return True
-        print(f"{visible(said)!r}: expected nothing, o or q")
+        print(f"'{visible(said)}': expected nothing, o or q")
 
 
 def _over(match: "Match") -> bool:

@@ -137,7 +137,7 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confid
             return None
         if said in ("1", "2", "3", "4"):
             break
-        print(f"{visible(said)!r} is no grade: expected {GRADES}, or q")
+        print(f"'{visible(said)}' is no grade: expected {GRADES}, or q")
     more: dict[str, Any] = {"given": given, "verdict": verdict.ruling} if verdict else {}
     if sure is not None:
         more["conf"] = sure

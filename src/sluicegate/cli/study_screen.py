@@ -38,5 +38,5 @@ def percent(*, optional: bool = False) -> float | None:
             return None
         if (chance := chance_of(said)) is not None:
             return chance
-        print(f"{visible(said)!r}: expected {allowed}, or q")
+        print(f"'{visible(said)}': expected {allowed}, or q")
     raise EOFError

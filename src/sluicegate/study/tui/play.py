@@ -190,7 +190,7 @@ class PlayProgram(Program):
         if match.stage == "sure":
             sure = chance_of(text) if text.strip() else None
             if text.strip() and sure is None:
-                self.complaint = f"{text!r}: expected a number from 0 to 100, or nothing"
+                self.complaint = f"'{text}': expected a number from 0 to 100, or nothing"
                 self.show()
                 return
             match.state(sure)

@@ -83,7 +83,7 @@ class ReviewProgram(Program):
             self.stage = "sure" if self.given and self.confidence else "grading"
         else:
             self.sure = chance_of(text)
-            self.complaint = "" if self.sure is not None else f"{text!r}: expected a number from 0 to 100"
+            self.complaint = "" if self.sure is not None else f"'{text}': expected a number from 0 to 100"
             self.stage = "grading" if self.sure is not None else "sure"
         self.show()
         self.top()
