@@ -19,7 +19,7 @@ class Refit:
     as they are: every state is replayed from them, so nothing is lost, and --reset goes back."""
 
     deck: Positional[str]
-    """Folder of Markdown files, or one file."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
     learner: str = ""
     """Whose reviews; default: person: and your login name."""
     log: str = ""

@@ -30,7 +30,7 @@ class Review:
     What is logged stays logged, however the program ends."""
 
     deck: Positional[str]
-    """Folder of Markdown files, or one file."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
     learner: str = ""
     """Whose memory; default: person: and your login name."""
     log: str = ""

@@ -14,6 +14,7 @@ from sluicegate.cli.study_refit import Refit
 from sluicegate.cli.study_review import Review, moment, you
 from sluicegate.cli.words import Verb, parse, print_json
 from sluicegate.errors import UserError, nearest
+from sluicegate.study.shipped import names
 from sluicegate.study.shown import visible
 
 
@@ -24,7 +25,7 @@ class Check:
     Errors are left out of the deck and give exit status 1. Findings of the lint are things to look at, never a score."""
 
     deck: Positional[str]
-    """Folder of Markdown files, or one file."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
     no_lint: bool = False
     """Leave out the things to look at (one inferential step, symbols, angles)."""
     json: bool = False
@@ -86,7 +87,7 @@ class Stats:
     """Say what a deck holds, by topic and by category, and how far a learner is."""
 
     deck: Positional[str]
-    """Folder of Markdown files, or one file."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
     learner: str = ""
     """Whose memory; default: person: and your login name."""
     log: str = ""
@@ -127,7 +128,7 @@ class Export:
     """Write a deck for another program: .tsv, .apkg (Anki), .jsonl (for training), .json (everything)."""
 
     deck: Positional[str]
-    """Folder of Markdown files, or one file."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
     out: Positional[str]
     """File to write; its ending says the format."""
     force: bool = False
@@ -233,6 +234,7 @@ def call(verb: str, words: list[str]) -> int:
         print(f"usage: sluicegate {verb} {'|'.join(ACTIONS)} [options]      sluicegate {verb} check --help\n")
         for name, cls in ACTIONS.items():
             print(f"  {name:<7} {(cls.__doc__ or '').strip().splitlines()[0]}")
+        print(f"\ndecks that come with sluicegate: {', '.join(names())}")
         return 0
     if words[0] not in ACTIONS:
         raise UserError(f"{verb} has no {words[0]!r}. There are: {nearest(words[0], list(ACTIONS), most=9)}.")
