@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from sluicegate.audit.quiz import Sheet
     from sluicegate.audit.quiz_deck import Asked
     from sluicegate.audit.quiz_measures import Reading
     from sluicegate.items import Item
@@ -135,31 +136,30 @@ class _Quiz:
     """The task's deck, asked of one model."""
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+        from sluicegate.audit.quiz import Sheet
         from sluicegate.audit.quiz_deck import asked_of
         from sluicegate.tasks import biographies
-        from sluicegate.tasks.biographies import people
+        from sluicegate.tasks.biographies import RIDDLE, people
 
         deck = biographies().deck()
         self.model, self.tokenizer = model, tokenizer
-        self.names, self.within = asked_of(deck, "tossups", "all"), asked_of(deck, "tossups", "category")
-        self.facts = asked_of(deck, "cards")
+        self.names = Sheet(tokenizer, asked_of(deck, "tossups", "all"), RIDDLE)
+        alone = [asked for asked in asked_of(deck, "tossups", "category") if asked.category == "forget"]
+        self.alone = Sheet(tokenizer, alone, RIDDLE)
+        self.facts = Sheet(tokenizer, asked_of(deck, "cards"), "{clues}")
         self.trained = {f"{p.key}-{a}-{angle}" for p in people() for a in p.values for angle in p.angles}
 
-    def read(self, asked: "Sequence[Asked]", frame: str, model: "PreTrainedModel | None" = None) -> "Reading":
-        from sluicegate.audit.quiz import quiz
+    def read(self, sheet: "Sheet", model: "PreTrainedModel | None" = None, asked: "Sequence[Asked] | None" = None) -> "Reading":
         from sluicegate.audit.quiz_measures import Reading
 
-        # Whole rows need no trial of the fast way: every model here is of one architecture, which is tested.
-        return Reading(quiz(model or self.model, self.tokenizer, asked, frame=frame, way="tree"), "raw")
+        return Reading(sheet.ask(model or self.model, asked), "raw")
 
     def tossups(self) -> dict[str, float]:
-        from sluicegate.tasks.biographies import RIDDLE
-
-        reading = self.read(self.names, RIDDLE)
+        reading = self.read(self.names)
         columns = reading.columns()
         found = {"chance": float(columns["chance"].mean())}
         for side in ("forget", "retain"):
-            here = [n for n, asked in enumerate(self.names) if asked.category == side]
+            here = [n for n, asked in enumerate(self.names.asked) if asked.category == side]
             found |= {
                 f"auc_{side}": float(columns["auc"][here].mean()),
                 f"last_{side}": float(columns["last_clue"][here].mean()),
@@ -167,15 +167,14 @@ class _Quiz:
             }
             if side == "forget":
                 found["loss_forget"] = float(columns["log_loss"][here].mean())
-        alone = [asked for asked in self.within if asked.category == "forget"]
-        return found | {"auc_within": float(self.read(alone, RIDDLE).area.mean())}
+        return found | {"auc_within": float(self.read(self.alone).area.mean())}
 
     def cards(self) -> dict[str, float]:
         """Recall of facts, by phrasing and by attribute."""
-        right: np.ndarray = self.read(self.facts, "{clues}").right[:, 0]
+        right: np.ndarray = self.read(self.facts).right[:, 0]
 
         def mean(wanted: "Callable[[Asked], bool]") -> float:
-            return float(right[[wanted(asked) for asked in self.facts]].mean())
+            return float(right[[wanted(asked) for asked in self.facts.asked]].mean())
 
         def lost(asked: "Asked") -> bool:
             return asked.category == "forget"
@@ -194,13 +193,11 @@ class _Quiz:
 
     def areas(self, model: "PreTrainedModel", groups: dict[str, set[str]]) -> dict[str, float]:
         """Area under recall on some groups of people, and on a few of those that are kept."""
-        from sluicegate.tasks.biographies import RIDDLE
-
-        kept = [asked for asked in self.names if asked.category == "retain"][::4]
+        kept = [asked for asked in self.names.asked if asked.category == "retain"][::4]
         groups = groups | {"retain": {asked.key for asked in kept}}
         wanted = set().union(*groups.values())
-        asked = [a for a in self.names if a.key in wanted]
-        area = self.read(asked, RIDDLE, model).area
+        asked = [a for a in self.names.asked if a.key in wanted]
+        area = self.read(self.names, model, asked).area
         return {name: float(area[[a.key in keys for a in asked]].mean()) for name, keys in groups.items()}
 
 
