@@ -15,6 +15,7 @@ from sluicegate.cli.study_buzz import BUZZ
 from sluicegate.cli.study_lecture import LECTURE
 from sluicegate.cli.study_play import PLAY
 from sluicegate.cli.study_quiz import QUIZ
+from sluicegate.cli.study_team import TEAM
 from sluicegate.cli.study_verbs import DECK
 from sluicegate.cli.watch import watching
 from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
@@ -356,6 +357,7 @@ VERBS: dict[str, Verb] = {
     "deck": DECK,
     "lecture": LECTURE,
     "buzz": BUZZ,
+    "team": TEAM,
     "play": PLAY,
     "quiz": QUIZ,
     "audit": _simple(Audit),
