@@ -4,6 +4,7 @@ import json
 import sqlite3
 import zipfile
 
+import pyarrow
 import pytest
 
 from sluicegate.cli import main
@@ -34,12 +35,21 @@ def collection(notes=NOTES, schema=""):
     return connection.serialize()
 
 
+def lying(path):
+    """An archive that says its database is smaller than it is."""
+    content = bytearray(package(path, collection() + b"\0" * 10**6).read_bytes())
+    size = (len(collection()) + 10**6).to_bytes(4, "little")
+    while (place := content.find(size)) >= 0:
+        content[place : place + 4] = (5000).to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+
+
 def package(path, content, name="collection.anki2", **others):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         if name:
             archive.writestr(name, content)
         for other, text in others.items():
-            archive.writestr(other.replace("_slash_", "/").replace("_dot_", "."), text)
+            archive.writestr(other.replace("_slash_", "/").replace("_dot_", ".").replace("_colon_", ":").replace("_backslash_", "\\"), text)
     return path
 
 
@@ -65,7 +75,42 @@ def test_what_was_exported_comes_back(tmp_path):
     assert (back.question, back.answer) == (card.question, card.answer)
 
 
+def newer(path, tmp_path, notes=NOTES, cut=0, schema=""):
+    """A package as Anki writes it now: a compressed database with a write-ahead log and a table of kinds, and a note for older programs."""
+    file = tmp_path.parent / f"{tmp_path.name}-new.db"
+    file.unlink(missing_ok=True)
+    connection = sqlite3.connect(file, isolation_level=None)
+    connection.create_collation("unicase", lambda one, other: (one > other) - (one < other))
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("create table col (models text)")
+    connection.execute("insert into col values ('')")
+    connection.execute("create table notetypes (id integer primary key, name text collate unicase, config blob)")
+    connection.execute("create unique index by_name on notetypes (name)")
+    connection.executemany("insert into notetypes values (?, ?, ?)", [(1, "Basic", b"\x1a\x01x"), (2, "Cloze", b"\x08\x01\x1a\x01x")])
+    connection.execute("create table notes (id integer primary key, guid text, mid integer, tags text, flds text)")
+    connection.executemany("insert into notes (guid, mid, tags, flds) values (?, ?, ?, ?)", notes)
+    if schema:
+        connection.executescript(schema)
+    connection.close()
+    content = pyarrow.Codec("zstd").compress(file.read_bytes(), asbytes=True)
+    file.unlink()
+    decoy = collection([("d", 1, "", "Please update\x1fto a newer version")])
+    return package(path, decoy, meta="\x08\x03", collection_dot_anki21b=content[: len(content) - cut], media=b"x")
+
+
+def test_a_package_of_the_newer_form(tmp_path):
+    old = read_foreign(package(tmp_path / "old.apkg", collection()))
+    new = read_foreign(newer(tmp_path / "new.apkg", tmp_path))
+    assert new.skipped == old.skipped
+    assert new.file.entries == old.file.entries
+    # The kind of a note is taken from the table of kinds, even where its text has no cloze mark: then it can be no card.
+    assert read_foreign(newer(tmp_path / "x.apkg", tmp_path, [("g", 2, "", "bare text\x1fextra")])).skipped == 1
+    assert main(["deck", "import", str(tmp_path / "new.apkg"), str(tmp_path / "deck")]) == 0
+    assert len(load_deck(tmp_path / "deck").cards) == 3
+
+
 BOMB = b"\0" * (50 * 2**20)
+SMALL_BOMB = pyarrow.Codec("zstd").compress(BOMB, asbytes=True)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +119,14 @@ BOMB = b"\0" * (50 * 2**20)
         (lambda p: package(p, collection(), _dot__dot__slash_evil="x"), "leads outside"),
         (lambda p: package(p, collection(), _slash_etc_slash_evil="x"), "leads outside"),
         (lambda p: package(p, collection(), media=BOMB), "would unpack to"),
-        (lambda p: package(p, collection(), collection_dot_anki21b="x"), "older Anki versions"),
+        (lambda p: package(p, collection(), _dot__dot__backslash_evil="x"), "leads outside"),
+        (lambda p: package(p, collection(), C_colon_evil="x"), "leads outside"),
+        (lambda p: package(p, BOMB), "would unpack to"),
+        (lambda p: package(p, collection(), collection_dot_anki21b="x"), "broken database.*older Anki versions"),
+        (lambda p: package(p, collection(), collection_dot_anki21b=SMALL_BOMB), "would unpack to more than"),
+        (lambda p: newer(p, p.parent, cut=20), "broken database"),
+        (lambda p: newer(p, p.parent, schema="alter table notes rename to real; create view notes as select * from real"), "no tables"),
+        (lambda p: lying(p), "as an archive"),
         (lambda p: package(p, b"", name=""), "no Anki package"),
         (lambda p: package(p, b"not a database" * 100), "broken database"),
         (lambda p: package(p, collection()[:3000]), "broken database"),
@@ -93,6 +145,7 @@ def test_what_is_not_safe_or_not_whole_is_refused(tmp_path, make, said, capsys):
     assert main(["deck", "import", str(path), str(tmp_path / "deck")]) == 2
     assert capsys.readouterr().err.startswith("error:")
     assert [p.name for p in tmp_path.iterdir()] == ["x.apkg"]
+    assert not (tmp_path.parent / "evil").exists()
 
 
 def test_a_damaged_member_is_refused(tmp_path):

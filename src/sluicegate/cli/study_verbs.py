@@ -153,7 +153,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Read a deck of another program into Markdown: an Anki package (.apkg, legacy form), or a saved qbreader file (.json)."""
+    """Read a deck of another program into Markdown: an Anki package (.apkg, .colpkg), or a saved qbreader file (.json)."""
 
     file: Positional[str]
     """File to read. What is not safe or not whole is refused, and nothing written."""

@@ -1,4 +1,4 @@
-"""Decks from other programs: Anki packages of the legacy form, and saved qbreader JSON. Nothing that is read is trusted.
+"""Decks from other programs: Anki packages, and saved qbreader JSON. Nothing that is read is trusted.
 
 An archive is refused where a name in it leads elsewhere or where it unpacks to too much; its database is read in memory, tables only, and
 for so long. HTML becomes plain text. Nothing is written before everything was read.
@@ -22,6 +22,7 @@ LARGEST = 256 * 2**20
 """Bytes that an archive's database may have, and that all it holds may unpack to times four."""
 STEPS = 50_000_000
 """Steps of SQLite's machine after which a database is refused."""
+NEW_FORM = "collection.anki21b"
 NEWER = 'export it again with the box "Support older Anki versions" ticked'
 
 
@@ -92,9 +93,8 @@ def _database(path: Path) -> bytes:
             if total > 4 * LARGEST or total > 100 * packed + 2**24:
                 raise UserError(f"{str(path)!r} is refused: {packed} bytes would unpack to {total}, more than any deck needs.")
             names = {info.filename for info in infos}
-            if "collection.anki21b" in names:
-                raise UserError(f"{str(path)!r} is an Anki package of the newer form: {NEWER}.")
-            name = next((name for name in ("collection.anki21", "collection.anki2") if name in names), "")
+            # A package of the newer form also holds a collection.anki2, whose one note asks for a newer Anki.
+            name = next((name for name in (NEW_FORM, "collection.anki21", "collection.anki2") if name in names), "")
             if not name:
                 raise UserError(f"{str(path)!r} is no Anki package: expected collection.anki2 in it.")
             with archive.open(name) as source:
@@ -118,13 +118,32 @@ def _database(path: Path) -> bytes:
         raise UserError(f"{str(path)!r} cannot be unpacked ({first_line(error)}): export it again.") from None
     if len(content) > LARGEST:
         raise UserError(f"{str(path)!r} is refused: its collection unpacks to more than {LARGEST} bytes.")
-    return content
+    return _decompressed(content, path) if name == NEW_FORM else content
+
+
+def _decompressed(content: bytes, path: Path) -> bytes:
+    """The database of a package of the newer form, which is compressed by Zstandard."""
+    import pyarrow
+
+    if not pyarrow.Codec.is_available("zstd"):
+        raise UserError(f"{str(path)!r} is an Anki package of the newer form, which this pyarrow cannot unpack: {NEWER}.")
+    most = min(LARGEST, 100 * len(content) + 2**24)
+    try:
+        with pyarrow.input_stream(pyarrow.BufferReader(content), compression="zstd") as source:
+            database: bytes = source.read(most + 1)
+    except (OSError, MemoryError) as error:
+        raise UserError(f"{str(path)!r} has a broken database ({first_line(error)}): export it again; if that fails, {NEWER}.") from None
+    if len(database) > most:
+        raise UserError(f"{str(path)!r} is refused: its collection of {len(content)} bytes would unpack to more than {most}.")
+    return database
 
 
 def _notes(content: bytes, path: Path) -> tuple[list[tuple[str, Any, str, str]], set[str]]:
     """The notes of a collection as (guid, model, tags, fields), and which models are of the cloze kind."""
     if not content.startswith(b"SQLite format 3\0"):
         raise UserError(f"{str(path)!r} has a broken database (it does not begin as one): export it again.")
+    if content[18:20] == b"\x02\x02":  # kept with a write-ahead log, which a database in memory has no use for
+        content = content[:18] + b"\x01\x01" + content[20:]
     connection = sqlite3.connect(":memory:")
     try:
         connection.deserialize(content)
@@ -142,17 +161,20 @@ def _notes(content: bytes, path: Path) -> tuple[list[tuple[str, Any, str, str]],
             raise UserError(f"{str(path)!r} is no Anki package: its database has no tables notes and col. If it is a newer one, {NEWER}.")
         rows = connection.execute("select guid, mid, tags, flds from notes order by id").fetchall()
         models = connection.execute("select models from col").fetchone()
+        types = connection.execute("select id, config from notetypes").fetchall() if kinds.get("notetypes") == "table" else []
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise UserError(f"{str(path)!r} has a broken database ({first_line(error)}): export it again.") from None
     finally:
         connection.close()
     if not all(isinstance(text, str) for row in rows for text in (row[0], row[2], row[3])):
         raise UserError(f"{str(path)!r} has a broken database (a note that is not text): export it again.")
+    # The newer form has a table of kinds; a cloze kind's settings, a protobuf message, begin with field 1 = 1.
+    cloze = {str(number) for number, config in types if isinstance(config, bytes) and config.startswith(b"\x08\x01")}
     try:
         known = json.loads(models[0]) if models and models[0] else {}
-        return rows, {key for key, model in known.items() if model.get("type") == 1}
+        return rows, cloze | {key for key, model in known.items() if model.get("type") == 1}
     except (ValueError, TypeError, AttributeError, RecursionError):
-        return rows, set()
+        return rows, cloze
 
 
 def plain(text: str) -> str:
