@@ -1,7 +1,9 @@
-"""The judge: a convolutional net that is trained apart, and says what a drawing shows.
+"""The judge: a convolutional net that is trained apart, and says what a drawing shows, or that it shows nothing.
 
-It is trained on the images and all their labels, never on drawings, with a seed of its own. Judges are kept in the cache folder, by
-the content of the data, so that all seeds and arms of an experiment are read by the same one.
+It is trained on the images and all their labels, never on drawings, with a seed of its own. Beside the images it sees nothing: black,
+black with faint noise, and images dimmed past reading. A judge that must name a class would read black as one of them, and be right
+for that share of the images whose block is off. Judges are kept in the cache folder, by the content of the data, so that all seeds
+and arms of an experiment are read by the same one.
 """
 
 import hashlib
@@ -21,12 +23,14 @@ from sluicegate.sampling import Order, seed_of
 from sluicegate.schedule import Schedule
 from sluicegate.training import Batches, Loss, fit
 
-SEED, VERSION = 20240, 1
-_STEPS, _BATCH = 1500, 128
+SEED, VERSION = 20240, 2
+_STEPS, _BATCH, _NOTHING = 1500, 128, 12
+_FAINT, _SEEN = 0.12, 0.25
+"""Images dimmed to the first at most show nothing; dimmed to the second at least, what they show."""
 
 
 class Judge(nn.Module):
-    """Pixels [n, height * width * channels] from 0 to 1 to scores of the classes."""
+    """Pixels [n, height * width * channels] from 0 to 1 to scores of the classes, and of nothing at the end."""
 
     def __init__(self, size: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -37,14 +41,14 @@ class Judge(nn.Module):
             nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(),
         )  # fmt: skip
         seen = 32 * ((height + 3) // 4) * ((width + 3) // 4)
-        self.decide = nn.Sequential(nn.Linear(seen, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, classes))
+        self.decide = nn.Sequential(nn.Linear(seen, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, classes + 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decide(self.look(x.unflatten(1, self.size).movedim(-1, 1)))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def read(self, x: Tensor) -> Tensor:
-        """[n] the class that each row of pixels shows."""
+        """[n] the class that each row of pixels shows; the number of classes where it shows nothing."""
         return torch.cat([self(part).argmax(1) for part in x.split(1000)])
 
 
@@ -81,10 +85,13 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
     order, shift = Order(len(labels), SEED), max(height // 14, 1)
 
     def draw(step: int) -> dict[str, Rows]:
-        chosen = order.draw(step, _BATCH)
-        x = torch.from_numpy(moved(images[chosen], shift, np.random.default_rng(seed_of(SEED, step))))
-        x = x.flatten(1).to(device())
-        return {"train": Rows(x, torch.from_numpy(labels[chosen]), x, step, _BATCH)}
+        chosen, noise = order.draw(step, _BATCH), np.random.default_rng(seed_of(SEED, step))
+        seen, shown = moved(images[chosen], shift, noise), labels[chosen].copy()
+        seen *= noise.uniform(_SEEN, 1, (len(seen), 1, 1, 1)).astype(seen.dtype)
+        seen[:_NOTHING] = faint(seen[:_NOTHING], noise)
+        shown[:_NOTHING] = classes
+        x = torch.from_numpy(seen).flatten(1).to(device())
+        return {"train": Rows(x, torch.from_numpy(shown), x, step, _BATCH)}
 
     schedule = Schedule(steps=steps, batch=_BATCH, lr=2e-3, warmup=50, decay="cosine", final=0.02, clip=0.0, beta2=0.999)
     fit(judge, _Reading(), draw, schedule, seed=SEED, room=Told(room), name="judge", meter=lambda rows: 1.0)
@@ -94,6 +101,12 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
     save_file({name: p.detach().cpu().contiguous() for name, p in judge.state_dict().items()}, scratch)
     scratch.replace(kept)
     return judge
+
+
+def faint(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """What shows nothing, of the shape of images [n, height, width, channels]: the images dimmed to an eighth at most, and faint noise."""
+    dim = draw.uniform(0, _FAINT, (2, len(images), 1, 1, 1)) * (draw.random((2, len(images), 1, 1, 1)) < 0.6)
+    return (dim[0] * images + dim[1] * draw.random(images.shape)).astype(images.dtype)  # type: ignore[no-any-return]
 
 
 class Told(Room):

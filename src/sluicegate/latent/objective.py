@@ -85,21 +85,24 @@ class Objective:
         noise = min(rows.step / max(settings.rise * self.steps, 1), 1.0)
         hidden = model.encoder(rows.x)
         mean = model.amount(hidden)
-        amounts = (mean + settings.sigma * noise * torch.randn_like(mean)).relu()
+        noisy = mean + settings.sigma * noise * torch.randn_like(mean)
+        below = settings.leak * noisy.clamp(max=0)
+        amounts = noisy.relu() + below - below.detach()
         shape = (len(model.classes), model.k)
         mu, log = model.style(hidden).unflatten(1, shape), model.spread(hidden).unflatten(1, shape).clamp(-8, 4)
         styles = mu + noise * (log / 2).exp() * torch.randn_like(mu)
 
         logits = model.decoder(model.code(amounts, styles))
         drawn = F.binary_cross_entropy_with_logits(logits, rows.x, reduction="none").sum(1)
-        pulled = settings.penalty / 2 * mean.square()
+        pulled = settings.penalty / 2 * (mean + settings.rest * noise).square()
         trained = self.trained.to(mean.device)
         if self.arm == "penalty_routed":
             pulled = pulled * F.one_hot(trained.clamp(min=0), len(model.classes)).to(mean)
         pulled = pulled.sum(1) * (trained != UNKNOWN)
         kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
-        # Not weighted by the amount: a net without routing would then say everything in the styles of blocks that are hardly on.
-        held = kl.sum(1)
+        # A block that is off draws nothing, so its styles are free; one that is hardly on pays in full, since the scale of what it
+        # says means nothing to the decoder: a net without routing would say everything in the styles of blocks that are hardly on.
+        held = (kl * (amounts > 0)).sum(1)
         parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * held}
         log_of = {name: part.sum() / rows.total for name, part in parts.items()}
         if settings.empty:

@@ -19,16 +19,15 @@ from sluicegate.latent.settings import Settings
 from sluicegate.schedule import Schedule
 from sluicegate.training import Batches, Loss
 
-HIDDEN = (2048, 512)
 
 
 class Post(Autoencoder):
     """The same interface; torch's own initial biases, and the head `noise` for c. Not made to be saved."""
 
-    def __init__(self, size: Sequence[int], classes: Sequence[str]) -> None:
-        super().__init__(size, classes, hidden=HIDDEN, k=0)
+    def __init__(self, size: Sequence[int], classes: Sequence[str], hidden: Sequence[int]) -> None:
+        super().__init__(size, classes, hidden=hidden, k=0)
         self.amount.reset_parameters()
-        self.noise = nn.Linear(HIDDEN[-1], len(self.classes))
+        self.noise = nn.Linear(hidden[-1], len(self.classes))
 
 
 class PostObjective(Objective):

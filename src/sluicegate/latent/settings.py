@@ -15,12 +15,16 @@ class Settings:
     """What is trained for. Chosen on validation images of MNIST and of the 8 x 8 digits."""
 
     penalty: float = 3.0
-    """Half of it times the squared amount, before its ReLU, is added for every block of every row."""
+    """Half of it times the squared distance of the amount, before its ReLU, from -rest is added for every block of every row."""
+    rest: float = 0.5
+    """How far below 0 the penalty pulls amounts: the further, the fewer blocks stir on images of other classes."""
+    leak: float = 0.5
+    """Share of the gradient that an amount below 0 gets all the same, so that a block that is off can come on again."""
     sigma: float = 0.3
     """Standard deviation of the noise on the amounts."""
     rise: float = 0.5
     """Share of the steps over which the noise rises from 0."""
-    divergence: float = 0.3
+    divergence: float = 1.0
     """Weight of the styles' divergence from a standard normal distribution."""
     empty: float = 1.0
     """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
@@ -32,7 +36,7 @@ class Settings:
     """Pixels by which training images are moved at random, up, down, left and right."""
 
     def __post_init__(self) -> None:
-        for name in ("penalty", "sigma", "divergence", "empty", "shift"):
+        for name in ("penalty", "rest", "leak", "sigma", "divergence", "empty", "shift"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("rise", "alone", "sure"):

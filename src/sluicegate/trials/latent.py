@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sluicegate.runs.room import Room
     from sluicegate.tasks.digits import Images
 
+HIDDEN = (2048, 512)
+"""Widths of the post's own model."""
 UNLABELLED_WORDS = ("", "-", "?", "-1")
 
 
@@ -76,7 +78,10 @@ class Latent(Trial):
         from sluicegate.tasks.digits import digest
 
         own = "" if share is not None else hashlib.sha256(Path(self.labels).read_bytes()).hexdigest()
-        return dataclasses.replace(self, content=digest(self.data), labels_content=own, schedule=self.schedule.or_rate(2e-3))
+        made = dataclasses.replace(self, content=digest(self.data), labels_content=own, schedule=self.schedule.or_rate(2e-3))
+        if self.arm == "post":  # which has its own sizes and loss: the run does not depend on ours
+            made = dataclasses.replace(made, hidden=HIDDEN, k=0, settings=Settings())
+        return made
 
     def is_wide(self) -> bool:
         return False
@@ -126,7 +131,7 @@ class Latent(Trial):
             return model, fitted(model, x, known, self.settings, self.schedule, seed=self.seed, room=room, arm=self.arm, look=look)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "net"))
-            post = Post(x.shape[1:], names)
+            post = Post(x.shape[1:], names, self.hidden)
         schedule = schedule_of(self.schedule.steps, self.schedule.batch, len(x))
         own = PostObjective(post, schedule.steps)
         return post, fitted(post, x, known, Settings(), schedule, seed=self.seed, room=room, objective=own, look=look)
