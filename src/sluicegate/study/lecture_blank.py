@@ -80,7 +80,7 @@ def blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]:
         if counts.count(key) == 1
         and word.answer.casefold() not in _COMMON
         and (len(word.answer) > 3 or word.answer[0].isdigit() or word.answer.isupper())
-        and not word.answer.casefold().endswith("ly")
+        and not re.search(r"(?:ly|['’]s)$", word.answer.casefold())
     ]
     content = _new(content, seen) or content
     return content or whole or [word for word in words if len(word.answer) > 2 and word.answer.casefold() not in _COMMON]
