@@ -49,7 +49,7 @@ def test_a_clue_without_this():
         'George **Washington** [accept first president; prompt on general by asking "which one?"; reject Martha Washington]',
         "**Bonn** or **Cologne** [accept either; prompt on Germany]",
         "**Franklin Delano Roosevelt** [prompt on partial answer]",
-        "**photosynth**esis [accept word forms]",
+        "**colonization** [accept word forms]",
         "the **color red** [accept answers mentioning **scarlet**; do not accept or prompt on pink]",
         "12 [or **twelve**; or a **dozen**]",
         "<b><u>Danube</u></b> [or Donau; accept Duna, but prompt on river in Vienna]",
@@ -63,7 +63,7 @@ def test_a_card_is_judged_as_the_tossup(line):
     assert problems == []
     (question,) = file.entries[0].questions()
     said = ["superfluids", "zero viscosity", "superconductivity", "alpha", "centauri", "proxima", "general", "Martha Washington", "Bonn"]
-    said += ["Cologne", "Germany", "Delano", "photosynthetic", "something scarlet", "pink", "red color", "color red", "12", "dozen", "Duna"]
+    said += ["Cologne", "Germany", "Delano", "colonizing", "something scarlet", "pink", "red color", "color red", "12", "dozen", "Duna"]
     said += ["river in Vienna", "Donau", "Danube", "plain answer", "answer", "nonsense", "", "George Washington", "first president"]
     for given in said:
         one, other = judge(line, given), judge_card(question, given)

@@ -99,6 +99,27 @@ def test_calibration_takes_buzzes_and_guesses_apart(played):
     assert [(s.confidence, s.right) for s in stated(games(played), "pass")] == [(0.3, True)]
 
 
+def test_what_bounced_is_no_bonus_of_ours(tmp_path, monkeypatch):
+    plan = Plan(word=20, right=True, parts=(False,) * 6)
+    game = table(tmp_path, monkeypatch, plan, of=deck(1, 1), rules="pace")
+    game.to("part")
+    game.match.answer("star1")
+    game.to("finished")
+    numbers = statistics(games(game))
+    assert (numbers["points"], numbers["bonuses"]) == (10, 0)
+
+
+def test_overriding_a_guess(tmp_path, monkeypatch):
+    game = table(tmp_path, monkeypatch, Plan(), of=deck(1, 0), bot="none", cards=tmp_path / "missed.md")
+    game.read(21)
+    game.match.answer("beta")
+    game.match.state(0.5)
+    game.match.override()
+    game.to("finished")
+    assert [s.right for s in stated(games(game), "pass")] == [True]
+    assert (game.match.ours, game.match.added) == (0, [])
+
+
 def test_overrides_count(tmp_path, monkeypatch):
     game = table(tmp_path, monkeypatch, Plan(), of=deck(2, 0), bot="none")
     game.buzz("beta", 0.9, at=4)

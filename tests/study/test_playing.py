@@ -73,7 +73,7 @@ def test_prompts_come_to_an_end(tmp_path, monkeypatch):
 
 def test_an_answer_in_two_parts(tmp_path, monkeypatch):
     of = deck(0, 0)
-    line = "**Martha Washington** [prompt on Washington; reject George Washington]"
+    line = "**Martha Washington** [prompt on Washington; reject George Washington; reject Martha]"
     of = type(of)("d", (type(of.files[0])(entries=(tossup(1, line),)),))
     for said, right in (("Martha", True), ("George", False), ("Denzel", False)):
         game = table(tmp_path, monkeypatch, SILENT, of=of, confidence=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import subprocess
 import sys
 from datetime import UTC, datetime
 from itertools import groupby
@@ -17,6 +18,7 @@ from sluicegate.study.collection import load_deck
 from sluicegate.study.log import read_log
 from sluicegate.study.sitting import Sitting
 from sluicegate.study.tui.review import ReviewProgram
+from tiny_stages import SRC
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DECK = "Q: What is \x1b[31m[bold]a[/bold]?\nA: It is a [b]\nid: a\nwhy: [i]because[/i]\n\nQ: What is b?\nA: It is b\nid: b\nneeds: a\n"
@@ -159,3 +161,10 @@ def test_a_terminal_gets_the_program_unless_plain_is_asked_for(deck, monkeypatch
     monkeypatch.setattr(study_screen, "find_spec", lambda name: None)
     assert not start()
     assert "sluicegate[tui]" in capsys.readouterr().out
+
+
+def test_the_programs_import_no_torch_and_the_command_line_no_textual():
+    programs = "import sluicegate.study.tui.play, sluicegate.study.tui.review"
+    for code, absent in ((programs, "torch"), ("import sluicegate.cli.verbs", "textual")):
+        script = f"import sys\n{code}\nassert not [name for name in sys.modules if name.split('.')[0] == {absent!r}]"
+        subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": str(SRC)})

@@ -28,7 +28,7 @@ class Asking:
         before = " ".join(self.given)
         self.given.append(" ".join(text.split()))
         verdict = judge(self.line, text)
-        joined = [f"{before} {text}", f"{text} {before}"] if before and not (verdict.ruling == "reject" and verdict.by) else []
+        joined = [f"{before} {text}", f"{text} {before}"] if before else []
         self.right = verdict.ruling == "accept" or any(judge(self.line, said).ruling == "accept" for said in joined)
         self.prompted = not self.right and verdict.ruling == "prompt" and len(self.given) <= MOST_PROMPTS
         self.ask = verdict.ask if self.prompted else ""
