@@ -30,7 +30,7 @@ def scheduler(weights: Sequence[float] = DEFAULT_PARAMETERS, retention: float = 
 
 def weights_file(log: Path) -> Path:
     """Where the weights that were fitted to a log's reviews are: beside it. One line a fit; a learner's last one counts."""
-    return log.with_name(f"{log.stem}.weights.jsonl")
+    return log.parent / f"{log.stem}.weights.jsonl"
 
 
 def save_weights(log: Path, learner: str, weights: Sequence[float] | None, now: datetime, **more: object) -> None:
