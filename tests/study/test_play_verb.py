@@ -218,9 +218,9 @@ def test_an_interruption_loses_nothing(deck, kill):
         running.stdin.write("b\nbetelgeuse\n70\n")
         running.stdin.flush()
         deadline = time.monotonic() + 60
-        while not (deck / "log.jsonl").exists() and time.monotonic() < deadline:
+        log = deck / "log.jsonl"
+        while not (log.exists() and log.read_text().endswith("-5}\n")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.2)
         running.send_signal(kill)
         out, _ = running.communicate(timeout=60)
     finally:
