@@ -29,13 +29,15 @@ class BiographiesQuiz(Trial):
 
     Then an attacker who owns all rows of half of the people to be forgotten fine-tunes on them, under each of several learning rates, and
     the tossups of the other half are asked again after some steps: does the curve come back? At every point the rate counts under which
-    most came back."""
+    most came back. Answers are compared by how much the clues raise them (PMI), since suppression and relearning both move the names that
+    a model says anyway; `raw_forget` is the area by plain log-probability."""
 
     VERB: ClassVar[str] = "biographies-quiz"
     MEASURES: ClassVar[dict[str, str]] = {
         "auc_forget": "area under recall against clues, tossups on the people to be forgotten, among all 72 names",
         "auc_retain": "the same, on the others",
         "auc_within": "the same, on the people to be forgotten, among their 24 names only",
+        "raw_forget": "auc_forget with names compared by their plain log-probability",
         "last_forget": "recall after the last clue, people to be forgotten",
         "last_retain": "the same, on the others",
         "over_forget": "confidence less share right over all clues, people to be forgotten",
@@ -60,11 +62,11 @@ class BiographiesQuiz(Trial):
 
     model: str = source("model")
     """The model to ask: a run folder of this task."""
-    lrs: tuple[float, ...] = (5e-4, 1.5e-3, 5e-3)
+    lrs: tuple[float, ...] = (2e-4, 5e-4, 1.5e-3)
     """Learning rates of the attacker."""
-    steps: int = 60
-    """Attack steps under each."""
-    checkpoints: tuple[int, ...] = (0, 3, 10, 30, 60)
+    steps: int = 30
+    """Attack steps under each; 0: no attack."""
+    checkpoints: tuple[int, ...] = (0, 1, 3, 10, 20, 30)
     """Attack steps after which the tossups are asked."""
     batch: int = 32
     """Rows of an attack step."""
@@ -75,16 +77,14 @@ class BiographiesQuiz(Trial):
     def run(self, room: "Room") -> dict[str, Any]:
         if not self.model:
             raise UserError(f"{self.VERB} needs a model: a run folder of this task, for example --model runs/train/...")
-        if not self.lrs or self.steps < 1:
-            raise UserError(
-                f"{self.VERB}: expected at least one learning rate and one step of attack, got {list(self.lrs)} and {self.steps}."
-            )
+        if not self.lrs or self.steps < 0:
+            raise UserError(f"{self.VERB}: lrs is {list(self.lrs)} and steps {self.steps}; it takes one rate or more, 0 steps or more.")
         from sluicegate.models import load
 
         model, tokenizer = load(self.model, seed=self.seed)
         quiz = _Quiz(model, tokenizer)
         measured = quiz.tossups() | quiz.cards()
-        curves, attacked = self._attack(room, quiz)
+        curves, attacked = self._attack(room, quiz) if self.steps else ({}, {})
         return outcome(self, measured | attacked, flops=0.0, curves=curves)
 
     def _attack(self, room: "Room", quiz: "_Quiz") -> tuple[dict[str, tuple[Sequence[float], Sequence[float]]], dict[str, float]]:
@@ -152,9 +152,12 @@ class _Quiz:
     def read(self, sheet: "Sheet", model: "PreTrainedModel | None" = None, asked: "Sequence[Asked] | None" = None) -> "Reading":
         from sluicegate.audit.quiz_measures import Reading
 
-        return Reading(sheet.ask(model or self.model, asked), "raw")
+        # By PMI: what is said anyway moves too, and hides how much a clue still does.
+        return Reading(sheet.ask(model or self.model, asked), "pmi")
 
     def tossups(self) -> dict[str, float]:
+        from sluicegate.audit.quiz_measures import Reading
+
         reading = self.read(self.names)
         columns = reading.columns()
         found = {"chance": float(columns["chance"].mean())}
@@ -167,6 +170,7 @@ class _Quiz:
             }
             if side == "forget":
                 found["loss_forget"] = float(columns["log_loss"][here].mean())
+                found["raw_forget"] = float(Reading(reading.answers, "raw").area[here].mean())
         return found | {"auc_within": float(self.read(self.alone).area.mean())}
 
     def cards(self) -> dict[str, float]:
