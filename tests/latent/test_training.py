@@ -26,7 +26,7 @@ def digits():
 def trained():
     x, y = digits()
     schedule = Schedule(steps=700, batch=64, lr=4e-3, warmup=50, decay="cosine", final=0.05, clip=0.0, beta2=0.999)
-    return sg.latent.train(x, y, settings=Settings(penalty=1.0), schedule=schedule, hidden=(128, 128))
+    return sg.latent.train(x, y, schedule=schedule, hidden=(128,))
 
 
 def test_blocks_read_the_digits_and_no_block_is_lost(trained):
@@ -99,7 +99,7 @@ def test_a_dead_block_is_noticed_and_begun_anew():
     logged = []
     room = Room()
     room.log = logged.append
-    done = fitted(model, x, y, Settings(penalty=1.0), schedule, seed=0, room=room)
+    done = fitted(model, x, y, Settings(), schedule, seed=0, room=room)
     assert done.revived >= 1
     assert done.records[0]["dead"] >= 1
     assert any(record.get("revived") for record in logged)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.study.calibration import FEWEST, Said, student, by_category, calibration
+from sluicegate.study.calibration import FEWEST, Said, by_category, calibration, student
 
 
 def learner(seed, over=0.1, questions=60, repeats=1):

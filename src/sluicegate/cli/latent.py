@@ -20,6 +20,7 @@ from sluicegate.runs.room import write_atomic
 
 if TYPE_CHECKING:
     from sluicegate.experiment import Outcome
+    from sluicegate.runs.room import Progress
 
 SMALL, LARGE = "latent-digits", "latent-mnist"
 """The recipes whose settings are taken: for small images, and for others."""
@@ -57,7 +58,7 @@ class Train:
         from sluicegate.report import report_experiment
 
         seeds = seeds_from(self.seed, self.seeds)
-        recipe = self._recipe(seeds[0])
+        recipe = recipe_on(self.data, self.labels, dict(assignment(text) for text in self.set), seeds[0])
         folder = Path(self.out or f"runs/{recipe.name}")
         with watching() as progress:
             outcome = run_recipe(recipe, folder, seeds, workers=self.workers, progress=progress)
@@ -73,26 +74,6 @@ class Train:
             per_seed = [row(outcome, seed) for seed in seeds]
             print_json({"data": self.data, "labels": self.labels, "seeds": per_seed, "folder": str(folder), "page": str(page)})
         return 0
-
-    def _recipe(self, seed: int) -> Recipe:
-        """The routed arm and its twin of the packaged recipe for images of this size, on these data."""
-        from sluicegate.tasks.digits import load_images
-        from sluicegate.trials.latent import Latent
-
-        images = load_images(self.data, colour=True)  # so that bad data is named before anything is trained
-        base = load_recipe(SMALL if max(images.size) <= 16 else LARGE)
-        changes = dict(assignment(text) for text in self.set)
-        own = {"data": self.data, "labels": self.labels, **changes}
-        arms = {name: {**base.arms[name], **own} for name in ("routed", "unrouted")}
-        named = Path(self.data).stem if Path(self.data).exists() else self.data
-        claims = [c for c in base.claims if all(arm in arms for arm, _ in _names(c))] if self.data in ("digits", "mnist") else []
-        recipe = dataclasses.replace(
-            base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=base.pictures
-        )
-        stage = from_config(recipe.stage_settings("routed", seed, {})).resolved()
-        assert isinstance(stage, Latent)
-        stage.known(images)  # and bad labels
-        return recipe
 
 
 @dataclass(frozen=True)
@@ -118,6 +99,35 @@ class Page:
         if self.json:
             print_json({"page": str(page)})
         return 0
+
+
+def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> Recipe:
+    """The routed arm and its twin of the packaged recipe for images of this size, on these data; bad data and labels are named here."""
+    from sluicegate.tasks.digits import load_images
+    from sluicegate.trials.latent import Latent
+
+    images = load_images(data, colour=True)  # so that bad data is named before anything is trained
+    base = load_recipe(SMALL if max(images.size) <= 16 else LARGE)
+    arms = {name: {**base.arms[name], "data": data, "labels": labels, **changes} for name in ("routed", "unrouted")}
+    named = Path(data).stem if Path(data).exists() else data
+    claims = [c for c in base.claims if all(arm in arms for arm, _ in _names(c))] if data in ("digits", "mnist") else []
+    recipe = dataclasses.replace(
+        base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=base.pictures
+    )
+    stage = from_config(recipe.stage_settings("routed", seed, {})).resolved()
+    assert isinstance(stage, Latent)
+    stage.known(images)  # and bad labels
+    return recipe
+
+
+def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> Path:
+    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there; half a minute on two cores."""
+    from sluicegate.experiment import run_recipe
+    from sluicegate.latent.page import page_of
+
+    outcome = run_recipe(recipe_on("digits", "1.0", {}, seed), folder, (seed,), workers=workers, progress=progress)
+    assemble(outcome, folder)
+    return page_of(folder, folder / "page.html")
 
 
 def assemble(outcome: "Outcome", folder: Path) -> None:

@@ -1,7 +1,9 @@
 """The verbs, each a frozen dataclass whose fields are its options."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +23,20 @@ from sluicegate.cli.watch import watching
 from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
 from sluicegate.execution import execute, from_config, kinds
 from sluicegate.runs.identity import Stage
-from sluicegate.runs.room import result_of
+from sluicegate.runs.room import Progress, result_of
 from sluicegate.stages import OnData
 
 # ----------------------------------------------------------------------------- whole experiments
+
+DRAWING = ("A latent space you can read", "an autoencoder in which every digit owns a block. Draw one, take it away, turn it into another.")
+"""Title and words of the demo's link to the page of the 8 x 8 digits."""
 
 
 @dataclass(frozen=True)
 class Demo:
     """Teach a small model arithmetic, take half of it out in eight ways, and attack each.
 
-    Ends with a table and a report. About two minutes for two seeds on two cores."""
+    Ends with a table, a report, and a page in which to draw digits. About two and a half minutes for two seeds on two cores."""
 
     seeds: int = 2
     """Number of seeds; 5 gives the table of the documentation."""
@@ -45,7 +50,11 @@ class Demo:
     """Print summary.json's content as the last line."""
 
     def run(self) -> int:
-        return _experiment("undo-arithmetic", (self.seed, self.seeds), self.out, self.workers, {}, self.json)
+        from sluicegate.cli.latent import digits_page
+
+        folder = Path(self.out)
+        drawing = partial(digits_page, folder / "latent", self.seed, self.workers)
+        return _experiment("undo-arithmetic", (self.seed, self.seeds), self.out, self.workers, {}, self.json, drawing)
 
 
 @dataclass(frozen=True)
@@ -131,17 +140,30 @@ class Sweep:
         return 0
 
 
-def _experiment(name: str, seeds: tuple[int, int], out: str, workers: int, changes: dict[str, Any], as_json: bool) -> int:
+def _experiment(
+    name: str,
+    seeds: tuple[int, int],
+    out: str,
+    workers: int,
+    changes: dict[str, Any],
+    as_json: bool,
+    drawing: Callable[[Progress], Path] | None = None,
+) -> int:
+    """Run a recipe, write its report and print its table; `drawing` makes one more page, which the report links to."""
     from sluicegate.experiment import run_recipe
     from sluicegate.recipe import load_recipe, override
-    from sluicegate.report import report_experiment
+    from sluicegate.report import Link, report_experiment
 
     recipe = override(load_recipe(name), changes)
     folder = Path(out or f"runs/{recipe.name}")
     with watching() as progress:
         outcome = run_recipe(recipe, folder, seeds_from(seeds[0], seeds[1] or recipe.seeds), workers=workers, progress=progress)
-    page = report_experiment(outcome, folder / "report.html")
+        drawn = drawing(progress) if drawing else None
+    beside = [Link(drawn.relative_to(folder).as_posix(), *DRAWING)] if drawn else []
+    page = report_experiment(outcome, folder / "report.html", beside)
     show.outcome(outcome, folder, page)
+    if drawn:
+        print(f"page:    {drawn}")
     if as_json:
         print_json(outcome.summary())
     return 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sluicegate.latent.model import Autoencoder
+from sluicegate.latent.sharing import own_weight
 from sluicegate.sampling import seed_of
 
 DEAD, COLLAPSED = 0.05, 0.5
@@ -54,7 +55,8 @@ def revive(model: Autoencoder, j: int, seed: int) -> None:
         torch.manual_seed(seed_of(seed, j))
         for head, rows in ((model.amount, slice(j, j + 1)), (model.style, slice(j * model.k, (j + 1) * model.k))):
             fresh = torch.nn.Linear(head.in_features, head.out_features)
-            head.weight[rows] = fresh.weight[rows].to(head.weight)
+            own = own_weight(head)
+            own[rows] = fresh.weight[rows].to(own) if own is head.weight else 0.0  # the common part stays
             head.bias[rows] = fresh.bias[rows].to(head.bias)
         model.amount.bias[j] = 1.0
 

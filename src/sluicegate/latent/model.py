@@ -37,9 +37,9 @@ class Blocks(nn.Module):
     A class whose amount is 0 contributes nothing. A module of its own, since its output is where gradients are routed.
     """
 
-    def forward(self, amounts: Tensor, styles: Tensor) -> Tensor:
-        a = amounts[..., None]
-        return torch.cat([a, a * styles], -1).flatten(1)
+    def forward(self, amounts: Tensor, styles: Tensor, scale: Tensor | None = None) -> Tensor:
+        """`scale` [n, classes] stands for the amounts before the styles: in training, without the amounts' noise."""
+        return torch.cat([amounts[..., None], (amounts if scale is None else scale)[..., None] * styles], -1).flatten(1)
 
 
 class Autoencoder(nn.Module):
@@ -58,7 +58,7 @@ class Autoencoder(nn.Module):
         size: Sequence[int],
         classes: Sequence[str],
         *,
-        hidden: Sequence[int] = (256, 128),
+        hidden: Sequence[int] = (256,),
         k: int = 4,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,

@@ -80,19 +80,22 @@ class Objective:
         labels[unknown] = torch.where(first - second >= self.settings.sure * first, amounts.argmax(1), UNKNOWN)
         return labels
 
+    def _above(self, mean: Tensor) -> Tensor:
+        """A ReLU, whose gradient leaks below 0."""
+        below = self.settings.leak * mean.clamp(max=0)
+        return mean.relu() + below - below.detach()
+
     def __call__(self, model: Autoencoder, batches: Batches) -> Loss:
         rows, settings = batches["train"], self.settings
         noise = min(rows.step / max(settings.rise * self.steps, 1), 1.0)
         hidden = model.encoder(rows.x)
         mean = model.amount(hidden)
-        noisy = mean + settings.sigma * noise * torch.randn_like(mean)
-        below = settings.leak * noisy.clamp(max=0)
-        amounts = noisy.relu() + below - below.detach()
+        amounts = self._above(mean + settings.sigma * noise * torch.randn_like(mean))
         shape = (len(model.classes), model.k)
         mu, log = model.style(hidden).unflatten(1, shape), model.spread(hidden).unflatten(1, shape).clamp(-8, 4)
         styles = mu + noise * (log / 2).exp() * torch.randn_like(mu)
 
-        logits = model.decoder(model.code(amounts, styles))
+        logits = model.decoder(model.code(amounts, styles, self._above(mean)))
         drawn = F.binary_cross_entropy_with_logits(logits, rows.x, reduction="none").sum(1)
         pulled = settings.penalty / 2 * (mean + settings.rest * noise).square()
         trained = self.trained.to(mean.device)
@@ -102,7 +105,7 @@ class Objective:
         kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
         # A block that is off draws nothing, so its styles are free; one that is hardly on pays in full, since the scale of what it
         # says means nothing to the decoder: a net without routing would say everything in the styles of blocks that are hardly on.
-        held = (kl * (amounts > 0)).sum(1)
+        held = (kl * (mean > 0)).sum(1)
         parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * held}
         log_of = {name: part.sum() / rows.total for name, part in parts.items()}
         if settings.empty:

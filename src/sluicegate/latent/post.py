@@ -20,7 +20,6 @@ from sluicegate.schedule import Schedule
 from sluicegate.training import Batches, Loss
 
 
-
 class Post(Autoencoder):
     """The same interface; torch's own initial biases, and the head `noise` for c. Not made to be saved."""
 

@@ -18,6 +18,7 @@ from sluicegate.latent.health import Health, examine, revive, settle
 from sluicegate.latent.model import Autoencoder
 from sluicegate.latent.objective import Objective, Rows
 from sluicegate.latent.settings import UNKNOWN, Arm, Settings
+from sluicegate.latent.sharing import can_share, fold, share
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Order, seed_of
 from sluicegate.schedule import Schedule
@@ -115,6 +116,9 @@ def fitted(
                 found["revived"] = float(len(dead))
         return found
 
+    sharing = arm != "unrouted" and can_share(model)  # which only hinders a net that uses all styles of all blocks
+    if sharing:
+        share(model)
     done = fit(
         model,
         objective,
@@ -127,6 +131,8 @@ def fitted(
         around=objective.around,
         meter=lambda rows: 2.0 * len(rows.x) * sum(p.numel() for p in model.parameters() if p.dim() == 2),
     )
+    if sharing:
+        fold(model)
     if objective.router is not None:
         objective.router.remove()
     model.eval()
@@ -140,7 +146,7 @@ def made(
     classes: Sequence[str],
     seed: int,
     *,
-    hidden: Sequence[int] = (256, 128),
+    hidden: Sequence[int] = (256,),
     k: int = 4,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
@@ -161,7 +167,7 @@ def train(
     settings: Settings | None = None,
     schedule: Schedule | None = None,
     arm: Arm = "routed",
-    hidden: Sequence[int] = (256, 128),
+    hidden: Sequence[int] = (256,),
     k: int = 4,
     seed: int = 0,
     encoder: nn.Module | None = None,

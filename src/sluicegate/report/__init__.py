@@ -3,8 +3,8 @@
 A new wing's page reuses `render` with a template that extends page.html, and the pictures in `figures`.
 """
 
-from sluicegate.report.page import render, report_audit, report_experiment
+from sluicegate.report.page import Link, render, report_audit, report_experiment
 from sluicegate.report.terminal import terminal_table
 from sluicegate.report.words import sentences
 
-__all__ = ["render", "report_audit", "report_experiment", "sentences", "terminal_table"]
+__all__ = ["Link", "render", "report_audit", "report_experiment", "sentences", "terminal_table"]

@@ -45,8 +45,21 @@ def _breakable(name: str) -> "Markup":
     return Markup("").join(Markup("{}<wbr>").format(part) if part in "_-./" else escape(part) for part in name)
 
 
-def report_experiment(outcome: Outcome, path: Path) -> Path:
-    """Write an experiment's page to `path`: one file that needs nothing else, and opens from disk. Returns `path`."""
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Another page that a page names at its end."""
+
+    href: str
+    """Where it is, from the page's own folder."""
+    title: str
+    about: str
+
+
+def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ()) -> Path:
+    """Write an experiment's page to `path`: one file that needs nothing else, and opens from disk. Returns `path`.
+
+    `beside` are other pages to name at its end.
+    """
     if outcome.recipe.is_trial:
         from sluicegate.report import trial
 
@@ -82,6 +95,7 @@ def report_experiment(outcome: Outcome, path: Path) -> Path:
         environment=_environment(outcome.arms.values()),
         command=_command(outcome),
         packaged=_packaged(recipe),
+        beside=beside,
     )
     return _write(path, page)
 

@@ -62,7 +62,7 @@ class Latent(Trial):
     """sha256 of a file of labels; it fills itself in."""
     measured: Literal["test", "validation"] = "test"
     """Which images are measured on. Settings are chosen on validation."""
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: tuple[int, ...] = (256,)
     """Widths of the encoder's hidden layers; the decoder's in reverse."""
     k: int = 4
     """Styles a block."""
