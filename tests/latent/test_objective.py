@@ -131,3 +131,37 @@ def test_a_batch_in_parts_has_the_same_loss():
     whole = rows([0, 1, 2, 1])
     parts = [stepped(model, part, settings).value.item() for part in whole.split(2)]
     assert sum(parts) == pytest.approx(stepped(model, whole, settings).value.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("leak", "comes_on"), [(0.0, False), (0.5, True)])
+def test_a_block_that_is_off_can_come_on_again_by_its_own_images_only(leak, comes_on):
+    model = net()
+    with torch.no_grad():
+        model.amount.bias[:] = -5.0
+    stepped(model, rows([1] * 4), dataclasses.replace(ONLY_DRAWN, leak=leak))
+    assert (model.amount.weight.grad.abs().sum(1) > 0).tolist() == [False, comes_on, False]
+
+
+def test_styles_of_a_block_that_is_off_are_free():
+    model = net()
+    only = Settings(penalty=0.0, divergence=1.0, empty=0.0)
+    with torch.no_grad():
+        model.amount.weight[:] = 0.0
+        model.amount.bias[:] = torch.tensor([1.0, -1.0, -1.0])
+        model.style.bias[:] = 2.0
+    one = stepped(model, rows([0] * 4), only).log["divergence"]
+    with torch.no_grad():
+        model.amount.bias[:] = 1.0
+    three = stepped(model, rows([0] * 4), only).log["divergence"]
+    assert one > 1
+    assert three > 2.5 * one
+
+
+def test_the_penalty_pulls_towards_rest_once_the_noise_has_risen():
+    model = net()
+    only = Settings(penalty=1.0, divergence=0.0, empty=0.0, rest=0.5, rise=0.5)
+    with torch.no_grad():
+        model.amount.weight[:] = 0.0
+        model.amount.bias[:] = -0.5
+    assert float(stepped(model, rows([0] * 4, step=STEPS), only).log["penalty"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(stepped(model, rows([0] * 4, step=0), only).log["penalty"]) == pytest.approx(3 * 0.125, abs=1e-6)

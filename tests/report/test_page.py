@@ -4,7 +4,7 @@ import re
 import pytest
 
 from report_synthetic import CURVES, FAST, FULL, SLOW, experiment, without
-from sluicegate.report import report_audit, report_experiment
+from sluicegate.report import Link, report_audit, report_experiment
 
 NASTY = "<script>alert('x')</script> & $a_b$ \"q\""
 
@@ -191,3 +191,13 @@ def test_pictures_leave_the_callers_matplotlib_alone(tmp_path):
     before = dict(matplotlib.rcParams)
     page(experiment(), tmp_path)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_other_pages_are_named_where_there_are_some(tmp_path):
+    outcome = experiment(FULL, seeds=(0, 1))
+    assert "Beside this page" not in text_of(page(outcome, tmp_path))
+    path = report_experiment(outcome, tmp_path / "report.html", [Link("latent/page.html", NASTY, "what it is.")])
+    source = path.read_text(encoding="utf-8")
+    assert 'href="latent/page.html"' in source
+    assert NASTY in text_of(source)
+    assert "<script>alert" not in source
