@@ -6,7 +6,6 @@ import pytest
 from sluicegate.errors import UserError
 from sluicegate.models import load, load_tokenizer
 from sluicegate.study.graph import Graph
-from sluicegate.study.lint import lint
 from sluicegate.tasks import biographies, read
 from sluicegate.tasks.biographies import CITIES, CLAUSES, FIRST, LAST, VALUES, people, tokenizer, vocabulary
 
@@ -127,7 +126,6 @@ def test_the_deck_asks_the_same_facts():
     country = next(c for c in deck.cards if c.topic == "country" and c.angle == "a")
     assert country.needs[0].endswith("-city-a")
     assert country.needs[1].startswith("lies-")
-    assert not [f for f in lint(deck) if f.rule in ("unknown-need", "cycle")]
 
 
 def test_the_names_that_stand_for_files():
