@@ -22,7 +22,7 @@ from sluicegate.models import Rows, encode, fitting
 if TYPE_CHECKING:
     from sluicegate.runs.room import Progress
 
-FRAME = "{clues}\nAnswer:"
+FRAME = "Question: {clues}\nAnswer:"
 """How a question is put; the answer follows after a blank."""
 LONGEST = 4096
 """Tokens of a question at most, where the model has no limit of its own."""

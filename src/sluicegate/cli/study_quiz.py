@@ -44,7 +44,7 @@ class Quiz:
     level: float = 0.5
     """Recall up to which clues are counted between two models."""
     frame: str = ""
-    """How a question is put, with {clues} where the clues go; default: the clues, and Answer: in a line of its own."""
+    """How a question is put, with {clues} where the clues go; default: Question: and the clues, and Answer: in a line of its own."""
     template: bool = False
     """Put the question as the user's turn of a chat."""
     log: str = ""
