@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
-from sluicegate.cli.latent import LATENT
+from sluicegate.cli.latent import LATENT, digits_page
 from sluicegate.cli.stage_verbs import run_stage
 from sluicegate.cli.study_buzz import BUZZ
 from sluicegate.cli.study_lecture import LECTURE
@@ -50,10 +50,7 @@ class Demo:
     """Print summary.json's content as the last line."""
 
     def run(self) -> int:
-        from sluicegate.cli.latent import digits_page
-
-        folder = Path(self.out)
-        drawing = partial(digits_page, folder / "latent", self.seed, self.workers)
+        drawing = partial(digits_page, Path(self.out) / "latent", self.seed, self.workers)
         return _experiment("undo-arithmetic", (self.seed, self.seeds), self.out, self.workers, {}, self.json, drawing)
 
 

@@ -170,6 +170,8 @@ def _shares_axis(axis: Any) -> None:
 
 
 _DASHES = {"solid": "solid", "dashed": (0, (5, 2)), "dotted": (0, (1, 1.6)), "dashdot": (0, (5, 1.6, 1, 1.6))}
+DASHES = tuple(_DASHES)
+"""Names of what a line may look like, to tell series of one colour apart."""
 
 
 def curves_picture(name: str, label: str, lines: Sequence[Line], level: float | None = None) -> str:

@@ -15,14 +15,13 @@ from sluicegate.errors import UserError
 from sluicegate.experiment import Arm, Outcome
 from sluicegate.recipe import Recipe, load_recipe, packaged_recipes
 from sluicegate.report import figures, numbers, words
-from sluicegate.report.figures import Line, Point, Series
+from sluicegate.report.figures import DASHES, Line, Point, Series
 from sluicegate.report.numbers import Row, read_toml, written
 from sluicegate.runs.room import write_atomic
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_DASHES = ("solid", "dashed", "dotted", "dashdot")
 _DIAL_SHADES = 5
 
 
@@ -187,11 +186,11 @@ def _looks(table: Sequence[Row]) -> dict[str, Series]:
     for i, row in enumerate(table):
         n = seen[row.role] = seen.get(row.role, -1) + 1
         colour = str(row.role)
-        dash = _DASHES[n % len(_DASHES)]
+        dash = DASHES[n % len(DASHES)]
         if row.role == "dial":
             rank = dial.index(row)
             colour = f"dial-{round(rank * (_DIAL_SHADES - 1) / max(1, len(dial) - 1)) + 1 if len(dial) > 1 else 3}"
-            dash = _DASHES[len(dial) - 1 - rank if len(dial) <= 3 else 0]
+            dash = DASHES[len(dial) - 1 - rank if len(dial) <= 3 else 0]
         looks[row.name] = Series(row.name, f"a{i}", colour, dash, row.role == "reference")
     return looks
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sluicegate.audit.quiz_measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups
 from sluicegate.curves import Estimate
-from sluicegate.report.figures import _DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
+from sluicegate.report.figures import _DASHES, DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
 from sluicegate.report.numbers import Written, written
 from sluicegate.report.page import render
 from sluicegate.runs.room import write_atomic
@@ -34,7 +34,10 @@ def report_quiz(
 
     `readings` are the models by name, the one that others are compared with first; `changes` are, for each of the others, what became of
     all questions ("") and of each category."""
-    looks = {name: Series(name, f"a{n}", _COLOURS[n % len(_COLOURS)], _dash(n)) for n, name in enumerate(readings)}
+    looks = {
+        name: Series(name, f"a{n}", _COLOURS[n % len(_COLOURS)], DASHES[n // len(_COLOURS) % len(DASHES)])
+        for n, name in enumerate(readings)
+    }
     first = next(iter(readings.values()))
     measured = {name: measure(reading, draws=draws) for name, reading in readings.items()}
     groups = {name: measure_groups(reading, draws=draws) for name, reading in readings.items()}
@@ -116,14 +119,19 @@ def curves(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: 
             )
         chance = float(np.mean([a.chance for a in next(iter(readings.values())).asked]))
         axes.axhline(chance, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
-        for axis in (axes.xaxis, axes.yaxis):
-            _shares_axis(axis)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(-0.015, 1.02)
-        axes.grid(axis="y")
-        axes.set_xlabel("share of clues read")
-        axes.set_ylabel("recall")
+        _shares(axes, "share of clues read", "recall")
         return _svg(figure, paint, "quiz-curves", label)
+
+
+def _shares(axes: Any, x: str, y: str) -> None:
+    """Both axes are shares, named `x` and `y`."""
+    for axis in (axes.xaxis, axes.yaxis):
+        _shares_axis(axis)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.015, 1.02)
+    axes.grid(axis="y")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
 
 
 def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
@@ -141,18 +149,8 @@ def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
             axes.plot(
                 x, y, "o", color=paint(look.colour), ls=_DASHES[look.dash], lw=1.4, ms=4.5, gid=f"class:arm {look.key}", clip_on=False
             )
-        for axis in (axes.xaxis, axes.yaxis):
-            _shares_axis(axis)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(-0.015, 1.02)
-        axes.grid(axis="y")
-        axes.set_xlabel("confidence in the guess")
-        axes.set_ylabel("share right")
+        _shares(axes, "confidence in the guess", "share right")
         return _svg(figure, paint, "quiz-trust", "Share right against confidence, in ten bins of equal size.")
-
-
-def _dash(n: int) -> str:
-    return ("solid", "dashed", "dotted", "dashdot")[n // len(_COLOURS) % 4]
 
 
 def _cell(found: Interval) -> Written:

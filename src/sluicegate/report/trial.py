@@ -11,14 +11,13 @@ from sluicegate.claims import Checked, Side
 from sluicegate.curves import Estimate
 from sluicegate.experiment import Outcome
 from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
-from sluicegate.report.figures import Series
+from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.numbers import short, written
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _COLOURS = ("distilled", "suppressed", "dial-3", "control", "other", "pretrained", "reference")
-_DASHES = ("solid", "dashed", "dotted", "dashdot")
 
 
 def content(outcome: Outcome) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def _of_seeds(found: Estimate | None, outcome: Outcome) -> str:
 
 def _looks(names: Sequence[str]) -> dict[str, Series]:
     return {
-        name: Series(name, f"a{i}", _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)], False)
+        name: Series(name, f"a{i}", _COLOURS[i % len(_COLOURS)], DASHES[i // len(_COLOURS) % len(DASHES)], False)
         for i, name in enumerate(names)
     }
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sluicegate.errors import UserError
 from sluicegate.items import Item, Split
+from sluicegate.tasks.words import SPECIAL, word_level
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,8 +32,6 @@ NAMES = ("ann", "bo", "cleo", "dan", "eve", "finn")
 OBJECTS = ("plums", "shells", "coins", "cards")
 RETAIN = ("add", "subtract")
 FORGET = ("multiply", "divide")
-
-PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 
 _SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _PROBLEMS = {
@@ -104,14 +103,7 @@ def tokenizer() -> "PreTrainedTokenizerFast":
 
     A word outside `vocabulary` becomes ``tokenizer.unk_token_id``, which no row of the task holds.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {word: i for i, word in enumerate(vocabulary())}
-    inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BOS, pad_token=PAD, unk_token=UNK, padding_side="right")
+    return word_level(vocabulary())
 
 
 @dataclass(frozen=True)

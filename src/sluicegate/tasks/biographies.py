@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from sluicegate.errors import UserError
 from sluicegate.items import Item, Split
 from sluicegate.study.cards import Card, Deck, DeckFile, Tossup
+from sluicegate.tasks.words import SPECIAL, word_level
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -66,7 +67,6 @@ CLAUSES: Mapping[str, str] = {
 RIDDLE = "who {clues} is"
 """How a riddle is put; the frame for a quiz with this task's deck."""
 DEPENDS = {"country": "city"}
-PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 _TEXT = (("the", "a"), ("old", "small", "quiet", "brown"), ("mill", "bridge", "well", "gate"), ("near", "behind"), VALUES["city"])
 
 
@@ -136,14 +136,7 @@ def vocabulary() -> tuple[str, ...]:
 
 def tokenizer() -> "PreTrainedTokenizerFast":
     """The task's word-level tokenizer, made in memory: one id per blank-separated word, `<bos>` in front."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {word: i for i, word in enumerate(vocabulary())}
-    inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BOS, pad_token=PAD, unk_token=UNK, padding_side="right")
+    return word_level(vocabulary())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sluicegate.errors import UserError
 from sluicegate.items import Item
+from sluicegate.tasks.words import SPECIAL, word_level
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,7 +42,6 @@ _WORDS = (
 )
 COMPANY = tuple(_WORDS.split())
 """The words of company."""
-PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 END = "."
 _FAVOURITE, _OWN = 0.55, 0.35
 """How often a word of company is a favourite of the topic's word, and one of its cluster's; else it is any."""
@@ -115,11 +115,4 @@ def cluster_of(word: str) -> str:
 
 def tokenizer() -> "PreTrainedTokenizerFast":
     """A word-level tokenizer, made in memory: one id a word, `<bos>` in front."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {word: i for i, word in enumerate(vocabulary())}
-    inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BOS, pad_token=PAD, unk_token=UNK, padding_side="right")
+    return word_level(vocabulary())
