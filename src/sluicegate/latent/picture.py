@@ -1,4 +1,4 @@
-"""The picture of a run: every block alone, along its amount and its styles, and every digit turned into every other."""
+"""The pictures of a run: every block alone, every digit turned into every other, and which blocks stir on which digits."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from sluicegate.latent.model import Autoencoder, Code
 
-TRAVERSALS, SWAPS = "traversals.png", "swaps.png"
+TRAVERSALS, SWAPS, AMOUNTS_OF = "traversals.png", "swaps.png", "amounts.png"
 _MOST = 12
 AMOUNTS = (0.0, 0.5, 1.0, 1.5)
 STEPS = (-2.0, -1.0, 1.0, 2.0)
@@ -43,6 +43,32 @@ def swaps(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> tuple[n
     drawn += [model.decode(model.swap(code, j)) for j in range(count)]
     names = list(model.classes[:count])
     return torch.stack(drawn, 1).cpu().numpy(), names, ["image", "drawn", "ablated", *(f"as {name}" for name in names)]
+
+
+@torch.no_grad()
+def amounts_of(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[classes, classes] the mean amount of every block (columns) on the images of every class (rows); 0 for a class without images."""
+    amounts = model.encode(images).amounts.cpu().double().numpy()
+    rows = [amounts[labels == j].mean(0) if (labels == j).any() else np.zeros(len(model.classes)) for j in range(len(model.classes))]
+    return np.stack(rows)
+
+
+def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
+    """Write `amounts_of` as a PNG: a square for each class and block, the darker the more."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side = 1.1 + 0.26 * len(names)
+    figure = Figure(figsize=(side + 0.5, side), dpi=110, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shown = axes.imshow(amounts, cmap="Blues", vmin=0, vmax=max(float(amounts.max()), 1e-9))
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("block", fontsize=8)
+    axes.set_ylabel("images of class", fontsize=8)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="mean amount").ax.tick_params(labelsize=7)
+    figure.savefig(path, metadata={"Software": ""})
 
 
 def draw(path: Path, pictures: np.ndarray, rows: list[str], columns: list[str]) -> None:

@@ -104,7 +104,7 @@ class Latent(Trial):
         if room.path != Path():
             self._keep(room.path, model, found, lost, held_x, held_y)
         steps = [r["step"] for r in done.records]
-        curves = {name: (steps, [r[name] for r in done.records]) for name in ("accuracy", "mse")}
+        curves = {name: (steps, [r[name] for r in done.records]) for name in ("accuracy", "mse", "purity")}
         result = outcome(self, found, flops=done.flops, curves=curves)
         said = [f"block {name!r} is lost: it is dead, or reads less than half of its class" for name in lost]
         return result | {"lost": lost, "warnings": said if self.arm != "unrouted" else []}
@@ -124,7 +124,8 @@ class Latent(Trial):
                 code = model.read(model.encoder(rows))
                 right = (code.read().cpu() == torch.from_numpy(check_y)).double().mean()
                 error = (model.decode(code).flatten(1) - rows).square().sum(1).mean()
-            return {"accuracy": float(right), "mse": float(error)}
+                own = code.amounts.cpu()[range(len(check_y)), check_y] / code.amounts.cpu().sum(1).clamp(min=1e-9)
+            return {"accuracy": float(right), "mse": float(error), "purity": float(own.double().mean())}
 
         if self.arm != "post":
             model = made(x.shape[1:], names, self.seed, hidden=self.hidden, k=self.k)
@@ -156,6 +157,7 @@ class Latent(Trial):
 
         picture.draw(folder / picture.TRAVERSALS, *picture.traversals(model))
         picture.draw(folder / picture.SWAPS, *picture.swaps(model, x, y))
+        picture.draw_amounts(folder / picture.AMOUNTS_OF, picture.amounts_of(model, x, y), list(model.classes))
         if self.arm != "post":
             share = _share(self.labels)
             model.numbers = found | {"dead_blocks": lost, "seeds": [self.seed]} | ({} if share is None else {"labels": share})
