@@ -24,7 +24,9 @@ def rows(file):
 
 
 # The second file was written after the judge, which had .957 right of it, and no false accept, when it first saw it.
-@pytest.mark.parametrize(("file", "least"), [("judged_answers.txt", 200), ("judged_answers_fresh.txt", 100)])
+@pytest.mark.parametrize(
+    ("file", "least"), [("judged_answers.txt", 200), ("judged_answers_fresh.txt", 100), ("judged_answers_walk.txt", 200)]
+)
 def test_answers_labelled_by_hand(file, least):
     ruled = [(expected, judge(line, said).ruling) for expected, line, said in rows(file)]
     assert len(ruled) >= least
@@ -140,3 +142,31 @@ def test_any_line_and_any_answer_are_ruled(line, said):
 )
 def test_any_heap_of_the_grammars_own_words_is_ruled(parts):
     assert judge("".join(parts), "Bonn").ruling in RULINGS.values()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("neutron", "neutrino"),
+        ("iceland", "ireland"),
+        ("adsorption", "absorption"),
+        ("nucleotide", "nucleoside"),
+        ("hyperthyroidism", "hypothyroidism"),
+        ("intercellular", "intracellular"),
+        ("macroeconomics", "microeconomics"),
+        ("alexander", "alexandra"),
+    ],
+)
+def test_words_that_look_like_slips_and_are_others(one, other):
+    assert not same_word(one, other) and not same_word(other, one)
+
+
+def test_a_title_is_not_turned_round_but_a_pair_of_people_may_be():
+    assert judge("**War and Peace**", "peace and war").ruling == "reject"
+    assert judge("**Lewis** and **Clark**", "clark and lewis").ruling == "accept"
+
+
+def test_signs_and_decimals_are_part_of_a_number():
+    assert judge("**-1**", "1").ruling == "reject" == judge("**1**", "-1").ruling
+    assert judge("**-1**", "minus one").ruling == "accept" == judge("**0.5**", ".5").ruling
+    assert judge("**5**", ".5").ruling == "reject"

@@ -21,13 +21,13 @@ from sluicegate.study.spelling import STOP, same_word, stem, words
 _BEFORE = (
     "president king queen emperor empress tsar czar prince princess pope saint sir lord lady dame mr mrs ms miss madame dr doctor"
     " professor general captain admiral senator chancellor sultan caliph pharaoh chief count duke earl baron god goddess mount mt"
-    " lake river city town village island isle sea cape port planet moon asteroid star constellation element isotope gas metal"
+    " lake river city town village island isle sea cape port human planet moon asteroid star constellation element isotope gas metal"
     " number letter country nation state province kingdom novel book poem play opera symphony painting film movie song word term"
     " process concept called named some st"
 )
 _AFTER = (
     "river mountain mountains mt lake city island islands desert planet dynasty empire country nation novel book poem play opera"
-    " painting film movie element gas metal atom process concept answer please one"
+    " painting film movie element gas metal atom process concept algorithm answer please one"
 )
 _NOT = frozenset(
     [
@@ -142,13 +142,13 @@ def _match(answer: Answer, line: AnswerLine, said: str, tokens: Sequence[str]) -
         if not answer.bold and (surname := _surname(answer, full)) and len(tokens) == 1 and tokens[0] == surname:
             return 1, True
         used = _cover(required, tokens, answer, line)
-        if used is None:
-            if _joined(required, tokens):
+        if used is None or _turned_round(answer, said):
+            if used is None and (_joined(required, tokens) or _joined(full, tokens)):
                 best = max(best, 1)
             continue
         if len(used) == len([t for t in tokens if t not in STOP]) and [tokens[n] for n in sorted(used)] == list(required):
             best = 2
-        elif _extras_do_no_harm(required, full, said, tokens, used):
+        elif _extras_do_no_harm(required, full, said, tokens, used) or _joined(full, tokens):
             best = max(best, 1)
     return best, best > 0
 
@@ -182,25 +182,38 @@ def _cover(required: Sequence[str], tokens: Sequence[str], answer: Answer, line:
     """The places of the given words that stand for the required ones, each once; None where one is missing."""
     used: set[int] = set()
     whole = _whole_words(answer)
+    forms = line.forms or answer.ruling == "prompt"  # what is only asked back may come in any form
     for word in required:
         place = next((n for n, token in enumerate(tokens) if n not in used and token == word), None)
         if place is None:
-            place = next((n for n, token in enumerate(tokens) if n not in used and _stands_for(token, word, whole, line)), None)
+            place = next((n for n, token in enumerate(tokens) if n not in used and _stands_for(token, word, whole, forms)), None)
         if place is None:
             return None
         used.add(place)
     return used
 
 
-def _stands_for(token: str, word: str, whole: dict[str, str], line: AnswerLine) -> bool:
+def _stands_for(token: str, word: str, whole: dict[str, str], forms: bool) -> bool:
     if same_word(token, word):
         return True
-    if line.forms and len(stem(word)) > 3 and same_word(stem(token), stem(word)):
+    if forms and len(stem(word)) > 3 and same_word(stem(token), stem(word)):
         return True
     longer = whole.get(word)  # only the beginning of a word is required: **superfluid**ity
     return longer is not None and (
         same_word(token, longer) or (len(word) >= 4 and token.startswith(word) and len(token) <= len(longer) + 2)
     )
+
+
+def _turned_round(answer: Answer, said: str) -> bool:
+    """Whether one bold text of two things joined by "and", as titles are, has them the other way round: Peace and War."""
+    given = words(said)
+    for span in BOLD.findall(answer.text):
+        part = words(span)
+        if "and" in part[1:-1] and "and" in given[1:-1]:
+            head, tail = part[: part.index("and")], part[part.index("and") + 1 :]
+            if same_word(given[given.index("and") - 1], tail[-1]) and not same_word(head[-1], tail[-1]):
+                return True
+    return False
 
 
 def _whole_words(answer: Answer) -> dict[str, str]:
@@ -224,6 +237,8 @@ def _extras_do_no_harm(required: Sequence[str], full: Sequence[str], said: str, 
             continue
         if token in _NOT:
             return False
+        if token in ("ad", "ce") and tokens[place - 1].isdigit() and not {"bc", "bce"} & set(full):
+            continue
         if any(_says(token, other) for other in full) or (1 < len(token) < 4 and token in initials):
             continue
         if (place < first and token in _BEFORE_WORDS) or (place > last and token in _AFTER_WORDS):
@@ -236,20 +251,35 @@ def _extras_do_no_harm(required: Sequence[str], full: Sequence[str], said: str, 
     plain = words(said)
     if "or" in plain or ("and" in plain and "and" not in full):
         return False  # more than one answer
-    after = said[_end_of(required[-1], said) :]
-    if min(strange) > last and (more := _MORE.match(after.strip())) and (more[0] != "," or len(full) == len(required)):
+    after = said[_end_of(required[-1], said) :].strip()
+    apposition = re.match(r",\s*(?:the|an?)\s", after) and not any(tokens[place] in _BEFORE_WORDS | _AFTER_WORDS for place in strange)
+    if min(strange) > last and (more := _MORE.match(after)) and (more[0] != "," or len(full) == len(required) or apposition):
         years = [tokens[place] for place in strange if tokens[place].isdigit()]
         return all(
             len(year) >= 3 for year in years
         )  # Paris, France; Hamlet by Shakespeare; but not Washington, D.C., where a first name is known
     numbers = any(tokens[place].isdigit() for place in strange)
+    if max(strange) > last:
+        return False  # the last word of a name is what it is: a binary search tree is no binary search
     return not numbers and len([t for t in required if not t.isdigit()]) >= 2 and len(strange) <= 2
 
 
 def _says(token: str, other: str) -> bool:
     """Whether a further word is one of the answer's: itself, its initial, or the same name in another language or for short."""
     short = len(token) == 1 and other.startswith(token)
-    return same_word(token, other) or short or {token, other} in SAME or (len(stem(other)) > 3 and stem(token) == stem(other))
+    return (
+        same_word(token, other)
+        or short
+        or {token, other} in SAME
+        or _for_short(token, other)
+        or (len(stem(other)) > 3 and stem(token) == stem(other))
+    )
+
+
+def _for_short(token: str, other: str) -> bool:
+    """Whether a given name is another's short form: Charlie and Charles, Anton and Antonín; but not Paul and Paula."""
+    short = re.sub(r"(?:ie|y)$", "", token)
+    return len(short) >= 4 and other.startswith(short) and short != other and not other.endswith(("a", "e"))
 
 
 def _end_of(word: str, said: str) -> int:
@@ -262,8 +292,9 @@ def _end_of(word: str, said: str) -> int:
 
 def _joined(required: Sequence[str], tokens: Sequence[str]) -> bool:
     """Whether the words are the same but for where they are divided: steam boat and steamboat."""
-    one, other = "".join(required), "".join(t for t in tokens if t not in STOP)
-    return len(required) != len(tokens) and len(one) >= 5 and (one == other or (len(one) >= 7 and same_word(one, other)))
+    core = [t for t in tokens if t not in STOP]
+    one, other = "".join(required), "".join(core)
+    return len(required) != len(core) and len(one) >= 5 and (one == other or (len(one) >= 7 and same_word(one, other)))
 
 
 def _strict(one: str, other: str) -> bool:

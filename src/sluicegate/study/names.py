@@ -13,7 +13,8 @@ ALIASES = {
     "o3": "ozone", "gdp": "gross domestic product", "ai": "artificial intelligence", "nato": "north atlantic treaty organization",
     "organisation": "organization", "colour": "color", "grey": "gray", "aluminum": "aluminium", "sulphur": "sulfur",
     "centimeter": "cm", "centimeters": "cm", "kilometer": "km", "kilometers": "km", "kilogram": "kg", "kilograms": "kg",
-    "theatre": "theater", "centre": "center", "defence": "defense", "pi": "pi", "π": "pi",
+    "theatre": "theater", "centre": "center", "defence": "defense", "vergil": "virgil",
+    "quijote": "quixote", "dao de jing": "tao te ching", "daodejing": "tao te ching", "daoism": "taoism", "pi": "pi", "π": "pi",
 }  # fmt: skip
 """Names that are one name, in normal form; both sides of a comparison are written the second way."""
 SYMBOLS = {
@@ -27,12 +28,15 @@ SYMBOLS = {
 }  # fmt: skip
 """Counted only where the whole answer is a symbol, with its own capitals."""
 _SAME_NAMES = (
-    "pyotr peter, lev leo, karl charles, wilhelm william, johann john, ivan john, jean john, josef joseph, franz francis, "
-    "ludwig louis, theodore teddy, theodore ted, william bill, william will, robert bob, richard dick, james jim, "
-    "james jimmy, john jack, john johnny, thomas tom, samuel sam, benjamin ben, alexander alex, edward ed, edward ted, "
-    "edgar ed, elizabeth liz, margaret maggie, katherine kate, michael mike, mikhail michael, nikolai nicholas, "
-    "fyodor theodore, alexandre alexander, aleksandr alexander, friedrich frederick, heinrich henry, henri henry, "
-    "ernest ernie"
+    "pyotr peter, lev leo, karl charles, wilhelm william, johann john, ivan john, jean john, josef joseph, franz francis, ludwig"
+    " louis, theodore teddy, theodore ted, william bill, william will, robert bob, richard dick, james jim, james jimmy, john jack,"
+    " john johnny, thomas tom, samuel sam, benjamin ben, alexander alex, edward ed, edward ted, edgar ed, elizabeth liz, margaret"
+    " maggie, katherine kate, michael mike, mikhail michael, nikolai nicholas, fyodor theodore, alexandre alexander, aleksandr"
+    " alexander, friedrich frederick, heinrich henry, henri henry, ernest ernie, charles chuck, albert bert, albert al, henry harry,"
+    " henry hank, lawrence larry, andrew andy, daniel dan, david dave, matthew matt, gregory greg, patrick pat, susan sue, anna anne,"
+    " katherine catherine, ekaterina catherine, giovanni john, giuseppe joseph, guillaume william, jacques james, carlos charles, carl"
+    " charles, felipe philip, pablo paul, pedro peter, pierre peter, pietro peter, miguel michael, michel michael, jorge george, georg"
+    " george, yuri george, nicolas nicholas, nicolaus nicholas, luis louis, luigi louis"
 )
 SAME = [set(pair.split()) for pair in _SAME_NAMES.split(",")]
 """Given names that are one name."""
@@ -62,6 +66,10 @@ def one_name(tokens: list[str]) -> list[str]:
             name = " ".join(tokens[place : place + size])
             if name in ALIASES:
                 made += ALIASES[name].split()
+                place += size
+                break
+            if size == 1 and len(name) > 4 and name.endswith("s") and name[:-1] in ALIASES:  # colours
+                made += (ALIASES[name[:-1]] + "s").split()
                 place += size
                 break
         else:

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
+from sluicegate.study.lookalikes import different
+
 _LETTERS = str.maketrans(
     {
         "ß": "ss",
@@ -99,6 +101,9 @@ def words(text: str) -> list[str]:
     plain = re.sub(r"(\w)'s\b", r"\1", plain)
     plain = re.sub(r"(?<=\w)'(?=\w)|(?<=\w)'(?!\w)", "", plain)
     plain = re.sub(r"\b((?:[a-z]\.)+[a-z]\b\.?)", lambda found: found[1].replace(".", ""), plain)  # U.S.A.
+    plain = re.sub(r"(?<![\w.])\.(?=\d)", "0.", plain)
+    plain = re.sub(r"(?<![\w.])[-−–]\s?(?=\d)|\bnegative (?=\w)", "minus ", plain)  # minus one is not one
+    plain = re.sub(r"(\d)\.0+\b(?!\.)", r"\1", plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain).replace("&", " and ").replace("%", " percent ")
     return _numbered(re.findall(r"\d+(?:\.\d+)?(?:st|nd|rd|th)?|[^\W\d_]+(?:\d+)?", plain))
 
@@ -149,20 +154,26 @@ def same_word(one: str, other: str) -> bool:
         return True
     if any(c.isdigit() for c in one + other):
         return False
-    if _plural(one) == _plural(other) and min(len(one), len(other)) > 3:
-        return True
     short = min(len(one), len(other))
+    if different(one, other):
+        return False
+    if (_plural(one) == _plural(other) and short > 3) or (short == 3 and f"{one}s" == other) or (short == 3 and one == f"{other}s"):
+        return True
+    if _umlaut(one) == _umlaut(other) and short > 3:
+        return True
     if short < 4 or _start(one) != _start(other) or _other_ending(one, other):
         return False
-    if heard(one) == heard(other):
+    if heard(one) == heard(other) or _plural(heard(one)) == _plural(heard(other)):
         return True
     errors = OSA.distance(one, other, score_cutoff=MOST)
     if errors > MOST:
         return False  # five and more are all told as one more than the cutoff
     if errors * 7 <= max(len(one), len(other)):
         return True
-    if short >= 5 and errors == 1 and sorted(one) == sorted(other):
+    if sorted(one) == sorted(other) and ((short >= 5 and errors == 1) or (short >= 8 and errors == 2)):
         return True  # two letters changed places
+    if short >= 5 and f"{min(one, other, key=len)}e" == max(one, other, key=len):
+        return True  # a silent e
     vowels_only = re.sub("[aeiouy]", "", one) == re.sub("[aeiouy]", "", other)
     if short == 6 and errors == 1 and vowels_only and one[:2] == other[:2]:
         return True
@@ -184,6 +195,7 @@ def heard(word: str) -> str:
         ("c", "k"),
         ("q", "k"),
         ("y", "i"),
+        ("x", "ks"),
         ("z", "s"),
         ("ae", "e"),
         ("oe", "e"),
@@ -193,6 +205,11 @@ def heard(word: str) -> str:
     ):
         sound = sound[0] + sound[1:].replace(letters, one)
     return re.sub(r"(.)\1+", r"\1", sound)
+
+
+def _umlaut(word: str) -> str:
+    """The word with ae, oe and ue, as German is written without dots, like the bare letters that accents were taken from."""
+    return re.sub(r"(?<=[^aeiou])([aou])e(?=[^aeiou])", r"\1", word)
 
 
 def stem(word: str) -> str:
@@ -207,7 +224,13 @@ def stem(word: str) -> str:
 _IRREGULAR = (
     "mice mouse, men man, women woman, children child, feet foot, teeth tooth, geese goose, people person, oxen ox, wolves wolf,"
     " leaves leaf, lives life, knives knife, matrices matrix, vertices vertex, indices index, criteria criterion, phenomena phenomenon,"
-    " mitochondria mitochondrion, bacteria bacterium, nuclei nucleus, fungi fungus, larvae larva, genera genus, crises crisis"
+    " mitochondria mitochondrion, bacteria bacterium, nuclei nucleus, fungi fungus, larvae larva, genera genus, crises crisis,"
+    " flagella flagellum, bacilli bacillus, cacti cactus, ova ovum, spectra spectrum, strata stratum, loci locus, foci focus, radii radius,"
+    " stimuli stimulus, hypotheses hypothesis, analyses analysis, theses thesis, axes axis, appendices appendix, vortices vortex,"
+    " algae alga, vertebrae vertebra, formulae formula, nebulae nebula, supernovae supernova, antennae antenna, atria atrium,"
+    " ganglia ganglion, automata automaton, polyhedra polyhedron, quanta quantum, villi villus, alveoli alveolus, bronchi bronchus,"
+    " stomata stoma, protozoa protozoan, hooves hoof, loaves loaf, thieves thief, halves half, shelves shelf, elves elf, dwarves dwarf,"
+    " calves calf, wives wife, lice louse, dice die, corpora corpus, sulci sulcus, gyri gyrus, maxima maximum, minima minimum"
 )
 _SINGULAR = {pair.split()[0]: pair.split()[1] for pair in _IRREGULAR.split(",")}
 
