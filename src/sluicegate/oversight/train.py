@@ -1,0 +1,263 @@
+"""Train one arm on one board at one share of oversight, and look at it, exactly, as it learns."""
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sluicegate.errors import UserError, nearest
+from sluicegate.oversight.arms import ARMS, Arm
+from sluicegate.oversight.board import Board, check_share
+from sluicegate.oversight.episodes import Episodes, play, reach
+from sluicegate.oversight.looking import look_at
+from sluicegate.oversight.nets import Agent
+from sluicegate.oversight.objective import Objective, Tally, lesson, tally
+from sluicegate.oversight.stopping import PICKS, Window, pick
+from sluicegate.routing.experts import route
+from sluicegate.routing.router import Router
+from sluicegate.runs.room import Resumed, Room
+from sluicegate.sampling import seed_of
+from sluicegate.schedule import Schedule
+from sluicegate.training import Batches, Evaluation, Fitted, Ledger, fit
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many episodes, and how many updates on them."""
+
+    episodes: int
+    """Fresh ones for each update."""
+    steps: int
+
+
+def budget(size: int) -> Budget:
+    """512,000 episodes on 3 x 3 and .9 million on 4 x 4, the two that the figures are from; 1.8 million on larger boards."""
+    return {2: Budget(1024, 200), 3: Budget(1024, 500), 4: Budget(2048, 450)}.get(size, Budget(2048, 900))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train, whatever the arm."""
+
+    episodes: int = 1024
+    """Fresh episodes an update."""
+    width: int = 64
+    """Hidden width of every net."""
+    label_weight: float = 10.0
+    """How often a labelled episode counts, where the arm weights them."""
+    entropy: float = 0.02
+    """Weight of the entropy bonus."""
+    look: int = 20
+    """Updates between two looks, over which the stopping rules' figures are taken."""
+
+
+@dataclass
+class Trained:
+    """What came of it."""
+
+    agent: Agent
+    looks: list[dict[str, float]]
+    """Figures of each look; see `looking.look_at`."""
+    pictures: dict[str, Tensor]
+    """Policies at each look on the boards that are shown."""
+    flops: float
+    warnings: list[str] = field(default_factory=list)
+
+    def picks(self) -> dict[str, dict[str, float]]:
+        """The looks that are reported, by rule."""
+        return {rule: self.looks[pick(rule, self.looks)] for rule in PICKS}
+
+
+def train(
+    arm: str, board: Board, share: float, settings: Settings = Settings(), schedule: Schedule | None = None, *, seed: int = 0,
+    room: Room | None = None,
+) -> Trained:  # fmt: skip
+    """Train `arm` from nothing with each of the two squares overseen with probability `share`.
+
+    Deterministic for a seed and a number of threads, also over interruptions. Raises `UserError` for an arm or a share that is none.
+    """
+    if arm not in ARMS:
+        raise UserError(f"there is no arm {arm!r} to train. Nearest: {nearest(arm, list(ARMS))}. All: {', '.join(ARMS)}.")
+    check_share(share)
+    for name in ("episodes", "width", "look"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
+    return Training(ARMS[arm], board, share, settings, schedule or standard(board), seed).run(room or Room())
+
+
+def standard(board: Board) -> Schedule:
+    """Adam at 2e-3, gradients clipped at 1, for the board's budget."""
+    return Schedule(steps=budget(board.size).steps, lr=2e-3, beta2=0.999, clip=1.0)
+
+
+class Training:
+    """One run: which episodes go into which update, a function of the seed, the update and the nets."""
+
+    def __init__(self, arm: Arm, board: Board, share: float, settings: Settings, schedule: Schedule, seed: int) -> None:
+        self.arm, self.board, self.share, self.settings, self.schedule, self.seed = arm, board, share, settings, schedule, seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "nets"))
+            self.agent = Agent(arm, board, settings.width)
+        self.router = routed(self.agent, arm)
+        self.window = Window()
+        self.labelled = np.zeros(2)
+        """Labelled episodes so far: Diamonds, Ghosts."""
+        self.pictures: list[dict[str, Tensor]] = []
+
+    # ------------------------------------------------------------------------------- an update
+
+    def batch(self, step: int) -> Batches:
+        """Play the update's episodes with the nets as they are, and sum them up; the nets have looked at every state involved."""
+        rng = np.random.default_rng([seed_of(self.seed, "episodes"), step])
+        starts = self.board.start(rng, self.settings.episodes, self.share)
+        if self.board.tabulated:
+            states = reach(self.board, starts)
+            chances = self._answers(states)
+            episodes = play(self.board, starts, lambda at: chances[self._places[at]], rng)
+        else:  # so many states that it is cheaper to ask on the way
+            episodes = play(self.board, starts, self._asked, rng)
+            states = np.unique(episodes.state)
+            self._answers(states)
+        placed = self._placed(states, episodes.state)
+        verdict = self._verdict(states, episodes)
+        taught = lesson(self.arm, episodes, self.share, self.settings.label_weight, rng, verdict)
+        self.window.add(episodes.ending, episodes.seen, episodes.discounted)
+        for i in (1, 2):
+            self.labelled[i - 1] += (episodes.seen & (episodes.ending == i)).sum()
+        return {"train": tally(episodes, taught, placed, len(states), routed=self.router is not None)}
+
+    def _answers(self, states: np.ndarray) -> np.ndarray:
+        """[k, 4] the acting policy; what the nets said stays, with its graph, for the objective."""
+        with torch.enable_grad():
+            self.agent.look(torch.from_numpy(self.board.observe(states)))
+        if self.board.tabulated:
+            if not hasattr(self, "_places"):
+                self._places = np.zeros(self.board.states, np.int64)
+            self._places[states] = np.arange(len(states))
+        with torch.no_grad():
+            found: np.ndarray = self.agent(torch.arange(len(states))).exp().numpy()
+        return found
+
+    def _placed(self, states: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._places[wanted] if self.board.tabulated else np.searchsorted(states, wanted)
+        return found
+
+    def _asked(self, states: np.ndarray) -> np.ndarray:
+        with self.agent.looking(torch.from_numpy(self.board.observe(states))) as places:
+            found: np.ndarray = self.agent(places).exp().numpy()
+        return found
+
+    def _verdict(self, states: np.ndarray, episodes: Episodes) -> np.ndarray | None:
+        if self.agent.verdict is None or self.agent.verdict.said is None:
+            return None
+        told = torch.sigmoid(self.agent.verdict.said[:, 0]).detach().numpy()
+        found: np.ndarray = told[self._placed(states, episodes.last)].astype(float)
+        return found
+
+    def _around(self, batches: Batches) -> AbstractContextManager[None]:
+        return nullcontext() if self.router is None else self.router(batches["train"].labels)
+
+    def _flops(self, batch: Tally) -> float:
+        """Of a forward pass of all nets over the states."""
+        return 2.0 * batch.k * sum(p.numel() for p in self.agent.parameters() if p.dim() > 1)
+
+    # ------------------------------------------------------------------------------- the run
+
+    def run(self, room: Room) -> Trained:
+        fitted = fit(
+            self.agent,
+            Objective(self.arm, self.settings.entropy),
+            self.batch,
+            self.schedule,
+            seed=self.seed,
+            room=_Keeping(room, self),
+            name="train",
+            evaluation=Evaluation(self._look, lambda step: step % self.settings.look == 0 or step == self.schedule.steps),
+            around=self._around,
+            guard=None if self.router is None else self.router.guard,
+            meter=self._flops,
+        )
+        self.agent.forget()
+        return self._trained(fitted)
+
+    def _look(self, agent: nn.Module, ledger: Ledger) -> dict[str, float]:
+        figures, pictures = look_at(self.agent, self.arm, self.board, self.share, self.seed)
+        window, self.window = self.window, Window()
+        self.pictures.append(pictures)
+        return figures | {"seen": window.seen(self.share), "weighted": window.weighted(self.share), "labelled": window.labelled}
+
+    def _trained(self, fitted: Fitted) -> Trained:
+        steps = torch.tensor([int(record["step"]) for record in fitted.records])
+        shown = {name: torch.stack([p[name] for p in self.pictures]) for name in self.pictures[0]} if self.pictures else {}
+        return Trained(self.agent, fitted.records, {"steps": steps, **shown}, fitted.ledger.total, self._warnings())
+
+    def _warnings(self) -> list[str]:
+        if self.arm.reward in ("any", "oracle") and not (self.arm.routed or self.arm.weighted):
+            return []
+        said = []
+        episodes = self.settings.episodes * self.schedule.steps
+        for name, count in zip(("Diamond", "Ghost"), self.labelled, strict=True):
+            if not count:
+                said.append(
+                    f"none of {episodes:,} training episodes was seen to end at the {name}, so nothing was learnt from it: at a share of "
+                    f"{self.share:g} take more episodes or more updates. The figures are those of an agent without such labels."
+                )
+        return said
+
+
+def routed(agent: Agent, arm: Arm) -> Router | None:
+    """The router of an arm whose labels route, else None.
+
+    Rows of a label train its expert alone, and the gate by its own loss only; the head and the baseline learn from everything.
+    """
+    if not arm.routed:
+        return None
+    weights: Mapping[str, Any] = {"ghost": {"diamond": -1.0}} if arm.avoid == "negative" else {}
+    return route(agent, weights=weights)
+
+
+class _Keeping(Room):
+    """A room that keeps, beside the nets, what a run counted and drew, so that an interrupted one goes on exactly."""
+
+    def __init__(self, room: Room, training: Training) -> None:
+        super().__init__(room.title)
+        self.path, self._room, self._training = room.path, room, training
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        self._room.log({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()})
+
+    def progress(self, part: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        self._room.progress(part, done, total, numbers)
+
+    def due(self) -> bool:
+        return self._room.due()
+
+    def keep(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, finished: bool) -> None:
+        t = self._training
+        own = {"own/window": torch.tensor(t.window.values(), dtype=torch.float64), "own/labelled": torch.from_numpy(t.labelled)}
+        own |= {f"own/picture/{i}/{name}": tensor for i, one in enumerate(t.pictures) for name, tensor in one.items()}
+        self._room.keep(part, values, {**tensors, **own}, finished=finished)
+
+    def resume(self, part: str) -> Resumed | None:
+        found = self._room.resume(part)
+        if found is None:
+            return None
+        t, own = self._training, {key: tensor for key, tensor in found.tensors.items() if key.startswith("own/")}
+        t.window = Window(*own.pop("own/window").tolist())
+        t.labelled = own.pop("own/labelled").numpy().copy()
+        t.pictures = []
+        for key in sorted(own, key=lambda key: int(key.split("/")[2])):
+            _, _, number, name = key.split("/")
+            t.pictures += [{}] * (int(number) + 1 - len(t.pictures))
+            t.pictures[int(number)] = t.pictures[int(number)] | {name: own[key]}
+        return Resumed(
+            found.values, {key: x for key, x in found.tensors.items() if key not in own and not key.startswith("own/")}, found.finished
+        )
+
+
+__all__ = ["Budget", "Settings", "Trained", "budget", "standard", "train"]
