@@ -111,12 +111,13 @@ def test_a_killed_worker_is_reported_and_the_next_time_the_rest_is_done(train, t
 
 
 INTERRUPTED = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from sluicegate.runs.pool import Job, run_jobs
 from sluicegate.execution import execute, from_config
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     settings = json.loads(sys.argv[1])
     run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], workers=1, progress=lambda *a: print("step", flush=True))
 """
@@ -164,6 +165,7 @@ import json, sys
 from pathlib import Path
 from sluicegate.runs.pool import Job, run_jobs
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     settings = json.loads(sys.argv[1])
     run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], workers=1, progress=lambda *m: print("step", flush=True))
 """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.study.calibration import FEWEST, Said, by_category, calibration, student
+from sluicegate.study.calibration import FEWEST, Said, by_category, calibration, chance_of, student
 
 
 def learner(seed, over=0.1, questions=60, repeats=1):
@@ -72,3 +72,27 @@ def test_mistakes_are_named():
         Said(float("nan"), True, "a")
     with pytest.raises(UserError, match="at least one"):
         calibration([])
+
+
+@pytest.mark.parametrize(
+    ("typed", "chance"),
+    [
+        ("70", 0.7),
+        ("70 %", 0.7),
+        ("70.5", 0.705),
+        ("0.7", 0.7),
+        (".7", 0.7),
+        ("0,7", 0.7),
+        ("1.0", 1),
+        ("0.7%", 0.007),
+        ("1", 0.01),
+        ("0", 0),
+    ],
+)
+def test_a_chance_is_understood_in_percent_and_as_a_chance(typed, chance):
+    assert chance_of(typed) == pytest.approx(chance)
+
+
+@pytest.mark.parametrize("typed", ["", "sure", "-1", "101", "nan", "-0.5", "1.2.3"])
+def test_what_is_no_chance_is_asked_again(typed):
+    assert chance_of(typed) is None

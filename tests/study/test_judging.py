@@ -25,7 +25,7 @@ def rows(file):
 
 # The second file was written after the judge, which had .957 right of it, and no false accept, when it first saw it.
 @pytest.mark.parametrize(
-    ("file", "least"), [("judged_answers.txt", 200), ("judged_answers_fresh.txt", 100), ("judged_answers_walk.txt", 200)]
+    ("file", "least"), [("judged_answers.txt", 200), ("judged_answers_fresh.txt", 100), ("judged_answers_walk.txt", 250)]
 )
 def test_answers_labelled_by_hand(file, least):
     ruled = [(expected, judge(line, said).ruling) for expected, line, said in rows(file)]
@@ -158,7 +158,8 @@ def test_any_heap_of_the_grammars_own_words_is_ruled(parts):
     ],
 )
 def test_words_that_look_like_slips_and_are_others(one, other):
-    assert not same_word(one, other) and not same_word(other, one)
+    assert not same_word(one, other)
+    assert not same_word(other, one)
 
 
 def test_a_title_is_not_turned_round_but_a_pair_of_people_may_be():

@@ -318,13 +318,11 @@ def _judged(verdict: str) -> str:
 
 def _percent(prompt: str) -> float | None:
     """A chance, asked in percent until it is one; None where the input or the learner ended."""
+    from sluicegate.study.calibration import chance_of
+
     while (said := _line(prompt)) is not None and said != QUIT:
-        try:
-            percent = float(said.rstrip("% "))
-        except ValueError:
-            percent = -1.0
-        if 0 <= percent <= 100:
-            return percent / 100
+        if (chance := chance_of(said)) is not None:
+            return chance
         print(f"{visible(said)!r}: expected a number from 0 to 100, or {QUIT}")
     return None
 

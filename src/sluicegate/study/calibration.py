@@ -63,11 +63,16 @@ class Calibration:
 
 
 def chance_of(percent: str) -> float | None:
-    """A number from 0 to 100, with or without its sign, as a chance; None where it is none."""
+    """A number from 0 to 100, with or without its sign, as a chance; None where it is none.
+
+    With a decimal point, at most 1 and without a percent sign it is a chance already: whoever types 0.7 means 70 %."""
+    said = percent.strip().replace(",", ".")
     try:
-        number = float(percent.strip().rstrip("% "))
+        number = float(said.rstrip("% "))
     except ValueError:
         return None
+    if "." in said and "%" not in said and 0 <= number <= 1:
+        return number
     return number / 100 if 0 <= number <= 100 else None
 
 

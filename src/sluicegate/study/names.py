@@ -14,7 +14,8 @@ ALIASES = {
     "organisation": "organization", "colour": "color", "grey": "gray", "aluminum": "aluminium", "sulphur": "sulfur",
     "centimeter": "cm", "centimeters": "cm", "kilometer": "km", "kilometers": "km", "kilogram": "kg", "kilograms": "kg",
     "theatre": "theater", "centre": "center", "defence": "defense", "vergil": "virgil",
-    "quijote": "quixote", "dao de jing": "tao te ching", "daodejing": "tao te ching", "daoism": "taoism", "pi": "pi", "π": "pi",
+    "quijote": "quixote", "chinggis": "genghis", "dao de jing": "tao te ching", "daodejing": "tao te ching", "daoism": "taoism",
+    "pi": "pi", "π": "pi",
 }  # fmt: skip
 """Names that are one name, in normal form; both sides of a comparison are written the second way."""
 SYMBOLS = {

@@ -182,13 +182,28 @@ def same_word(one: str, other: str) -> bool:
 
 def _start(word: str) -> str:
     """The first sound: the letters that begin a word may be written in several ways."""
-    found = re.match(r"tch|ch|cz|ph|ps|pn|kn|gn|wr|ts|sh|[kqxzj]", word)
-    sounds = {"tch": "c", "ch": "c", "cz": "c", "k": "c", "q": "c", "ph": "f", "ps": "s", "x": "s", "z": "s", "ts": "s", "sh": "s"}
+    found = re.match(r"tsch|sch|tch|ch|cz|ph|ps|pn|kn|gn|wr|ts|sh|[kqxzj]", word)
+    sounds = {
+        "tsch": "c",
+        "sch": "s",
+        "tch": "c",
+        "ch": "c",
+        "cz": "c",
+        "k": "c",
+        "q": "c",
+        "ph": "f",
+        "ps": "s",
+        "x": "s",
+        "z": "s",
+        "ts": "s",
+        "sh": "s",
+    }
     return {**sounds, "pn": "n", "kn": "n", "gn": "n", "wr": "r", "j": "g"}[found[0]] if found else word[0]
 
 
 def heard(word: str) -> str:
     """The word as it sounds, roughly: doubled letters once, no h but at the start, one letter a sound; vowels stay."""
+    word = re.sub("^ts?ch", "ch", word).replace("sch", "sh")
     sound = word[0] + word[1:].replace("ph", "f").replace("h", "")
     for letters, one in (
         ("ck", "k"),
