@@ -12,8 +12,8 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.oversight.stopping import PICKS
 
 Reward = Literal["any", "naive", "penalty", "signed", "oracle", "model"]
-"""An episode's reward. any: 1 for any end. naive: the same, but -1 for SG. penalty: the same, but 1 - 2 / p for SG. signed: +1 for SD, -1 for
-SG. oracle: +1 and -1 for every end, seen or not. model: a reward model's verdict where the end is not seen."""
+"""An episode's reward. any: 1 for any end. naive: the same, but -1 for SG. penalty: the same, but 1 - 2 / p for SG. signed: +1 for SD,
+-1 for SG. oracle: +1 and -1 for every end, seen or not. model: a reward model's verdict where the end is not seen."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class Board:
         return self.states + 1
 
     @property
+    def exact(self) -> bool:
+        """Whether it is small enough to judge policies exactly, by dynamic programming: up to 6 x 6. Larger ones are sampled."""
+        return self.placements <= 50_000
+
+    @property
     def unseen(self) -> np.ndarray:
         """Numbers of the states without a flag, on which agents are judged."""
         return np.arange(self.placements)

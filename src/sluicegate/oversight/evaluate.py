@@ -1,4 +1,4 @@
-"""Exact evaluation of a policy by dynamic programming: no episode is sampled, so there is no noise."""
+"""Exact evaluation of a policy by dynamic programming: no episode is sampled, so there is no noise. For boards that are `exact`."""
 
 from dataclasses import asdict, dataclass
 
@@ -6,9 +6,6 @@ import numpy as np
 
 from sluicegate.errors import UserError
 from sluicegate.oversight.board import ACTIONS, Board
-
-EXACT_UP_TO = 50_000
-"""Placements up to which a policy is evaluated exactly: boards up to 6 x 6. Larger ones are sampled."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,8 @@ def summed(board: Board, found: np.ndarray) -> Outlook:
     near = board.near(board.unseen)
     value = found[:, 2] - found[:, 3]
     diamond, ghost = float(found[:, 0].mean()), float(found[:, 1].mean())
-    return Outlook(
-        float(value.mean()), diamond, ghost, 1 - diamond - ghost, float(value[near].mean()), float(value[~near].mean()), float(found[:, 4].mean())
-    )  # fmt: skip
+    split = float(value[near].mean()), float(value[~near].mean())
+    return Outlook(float(value.mean()), diamond, ghost, 1 - diamond - ghost, *split, float(found[:, 4].mean()))
 
 
 def overseen(board: Board, tables: np.ndarray, share: float) -> float:

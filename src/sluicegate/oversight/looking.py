@@ -8,7 +8,7 @@ from sluicegate.edits import Edit
 from sluicegate.oversight.arms import Arm
 from sluicegate.oversight.board import GHOST_SEEN, Board, shown
 from sluicegate.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play
-from sluicegate.oversight.evaluate import EXACT_UP_TO, Outlook, outlook, overseen
+from sluicegate.oversight.evaluate import Outlook, outlook, overseen
 from sluicegate.oversight.nets import Agent
 from sluicegate.oversight.steer import TO_DIAMOND, TO_GHOST, AsIs, judged
 from sluicegate.sampling import seed_of
@@ -32,7 +32,7 @@ def look_at(agent: Agent, arm: Arm, board: Board, share: float, seed: int) -> tu
     and of the other expert, and "gate_accuracy", the share of states in which the gate opens towards the nearer end.
     """
     edit = judged(arm)
-    if board.placements > EXACT_UP_TO:
+    if not board.exact:
         return _sampled(agent, board, edit, seed), {}
     every = np.arange(board.states)
     acting = table(agent, board, every)
@@ -41,7 +41,7 @@ def look_at(agent: Agent, arm: Arm, board: Board, share: float, seed: int) -> tu
     figures = outlook(board, own[:a]).as_dict()
     figures["ghost_flagged"] = outlook(board, own[GHOST_SEEN * a : (GHOST_SEEN + 1) * a], GHOST_SEEN).value
     figures["overseen"] = overseen(board, acting, share)
-    pictures = {"placements": torch.tensor(shown(board)), "judged": _drawn(board, own)}
+    pictures = {"judged": _drawn(board, own)}
     if arm.mixture:
         other, straight = table(agent, board, every, TO_GHOST), table(agent, board, every, TO_DIAMOND)
         gate = _gate(agent, board, every)
@@ -82,9 +82,9 @@ def _sampled(agent: Agent, board: Board, edit: Edit, seed: int) -> dict[str, flo
     episodes = play(board, starts, lambda at: table(agent, board, at, edit), rng)
     value = ((episodes.ending == DIAMOND) * 1.0 - (episodes.ending == GHOST)) * episodes.discounted
     near = board.near(starts)
-    shares = [float((episodes.ending == end).mean()) for end in (DIAMOND, GHOST, TIMEOUT)]
-    split = (float(value[near].mean()), float(value[~near].mean()))
-    return Outlook(float(value.mean()), *shares, *split, float(episodes.length.mean())).as_dict()
+    diamond, ghost, timeout = (float((episodes.ending == end).mean()) for end in (DIAMOND, GHOST, TIMEOUT))
+    split = float(value[near].mean()), float(value[~near].mean())
+    return Outlook(float(value.mean()), diamond, ghost, timeout, *split, float(episodes.length.mean())).as_dict()
 
 
 __all__ = ["SAMPLED", "look_at", "table"]

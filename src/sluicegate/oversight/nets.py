@@ -45,15 +45,12 @@ class Constant(nn.Module):
 
 
 def trunk(features: int, width: int) -> nn.Sequential:
+    """Two hidden layers."""
     return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
 
 def network(features: int, width: int, out: int) -> nn.Sequential:
-    """Two hidden layers, and a linear one that begins small."""
-    last = nn.Linear(width, out)
-    with torch.no_grad():
-        last.weight.mul_(0.1)
-    return nn.Sequential(*trunk(features, width), last)
+    return nn.Sequential(*trunk(features, width), nn.Linear(width, out))
 
 
 class Agent(nn.Module):
@@ -72,8 +69,6 @@ class Agent(nn.Module):
         else:
             self.policy = Looked(trunk(own, width), own)
         self.head = nn.Linear(width, ACTIONS)
-        with torch.no_grad():
-            self.head.weight.mul_(0.1)
         self.value = Looked(network(own, width, 1), own)
         self.verdict = Looked(network(features, width, 1), features) if arm.reward == "model" else None
         """Logit that an episode which was here ends at the Diamond."""
@@ -117,5 +112,6 @@ class Agent(nn.Module):
 
     def opening(self, places: Tensor) -> Tensor:
         """[m] the Diamond expert's share."""
-        assert self.experts is not None and self.experts.gate is not None
+        assert self.experts is not None
+        assert self.experts.gate is not None
         return torch.sigmoid(self.experts.gate(places)[:, 0])

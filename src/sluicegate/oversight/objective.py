@@ -157,7 +157,7 @@ class Objective:
         policy = -(advantage * log_pi).sum() / t.steps
         entropy = -(t.counts * (log_pi.exp() * log_pi).sum(1)).sum() / t.steps
         errors = ((t.value_counts * v - 2 * t.value_sums) * v).sum() + t.squares
-        total = policy - (self.arm.entropy or self.entropy) * entropy + self.value * errors / t.steps
+        total = policy - (self.entropy if self.arm.entropy is None else self.arm.entropy) * entropy + self.value * errors / t.steps
         log = {"policy": policy, "entropy": entropy}
         if agent.experts is not None and isinstance(gate := agent.experts.gate, torch.nn.Module) and hasattr(gate, "said"):
             own = _weighted_bce(gate.said[:, 0], t.seen_counts)  # type: ignore[index]

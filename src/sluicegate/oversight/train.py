@@ -12,48 +12,19 @@ from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.oversight.arms import ARMS, Arm
-from sluicegate.oversight.board import Board, check_share
+from sluicegate.oversight.board import Board, check_share, shown
 from sluicegate.oversight.episodes import Episodes, play, reach
-from sluicegate.oversight.looking import look_at
+from sluicegate.oversight.looking import look_at, table
 from sluicegate.oversight.nets import Agent
 from sluicegate.oversight.objective import Objective, Tally, lesson, tally
+from sluicegate.oversight.settings import Settings
+from sluicegate.oversight.steer import judged
 from sluicegate.oversight.stopping import PICKS, Window, pick
 from sluicegate.routing.experts import route
 from sluicegate.routing.router import Router
 from sluicegate.runs.room import Resumed, Room
 from sluicegate.sampling import seed_of
-from sluicegate.schedule import Schedule
 from sluicegate.training import Batches, Evaluation, Fitted, Ledger, fit
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How many episodes, and how many updates on them."""
-
-    episodes: int
-    """Fresh ones for each update."""
-    steps: int
-
-
-def budget(size: int) -> Budget:
-    """512,000 episodes on 3 x 3 and .9 million on 4 x 4, the two that the figures are from; 1.8 million on larger boards."""
-    return {2: Budget(1024, 200), 3: Budget(1024, 500), 4: Budget(2048, 450)}.get(size, Budget(2048, 900))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train, whatever the arm."""
-
-    episodes: int = 1024
-    """Fresh episodes an update."""
-    width: int = 64
-    """Hidden width of every net."""
-    label_weight: float = 10.0
-    """How often a labelled episode counts, where the arm weights them."""
-    entropy: float = 0.02
-    """Weight of the entropy bonus."""
-    look: int = 20
-    """Updates between two looks, over which the stopping rules' figures are taken."""
 
 
 @dataclass
@@ -65,6 +36,8 @@ class Trained:
     """Figures of each look; see `looking.look_at`."""
     pictures: dict[str, Tensor]
     """Policies at each look on the boards that are shown."""
+    policy: Tensor | None
+    """[states, 4] the policy that is judged, at the end; None for boards too large for a table."""
     flops: float
     warnings: list[str] = field(default_factory=list)
 
@@ -73,10 +46,7 @@ class Trained:
         return {rule: self.looks[pick(rule, self.looks)] for rule in PICKS}
 
 
-def train(
-    arm: str, board: Board, share: float, settings: Settings = Settings(), schedule: Schedule | None = None, *, seed: int = 0,
-    room: Room | None = None,
-) -> Trained:  # fmt: skip
+def train(arm: str, board: Board, share: float, settings: Settings | None = None, *, seed: int = 0, room: Room | None = None) -> Trained:
     """Train `arm` from nothing with each of the two squares overseen with probability `share`.
 
     Deterministic for a seed and a number of threads, also over interruptions. Raises `UserError` for an arm or a share that is none.
@@ -84,22 +54,14 @@ def train(
     if arm not in ARMS:
         raise UserError(f"there is no arm {arm!r} to train. Nearest: {nearest(arm, list(ARMS))}. All: {', '.join(ARMS)}.")
     check_share(share)
-    for name in ("episodes", "width", "look"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
-    return Training(ARMS[arm], board, share, settings, schedule or standard(board), seed).run(room or Room())
-
-
-def standard(board: Board) -> Schedule:
-    """Adam at 2e-3, gradients clipped at 1, for the board's budget."""
-    return Schedule(steps=budget(board.size).steps, lr=2e-3, beta2=0.999, clip=1.0)
+    return Training(ARMS[arm], board, share, settings or Settings(), seed).run(room or Room())
 
 
 class Training:
     """One run: which episodes go into which update, a function of the seed, the update and the nets."""
 
-    def __init__(self, arm: Arm, board: Board, share: float, settings: Settings, schedule: Schedule, seed: int) -> None:
-        self.arm, self.board, self.share, self.settings, self.schedule, self.seed = arm, board, share, settings, schedule, seed
+    def __init__(self, arm: Arm, board: Board, share: float, settings: Settings, seed: int) -> None:
+        self.arm, self.board, self.share, self.settings, self.seed = arm, board, share, settings, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "nets"))
             self.agent = Agent(arm, board, settings.width)
@@ -173,11 +135,11 @@ class Training:
             self.agent,
             Objective(self.arm, self.settings.entropy),
             self.batch,
-            self.schedule,
+            self.settings.schedule(),
             seed=self.seed,
             room=_Keeping(room, self),
             name="train",
-            evaluation=Evaluation(self._look, lambda step: step % self.settings.look == 0 or step == self.schedule.steps),
+            evaluation=Evaluation(self._look, lambda step: step % self.settings.look == 0 or step == self.settings.updates),
             around=self._around,
             guard=None if self.router is None else self.router.guard,
             meter=self._flops,
@@ -193,14 +155,28 @@ class Training:
 
     def _trained(self, fitted: Fitted) -> Trained:
         steps = torch.tensor([int(record["step"]) for record in fitted.records])
-        shown = {name: torch.stack([p[name] for p in self.pictures]) for name in self.pictures[0]} if self.pictures else {}
-        return Trained(self.agent, fitted.records, {"steps": steps, **shown}, fitted.ledger.total, self._warnings())
+        stacked = (
+            {name: torch.stack([p[name] for p in self.pictures]) for name in self.pictures[0] if name != "placements"}
+            if self.pictures
+            else {}
+        )
+        policy = None
+        if self.board.exact:
+            policy = torch.from_numpy(table(self.agent, self.board, np.arange(self.board.states), judged(self.arm))).float()
+        return Trained(
+            self.agent,
+            fitted.records,
+            {"steps": steps, "placements": torch.tensor(shown(self.board)), **stacked},
+            policy,
+            fitted.ledger.total,
+            self._warnings(),
+        )
 
     def _warnings(self) -> list[str]:
         if self.arm.reward in ("any", "oracle") and not (self.arm.routed or self.arm.weighted):
             return []
         said = []
-        episodes = self.settings.episodes * self.schedule.steps
+        episodes = self.settings.episodes * self.settings.updates
         for name, count in zip(("Diamond", "Ghost"), self.labelled, strict=True):
             if not count:
                 said.append(
@@ -260,4 +236,4 @@ class _Keeping(Room):
         )
 
 
-__all__ = ["Budget", "Settings", "Trained", "budget", "standard", "train"]
+__all__ = ["Trained", "Training", "routed", "train"]
