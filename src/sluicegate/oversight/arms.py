@@ -58,7 +58,7 @@ ARMS: dict[str, Arm] = {
     "naive_penalty": Arm("the same with the penalty for a seen Ghost divided by the share", reward="penalty"),
     "filter": Arm("one net, on labelled episodes and time-outs only", reward="signed", kept="overseen"),
     "filter_hidden": Arm("the same without the flags' channel", reward="signed", kept="overseen", blind=True),
-    "moe": replace(_ROUTED, about="routed's net and losses, but every episode trains everything", routed=""),
+    "moe": Arm("routed's net and gate, but every episode trains everything, with a baseline", mixture=True),
     "routed_paper": Arm(
         "routing as in the paper: baseline everywhere, gate sees the flags and has a small loss of its own",
         mixture=True,
