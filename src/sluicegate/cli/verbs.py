@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
 from sluicegate.cli.latent import LATENT, digits_page
+from sluicegate.cli.oversight import OVERSIGHT
 from sluicegate.cli.stage_verbs import run_stage
 from sluicegate.cli.study_buzz import BUZZ
 from sluicegate.cli.study_lecture import LECTURE
@@ -373,6 +374,7 @@ VERBS: dict[str, Verb] = {
     "demo": _simple(Demo),
     **{verb: _of_stage(cls) for verb, cls in kinds().items() if issubclass(cls, OnData)},
     "latent": LATENT,
+    "oversight": OVERSIGHT,
     "deck": DECK,
     "lecture": LECTURE,
     "buzz": BUZZ,

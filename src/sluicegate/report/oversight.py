@@ -53,6 +53,7 @@ def report_oversight(found: Found, path: Path, *, command: str, facts: str = "")
             dict.fromkeys(label for label in looks if any(f'"arm {looks[label].key}"' in svg for _, *svgs in pairs for svg in svgs))
         ),
         seeds=found.seeds,
+        exact=bool(found.references),
         ceiling=plain(found.reference("ceiling"), 3),
         optimum=plain(found.reference("optimal"), 3),
         sentences=sentences(found),

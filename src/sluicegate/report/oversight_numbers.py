@@ -37,9 +37,16 @@ class Found:
     def _any(self) -> Mapping[str, Any]:
         return next(iter(self.results.values()))
 
+    @property
+    def references(self) -> Mapping[str, Mapping[str, float]]:
+        """Figures of "optimal", "random", "nearest" and "ceiling" (a shortest path to the Diamond that ignores the Ghost); empty for a
+        board too large to be judged exactly."""
+        told: Mapping[str, Mapping[str, float]] = self._any["references"]
+        return told
+
     def reference(self, name: str, figure: str = "return") -> float:
-        """A figure of "optimal", "random", "nearest", or "ceiling" (a shortest path to the Diamond that ignores the Ghost)."""
-        return float(self._any["references"][name][figure])
+        """One of them; NaN where there is none."""
+        return float(self.references.get(name, {}).get(figure, math.nan))
 
     def run(self, share: float, name: str, seed: int) -> Mapping[str, Any]:
         """The result of what an arm was trained as."""

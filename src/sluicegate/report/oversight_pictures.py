@@ -131,6 +131,8 @@ def _marks(axes: Any, paint: _Paint, found: Found, figure_name: str) -> None:
     left = axes.get_xlim()[0]
     for name, words in (("optimal", "optimum"), ("ceiling", "ceiling")):
         at = found.reference(name, figure_name)
+        if math.isnan(at):
+            continue
         axes.axhline(at, color=paint("faint"), lw=1.0, dashes=(2, 3), zorder=1)
         axes.annotate(
             f"{words} {plain(at, 3).lstrip('0')}",

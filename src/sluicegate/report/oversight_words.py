@@ -117,6 +117,8 @@ def _ceiling(found: Found) -> str:
     if BEST not in found.names:
         return ""
     top, best = found.reference("ceiling"), found.reference("optimal")
+    if math.isnan(top):
+        return ""
     told = [found.estimate(share, BEST) for share in found.shares]
     at = ", ".join(f"{plain(e.mean)} at {percent(p)}" for p, e in zip(found.shares, told, strict=True))
     beside = (
@@ -144,7 +146,7 @@ def _labels_alone(found: Found) -> str:
     if len(found.seeds) == 1:
         return text
     if 1 not in verdicts:
-        return f"{text} So routing as such is not shown to add anything here: the labels and the losses do it."
+        return f"{text} So routing as such is not shown to add anything here."
     if -1 in verdicts or 0 in verdicts:
         return f"{text} So it is at {short([percent(p) for p, e in pairs if apart(e) == 1])} only that routing as such adds something."
     return f"{text} So routing as such adds something at every share."
@@ -246,6 +248,8 @@ def _oracle(found: Found) -> str:
         return ""
     told = [found.estimate(share, "oracle").mean for share in found.shares]
     low, best = min(told), found.reference("optimal")
+    if math.isnan(best):
+        return f"With every end judged rightly, the same net earns {plain(low)} at the least."
     enough = (
         "so the budget is enough to learn the task" if low > best - 0.05 else "so the budget itself is short: all arms are held back by it"
     )
