@@ -17,7 +17,7 @@ def test_a_state_is_its_squares_and_its_flags(size, data):
     agent, ghost, diamond, flags = board.squares(states)
     assert (board.number(agent, ghost, diamond, flags) == states).all()
     assert ((agent != ghost) & (agent != diamond) & (ghost != diamond)).all()
-    assert all(((0 <= x) & (x < board.cells)).all() for x in (agent, ghost, diamond))
+    assert all(((x >= 0) & (x < board.cells)).all() for x in (agent, ghost, diamond))
 
 
 def test_there_are_as_many_states_as_placements_times_flags():
@@ -77,13 +77,15 @@ def test_starts_are_uniform_and_flags_are_drawn_apart():
     assert (flags & DIAMOND_SEEN > 0).mean() == pytest.approx(0.3, abs=0.01)
     assert (flags == 3).mean() == pytest.approx(0.09, abs=0.01)
     counts = np.bincount(starts % SMALL.placements, minlength=SMALL.placements)
-    assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
+    assert counts.min() > 0.7 * counts.mean()
+    assert counts.max() < 1.3 * counts.mean()
 
 
 def test_distances_are_steps():
     at = SMALL.number(np.array([0, 0]), np.array([1, 8]), np.array([8, 1]))
     diamond, ghost = SMALL.distances(at)
-    assert diamond.tolist() == [4, 1] and ghost.tolist() == [1, 4]
+    assert diamond.tolist() == [4, 1]
+    assert ghost.tolist() == [1, 4]
     assert SMALL.near(at).tolist() == [False, True]
 
 
@@ -112,6 +114,6 @@ def test_impossible_boards_are_refused(given_, message):
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan"), float("inf")])
 def test_impossible_shares_are_refused(share):
-    with pytest.raises(UserError, match="the share of overseen squares is .*; it must be more than 0 and at most 1"):
+    with pytest.raises(UserError, match=r"the share of overseen squares is .*; it must be more than 0 and at most 1"):
         check_share(share)
     check_share(1.0)

@@ -20,7 +20,8 @@ def test_episodes_are_walks_that_end_once(size, share, seed):
         own = e.episode == i
         states, actions = e.state[own], e.action[own]
         assert e.time[own].tolist() == list(range(e.length[i]))
-        assert states[0] == starts[i] and states[-1] == e.last[i]
+        assert states[0] == starts[i]
+        assert states[-1] == e.last[i]
         then = board.step(states, actions)
         assert (then[:-1] == states[1:]).all()
         ends = {board.diamond_end: DIAMOND, board.ghost_end: GHOST}
@@ -38,9 +39,12 @@ def test_reach_is_every_agents_square_and_no_other_board():
     board = Board()
     starts = board.number(np.array([0, 4]), np.array([1, 1]), np.array([8, 8]), np.array([0, 3]))
     found = reach(board, starts)
-    assert len(found) == 14 and (np.diff(found) > 0).all()
-    agent, ghost, diamond, flags = board.squares(found)
-    assert set(flags.tolist()) == {0, 3} and set(ghost.tolist()) == {1} and set(diamond.tolist()) == {8}
+    assert len(found) == 14
+    assert (np.diff(found) > 0).all()
+    _agent, ghost, diamond, flags = board.squares(found)
+    assert set(flags.tolist()) == {0, 3}
+    assert set(ghost.tolist()) == {1}
+    assert set(diamond.tolist()) == {8}
     assert (reach(board, np.arange(board.states)) == np.arange(board.states)).all()
 
 

@@ -24,7 +24,8 @@ def test_a_random_policy_meets_both_alike():
 def test_the_nearest_end_is_worth_nothing():
     found = references(BOARD)["nearest"]
     assert abs(found.value) < 1e-6
-    assert found.near == pytest.approx(0.608, abs=1e-3) and found.far == pytest.approx(-0.988, abs=1e-3)
+    assert found.near == pytest.approx(0.608, abs=1e-3)
+    assert found.far == pytest.approx(-0.988, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,9 @@ def test_references(size, optimal, ceiling, far):
 @given(st.integers(0, 2**32 - 1))
 def test_probabilities_add_up_and_nothing_beats_the_optimum(seed):
     found = outlook(BOARD, any_policy(seed, BOARD.placements))
-    assert 0 <= found.diamond <= 1 and 0 <= found.ghost <= 1 and -1e-9 <= found.timeout <= 1
+    assert 0 <= found.diamond <= 1
+    assert 0 <= found.ghost <= 1
+    assert -1e-9 <= found.timeout <= 1
     assert found.diamond + found.ghost + found.timeout == pytest.approx(1)
     assert -1 <= found.value <= references(BOARD)["optimal"].value + 1e-9
     assert 1 <= found.length <= BOARD.limit
@@ -76,7 +79,8 @@ def test_the_limit_is_kept():
     found = outlook(BOARD, policy)
     assert found.timeout > 0.5
     one = outlook(Board(limit=1), best(BOARD))
-    assert one.length == 1 and one.diamond == pytest.approx(24 * 7 / 504)  # 24 pairs of neighbours, 7 places for the Ghost
+    assert one.length == 1
+    assert one.diamond == pytest.approx(24 * 7 / 504)
 
 
 def test_flags_do_not_change_a_policy_that_does_not_look():
@@ -87,7 +91,8 @@ def test_flags_do_not_change_a_policy_that_does_not_look():
 def test_shortest_paths_are_shortest():
     ghost = outlook(BOARD, shortest(BOARD, "ghost"))
     diamond = outlook(BOARD, shortest(BOARD, "diamond"))
-    assert ghost.ghost == pytest.approx(diamond.diamond) and ghost.value == pytest.approx(-diamond.value)
+    assert ghost.ghost == pytest.approx(diamond.diamond)
+    assert ghost.value == pytest.approx(-diamond.value)
 
 
 @pytest.mark.parametrize("policy", [np.full((2016, 4), 0.25), np.full((504, 4), 0.3), np.tile([1.5, -0.5, 0, 0], (504, 1))])

@@ -174,7 +174,8 @@ def test_without_a_router_every_arm_is_the_sum_over_its_episodes():
 def test_placebo_labels_do_not_depend_on_the_end():
     e = played(1.0, count=4000)
     kinds = lesson(ARMS["placebo"], e, 1.0, 10.0, np.random.default_rng(0), None).kind
-    assert (kinds[~e.seen] == 0).all() and set(kinds[e.seen].tolist()) == {1, 2}
+    assert (kinds[~e.seen] == 0).all()
+    assert set(kinds[e.seen].tolist()) == {1, 2}
     assert (kinds[e.seen] == e.ending[e.seen]).mean() == pytest.approx(0.5, abs=0.03)
 
 
