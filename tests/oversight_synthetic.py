@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from sluicegate.oversight.arms import ARMS, to_train
+from sluicegate.oversight.arms import ARMS, to_train, trained_as
 from sluicegate.oversight.board import Board, shown
 from sluicegate.oversight.evaluate import best, outlook, references, shortest
 from sluicegate.oversight.stopping import PICKS, pick
+from sluicegate.report.oversight_numbers import Found
 
 AIMS = {
     "naive": 0.1, "naive_penalty": 0.55, "filter": 0.2, "filter_hidden": 0.8, "moe": 0.1, "routed_paper": 0.15, "routed": 0.98,
@@ -101,3 +102,23 @@ def run_folder(folder: Path, arm: str, share: float, seed: int, **more) -> Path:
 def folders(root: Path, names, shares, seeds, **more) -> dict:
     """{(share, arm that was trained, seed): its folder} for these reported arms."""
     return {(p, arm, s): run_folder(root, arm, p, s, **more) for p in shares for arm in to_train(names) for s in seeds}
+
+
+def found(returns, *, seeds=None, **looked):
+    """What was found where {share: {arm: [return of each seed]}} came out; `looked` is more of every last look, by name."""
+    shares, names = tuple(returns), tuple(next(iter(returns.values())))
+    seeds = tuple(range(len(next(iter(returns[shares[0]].values()))))) if seeds is None else seeds
+    told = {"optimal": 0.969, "random": 0.0, "nearest": 0.0, "ceiling": 0.694}
+    results = {}
+    for share in shares:
+        for name in names:
+            arm, rule = trained_as(name)
+            for seed, value in zip(seeds, returns[share][name], strict=True):
+                look = {"return": value, "diamond": (1 + value) / 2, "ghost": (1 - value) / 2, "timeout": 0.0, "near": value, "far": value}
+                look |= {"step": 20, "length": 2.0}
+                own = results.setdefault((share, arm, seed), {"size": 3, "picks": dict.fromkeys(PICKS, look), "looks": [look | looked]})
+                own["picks"] = own["picks"] | {rule: look}
+                if rule == "last":
+                    own["looks"] = [look | looked]
+                own["references"] = {name: {"return": value, "far": value} for name, value in told.items()}
+    return Found(names, shares, seeds, results, {key: Path() for key in results})

@@ -61,7 +61,8 @@ class Oversight:
         trained = to_train(names)
         count = len(shares) * len(trained) * len(seeds)
         budget = f"{stage.updates} updates of {stage.episodes:,} episodes, at most {stage.limit} steps each"
-        plan = f"{_many(count, 'run')} ({_many(len(trained), 'trained arm')}, {_many(len(shares), 'share')}, {_many(len(seeds), 'seed')}): {budget}."
+        of = ", ".join((_many(len(trained), "trained arm"), _many(len(shares), "share"), _many(len(seeds), "seed")))
+        plan = f"{_many(count, 'run')} ({of}): {budget}."
         print(plan, flush=True)
         with watching() as progress:
             jobs = {key: self._job(key, folder) for key in ((p, arm, s) for p in shares for arm in trained for s in seeds)}

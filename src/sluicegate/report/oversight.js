@@ -89,7 +89,11 @@
 
   $("controls").hidden = false;
   $("play").addEventListener("click", () => play(!state.playing));
-  $("at").addEventListener("input", () => { play(false); go(Number($("at").value)); });
+  $("at").addEventListener("input", () => {
+    const look = Number($("at").value); // before it is drawn anew
+    play(false);
+    go(look);
+  });
   $("board").addEventListener("change", () => { state.board = Number($("board").value); draw(); });
   $("share")?.addEventListener("change", () => { state.share = Number($("share").value); go(state.at); });
   $("eye").addEventListener("change", () => { state.eye = $("eye").checked; draw(); });
@@ -105,5 +109,6 @@
     event.preventDefault();
     keys[event.key]();
   });
+  window.sluicegate = { state };
   draw();
 })();
