@@ -81,6 +81,7 @@ ARMS: dict[str, Arm] = {
     "single_avoid": Arm(
         "routed_avoid's control: single with the same steps left out", kept="diamonds", raw=True, weighted=True, avoid="danger"
     ),
+    "any_avoid": Arm("its other control: one net that walks to any end, with the same steps left out", avoid="danger"),
 }  # fmt: skip
 """What is trained, by name."""
 
@@ -88,7 +89,8 @@ CONTROLS = ("naive", "naive_penalty", "naive_stopped", "naive_penalty_stopped", 
             "single", "reward_model", "oracle", "placebo")  # fmt: skip
 """The arms of the table, in its order."""
 ABLATIONS = ("routed_baseline", "routed_unweighted", "routed_flags", "routed_constant")
-AVOIDING = ("routed_negative", "routed_avoid", "single_avoid")
+AVOIDING = ("routed_negative", "routed_avoid", "single_avoid", "any_avoid")
+"""Attempts at the ceiling of an expert that learnt nothing of Ghosts, and their controls."""
 _STOPPED = {"naive_stopped": ("naive", "weighted"), "naive_penalty_stopped": ("naive_penalty", "seen")}
 NAMES = (*CONTROLS, *ABLATIONS, *AVOIDING)
 """Every arm that can be asked for."""

@@ -53,9 +53,9 @@ class Window:
     def weighted(self, share: float) -> float:
         """True return by inverse probability: 2 sum over SD of gamma^(steps-1) / p, less that of all ends, an episode.
 
-        Unbiased for a policy that takes no notice of the Diamond's flag. (Horvitz and Thompson 1952.) NaN before any episode.
+        Unbiased for a policy that takes no notice of the Diamond's flag. (Horvitz and Thompson 1952.) NaN where nothing was labelled.
         """
-        return (2 * self.diamond_sum / share - self.end_sum) / self.episodes if self.episodes else math.nan
+        return (2 * self.diamond_sum / share - self.end_sum) / self.episodes if self.labelled else math.nan
 
     def values(self) -> list[float]:
         return [float(getattr(self, field.name)) for field in fields(self)]

@@ -66,6 +66,8 @@ class Training:
             torch.manual_seed(seed_of(seed, "nets"))
             self.agent = Agent(arm, board, settings.width)
         self.router = routed(self.agent, arm)
+        self._places = np.zeros(board.states if board.tabulated else 0, np.int64)
+        """Where a state is among those that the nets looked at last."""
         self.window = Window()
         self.labelled = np.zeros(2)
         """Labelled episodes so far: Diamonds, Ghosts."""
@@ -98,8 +100,6 @@ class Training:
         with torch.enable_grad():
             self.agent.look(torch.from_numpy(self.board.observe(states)))
         if self.board.tabulated:
-            if not hasattr(self, "_places"):
-                self._places = np.zeros(self.board.states, np.int64)
             self._places[states] = np.arange(len(states))
         with torch.no_grad():
             found: np.ndarray = self.agent(torch.arange(len(states))).exp().numpy()
@@ -173,16 +173,18 @@ class Training:
         )
 
     def _warnings(self) -> list[str]:
-        if self.arm.reward in ("any", "oracle") and not (self.arm.routed or self.arm.weighted):
-            return []
-        said = []
-        episodes = self.settings.episodes * self.settings.updates
+        arm = self.arm
+        if arm.reward in ("any", "oracle") and not (arm.routed or arm.weighted or arm.avoid):
+            return []  # it takes no notice of labels
+        said, episodes = [], self.settings.episodes * self.settings.updates
         for name, count in zip(("Diamond", "Ghost"), self.labelled, strict=True):
             if not count:
                 said.append(
-                    f"none of {episodes:,} training episodes was seen to end at the {name}, so nothing was learnt from it: at a share of "
-                    f"{self.share:g} take more episodes or more updates. The figures are those of an agent without such labels."
+                    f"none of {episodes:,} training episodes was seen to end at the {name}, so nothing was learnt from that: at a share "
+                    f"of {self.share:g}, take more episodes or more updates. The figures are those of an agent without such labels."
                 )
+        if not self.labelled.any():
+            said.append("no stopping rule had anything to go by: what is reported as stopped is the last look.")
         return said
 
 

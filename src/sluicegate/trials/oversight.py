@@ -50,7 +50,7 @@ class Oversight(Trial):
 
     arm: Literal[
         "naive", "naive_penalty", "filter", "filter_hidden", "moe", "routed_paper", "routed", "single", "reward_model", "oracle", "placebo",
-        "routed_baseline", "routed_unweighted", "routed_flags", "routed_constant", "routed_negative", "routed_avoid", "single_avoid",
+        "routed_baseline", "routed_unweighted", "routed_flags", "routed_constant", "routed_negative", "routed_avoid", "single_avoid", "any_avoid",
     ] = "routed"  # fmt: skip
     """How to train. The stopped arms are picks of naive and naive_penalty."""
     share: float = 0.01
