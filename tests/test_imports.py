@@ -22,7 +22,7 @@ FLOORS = (
     ("scoring",),
     ("tasks",),
     ("unlearning", "routing"),
-    ("audit", "latent"),
+    ("audit", "latent", "oversight"),
     ("stages",),
     ("trials",),
     ("execution",),

@@ -15,7 +15,7 @@ LABELS = {
     "routed": "routed", "single": "single net", "reward_model": "reward model", "oracle": "oracle", "placebo": "placebo labels",
     "routed_baseline": "routed + baseline", "routed_unweighted": "routed unweighted", "routed_flags": "routed + gate flags",
     "routed_constant": "routed const. gate", "routed_negative": "routed + negative", "routed_avoid": "routed + avoiding",
-    "single_avoid": "single + avoiding",
+    "single_avoid": "single + avoiding", "any_avoid": "any end + avoiding",
 }  # fmt: skip
 """What an arm is called on the page; at most 19 letters, which is what charts have room for."""
 ENDS = {"diamond": "distilled", "ghost": "suppressed", "timeout": "part-before"}
@@ -29,7 +29,7 @@ _LOOKS = {
     "reward_model": ("other", "solid"), "oracle": ("reference", "dotted"), "placebo": ("pretrained", "solid"),
     "routed_baseline": ("dial-3", "dashed"), "routed_unweighted": ("dial-3", "dotted"), "routed_flags": ("dial-3", "dashdot"),
     "routed_constant": ("dial-2", "dashdot"), "routed_negative": ("dial-5", "dashed"), "routed_avoid": ("dial-5", "dashdot"),
-    "single_avoid": ("control", "dashdot"),
+    "single_avoid": ("control", "dashdot"), "any_avoid": ("other", "dashdot"),
 }  # fmt: skip
 """Colour by family: naive, filtered, mixtures, single nets."""
 

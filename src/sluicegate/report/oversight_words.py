@@ -189,9 +189,10 @@ def _avoiding(found: Found) -> str:
             continue
         pairs = [(share, found.ahead(share, BEST, first=name)) for share in found.shares]
         text = f"Letting seen Ghosts count ({label_of(name)}), the return is {_by_verdict(pairs, 'higher', 'lower', 'not told apart')}."
-        if name == "routed_avoid" and "single_avoid" in found.names:
-            control = [(share, found.ahead(share, "single_avoid", first=name)) for share in found.shares]
-            text += f" Beside the same with a single net it is {_by_verdict(control, 'higher', 'lower', 'not told apart')}."
+        for control, what in (("single_avoid", "with a single net"), ("any_avoid", "with a net that walks to any end")):
+            if name == "routed_avoid" and control in found.names:
+                beside = [(share, found.ahead(share, control, first=name)) for share in found.shares]
+                text += f" Beside the same {what} it is {_by_verdict(beside, 'higher', 'lower', 'not told apart')}."
         told.append(text)
     return " ".join(told)
 
