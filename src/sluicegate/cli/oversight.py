@@ -29,8 +29,8 @@ class Oversight:
     """Train agents of which only a share is overseen, with all their controls, and judge them where nobody looks.
 
     An agent may reach a Diamond or a Ghost; whether it was right is seen for a share of the squares only, and the agent sees which. Prints
-    returns, ends and differences with intervals, and writes a page with an animation. A run takes 10 to 20 seconds of one core on a 3 x 3
-    board; finished ones are kept."""
+    returns, ends and differences with intervals, and writes a page with an animation. On a 3 x 3 board a run takes some seconds of one core,
+    and the whole table some minutes; finished runs are kept."""
 
     share: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3)
     """Shares of overseen squares, each more than 0 and at most 1."""
