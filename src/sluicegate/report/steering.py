@@ -94,7 +94,9 @@ def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estim
     table = np.asarray(values, dtype=float)
     if table.size == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    reduce = (lambda t: float(t.mean())) if statistic == "mean" else (lambda t: float(np.median(np.median(t, axis=1))))
+    def reduce(t: np.ndarray) -> float:
+        return float(t.mean()) if statistic == "mean" else float(np.median(np.median(t, axis=1)))
+
     k, p = table.shape
     if k == 1 and p == 1:
         return Estimate(reduce(table), math.nan, math.nan, 1)
