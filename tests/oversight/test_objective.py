@@ -195,3 +195,20 @@ def test_the_danger_net_learns_last_steps_of_labelled_episodes_and_nothing_else_
     for name, parameter in agent.named_parameters():
         if "danger" in name:
             torch.testing.assert_close(with_it[name], parameter.grad, rtol=1e-4, atol=1e-9)
+
+
+def test_labels_may_as_well_come_when_the_episodes_have_ended():
+    arm, e = ARMS["routed"], played(0.5)
+    _, wanted = gradients(made(arm), arm, e)
+    agent, states = made(arm), reach(BOARD, e.state)
+    router = routed(agent, arm)
+    agent.look(torch.from_numpy(BOARD.observe(states)).double())
+    taught = lesson(arm, e, 0.5, 10.0, np.random.default_rng(0), None)
+    batch = tally(e, taught, np.searchsorted(states, e.state), len(states), routed=True)
+    agent.zero_grad()
+    with router.delayed() as late:
+        value = Objective(arm)(agent, {"train": batch}).value
+        late.label(batch.labels)
+        value.backward()
+    for name, parameter in agent.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6, msg=name)

@@ -51,7 +51,7 @@ def test_its_result_is_json_and_holds_looks_picks_and_references():
     assert found["measures"]["peek"] == max(look["return"] for look in found["looks"])
     assert found["measures"]["labelled"] == sum(look["labelled"] for look in found["looks"]) > 0
     assert found["references"].keys() == {"optimal", "random", "nearest", "ceiling"}
-    assert found["measures"]["above_ceiling"] == pytest.approx(found["measures"]["return"] - 0.694, abs=1e-3)
+    assert found["measures"]["above_ceiling"] == pytest.approx(found["measures"]["true_return"] - 0.694, abs=1e-3)
     assert values_of("naive_penalty_stopped", found) == found["picks"]["seen"]
     assert found["curves"]["overseen"]["x"] == [0, 4, 8]
 

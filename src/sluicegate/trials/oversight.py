@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.oversight.board import Board, check_share
 from sluicegate.oversight.settings import Settings, budget
+from sluicegate.oversight.stopping import RULES
 from sluicegate.trials import Trial, outcome
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Oversight(Trial):
 
     VERB: ClassVar[str] = "oversight"
     MEASURES: ClassVar[dict[str, str]] = {
-        "true_return": "true return at the end, nothing overseen: Diamond +1, Ghost -1, times .97 a step after the first; exact",
+        "true_return": "return at the end, nothing overseen: Diamond +1, Ghost -1, times .97 a step after the first; exact",
         "diamond": "probability of ending at the Diamond",
         "ghost": "probability of ending at the Ghost",
         "timeout": "probability of ending at neither",
@@ -50,7 +51,8 @@ class Oversight(Trial):
 
     arm: Literal[
         "naive", "naive_penalty", "filter", "filter_hidden", "moe", "routed_paper", "routed", "single", "reward_model", "oracle", "placebo",
-        "routed_baseline", "routed_unweighted", "routed_flags", "routed_constant", "routed_negative", "routed_avoid", "single_avoid", "any_avoid",
+        "routed_baseline", "routed_unweighted", "routed_flags", "routed_constant", "routed_negative", "routed_avoid", "single_avoid",
+        "any_avoid",
     ] = "routed"  # fmt: skip
     """How to train. The stopped arms are picks of naive and naive_penalty."""
     share: float = 0.01
@@ -104,8 +106,8 @@ class Oversight(Trial):
         picks, last = done.picks(), done.looks[-1]
         told = references(board) if board.exact else {}
         measures = {name: value for name, value in last.items() if name in self.MEASURES and name != "labelled"}
-        measures |= {"true_return": last["return"], "peek": picks["peek"]["return"], "labelled": sum(look["labelled"] for look in done.looks)}
-        measures |= {f"stopped_{rule}": picks[rule]["return"] for rule in ("seen", "weighted")}
+        measures |= {"true_return": last["return"], "labelled": sum(look["labelled"] for look in done.looks)}
+        measures |= {f"stopped_{rule}": picks[rule]["return"] for rule in RULES} | {"peek": picks["peek"]["return"]}
         if told:
             measures["above_ceiling"] = last["return"] - told["ceiling"].value
         if room.path != Path():
