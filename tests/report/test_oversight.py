@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from oversight_synthetic import folders, found
 from sluicegate.errors import UserError
@@ -258,9 +258,13 @@ def test_arms_without_experts_show_their_own_moves(tmp_path):
     assert not shown["mixture"]
 
 
-def test_without_boards_the_page_does_without_them(tmp_path):
+@pytest.mark.parametrize("left", [None, {"steps": np.arange(2), "placements": np.zeros((0, 2), int)}])
+def test_without_boards_the_page_does_without_them(tmp_path, left):
+    """A board too large for tables leaves a file without policies."""
     there = folders(tmp_path, ("routed",), (0.1,), (0,))
     (there[0.1, "routed", 0] / "boards.safetensors").unlink()
+    if left:
+        save_file(left, there[0.1, "routed", 0] / "boards.safetensors")
     one = gather(("routed",), (0.1,), (0,), there)
     assert boards(one) is None
     text = report_oversight(one, tmp_path / "r.html", command="x").read_text()

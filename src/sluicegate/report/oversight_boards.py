@@ -13,6 +13,8 @@ from sluicegate.report.oversight_numbers import Found, percent
 if TYPE_CHECKING:
     import numpy as np
 
+    Tensors = Mapping[str, np.ndarray]
+
 FILE = "boards.safetensors"
 SQUARE = 40
 """Width of a square, in the units of the SVG; the script has the same."""
@@ -42,22 +44,21 @@ class Panel:
     """Whether the gate is its background."""
 
 
-def panels_of(found: Found, share: float) -> list[Panel]:
-    """The boards that can be shown: both experts and the mixture of the routed arm, or of another mixture, and naive beside them."""
-    first = found.seeds[0]
-    trained = [
-        arm for arm in dict.fromkeys(trained_as(name)[0] for name in found.names) if (found.folders[share, arm, first] / FILE).is_file()
-    ]
-    mixtures = sorted((arm for arm in trained if ARMS[arm].mixture), key=lambda arm: arm != "routed")
+def panels_of(found: Found, share: float) -> "list[tuple[Panel, Tensors]]":
+    """The boards that can be shown, with what their run left: both experts and the mixture of the routed arm, or of another mixture,
+    and naive beside them. Runs on boards too large for tables leave none."""
+    trained = list(dict.fromkeys(trained_as(name)[0] for name in found.names))
+    left = {arm: tensors for arm in trained if "judged" in (tensors := _read(found, share, arm))}
     panels = []
-    for arm in mixtures[:1]:
+    for arm in sorted((arm for arm in left if ARMS[arm].mixture), key=lambda arm: arm != "routed")[:1]:
         panels = [
             Panel("Diamond expert", "what the agent is steered to", arm, "diamond", "return"),
             Panel("Ghost expert", "the other half of the net", arm, "ghost_expert", "ghost_expert"),
             Panel("Mixture", "what acts in training; background: the gate", arm, "mixture", "mixture", gated=True),
         ]
-    others = [arm for arm in ("naive", "naive_penalty", "filter", "single") if arm in trained]
-    return panels + [Panel(arm.replace("_", " ").capitalize(), "one net, no experts", arm, "judged", "return") for arm in others[:1]]
+    for arm in [arm for arm in ("naive", "naive_penalty", "filter", "single") if arm in left][:1]:
+        panels.append(Panel(arm.replace("_", " ").capitalize(), "one net, no experts", arm, "judged", "return"))
+    return [(panel, left[panel.arm]) for panel in panels]
 
 
 def boards(found: Found) -> dict[str, Any] | None:
@@ -66,64 +67,60 @@ def boards(found: Found) -> dict[str, Any] | None:
     "fixed": (title, note, svg) at the end of training, at the smallest share; "panels": the same to be played, "data": what the
     script plays, as JSON; "shares", "places": what there is to choose from.
     """
-    kept: dict[float, dict[str, Any]] = {}
-    for share in found.shares:
-        if panels := panels_of(found, share):
-            kept[share] = {"panels": panels, "tensors": [_read(found, share, panel.arm) for panel in panels]}
+    kept = {share: those for share in found.shares if (those := panels_of(found, share))}
     if not kept:
         return None
     share, first = next(iter(kept.items()))
-    same = {p: one for p, one in kept.items() if one["panels"] == first["panels"]}  # one row of boards serves all shares
-    placements = first["tensors"][0]["placements"].tolist()
-    at_end = [_last(panel, tensors) for panel, tensors in zip(first["panels"], first["tensors"], strict=True)]
-    drawn = [
-        field(found.size, placements[0], arrows, gate, panel.title) for panel, (arrows, gate) in zip(first["panels"], at_end, strict=True)
-    ]
-    rows = [(panel.title, panel.note, svg) for panel, svg in zip(first["panels"], drawn, strict=True)]
+    same = {p: row for p, row in kept.items() if [panel for panel, _ in row] == [panel for panel, _ in first]}  # one row serves all
+    panels, tensors = [panel for panel, _ in first], first[0][1]
+    placements = tensors["placements"].tolist()
+    rows = [(panel.title, panel.note, _at_end(found.size, panel, own)) for panel, own in first]
     return {
         "fixed": rows[:3] if len(rows) > 1 else rows,
         "panels": rows,
         "share": percent(share),
         "seed": found.seeds[0],
-        "mixture": first["panels"][0].gated or any(panel.gated for panel in first["panels"]),
-        "arm": first["panels"][0].arm,
+        "mixture": any(panel.gated for panel in panels),
+        "arm": panels[0].arm,
         "shares": [percent(p) for p in same],
         "places": [_place(n, found.size, pair) for n, pair in enumerate(placements, 1)],
-        "last": int(first["tensors"][0]["steps"][-1]),
-        "looks": len(first["tensors"][0]["steps"]),
+        "last": int(tensors["steps"][-1]),
+        "looks": len(tensors["steps"]),
         "data": json.dumps(
             {
                 "size": found.size,
                 "placements": placements,
-                "gated": [panel.gated for panel in first["panels"]],
-                "shares": [_packed(found, p, one["panels"], one["tensors"]) for p, one in same.items()],
+                "gated": [panel.gated for panel in panels],
+                "shares": [_packed(found, p, row) for p, row in same.items()],
             },
             separators=(",", ":"),
         ),
     }
 
 
-def _read(found: Found, share: float, arm: str) -> "Mapping[str, np.ndarray]":
+def _read(found: Found, share: float, arm: str) -> "Tensors":
+    """What the first seed's run left of boards; nothing where it left none."""
     from safetensors.numpy import load_file
 
-    tensors: Mapping[str, np.ndarray] = load_file(found.folders[share, arm, found.seeds[0]] / FILE)
+    file = found.folders[share, arm, found.seeds[0]] / FILE
+    tensors: Tensors = load_file(file) if file.is_file() else {}
     return tensors
 
 
-def _last(panel: Panel, tensors: "Mapping[str, np.ndarray]") -> tuple[list[list[float]], list[float] | None]:
-    """The first board's arrows and gate at the end of training, nothing overseen."""
+def _at_end(size: int, panel: Panel, tensors: "Tensors") -> str:
+    """The first board at the end of training, nothing overseen."""
     gate = tensors["gate"][-1, 0, 0].tolist() if panel.gated else None
-    return tensors[panel.tensor][-1, 0, 0].tolist(), gate
+    return field(size, tensors["placements"][0].tolist(), tensors[panel.tensor][-1, 0, 0].tolist(), gate, panel.title)
 
 
-def _packed(found: Found, share: float, panels: Sequence[Panel], tensors: "Sequence[Mapping[str, np.ndarray]]") -> dict[str, Any]:
+def _packed(found: Found, share: float, panels: "Sequence[tuple[Panel, Tensors]]") -> dict[str, Any]:
     """One share's boards along training as bytes: arrows [panel] of [look, board, flag, square, move], the gate without moves."""
-    gates = [t["gate"] for panel, t in zip(panels, tensors, strict=True) if panel.gated]
+    gates = [tensors["gate"] for panel, tensors in panels if panel.gated]
     return {
-        "steps": tensors[0]["steps"].tolist(),
-        "arrows": [_bytes(t[panel.tensor]) for panel, t in zip(panels, tensors, strict=True)],
+        "steps": panels[0][1]["steps"].tolist(),
+        "arrows": [_bytes(tensors[panel.tensor]) for panel, tensors in panels],
         "gate": _bytes(gates[0]) if gates else "",
-        "returns": [_returns(found, share, panel) for panel in panels],
+        "returns": [_returns(found, share, panel) for panel, _ in panels],
     }
 
 

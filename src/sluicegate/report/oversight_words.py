@@ -42,7 +42,7 @@ def _single_seed(found: Found) -> str:
 
 def difference(e: Estimate) -> str:
     """+0.18 (0.10 to 0.26), with its sign."""
-    text = ("+" if e.mean >= 0 else "") + plain(e.mean)
+    text = ("+" if round(e.mean, 2) > 0 else "") + plain(e.mean)
     return f"{text} ({plain(e.low)} to {plain(e.high)})" if has_interval(e) else text
 
 
