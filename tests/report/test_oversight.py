@@ -77,6 +77,16 @@ def test_a_run_that_is_not_finished_is_not_taken(made, tmp_path):
         gather(("routed",), (0.1,), (0,), there)
 
 
+def test_a_run_without_a_label_is_marked_in_every_table(made, tmp_path):
+    one = found({0.001: {"routed": [0.0, 0.1], "naive_stopped": [0.0, 0.1], "oracle": [0.9, 0.9]}}, labelled=0.0)
+    assert [one.unlabelled(0.001, name) for name in one.names] == ["no labels", "no labels", ""]
+    assert "| routed | 0.05 [−0.59 to 0.69], no labels |" in markdown(one)
+    one.results[0.001, "routed", 0]["looks"][0]["labelled"] = 3.0
+    assert one.unlabelled(0.001, "routed") == "no labels on 1 of 2 seeds"
+    assert "no labels on 1 of 2 seeds" in report_oversight(one, tmp_path / "r.html", command="x").read_text()
+    assert "no labels" not in markdown(made)
+
+
 # -------------------------------------------------------------------------------------- words
 
 
@@ -197,7 +207,10 @@ def test_the_page_holds_every_part_and_escapes_what_is_not_ours(page):
     for part in ("What is true, and what the overseer sees", "Where episodes end", "How far routed lies above the others", "The numbers"):
         assert part in text
     assert "<b>flickered</b>" not in page
-    assert "the lamp <b>flickered</b>: naive at 1 % (seed 0), naive at 1 % (seed 1)" in text
+    assert (
+        "the lamp <b>flickered</b>: naive, naive_penalty, filter_hidden, routed, single, placebo and oracle at 1 % (all seeds); naive,"
+        in text
+    )
     assert "sluicegate oversight <x>" in text
     assert ".694" in page
     assert ".969" in page

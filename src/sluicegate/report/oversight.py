@@ -82,14 +82,14 @@ def _about(name: str) -> str:
     return ARMS[arm].about if arm == name else f"{arm}'s run, {RULES[rule]}"
 
 
-def _rows(found: Found, share: float) -> list[tuple[str, list[Any]]]:
-    """Each arm's cells: return, ends, near, far, Ghost seen, overseen."""
+def _rows(found: Found, share: float) -> list[tuple[str, str, list[Any]]]:
+    """Each arm's name, a note where it had no labels, and its cells: return, ends, near, far, Ghost seen, overseen."""
     rows = []
     for name in found.names:
         cells = [written(found.estimate(share, name, figure)) for figure in FIGURES]
         stopped = trained_as(name)[0] != name  # what is told of the last look is not told of a stopped arm
         cells += [written(None if stopped else found.last(share, name, figure)) for figure in ("ghost_flagged", "overseen")]
-        rows.append((label_of(name), cells))
+        rows.append((label_of(name), found.unlabelled(share, name), cells))
     return rows
 
 
@@ -135,7 +135,8 @@ def _cells(found: Found, share: float, name: str) -> list[str]:
     def joined(figures: Sequence[str]) -> str:
         return " / ".join(plain(found.estimate(share, name, figure).mean) for figure in figures)
 
-    return [str(written(found.estimate(share, name))), joined(("diamond", "ghost", "timeout")), joined(("near", "far"))]
+    told = [str(written(found.estimate(share, name))), found.unlabelled(share, name)]
+    return [", ".join(filter(None, told)), joined(("diamond", "ghost", "timeout")), joined(("near", "far"))]
 
 
 def _ahead(found: Found, share: float, name: str) -> str:

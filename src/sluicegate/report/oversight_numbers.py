@@ -8,6 +8,7 @@ from typing import Any
 
 from sluicegate.curves import Estimate, estimate
 from sluicegate.oversight.arms import trained_as, values_of
+from sluicegate.report.numbers import short
 from sluicegate.runs.room import result_of
 
 Key = tuple[float, str, int]
@@ -82,13 +83,28 @@ class Found:
                 found.append(([x for x, _ in told], [y for _, y in told]))
         return found
 
+    def unlabelled(self, share: float, name: str) -> str:
+        """A note where no labelled episode came in training, on some seeds or all; empty otherwise, and for the oracle, which needs none."""
+        if name == "oracle":
+            return ""
+        runs = [[look["labelled"] for look in self.run(share, name, seed)["looks"] if "labelled" in look] for seed in self.seeds]
+        without = sum(bool(counts) and not any(counts) for counts in runs)
+        return "" if not without else "no labels" if without == len(runs) else f"no labels on {without} of {len(runs)} seeds"
+
     def warnings(self) -> list[str]:
-        """What the runs themselves noticed, each said once with where it holds."""
-        where: dict[str, list[str]] = {}
+        """What the runs themselves noticed, each said once with where it holds: arms that share their share and seeds together."""
+        where: dict[str, dict[tuple[float, str], list[int]]] = {}
         for (share, arm, seed), result in self.results.items():
             for text in result.get("warnings", ()):
-                where.setdefault(str(text).rstrip("."), []).append(f"{arm} at {percent(share)} (seed {seed})")
-        return [f"{text}: {', '.join(places)}." for text, places in where.items()]
+                where.setdefault(str(text).rstrip("."), {}).setdefault((share, arm), []).append(seed)
+        found = []
+        for text, runs in where.items():
+            groups: dict[tuple[float, str], list[str]] = {}
+            for (share, arm), seeds in runs.items():
+                which = "all seeds" if len(seeds) == len(self.seeds) > 1 else f"seed {', '.join(map(str, seeds))}"
+                groups.setdefault((share, which), []).append(arm)
+            found.append(f"{text}: {'; '.join(f'{short(arms)} at {percent(p)} ({which})' for (p, which), arms in groups.items())}.")
+        return found
 
     def as_json(self) -> dict[str, dict[str, dict[str, list[float]]]]:
         """{share: {arm: {"return", "diamond", "ghost"}}}, one figure a seed."""
