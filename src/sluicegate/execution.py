@@ -5,7 +5,7 @@ Every kind of stage is known here: the verbs on data, and the trials, which are 
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,13 @@ from sluicegate import trials
 from sluicegate.errors import UserError, nearest
 from sluicegate.items import digest
 from sluicegate.runs.identity import Stage, build, environment, folder_name, identify
+from sluicegate.runs.room import Room, RunFolder, open_run
 from sluicegate.stages import Ablate, Distill, OnData, Relearn, Route, Score, Train, Undo, Unlearn
 from sluicegate.tasks import read
 from sluicegate.unlearning.objectives import method
 
 if TYPE_CHECKING:
+    from sluicegate.runs.ranks import Ranks
     from sluicegate.runs.room import Progress
 
 STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Score, Route, Ablate, Unlearn, Distill, Undo, Relearn)}
@@ -53,28 +55,48 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
     return identify(stage, parents), parents
 
 
-def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", progress: "Progress | None" = None) -> Path:
+def execute(
+    stage: Stage,
+    out: Path,
+    *,
+    exact: bool = False,
+    title: str = "",
+    progress: "Progress | None" = None,
+    procs: int = 0,
+    shard: bool = False,
+) -> Path:
     """Run a stage in its folder and return the folder; a finished one is not run again.
 
-    With `exact`, `out` is the folder; else the folder is ``out/verb-method-hash8``.
+    With `exact`, `out` is the folder; else the folder is ``out/verb-method-hash8``. `procs` processes train
+    the model together, with FSDP2 where `shard`: those that a launcher such as torchrun has started, of which this
+    is one, or else new ones on this machine; 0 is as many as a launcher started, and one without.
     """
     import os
 
     import torch
 
     from sluicegate.models import device
-    from sluicegate.runs.room import check_owner, open_run
+    from sluicegate.runs.launch import launch
+    from sluicegate.runs.ranks import ALONE, join, launched
+    from sluicegate.runs.room import check_owner
 
-    stage = stage.resolved()
-    own, parents = identity(stage)
+    world = _world(stage, procs, shard)
+    starts = world > 1 and launched() is None
+    ranks = ALONE if world == 1 or starts else join(shard)
+    stage, own, parents = _settled(stage, ranks)
     folder = out if exact else out / folder_name(stage, own)
-    if (folder / "DONE").exists():
-        check_owner(folder, own)
+    if ranks.first((folder / "DONE").exists()):
+        if ranks.leads:
+            check_owner(folder, own)
+        return folder
+    if starts:
+        launch(stage.config(), folder, world, shard=shard, title=title or folder.name, show=progress is not None)
         return folder
     threads = torch.get_num_threads() if stage.is_wide() else 1
-    surroundings = environment(str(device()), threads)
+    surroundings = environment(str(device()), threads, ranks.world, ranks.shard)
     interval = float(os.environ.get("SLUICEGATE_KEEP_SECONDS", "20"))
-    opened = open_run(
+    opened = _opened(
+        ranks,
         folder,
         digest=own,
         config=stage.config(),
@@ -84,10 +106,79 @@ def execute(stage: Stage, out: Path, *, exact: bool = False, title: str = "", pr
         progress=progress,
         interval=interval,
     )
-    with _threads(threads), _tidy(folder), opened as room:
-        if not (folder / "DONE").exists():  # another process may have finished it while we waited to open it
-            room.finish(stage.run(room))
+    with _threads(threads), _tidy(folder) if ranks.leads else nullcontext(), opened as room:
+        if not ranks.first((folder / "DONE").exists()):  # another process may have finished it while we waited to open it
+            result = stage.run(room)
+            if isinstance(room, RunFolder):
+                room.finish(result)
     return folder
+
+
+def _world(stage: Stage, procs: int, shard: bool) -> int:
+    """How many processes are to run the stage; `UserError` where it cannot be that many."""
+    from sluicegate.runs.ranks import processes
+
+    world = processes(procs)
+    if world > 1 and not stage.TOGETHER:
+        able = ", ".join(sorted(name for name, cls in STAGES.items() if cls.TOGETHER))
+        raise UserError(f"{stage.VERB} runs in one process, and here there would be {world}. Several can work together on: {able}.")
+    if shard and world == 1:
+        raise UserError("--shard divides a model among processes, and there is one. Ask for more: --procs 2")
+    objective = getattr(stage, "objective", None)
+    if shard and not getattr(objective, "SHARDS", True):
+        raise UserError(f"the method {stage.method!r} swaps whole weights in, which a divided model cannot do. Leave --shard out.")
+    return world
+
+
+def _settled(stage: Stage, ranks: "Ranks") -> tuple[Stage, str, dict[str, str]]:
+    """The stage resolved, its hash, and its parents' hashes; `UserError` in all processes where they do not agree."""
+    if ranks.world == 1:
+        stage = stage.resolved()
+        return stage, *identity(stage)
+    from importlib.metadata import version
+
+    told: dict[str, Any] = {"error": "", "hash": "", "versions": {n: version(n) for n in ("sluicegate", "torch")}, "shard": ranks.shard}
+    try:
+        stage = stage.resolved()
+        own, parents = identity(stage)
+        content = {name: value for name, value in stage.config().items() if name not in parents}
+        told |= {"hash": own, "settings": content, "content": parents}
+    except UserError as error:
+        told["error"] = str(error)
+    everyone = ranks.gather(told)
+    for rank, other in enumerate(everyone):
+        if other["error"]:
+            raise UserError(other["error"] if all(o["error"] for o in everyone) else f"process {rank} of {ranks.world}: {other['error']}")
+    for rank, other in enumerate(everyone):
+        for what in ("versions", "shard", "settings", "content", "hash"):
+            if other[what] != everyone[0][what]:
+                raise UserError(f"the processes do not agree: {_difference(what, everyone[0][what], other[what], rank)} Start all alike.")
+    return stage, own, parents
+
+
+def _difference(what: str, first: Any, other: Any, rank: int) -> str:
+    if not isinstance(first, dict):
+        return f"{what} is {first!r} in process 0 and {other!r} in process {rank}."
+    name = next(n for n in sorted({*first, *other}) if first.get(n) != other.get(n))
+    if what == "content":
+        return f"what --{name} names holds other content in process 0 than in process {rank}."
+    return f"{name} is {first.get(name)!r} in process 0 and {other.get(name)!r} in process {rank}."
+
+
+@contextmanager
+def _opened(ranks: "Ranks", folder: Path, *, title: str, **how: Any) -> "Iterator[Room]":
+    """The run folder, held by the process that leads; the others get a room in which nothing is kept."""
+    with ExitStack() as stack:
+        room, error = Room(title), None
+        try:
+            if ranks.leads:
+                room = stack.enter_context(open_run(folder, title=title, **how))
+        except (UserError, OSError) as caught:
+            error = caught
+        if error := ranks.first(error):
+            raise error
+        room.path, room.ranks = folder, ranks
+        yield room
 
 
 @contextmanager

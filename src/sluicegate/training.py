@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sluicegate.edits import match_parameters
 from sluicegate.errors import UserError
 from sluicegate.models import Batch, Meter, logits
+from sluicegate.runs.ranks import Ranks
 from sluicegate.runs.room import Room
 from sluicegate.sampling import seed_of
 from sluicegate.schedule import Schedule
@@ -158,52 +159,56 @@ def fit(
     is no language model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a
     forward pass over a batch.
 
+    Where the room's `ranks` are several processes, each does its share of every step, and all end with the
+    same weights, those of one process up to rounding (with dropout: another draw).
+
     Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights
     are kept as the resume point) and `UserError` when no trainable parameter receives any gradient.
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
-    trained, meter = only_train(model, sites), meter or Meter(model)  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(
-        trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
-    )
-    if guard is not None:
-        guard(optimizer)
-    run = Fitted.nothing()
-    state = room.resume(name)
-    if state is not None:
-        _restore(state.tensors, trained, optimizer)
-        run = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
-        if state.finished:
-            return run
+    with room.ranks.spread(model):
+        trained, meter = only_train(model, sites), meter or Meter(model)  # type: ignore[arg-type]
+        optimizer = torch.optim.AdamW(
+            trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
+        )
+        if guard is not None:
+            guard(optimizer)
+        run = Fitted.nothing()
+        state = room.resumed(name)
+        if state is not None:
+            _restore(state.tensors, trained, optimizer, room.ranks)
+            run = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
+            if state.finished:
+                return run
 
-    def keep(finished: bool = False) -> None:
-        ledger = {"student": run.ledger.student, "teacher": run.ledger.teacher, "evaluation": run.ledger.evaluation}
-        values = {"steps": run.steps, "ledger": ledger, "records": run.records, "stopped": run.stopped}
-        tensors = _tensors(trained, optimizer, moments=not finished) if keep_weights or not finished else {}
-        room.keep(name, values, tensors, finished=finished)
+        def keep(finished: bool = False) -> None:
+            ledger = {"student": run.ledger.student, "teacher": run.ledger.teacher, "evaluation": run.ledger.evaluation}
+            values = {"steps": run.steps, "ledger": ledger, "records": run.records, "stopped": run.stopped}
+            tensors = _tensors(trained, optimizer, room.ranks, moments=not finished) if keep_weights or not finished else {}
+            room.keep(name, values, tensors, finished=finished)
 
-    def look() -> None:
-        if evaluation is None or not evaluation.at(run.steps) or any(r["step"] == run.steps for r in run.records):
-            return
-        record = {"step": run.steps, **evaluation.measure(model, run.ledger)}
-        run.records.append(record)
-        room.log({"part": name, "kind": "evaluation", **record})
-        run.stopped = run.steps < schedule.steps and evaluation.stop(record)
+        def look() -> None:
+            if evaluation is None or not evaluation.at(run.steps) or any(r["step"] == run.steps for r in run.records):
+                return
+            record = room.ranks.first({"step": run.steps, **evaluation.measure(model, run.ledger)})
+            run.records.append(record)
+            room.log({"part": name, "kind": "evaluation", **record})
+            run.stopped = run.steps < schedule.steps and evaluation.stop(record)
 
-    with _own_randomness():
-        look()
-        while run.steps < schedule.steps and not run.stopped:
-            torch.manual_seed(seed_of(seed, run.steps))  # dropout, if the model has any
-            step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep, meter, around)
-            run.steps += 1
-            room.log({"part": name, "step": run.steps, **step_log})
+        with _own_randomness():
             look()
-            room.progress(name, run.steps, schedule.steps, {**step_log, **(run.records[-1] if run.records else {})})
-            if room.due():
-                keep()
-    keep(finished=True)
-    return run
+            while run.steps < schedule.steps and not run.stopped:
+                torch.manual_seed(seed_of(seed, run.steps, *room.ranks.own_seed))  # dropout, if the model has any
+                step_log = _step(model, objective, batches(run.steps), schedule, optimizer, trained, run, room, name, keep, meter, around)
+                run.steps += 1
+                room.log({"part": name, "step": run.steps, **step_log})
+                look()
+                room.progress(name, run.steps, schedule.steps, {**step_log, **(run.records[-1] if run.records else {})})
+                if room.ranks.first(room.due()):
+                    keep()
+        keep(finished=True)
+        return run
 
 
 def _step(
@@ -222,29 +227,30 @@ def _step(
 ) -> Log:
     if not model.training:
         model.train()
+    ranks = room.ranks
     log: Log = {"loss": 0.0}
     teacher = 0.0
-    split = {group: batch.split(schedule.accumulate) for group, batch in batches.items()}
-    for part in range(schedule.accumulate):
-        batch = {group: pieces[part] for group, pieces in split.items()}
+    for batch in ranks.pieces(batches, schedule.accumulate):
         with around(batch):
             loss = objective(model, batch)
-            value = float(loss.value.detach())
+            extra = [float(number.detach()) for number in loss.log.values()]
+            value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
             log["loss"] += value
-            for key, number in loss.log.items():
-                log[key] = log.get(key, 0.0) + float(number.detach())
+            for key, number in zip(loss.log, numbers, strict=True):
+                log[key] = log.get(key, 0.0) + number
             if not math.isfinite(value):
                 _diverged("loss", value, run, room, name, keep, optimizer)
             if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
-                loss.value.backward()
-        teacher += loss.teacher_flops
+                ranks.scaled(loss.value).backward()
+        teacher += cost
+    ranks.add_gradients(trained.values())
     gradients = [p for p in trained.values() if p.grad is not None]
-    if run.steps == 0 and not any(bool(p.grad.any()) for p in gradients if p.grad is not None):
+    if run.steps == 0 and not ranks.moved(p.grad for p in gradients if p.grad is not None):
         raise UserError(
             f"stage {room.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
             "would be learnt. Check that the trained sites lie before what the objective reads."
         )
-    norm = float(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))
+    norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
     if not math.isfinite(norm):
         _diverged("gradient norm", norm, run, room, name, keep, optimizer)
     for group in optimizer.param_groups:
@@ -279,24 +285,24 @@ def only_train(model: nn.Module, sites: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, moments: bool) -> dict[str, Tensor]:
+def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks, *, moments: bool) -> dict[str, Tensor]:
     """What a resume point needs, flat: the trained weights and, while training goes on, AdamW's moments."""
-    flat = {f"weight/{name}": p.detach() for name, p in trained.items()}
+    flat = {f"weight/{name}": ranks.whole(p.detach()) for name, p in trained.items()}
     for name, parameter in trained.items() if moments else ():
         for key, value in optimizer.state.get(parameter, {}).items():
-            flat[f"adamw/{key}/{name}"] = value
+            flat[f"adamw/{key}/{name}"] = ranks.whole(value)
     return flat
 
 
 @torch.no_grad()
-def _restore(flat: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def _restore(flat: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
     for path, tensor in flat.items():
         kind, _, rest = path.partition("/")
         if kind == "weight":
-            trained[rest].copy_(tensor)
+            trained[rest].copy_(ranks.place(tensor, trained[rest]))
         else:
             key, _, name = rest.partition("/")
-            optimizer.state[trained[name]][key] = tensor.to(trained[name].device)
+            optimizer.state[trained[name]][key] = ranks.place(tensor, trained[name])
 
 
 @contextmanager

@@ -35,6 +35,8 @@ class Stage:
     VERB: ClassVar[str] = ""
     VERSION: ClassVar[int] = 1
     """Raised when the same settings would give another result than before."""
+    TOGETHER: ClassVar[bool] = False
+    """Whether several processes can do it together (--procs): each a share of every step's rows."""
 
     @property
     def method(self) -> str:
@@ -163,7 +165,7 @@ def folder_name(stage: Stage, digest: str) -> str:
     return "-".join(filter(None, (stage.VERB, stage.method, digest[:8])))
 
 
-def environment(device: str, threads: int, world_size: int = 1) -> dict[str, Any]:
+def environment(device: str, threads: int, world_size: int = 1, shard: bool = False) -> dict[str, Any]:
     """What the run's numbers may depend on beside its settings: an allow-list, never os.environ."""
     packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors")
     versions = {}
@@ -180,7 +182,7 @@ def environment(device: str, threads: int, world_size: int = 1) -> dict[str, Any
         "threads": threads,
         "world_size": world_size,
         "argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-    }
+    } | ({"shard": True} if shard else {})
 
 
 def _git_sha() -> str:

@@ -27,6 +27,7 @@ import tomli_w
 from sluicegate.errors import UserError
 from sluicegate.runs.disk import plain_disk_errors, sync
 from sluicegate.runs.lock import held
+from sluicegate.runs.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:  # listing runs must not cost the import of torch
     from torch import Tensor
@@ -53,6 +54,9 @@ class Room:
     This is what a verb called from Python gets by default. `RunFolder` is the one that keeps.
     """
 
+    ranks: Ranks = ALONE
+    """The processes that work here together; only the one that leads keeps anything."""
+
     def __init__(self, title: str = "in memory", progress: Progress | None = None) -> None:
         self.title = title
         self.path = Path()
@@ -76,6 +80,14 @@ class Room:
     def resume(self, part: str) -> Resumed | None:
         """The resume point of `part`, or None when it starts from nothing."""
         return None
+
+    def resumed(self, part: str) -> Resumed | None:
+        """The same for all processes that work here: what the one that holds the folder finds."""
+        found = self.resume(part)
+        if self.ranks.world == 1:
+            return found
+        told = self.ranks.first((found.values, found.finished) if found else None)
+        return Resumed(told[0], self.ranks.tensors(found.tensors if found else {}), told[1]) if told else None
 
 
 class RunFolder(Room):

@@ -16,6 +16,7 @@ class Relearn(OnData):
     """Attack a model by fine-tuning, and measure how fast the forget set comes back."""
 
     VERB: ClassVar[str] = "relearn"
+    TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget",)
 
     attack: Attack = Attack()

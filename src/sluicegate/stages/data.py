@@ -81,7 +81,8 @@ class OnData(Stage):
         from sluicegate.models import save
 
         scores = self.score(model, tokenizer, split)
-        save(model.eval(), tokenizer, room.path / "model")
+        if room.ranks.leads:
+            save(model.eval(), tokenizer, room.path / "model")
         return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:

@@ -25,6 +25,7 @@ class Train(OnData):
     """Train a model on rows by next-token prediction: the base model, or one that never knew."""
 
     VERB: ClassVar[str] = "train"
+    TOGETHER: ClassVar[bool] = True
 
     unlabelled: str = source("data")
     """Rows that nobody has labelled, in the same formats."""
@@ -71,6 +72,7 @@ class Unlearn(OnData):
     """Suppress the forget set while keeping the retain set."""
 
     VERB: ClassVar[str] = "unlearn"
+    TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     sites: str = "*"
@@ -111,6 +113,7 @@ class Distill(OnData):
     """Distil a model's outputs into a student: `model` is the teacher."""
 
     VERB: ClassVar[str] = "distill"
+    TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("unlabelled",)
 
     unlabelled: str = source("data")

@@ -31,6 +31,7 @@ class Route(OnData):
     """
 
     VERB: ClassVar[str] = "route"
+    TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
     unlabelled: str = source("data")
@@ -138,8 +139,9 @@ class Route(OnData):
         with router.ablate()(model):
             cut = self.score(model, tokenizer, split)
         scores = self.score(model, tokenizer, split) | {f"{group} without blocks": scores for group, scores in cut.items()}
-        save(model.eval(), tokenizer, room.path / "model")
-        save_placement(room.path / "model", placement(router))
+        if room.ranks.leads:
+            save(model.eval(), tokenizer, room.path / "model")
+            save_placement(room.path / "model", placement(router))
         return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
 
 

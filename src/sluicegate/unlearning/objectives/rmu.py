@@ -25,6 +25,8 @@ class RMU:
     """
 
     NAME: ClassVar[str] = "rmu"
+    SHARDS: ClassVar[bool] = False
+    """Its reference swaps whole weights in for a pass, which FSDP2 would put its own over."""
 
     layer: int = -1
     """l: whose output is steered, counted from 0; -1: the layer in the middle."""

@@ -1,0 +1,151 @@
+"""Start the processes that train one model together on this machine, through torchrun's own launcher, and watch them.
+
+The parent only watches: it ends them all when one of them dies or the user interrupts, and says in one line what
+happened. What they had finished is kept, and the same command goes on from the last resume point, with as many
+processes as it then asks for.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any
+
+from sluicegate.errors import UserError
+from sluicegate.runs.ranks import join
+
+AGAIN = "Finished stages and the last resume point are kept: the same command goes on from there."
+_LOGGERS = ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher")
+
+
+def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, title: str, show: bool) -> None:
+    """Run the stage with these flat settings in `folder`, with `procs` processes; `show` its progress on the standard error.
+
+    Raises `UserError` where one of them failed, and `KeyboardInterrupt` where the user stopped them.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory(prefix="sluicegate-ranks-") as place:
+        job = {"settings": settings, "out": str(folder), "title": title, "show": show, "shard": shard, "argv": sys.argv}
+        (Path(place) / "job.json").write_text(json.dumps(job))
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=procs,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            max_restarts=0,
+            local_addr="127.0.0.1",
+            logs_specs=DefaultLogsSpecs(log_dir=place),
+            shutdown_timeout=5,
+        )
+        words = [sys.executable, "-m", "sluicegate.runs.launch", place, str(os.getpid())]
+        levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+        try:
+            elastic_launch(config, words[0])(*words[1:])
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise UserError(f"stopped by {signal.Signals(error.sigval).name}. {AGAIN}") from None
+        except ChildFailedError as error:
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            raise UserError(_what_happened(Path(place), procs, codes)) from None
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+
+
+def _what_happened(place: Path, procs: int, codes: dict[int, int]) -> str:
+    """One line for what may be many failures: a user's mistake before a process that was killed before anything else."""
+    told = {int(p.stem.split("-")[1]): json.loads(p.read_text()) for p in sorted(place.glob("rank-*.json"))}
+    mistakes = [report["error"] for _, report in sorted(told.items()) if report["mistake"]]
+    if mistakes:
+        return str(mistakes[0])
+    # The launcher itself ends the others with SIGTERM, or SIGKILL where that does not help, so a lone signal is the cause.
+    killed = {rank: -code for rank, code in sorted(codes.items()) if code < 0 and -code != signal.SIGTERM}
+    if killed:
+        rank, number = next(iter(killed.items()))
+        hint = " (out of memory?)" if number == signal.SIGKILL else ""
+        return f"process {rank} of {procs} was killed by {signal.Signals(number).name}{hint}, and the others were ended. {AGAIN}"
+    rank, why = next(((rank, report["error"]) for rank, report in sorted(told.items(), key=lambda r: r[1]["time"])), (-1, ""))
+    if rank < 0:
+        rank, code = next(iter(codes.items()), (0, 1))
+        why = f"it ended with status {code}"
+    return f"process {rank} of {procs} failed, and the others were ended: {why} {AGAIN}"
+
+
+# ------------------------------------------------------------------------------- in each process
+
+
+def main(place: Path, parent: int) -> int:
+    """Do one process's part of the job that `launch` wrote down."""
+    rank = int(os.environ["RANK"])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, wherever it stands: there is a resume point
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    job = json.loads((place / "job.json").read_text())
+    sys.argv = job["argv"]
+    try:
+        _work(job, rank)
+    except UserError as error:
+        return _report(place, rank, str(error), mistake=True)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _report(place, rank, f"{error.strerror or error}{where}. {AGAIN}", mistake=error.errno is not None)
+    except Exception as error:
+        if not _is_loss(error):
+            traceback.print_exc()
+        lines = str(error).strip().splitlines()
+        return _report(place, rank, f"{type(error).__name__}: {lines[0] if lines else ''}", mistake=False)
+    return 0
+
+
+def _work(job: dict[str, Any], rank: int) -> None:
+    import torch
+
+    from sluicegate.cli.watch import watching
+    from sluicegate.execution import execute, from_config
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    join()
+    stage, out = from_config(job["settings"]), Path(job["out"])
+    if rank == 0 and job["show"]:
+        with watching() as progress:
+            execute(stage, out, exact=True, title=job["title"], progress=progress, shard=job["shard"])
+    else:
+        execute(stage, out, exact=True, title=job["title"], shard=job["shard"])
+
+
+def _report(place: Path, rank: int, error: str, *, mistake: bool) -> int:
+    (place / f"rank-{rank}.json").write_text(json.dumps({"error": error, "mistake": mistake, "time": time.time()}))
+    return 2
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether this only says that another process is gone."""
+    return any(word in str(error).lower() for word in ("connection closed by peer", "connection reset", "broken pipe", "timed out"))
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
