@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 STAGES: dict[str, type[OnData]] = {cls.VERB: cls for cls in (Train, Score, Route, Ablate, Unlearn, Distill, Undo, Relearn)}
 
+ALONE_SHARDED = "--shard divides a model among processes, and there is one. Ask for more: --procs 2"
+
 
 def kinds() -> dict[str, type[Stage]]:
     """Every stage that a table of settings can name: the verbs and the trials."""
@@ -123,7 +125,7 @@ def _world(stage: Stage, procs: int, shard: bool) -> int:
         able = ", ".join(sorted(name for name, cls in STAGES.items() if cls.TOGETHER))
         raise UserError(f"{stage.VERB} runs in one process, and here there would be {world}. Several can work together on: {able}.")
     if shard and world == 1:
-        raise UserError("--shard divides a model among processes, and there is one. Ask for more: --procs 2")
+        raise UserError(ALONE_SHARDED)
     objective = getattr(stage, "objective", None)
     if shard and not getattr(objective, "SHARDS", True):
         raise UserError(f"the method {stage.method!r} swaps whole weights in, which a divided model cannot do. Leave --shard out.")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.runs.ranks import launched, speaks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(VERBS))}. All of them: sluicegate --help")
+        _check_alone(verb)
         status = VERBS[verb].call(verb, rest)
         sys.stdout.flush()
         return status
     except UserError as error:
-        _complain(str(error))
+        if speaks():
+            _complain(str(error))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted. Nothing finished is lost: the same command goes on where this one stopped.")
@@ -47,6 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Make room or choose another --out, then run the same command again: it resumes."
         )
         return 2
+
+
+def _check_alone(verb: str) -> None:
+    """Raise `UserError` where a launcher started several processes for a verb that is one process's."""
+    place = launched()
+    if place is None or place[1] == 1 or verb in ("run", "doctor"):
+        return
+    from sluicegate.execution import STAGES
+
+    if verb not in STAGES or not STAGES[verb].TOGETHER:
+        able = ", ".join(sorted(name for name, cls in STAGES.items() if cls.TOGETHER))
+        raise UserError(
+            f"{verb} runs in one process, and a launcher started {place[1]} (WORLD_SIZE). Several can work together on: {able}."
+        )
 
 
 def _overview() -> str:

@@ -1,6 +1,7 @@
 """Stages as verbs: the dataclass of a stage is its command line."""
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 from sluicegate.cli import show
 from sluicegate.cli.watch import watching
 from sluicegate.cli.words import parse, print_json, seeds_from
-from sluicegate.execution import execute, kinds
+from sluicegate.errors import UserError
+from sluicegate.execution import ALONE_SHARDED, execute, kinds
 from sluicegate.runs.identity import Stage
+from sluicegate.runs.ranks import is_launched, launched, processes
 from sluicegate.runs.room import result_of
 from sluicegate.stages import OnData
 from sluicegate.unlearning.objectives import method, methods
@@ -23,6 +26,10 @@ class Common:
     """Folder of the results; the default is made from the settings, under runs/."""
     seeds: int = 1
     """Run this many seeds, from --seed on, side by side; each gets a folder seed-N in --out."""
+    procs: int = 0
+    """Processes that train each model together, every one a share of each step's rows; 0: one, or as many as torchrun started."""
+    shard: bool = False
+    """With --procs, divide weights and the optimiser's memory among the processes (FSDP2) instead of keeping them whole in each."""
     json: bool = False
     """Print one JSON object with the metrics as the last line."""
 
@@ -41,13 +48,15 @@ def run_stage(verb: str, words: list[str]) -> int:
     stage: OnData = parsed.stage
     seeds = seeds_from(stage.seed, common.seeds)
     base = Path(common.out or f"runs/{verb}")
-    if len(seeds) == 1:
-        with watching() as progress:
-            folders = [execute(stage, base, exact=bool(common.out), progress=progress)]
+    world, exact = processes(common.procs), bool(common.out)
+    place = {seed: base / f"seed-{seed}" if exact and len(seeds) > 1 else base for seed in seeds}
+    if len(seeds) == 1 or world > 1:
+        folders = [together(dataclasses.replace(stage, seed=seed), place[seed], exact, common.procs, common.shard) for seed in seeds]
+    elif common.shard:
+        raise UserError(ALONE_SHARDED)
     else:
         from sluicegate.runs.pool import Job, run_jobs
 
-        place = {seed: base / f"seed-{seed}" if common.out else base for seed in seeds}
         jobs = [
             Job(f"seed {seed}", (), lambda done, seed=seed: {**stage.config(), "seed": seed}, place[seed], exact=bool(common.out))  # type: ignore[misc]
             for seed in seeds
@@ -55,11 +64,27 @@ def run_stage(verb: str, words: list[str]) -> int:
         with watching() as progress:
             done = run_jobs(jobs, progress=progress)
         folders = [done[job.key] for job in jobs]
+    if is_follower():
+        return 0
     results = [result_of(folder) for folder in folders]
     show.stage_results(seeds, results, folders)
+    if common.procs or is_launched():
+        print(f"processes: {world}")
     if common.json:
-        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "results": results})
+        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "results": results, "world_size": world})
     return 0
+
+
+def together(stage: Stage, out: Path, exact: bool, procs: int, shard: bool) -> Path:
+    """Execute a stage, with several processes where that is asked for; only one of them shows progress."""
+    with watching() if not is_follower() else nullcontext() as progress:
+        return execute(stage, out, exact=exact, progress=progress, procs=procs, shard=shard)
+
+
+def is_follower() -> bool:
+    """Whether a launcher started this process beside another one that speaks for both."""
+    place = launched()
+    return place is not None and place[0] > 0
 
 
 def _method_of(words: list[str]) -> tuple[type[Any], list[str]]:

@@ -13,7 +13,7 @@ from sluicegate.audit.attack import Attack
 from sluicegate.cli import browse, show
 from sluicegate.cli.latent import LATENT, digits_page
 from sluicegate.cli.oversight import OVERSIGHT
-from sluicegate.cli.stage_verbs import run_stage
+from sluicegate.cli.stage_verbs import is_follower, run_stage, together
 from sluicegate.cli.study_buzz import BUZZ
 from sluicegate.cli.study_lecture import LECTURE
 from sluicegate.cli.study_play import PLAY
@@ -22,8 +22,10 @@ from sluicegate.cli.study_team import TEAM
 from sluicegate.cli.study_verbs import DECK
 from sluicegate.cli.watch import watching
 from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
-from sluicegate.execution import execute, from_config, kinds
+from sluicegate.errors import UserError
+from sluicegate.execution import from_config, kinds
 from sluicegate.runs.identity import Stage
+from sluicegate.runs.ranks import processes
 from sluicegate.runs.room import Progress, result_of
 from sluicegate.stages import OnData
 
@@ -75,6 +77,10 @@ class Run:
     """Settings to change, each ARM.FIELD=VALUE, attack.FIELD=VALUE or common.FIELD=VALUE."""
     workers: int = 0
     """Processes; 0: one a core."""
+    procs: int = 0
+    """For a single stage's config.toml: processes that train its model together; 0: one, or as many as torchrun started."""
+    shard: bool = False
+    """With --procs, divide weights and the optimiser's memory among the processes (FSDP2)."""
     json: bool = False
     """Print the summary as the last line."""
 
@@ -88,12 +94,17 @@ class Run:
             return 0
         single = _single_stage(self.recipe)
         if single is not None:
-            with watching() as progress:
-                folder = execute(single, Path(self.out or "runs"), exact=bool(self.out), progress=progress)
+            folder = together(single, Path(self.out or "runs"), bool(self.out), self.procs, self.shard)
+            if is_follower():
+                return 0
             show.stage_results([getattr(single, "seed", 0)], [result_of(folder)], [folder])
             if self.json:
                 print_json(result_of(folder))
             return 0
+        if processes(self.procs) > 1 or self.shard:
+            raise UserError(
+                "a recipe runs its stages side by side, each in one process (--workers). --procs and --shard are for one stage."
+            )
         changes = dict(assignment(text) for text in self.set)
         if self.plan:
             show.plan(override(load_recipe(self.recipe), changes))
@@ -341,16 +352,20 @@ class Runs:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the library's own speed as ratios to plain training, in one run."""
+    """Measure the library on this machine: what routing costs, and whether two processes train as one does.
 
-    what: Positional[Literal["routing"]] = "routing"
+    routing: time as ratios to plain training. ranks: the largest difference of any weight after training by two processes."""
+
+    what: Positional[Literal["routing", "ranks"]] = "routing"
     """Which benchmark."""
     quick: bool = False
     """Few repetitions: noisier, for a first look."""
     json: bool = False
-    """Print the ratios as the last line."""
+    """Print the figures as the last line."""
 
     def run(self) -> int:
+        if self.what == "ranks":
+            return self._ranks()
         from sluicegate.bench import routing
 
         with watching() as progress:
@@ -358,6 +373,16 @@ class Bench:
         print(routing.markdown(found))
         if self.json:
             print_json(routing.summary(found))
+        return 0
+
+    def _ranks(self) -> int:
+        from sluicegate.bench import ranks
+
+        with watching() as progress:
+            found = ranks.run(quick=self.quick, progress=progress)
+        print(ranks.markdown(found))
+        if self.json:
+            print_json(found.summary())
         return 0
 
 

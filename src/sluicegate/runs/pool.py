@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
+from sluicegate.runs.ranks import launched
 from sluicegate.runs.room import Progress
 
 
@@ -43,6 +44,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None
     """
     if not jobs:
         return {}
+    if (place := launched()) is not None and place[1] > 1:
+        raise UserError(f"a launcher started {place[1]} processes (WORLD_SIZE), and each would run all {len(jobs)} stages. Start only one.")
     cores = len(os.sched_getaffinity(0))
     workers = min(workers or cores, len(jobs))
     context = multiprocessing.get_context("spawn")

@@ -192,6 +192,8 @@ def open_run(
             write_atomic(path / "config.toml", tomli_w.dumps(dict(config)))
             write_atomic(path / "env.json", json.dumps(environment, indent=1))
             write_atomic(path / "parents.json", json.dumps({"format": FORMAT, "hash": digest, "parents": dict(parents)}, indent=1))
+        elif (path / "env.json").exists():
+            _note_world(path / "env.json", environment)
         for left in filter(_scratch, path.iterdir()):  # by a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         room = RunFolder(path, title, progress, interval)
@@ -201,6 +203,14 @@ def open_run(
         finally:
             room.close()
             _add_seconds(path, time.process_time() - started)
+
+
+def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
+    """Add another number of processes than the last sitting's to env.json, which otherwise speaks of the first sitting."""
+    before = json.loads(file.read_text())
+    worlds = [*before.get("world_sizes", [before.get("world_size", 1)])]
+    if (now := environment.get("world_size", 1)) != worlds[-1]:
+        write_atomic(file, json.dumps(before | {"world_sizes": [*worlds, now]}, indent=1))
 
 
 def check_owner(path: Path, digest: str) -> None:

@@ -1,0 +1,81 @@
+"""Whether several processes train as one does: the largest difference of any weight, after the same steps from the same start.
+
+The stage is an ordinary `train` of the packaged tiny model on the packaged arithmetic, in float32, run three times: by
+one process, by two that add their gradients, and by two that divide the weights (FSDP2). Sums of float32 depend on
+their order, so the difference is not zero; it is given beside how far training moved any weight.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sluicegate.execution import execute
+from sluicegate.models import load
+from sluicegate.runs.room import Progress
+from sluicegate.schedule import Schedule
+from sluicegate.stages import Train
+
+MODEL, TASK, BATCH = "arithmetic-tiny", "task:arithmetic", 33
+"""An odd batch: the processes' shares differ by a row."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of it."""
+
+    world_size: int
+    """As the run of several processes recorded it."""
+    steps: int
+    difference: float
+    """Largest difference of a weight between one process and several."""
+    sharded: float
+    """The same with FSDP2."""
+    moved: float
+    """Largest change of a weight by training."""
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "world_size": self.world_size,
+            "max_weight_difference": self.difference,
+            "max_weight_difference_sharded": self.sharded,
+            "max_weight_change": self.moved,
+            "steps": self.steps,
+        }
+
+
+def run(*, quick: bool = False, procs: int = 2, progress: Progress | None = None) -> Compared:
+    """Train three times and compare; the time goes into starting processes, not into the 20 steps (5 when `quick`)."""
+    steps = 5 if quick else 20
+    stage = Train(model=MODEL, forget=f"{TASK}/forget", retain=f"{TASK}/retain", schedule=Schedule(steps=steps, batch=BATCH, warmup=5))
+    with tempfile.TemporaryDirectory(prefix="sluicegate-bench-") as place:
+        one = execute(stage, Path(place) / "one", exact=True, progress=progress, procs=1)
+        several = execute(stage, Path(place) / "several", exact=True, progress=progress, procs=procs)
+        divided = execute(stage, Path(place) / "divided", exact=True, progress=progress, procs=procs, shard=True)
+        world = json.loads((several / "env.json").read_text())["world_size"]
+        return Compared(world, steps, _apart(one, several), _apart(one, divided), _apart(one, MODEL))
+
+
+def markdown(found: Compared) -> str:
+    """The figures in words."""
+    return os.linesep.join(
+        [
+            f"{found.world_size} processes against one, {found.steps} steps of train on {MODEL} in float32, {BATCH} rows a step:",
+            f"  largest difference of a weight: {found.difference:.2g}, with FSDP2 {found.sharded:.2g}",
+            f"  largest change of a weight by training: {found.moved:.2g}",
+        ]
+    )
+
+
+def _apart(first: Path, second: Path | str) -> float:
+    """Largest absolute difference of any weight between two models."""
+    own, other = (_weights(str(name)) for name in (first, second))
+    return max(float((own[name] - other[name]).abs().max()) for name in own)
+
+
+def _weights(name: str) -> Mapping[str, Tensor]:
+    return {key: value.detach() for key, value in load(name)[0].named_parameters()}
