@@ -66,12 +66,14 @@ def test_an_exact_figure_is_what_episodes_come_to():
     assert episodes.length.mean() == pytest.approx(exact.length, abs=0.05)
 
 
-def test_what_labelled_episodes_earn_is_what_labelled_episodes_come_to():
-    tables = any_policy(4, BOARD.states)
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_what_labelled_episodes_earn_is_what_labelled_episodes_come_to(share):
+    to_ghost, to_diamond = shortest(BOARD, "ghost"), shortest(BOARD, "diamond")
+    tables = np.concatenate([any_policy(4, BOARD.placements), to_ghost, to_ghost, to_diamond])  # as differently as can be, by the flags
     rng = np.random.default_rng(0)
-    episodes = play(BOARD, BOARD.start(rng, 200_000, 0.2), lambda at: tables[at], rng)
+    episodes = play(BOARD, BOARD.start(rng, 200_000, share), lambda at: tables[at], rng)
     value = ((episodes.ending == DIAMOND) * 1.0 - (episodes.ending == GHOST)) * episodes.discounted
-    assert overseen(BOARD, tables, 0.2) == pytest.approx(value[episodes.seen].mean(), abs=0.015)
+    assert overseen(BOARD, tables, share) == pytest.approx(value[episodes.seen].mean(), abs=0.015)
 
 
 def test_the_limit_is_kept():

@@ -180,5 +180,13 @@ def test_the_gate_sees_no_flags_and_the_nets_of_blind_arms_neither():
         assert torch.equal(*opened) == blind
 
 
+def test_every_look_has_a_window_of_its_own():
+    training = Training(ARMS["naive"], BOARD, 1.0, SHORT, 0)
+    done = training.run(Room())
+    assert done.looks[0]["labelled"] == 0
+    assert sum(look["labelled"] for look in done.looks) == training.labelled.sum() <= 128 * 12
+    assert all(0 < look["labelled"] <= 128 * 4 for look in done.looks[1:])
+
+
 def test_a_room_need_not_keep():
     assert run(room=Room()).looks
