@@ -21,6 +21,7 @@ from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
 from sluicegate.training import Ledger, fit, only_train
 from sluicegate.unlearning.objectives import Method, method, methods
+from sluicegate.unlearning.objectives.repnoise import BANDWIDTHS, distance_to_noise
 from sluicegate.unlearning.suppress import train, unlearn
 
 every = pytest.mark.parametrize("name", methods())
@@ -232,11 +233,35 @@ def rmu(model, original, forget, retain):
     return F.mse_loss(states(model, forget), target.expand(int(forget.attention.sum()), -1).double()) + 0.7 * drift
 
 
+def repnoise(model, original, forget, retain):
+    """The distance to noise from a million samples' worth of its two expectations, a row and a layer at a time."""
+    answer = model(input_ids=forget.ids, attention_mask=forget.attention.long(), output_hidden_states=True)
+    first, last = answer.hidden_states[1:]
+    lens = model.lm_head(model.model.norm(first))[:, :-1].log_softmax(-1)
+    top = answer.logits[:, :-1].log_softmax(-1)
+    total = 0.0
+    for i in range(len(forget.ids)):
+        chosen, targets = forget.answer[i], forget.ids[i, 1:]
+        ce = [-logs[i][chosen].gather(-1, targets[chosen][:, None]).mean() for logs in (lens, top)]
+        total = total - torch.log(1 + (ce[0] + ce[1]) / 2)
+        for state in (first, last):
+            x = state[i][forget.attention[i]]
+            d = x.shape[1]
+            scale = float(x.detach().square().sum(1).mean()) + d
+            for share in (0.25, 0.5, 1.0, 2.0, 4.0):
+                h = share * scale / 2
+                own = torch.exp(-torch.cdist(x, x).square() / (2 * h)).mean()
+                across = ((h / (h + 1)) ** (d / 2) * torch.exp(-x.square().sum(1) / (2 * (h + 1)))).mean()
+                total = total + 0.3 * (own - 2 * across + (h / (h + 2)) ** (d / 2)) / 10
+    return total / len(forget.ids) + 0.7 * plain(model, retain)[1][retain.answer].mean()
+
+
 FORMULAS = {
     "maxent": (maxent, [{}, {"on": "answer"}]),
     "graddiff": (graddiff, [{"cap": 5.0}, {"cap": 5.0, "on": "answer"}]),
     "npo": (npo, [{"beta": 0.3}]),
     "simnpo": (simnpo, [{"beta": 0.3, "margin": 0.4}]),
+    "repnoise": (repnoise, [{"noise_weight": 0.3}]),
     "rmu": (rmu, [{"layer": 0, "coefficient": 2.0, "direction_seed": 3}]),
 }
 
@@ -252,6 +277,25 @@ def test_the_loss_is_its_formula(name, double, groups):
         given = batches(groups, 8)
         wanted = formula(model, original, given["forget"], given["retain"], **({"on": settings["on"]} if "on" in settings else {}))
         torch.testing.assert_close(loss(model, given).value, wanted)
+
+
+def test_the_distance_to_noise_is_that_of_samples_and_is_gone_for_noise():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 6, 8, generator=generator, dtype=torch.float64) * 1.5 + 0.5
+    attention = torch.tensor([[True] * 5 + [False]])
+    found = distance_to_noise(x, attention)
+    real, noise = x[0, :5], torch.randn(4000, 8, generator=generator, dtype=torch.float64)
+    scale = float(real.square().sum(1).mean()) + 8
+    wanted = 0.0
+    for share in BANDWIDTHS:
+        h = share * scale
+        among = torch.exp(-torch.pdist(noise).square() / h).mean()
+        wanted += (
+            torch.exp(-torch.cdist(real, real).square() / h).mean() - 2 * torch.exp(-torch.cdist(real, noise).square() / h).mean() + among
+        )
+    assert float(found) == pytest.approx(float(wanted) / len(BANDWIDTHS), rel=0.03)
+    many = torch.randn(1, 2000, 8, generator=generator, dtype=torch.float64)
+    assert abs(float(distance_to_noise(many, torch.ones(1, 2000, dtype=torch.bool)))) < 1e-3 < float(found)
 
 
 def test_npo_looks_its_reference_up_by_row(double, groups):

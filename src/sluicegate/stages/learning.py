@@ -1,7 +1,7 @@
 """Stages that make a model: train, unlearn, distil, undo."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
@@ -77,15 +77,19 @@ class Unlearn(OnData):
 
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
+    sam: float = field(default=0.0, metadata={"added": True})
+    """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
     schedule: Schedule = Schedule(steps=100, batch=32)
     objective: Method = MaxEnt()
 
     def resolved(self) -> Self:
+        if self.sam and self.schedule.accumulate > 1:
+            raise UserError("a sharpness-aware step needs its whole batch at once: leave --accumulate out, or --sam.")
         return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(unlearning_rate(self.width())))
 
     @property
     def method(self) -> str:
-        return self.objective.NAME
+        return f"{self.objective.NAME}-sam" if self.sam else self.objective.NAME
 
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.unlearning.suppress import unlearn
@@ -100,6 +104,7 @@ class Unlearn(OnData):
             self.schedule,
             seed=self.seed,
             sites=self.sites,
+            sam=self.sam,
             max_length=self.max_length,
             template=self.template,
             room=room,

@@ -1,18 +1,20 @@
 """Suppression: train a model so that it no longer shows what is in the forget set."""
 
 import copy
+import math
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
 from sluicegate.items import Item, Split
-from sluicegate.models import encode, fitting, width
+from sluicegate.models import Meter, encode, fitting, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
 from sluicegate.schedule import Schedule, training_rate, unlearning_rate
 from sluicegate.training import CrossEntropy, Fitted, fit, only_train
 from sluicegate.unlearning.objectives import Method
+from sluicegate.unlearning.sam import Sharpness
 
 
 def train(
@@ -46,6 +48,7 @@ def unlearn(
     *,
     seed: int = 0,
     sites: str = "*",
+    sam: float = 0.0,
     max_length: int = 256,
     template: bool = False,
     room: Room | None = None,
@@ -53,9 +56,12 @@ def unlearn(
 ) -> tuple[PreTrainedModel, Fitted]:
     """Suppress `split.forget` while keeping `split.retain`; return the new model and what it cost.
 
-    Each step sees `schedule.batch` rows of either set. Suppression hides knowledge; whether it is
-    gone is for `relearn` to say. Raises `UserError` where one of the two sets is empty.
+    Each step sees `schedule.batch` rows of either set. With `sam`, the radius of a ball around the
+    weights, steps are sharpness-aware (see `Sharpness`) and cost twice as much. Suppression hides knowledge;
+    whether it is gone is for `relearn` to say. Raises `UserError` where one of the two sets is empty.
     """
+    if not 0 <= sam < math.inf:
+        raise UserError(f"sam is {sam:g}; it is the radius of a ball around the weights, for example .01, or 0 for ordinary steps.")
     for name in ("forget", "retain"):
         if not split.group(name):
             raise UserError(f"unlearning needs a {name} set, and it is empty. Hand it in with --{name}.")
@@ -69,15 +75,17 @@ def unlearn(
     only_train(model, sites)
     before = Fitted.nothing()
     objective = method.prepare(model, forget, retain, before.ledger)
+    forward = Meter(model)
     done = fit(
         model,
-        objective,
+        Sharpness(objective, sam) if sam else objective,
         lambda step: {"forget": draw_forget(step), "retain": draw_retain(step)},
         schedule,
         seed=seed,
         room=room,
         name="unlearn",
         sites=sites,
+        meter=(lambda batch: 2 * forward(batch)) if sam else forward,
     )
     done.ledger.add(before.ledger)
     return model, done
