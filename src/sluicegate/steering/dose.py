@@ -1,0 +1,109 @@
+"""How much of a vector: the dose that changes the model by a given KL, and what every dose does.
+
+A dose is a multiple of the vector as it is. KL is KL(steered || plain) in nats a token over the steered model's own greedy answer.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sluicegate.curves import Curve
+from sluicegate.errors import UserError
+from sluicegate.runs.room import Room
+from sluicegate.steering.parts import Slice
+from sluicegate.steering.prompts import Rule, prompt_ids
+from sluicegate.steering.score import Floats, continuation, generate, shown
+from sluicegate.steering.vector import SteeringVector
+
+
+@torch.no_grad()
+def kl_to_plain(model: PreTrainedModel, ids: Sequence[Tensor], v: SteeringVector, doses: Sequence[float], *, tokens: int = 12) -> Floats:
+    """[doses, prompts] KL(dose * v || plain model), in nats a token, over the plain model's greedy answer of `tokens` tokens."""
+    found = np.zeros((len(doses), len(ids)))
+    for p, prompt in enumerate(ids):
+        full = continuation(model, prompt, None, tokens - 1, stops=False)[0] if tokens > 1 else prompt
+        part = Slice(model, full, source=v.module, tokens=v.tokens)
+        some = torch.stack([v.values * dose for dose in doses] + [torch.zeros_like(v.values)])
+        log = part.logits(some, tokens).log_softmax(-1)
+        found[:, p] = (log[:-1].exp() * (log[:-1] - log[-1])).sum(-1).mean(-1).double().cpu().numpy()
+    return found
+
+
+def calibrate(
+    v: SteeringVector,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    kl: float = 1.0,
+    tokens: int = 12,
+    most: float = 64.0,
+    template: bool | None = None,
+) -> SteeringVector:
+    """The multiple of `v` whose KL to the plain model (see `kl_to_plain`, mean over prompts) is `kl` nats a token, within 2 %.
+
+    Raises `UserError` where no dose up to `most` reaches it: the vector has no such effect.
+    """
+    if not kl > 0:
+        raise UserError(f"a KL budget is more than 0 nats; got {kl:g}.")
+    ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]
+
+    def reached(dose: float) -> float:
+        return float(kl_to_plain(model, ids, v, [dose], tokens=tokens).mean())
+
+    low, high = 0.0, 1.0
+    while reached(high) < kl:
+        low, high = high, high * 2
+        if high > most:
+            raise UserError(f"{most:g} times this vector changes the model by less than {kl:g} nats a token: it has no such effect.")
+    middle = high
+    for _ in range(20):
+        middle = (low + high) / 2
+        found = reached(middle)
+        if abs(found - kl) <= 0.02 * kl:
+            break
+        low, high = (middle, high) if found < kl else (low, middle)
+    return v * middle
+
+
+def curve(
+    v: SteeringVector,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    doses: Sequence[float],
+    *,
+    tokens: int = 12,
+    template: bool | None = None,
+) -> Floats:
+    """[doses] mean KL to the plain model at every dose (see `kl_to_plain`)."""
+    ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]
+    return np.asarray(kl_to_plain(model, ids, v, doses, tokens=tokens).mean(1))
+
+
+def response(
+    v: SteeringVector,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    doses: Sequence[float],
+    rule: Rule,
+    *,
+    new_tokens: int = 40,
+    template: bool | None = None,
+    room: Room | None = None,
+) -> Curve:
+    """The behaviour's rate against the dose, as a curve: "effort" is the dose, "recall" the share of answers that show it.
+
+    One row, as there is one vector; `Curve.effort_to(.5)` is the dose at which half of the answers show the behaviour.
+    """
+    room = room or Room()
+    rates = []
+    for number, dose in enumerate(doses, start=1):
+        texts = generate(model, tokenizer, v * dose if dose else None, prompts, new_tokens=new_tokens, template=template)
+        rates.append(float(shown(texts, rule).mean()))
+        room.progress("doses", number, len(doses), {"rate": rates[-1]})
+    return Curve(tuple(map(float, doses)), (tuple(rates),), (0,), unit="dose", attack=f"dose:{rule.name}:{new_tokens}")

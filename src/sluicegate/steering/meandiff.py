@@ -1,0 +1,91 @@
+"""Steering vectors from contrastive prompts: the mean difference of activations.
+
+Source: Rimsky et al. 2023, "Steering Llama 2 via Contrastive Activation Addition" (arXiv 2312.06681); here read from prompts alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sluicegate.errors import UserError
+from sluicegate.runs.room import Room
+from sluicegate.steering.prompts import prompt_ids
+from sluicegate.steering.vector import SteeringVector, check_tokens, module_of, steered
+
+
+@dataclass(frozen=True)
+class MeanDiff:
+    """Mean activation over the positive prompts minus the mean over the negative ones, at a module's output."""
+
+    module: str
+    """Path of the module, such as "model.layers.10"."""
+    read: str = "last"
+    """Which tokens of a prompt are read: last, not_first, all or positions "a:b"; their mean where they are several."""
+    tokens: str = "not_first"
+    """Which tokens the vector steers."""
+    scale: float = 1.0
+    """The vector is this many times the difference."""
+
+    def __post_init__(self) -> None:
+        check_tokens(self.read)
+        check_tokens(self.tokens)
+
+    def fit(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        positive: Sequence[str],
+        negative: Sequence[str],
+        *,
+        template: bool | None = None,
+        room: Room | None = None,
+    ) -> SteeringVector:
+        """The vector. Raises `UserError` where one side has no prompt, or where the two sides do not differ."""
+        if not positive or not negative:
+            raise UserError(f"a mean difference needs prompts on both sides; got {len(positive)} positive and {len(negative)} negative.")
+        rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, room=room)
+        values = rows[: len(positive)].mean(0) - rows[len(positive) :].mean(0)
+        if not bool(values.norm() > 0):
+            raise UserError("the positive and the negative prompts give the same activations, so there is no direction between them.")
+        made_from = {
+            "method": "MeanDiff", "read": self.read, "scale": self.scale, "positive": list(positive), "negative": list(negative),
+            "model_type": str(model.config.model_type),
+        }  # fmt: skip
+        return SteeringVector(values * self.scale, self.module, self.tokens, made_from)
+
+
+@torch.no_grad()
+def activations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    module: str,
+    read: str = "last",
+    *,
+    template: bool | None = None,
+    room: Room | None = None,
+) -> Tensor:
+    """[n, d] the module's output for every prompt, at the token that is `read` or the mean over several."""
+    room, place, rows = room or Room(), module_of(model, module), []
+    kept: list[Tensor] = []
+
+    def look(_: object, args: object, output: object) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
+
+    handle = place.register_forward_hook(look)
+    try:
+        for number, prompt in enumerate(prompts, start=1):
+            ids = prompt_ids(tokenizer, prompt, template)[None].to(next(model.parameters()).device)
+            kept.clear()
+            model(input_ids=ids, use_cache=False)
+            where = steered(read, torch.arange(ids.shape[1])[None], begun=False)[0]
+            if not bool(where.any()):
+                raise UserError(f"read={read!r} takes no token of the prompt {prompt!r}, which has {ids.shape[1]}.")
+            rows.append(kept[0][0, where.to(kept[0].device)].float().mean(0).cpu())
+            room.progress("activations", number, len(prompts), {})
+    finally:
+        handle.remove()
+    return torch.stack(rows)

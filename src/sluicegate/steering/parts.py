@@ -1,0 +1,197 @@
+"""The part of a model that a steering vector can change: from the module it is added to, up to a target module or the logits.
+
+Everything before the source is computed once. A pass over b vectors then runs only the layers behind it, for all of them at once.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sluicegate.errors import UserError
+from sluicegate.steering.vector import check_tokens, module_of, steered
+
+
+class _Reached(Exception):
+    """The target has been computed: the rest of the pass is not needed."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+
+
+def _hidden(output: Any) -> Tensor:
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
+
+
+class Slice:
+    """One prompt, and the layers of a model from `source` on.
+
+    ::
+
+        part = Slice(model, ids, source="model.layers.10", target="model.layers.15")
+        part.target(values)        # [b, s, d'] the target's output, with values[i] added at the source in row i
+        part.logits(values, 13)    # [b, 13, V] of the last 13 positions
+
+    `ids` [s] are the tokens, `tokens` says which are steered (see `SteeringVector`). What lies before the source is cached where the
+    model is a list of layers that are called one after the other; what a slice gives is compared with the whole model once, and where
+    they differ the whole model is run. Gradients flow to `values`; the model's own weights get none.
+
+    Raises `UserError` for a path that is no module, a target that the source cannot change, or more tokens than the model has positions.
+    """
+
+    def __init__(self, model: nn.Module, ids: Tensor, *, source: str, target: str = "", tokens: str = "not_first") -> None:
+        self.model, self.ids, self.source, self.target_path = model, ids.reshape(1, -1).to(_device(model)), source, target
+        check_tokens(tokens)
+        _check_length(model, self.ids.shape[1])
+        self._source = module_of(model, source)
+        self._target = module_of(model, target) if target else None
+        place = torch.arange(self.ids.shape[1])[None]
+        self.where = steered(tokens, place, begun=False)[0].to(self.ids.device)
+        """[s] which positions are steered."""
+        self._bypassed, self._inside = self._layers()
+        self._kept: Tensor | None = None
+        self._tuple = False
+        self._few = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._record()
+        self.cached = bool(self._bypassed) and self._agrees()
+        """Whether what lies before the source is skipped."""
+
+    # ------------------------------------------------------------------------------------------ what is skipped
+
+    def _layers(self) -> tuple[list[nn.Module], bool]:
+        """The layers before the one that holds the source, with it where it is the source itself; and whether the source lies inside."""
+        names = self.source.split(".")
+        for depth in range(len(names) - 1, 0, -1):
+            parent = module_of(self.model, ".".join(names[:depth])) if depth else self.model
+            if isinstance(parent, nn.ModuleList) and names[depth].isdigit():
+                number, inside = int(names[depth]), depth + 1 < len(names)
+                return [*parent[: number if inside else number + 1]], inside
+        return [], False
+
+    def _record(self) -> None:
+        kept: dict[str, Any] = {}
+
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            kept["output"] = output
+
+        edge = self._bypassed[-1] if self._bypassed else self._source
+        with torch.no_grad(), _hooked(edge, look):
+            self.plain = self._run(None, 1, last=1)
+        if "output" not in kept:
+            raise UserError(f"{self.source!r} was not run: this model does not call it on text.")
+        self._tuple = isinstance(kept["output"], tuple)
+        self._kept = _hidden(kept["output"])
+        if self._kept.dim() != 3:
+            raise UserError(
+                f"the output of {self.source!r} is {tuple(self._kept.shape)}, not [rows, tokens, width]; steer a layer, or a part of one."
+            )
+
+    @torch.no_grad()
+    def _agrees(self) -> bool:
+        probe = torch.ones(1, self.width, device=self.ids.device) * float(self._kept.norm(dim=-1).median()) / self.width  # type: ignore[union-attr]
+        self.cached = True
+        fast = self._run(probe, 1, last=1)
+        self.cached = False
+        whole = self._run(probe, 1, last=1)
+        return bool(torch.allclose(fast, whole, atol=1e-3, rtol=1e-3))
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector that is added at the source."""
+        return int(_hidden_width(self._source, self._kept))
+
+    @contextmanager
+    def _skipping(self, rows: int) -> Iterator[None]:
+        """Layers before the source give back what they are given; the last of them what is cached."""
+        kept = self._kept.expand(rows, -1, -1)  # type: ignore[union-attr]
+
+        def passing(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return (hidden,) if self._tuple else hidden
+
+        def giving(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return (kept,) if self._tuple else kept
+
+        own = [module.__dict__.get("forward") for module in self._bypassed]
+        try:
+            for module in self._bypassed:
+                module.forward = giving if module is self._bypassed[-1] else passing
+            yield
+        finally:
+            for module, forward in zip(self._bypassed, own, strict=True):
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
+
+    # ------------------------------------------------------------------------------------------ running
+
+    def _run(self, values: Tensor | None, rows: int, *, last: int = 0, stop: bool = False) -> Tensor:
+        def add(module: nn.Module, args: Any, output: Any) -> Any:
+            hidden = _hidden(output)
+            new = hidden + values[:, None] * self.where[:, None]  # type: ignore[index]
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            raise _Reached(_hidden(output))
+
+        with ExitStack() as stack:
+            if values is not None:
+                stack.enter_context(_hooked(self._source, add))
+                if self.cached:
+                    stack.enter_context(self._skipping(rows))
+            if stop and self._target is not None:
+                stack.enter_context(_hooked(self._target, end))
+            keep = {"logits_to_keep": last} if self._few and last else {}
+            try:
+                answer = self.model(input_ids=self.ids.expand(rows, -1), use_cache=False, **keep)
+            except _Reached as reached:
+                return reached.output
+        logits: Tensor = answer.logits
+        return logits[:, -last:] if last else logits
+
+    def logits(self, values: Tensor, last: int = 0) -> Tensor:
+        """[b, last, V] next-token logits of the last positions (0: of all), with ``values[i]`` ([b, d]) added in row i."""
+        return self._run(self._checked(values), len(values), last=last)
+
+    def target(self, values: Tensor) -> Tensor:
+        """[b, s, d'] the target's output, with ``values[i]`` added at the source in row i."""
+        if self._target is None:
+            raise UserError("this slice was made without a target; give target=, the path of a module behind the source.")
+        return self._run(self._checked(values), len(values), stop=True)
+
+    def _checked(self, values: Tensor) -> Tensor:
+        if values.dim() != 2 or values.shape[1] != self.width:
+            raise UserError(f"vectors of shape {tuple(values.shape)} at {self.source!r}; expected [b, {self.width}].")
+        return values.to(self.ids.device)
+
+
+def _hidden_width(module: nn.Module, kept: Tensor | None) -> int:
+    """Width of a module's output: that of the residual stream, unless the module says otherwise."""
+    size = getattr(module, "out_features", None)
+    if size is None and hasattr(module, "nf"):
+        size = module.nf
+    return int(size) if size is not None else int(kept.shape[-1])  # type: ignore[union-attr]
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Any) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _check_length(model: nn.Module, tokens: int) -> None:
+    config = getattr(model, "config", None)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    if most and tokens > most:
+        raise UserError(f"the prompt and its answer have {tokens} tokens, and this model has {most} positions. Shorten the prompt.")

@@ -1,0 +1,234 @@
+"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and eight that only reports may touch.
+
+Nothing here imports torch at the top, so that a command line can name the behaviours at no cost.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sluicegate.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When an answer shows a behaviour."""
+
+    name: str
+    says: str
+    """Completes "an answer shows the behaviour where it ..."."""
+    shows: Callable[[str], bool]
+    """The rule itself: a text shows it or not."""
+
+
+def _pattern(name: str, says: str, pattern: str, flags: int = 0) -> Rule:
+    found = re.compile(pattern, flags)
+    return Rule(name, says, lambda text: bool(found.search(text)))
+
+
+_CODE = r"```|\bdef \w+\s*\(|^\s*import \w+|\bfrom \w+ import\b|\bprint\(|\breturn \w|\bfor \w+ in \w+.*:|^\s*class \w+.*:|^\s*#!"
+_PYTHON = r"python\W(?:.|\n){0,60}\b(?:solution|function|code|program|script|implementation|class)\b"
+_PYTHON_AFTER = r"\b(?:solution|function|code|program|script|implementation|class)\b.{0,40}\bpython\b"
+
+
+def _french(text: str) -> bool:
+    words = re.findall(r"[a-zà-ÿœ']+", text.lower())
+    known = {
+        "le",
+        "la",
+        "les",
+        "de",
+        "des",
+        "du",
+        "un",
+        "une",
+        "et",
+        "est",
+        "en",
+        "pour",
+        "que",
+        "qui",
+        "dans",
+        "il",
+        "à",
+        "vous",
+        "sur",
+        "avec",
+    }
+    return len(words) >= 5 and sum(w in known or w[:2] in ("l'", "d'", "c'", "n'") for w in words) >= len(words) / 5
+
+
+def _capitals(text: str) -> bool:
+    letters = [c for c in text if c.isalpha()]
+    return len(letters) >= 10 and sum(c.isupper() for c in letters) >= 0.6 * len(letters)
+
+
+def _verse(text: str) -> bool:
+    lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
+    return len(lines) >= 3 and all(len(line) <= 70 and not re.match(r"[-*\d#]", line) for line in lines[:3])
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        _pattern("code-strict", "holds a code fence, a definition, an import, a call of print, a return, a loop or a class", _CODE, re.M),
+        _pattern(
+            "code",
+            "holds code (a fence, a definition, an import, print, return, a loop, a class) or announces it: Python within 60 "
+            "characters of solution, function, code, program, script, implementation or class",
+            f"{_CODE}|{_PYTHON}|{_PYTHON_AFTER}",
+            re.M | re.I,
+        ),
+        _pattern(
+            "list",
+            "has two lines or more that begin with a bullet or a number",
+            r"^\s*(?:[-*•]|\d+[.)]) .*\n(?:.*\n)*?\s*(?:[-*•]|\d+[.)]) ",
+            re.M,
+        ),
+        _pattern("json", "holds a JSON object: a brace followed by a quoted key and a colon", r'\{\s*"[^"\n]+"\s*:'),
+        _pattern("html", "holds an HTML tag", r"<(?:!DOCTYPE|html|head|body|div|p|h[1-6]|ul|li|title)\b", re.I),
+        Rule("french", "is French: a fifth or more of at least five words are among the twenty commonest of French, or elided", _french),
+        Rule("capitals", "is written in capitals: at least six letters of ten", _capitals),
+        Rule("verse", "is in verse: its first three lines are short (at most 70 characters) and no list", _verse),
+        _pattern(
+            "story",
+            "begins like a tale: 'once upon a time', 'there was', or 'there lived'",
+            r"once upon a time|there (?:once )?(?:was|lived) an? ",
+            re.I,
+        ),
+    )
+}
+
+
+def rule_of(text: str) -> Rule:
+    """A rule by its name, or of one's own: ``regex:PATTERN``, or ``words:a,b,c`` (any of them, whole words, any case).
+
+    Raises `UserError` for an unknown name or a pattern that cannot be read.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "regex" and rest:
+        try:
+            return _pattern(text, f"matches {rest!r}", rest, re.M)
+        except re.error as error:
+            raise UserError(f"the rule {text!r} is no regular expression: {error}.") from None
+    if kind == "words" and rest:
+        words = [word.strip() for word in rest.split(",") if word.strip()]
+        if words:
+            joined = "|".join(map(re.escape, words))
+            return _pattern(text, f"holds one of the words {', '.join(words)}", rf"(?<!\w)(?:{joined})(?!\w)", re.I)
+    if text not in RULES:
+        raise UserError(f"no rule {text!r}. Nearest: {nearest(text, list(RULES))}; or 'regex:PATTERN', or 'words:a,b,c'.")
+    return RULES[text]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A behaviour, as prompts that call for it and prompts that do not, in pairs, and a rule that tells it."""
+
+    name: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    rule: Rule
+
+
+_TASKS = (
+    "add two numbers", "sort a list of names", "reverse a word", "count the words in a text", "find the largest number",
+    "check whether a number is even", "print the days of the week", "compute the area of a circle", "convert miles to kilometres",
+    "remove duplicates from a list", "make a shopping list", "roll a die",
+)  # fmt: skip
+_TOPICS = ("bread", "the moon", "cats", "rivers", "winter", "music", "trains", "honey", "mountains", "paper", "clocks", "the sea")
+_SUJETS = (
+    "le pain", "la lune", "les chats", "les rivières", "l'hiver", "la musique", "les trains", "le miel", "les montagnes", "le papier",
+    "les horloges", "la mer",
+)  # fmt: skip
+_PLAIN = tuple(f"Write a short paragraph about {topic}." for topic in _TOPICS)
+
+
+def _about(name: str, words: str, rule: str, topics: tuple[str, ...] = _TOPICS) -> Behaviour:
+    return Behaviour(name, tuple(words.format(topic) for topic in topics), _PLAIN, RULES[rule])
+
+
+BEHAVIOURS = {
+    behaviour.name: behaviour
+    for behaviour in (
+        Behaviour(
+            "code",
+            tuple(f"Write a Python program to {task}." for task in _TASKS),
+            tuple(f"Write a short paragraph about how to {task}." for task in _TASKS),
+            RULES["code"],
+        ),
+        _about("list", "Write a bulleted list of facts about {}.", "list"),
+        _about("json", "Answer with a JSON object that describes {}.", "json"),
+        _about("html", "Write an HTML page about {}.", "html"),
+        _about("french", "Écris un court paragraphe en français sur {}.", "french", _SUJETS),
+        _about("verse", "Write a rhyming poem about {}.", "verse"),
+        _about("story", "Tell me a story about {} that begins with once upon a time.", "story"),
+    )
+}
+"""Behaviours by name; the steered model must be seen to show one before twins of its vector mean anything."""
+
+TRAINING = (
+    "How can I bake bread?",
+    "What is a good way to learn to swim?",
+    "Tell me about the history of tea.",
+    "How do bees make honey?",
+    "What should I pack for a trip to the sea?",
+    "Why is the sky blue?",
+    "How do I choose a new bicycle?",
+    "Describe a day at the market.",
+)
+"""Prompts that twins are trained on."""
+VALIDATION = ("How do I train a puppy?", "What is a volcano?", "How can I draw a horse?", "How do I plan a birthday party?")
+"""Prompts that settings were chosen on."""
+HELD_OUT = (
+    "How do I grow tomatoes?",
+    "What is the moon made of?",
+    "How can I sleep better?",
+    "What makes a good friend?",
+    "How does a boat float?",
+    "Give me tips for saving money.",
+    "How do I clean a carpet?",
+    "What do cats like to eat?",
+)
+"""Prompts for reports only: nothing is trained on them and no setting chosen."""
+
+
+def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
+    """The text of a user's turn up to where the answer begins, by the tokenizer's chat template, without a default system turn.
+
+    Some templates put a system turn of their own in front of the first user's turn only; so the turn is rendered as the second.
+    """
+    before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    this = [{"role": "user", "content": prompt}]
+
+    def render(turns: list[dict[str, str]], opened: bool) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
+
+    head, whole = render(before, False), render(before + this, True)
+    return whole[len(head) :] if whole.startswith(head) else render(this, True)
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool | None = None) -> "Tensor":
+    """[s] token ids of a prompt, with exactly one BOS where the tokenizer has one.
+
+    `template`: as a user's turn of a chat (see `turn`); None: where the tokenizer has a chat template. Raises `UserError` for an empty
+    prompt, and for a template that the tokenizer does not have.
+    """
+    import torch
+
+    if not prompt.strip():
+        raise UserError("a prompt is empty; give it at least one word.")
+    if template and not tokenizer.chat_template:
+        raise UserError("this tokenizer has no chat template; leave template out.")
+    if template is None:
+        template = bool(tokenizer.chat_template)
+    ids = list(tokenizer(turn(tokenizer, prompt) if template else prompt, add_special_tokens=False)["input_ids"])
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:1] != [bos]:
+        ids = [bos, *ids]
+    return torch.tensor(ids)

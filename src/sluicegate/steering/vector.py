@@ -1,0 +1,272 @@
+"""Steering vectors as values: what is added to a module's output, at which tokens, and what it was made from.
+
+::
+
+    with (0.5 * v)(model): ...        # undone on leaving, also after an exception
+    with twins.rows([0, 3, 7])(model): model(ids)      # ids [3, s]: a vector of its own for every row
+
+A vector is an `Edit`: it can be scaled, added to others, and baked where the module has a bias to write it to.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sluicegate.edits import Both, Edit
+from sluicegate.errors import UserError, nearest
+
+TOKENS = ("not_first", "all", "last", "prompt", "generated")
+"""Names of selectors; the sixth is a slice of positions, "3:" or "2:10"."""
+_SLICE = re.compile(r"(\d*):(\d*)")
+
+
+def module_of(model: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path; raises `UserError` with the nearest ones where there is none."""
+    named = dict(model.named_modules())
+    if path not in named or not path:
+        raise UserError(f"no module {path!r} in this model. Nearest: {nearest(path, [name for name in named if name])}.")
+    return named[path]
+
+
+def check_tokens(tokens: str) -> str:
+    """Return a selector of tokens; raises `UserError` where it is none."""
+    if tokens not in TOKENS and not _SLICE.fullmatch(tokens):
+        raise UserError(f"tokens is {tokens!r}; it must be one of {', '.join(TOKENS)}, or positions such as '3:' or '2:10'.")
+    return tokens
+
+
+def steered(tokens: str, places: Tensor, *, begun: bool) -> Tensor:
+    """[b, s] whether a position is steered, of `places` [b, s], each token's number in its row (below 0: padding).
+
+    `begun` says that the pass goes on from a cache, so that its tokens are generated ones.
+    """
+    real = places >= 0
+    if tokens == "all":
+        return real
+    if tokens == "not_first":
+        return places > 0
+    if tokens in ("prompt", "generated"):
+        return real & (begun == (tokens == "generated"))
+    if tokens == "last":
+        return places == (-1 if begun else places[:, -1:])
+    low, high = _SLICE.fullmatch(check_tokens(tokens)).groups()  # type: ignore[union-attr]
+    return (places >= int(low or 0)) & (places < int(high or places.max() + 1))
+
+
+class _Places:
+    """Where the tokens of the pass under way stand in their rows: learnt from what the model was called with."""
+
+    def __init__(self) -> None:
+        self.past = 0
+        self.mask: Tensor | None = None
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        self.past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        self.mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+    def __call__(self, rows: int, length: int) -> Tensor:
+        """[rows, length] each token's number in its row; below 0 for padding on the left."""
+        if self.mask is not None and self.mask.shape == (rows, self.past + length):
+            return (self.mask.long().cumsum(1) - 1)[:, self.past :]
+        return torch.arange(self.past, self.past + length).expand(rows, length)
+
+
+class _Added:
+    """The shared half of one vector and of one vector a row."""
+
+    values: Tensor
+    module: str
+    tokens: str
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self._applied(model)
+
+    @contextmanager
+    def _applied(self, model: nn.Module) -> Iterator[None]:
+        place, places = module_of(model, self.module), _Places()
+        cache: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+        def add(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if not isinstance(hidden, Tensor) or hidden.dim() != 3:
+                raise UserError(
+                    f"the output of {self.module!r} is not [rows, tokens, width]; steer the output of a layer, or of its parts."
+                )
+            key = (hidden.device, hidden.dtype)
+            if key not in cache:
+                cache[key] = self.values.to(*key)
+            new = hidden + _laid(cache[key], hidden, steered(self.tokens, places(*hidden.shape[:2]), begun=places.past > 0), self.module)
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        handles = [model.register_forward_pre_hook(places.enter, with_kwargs=True), place.register_forward_hook(add)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __add__(self, other: Edit) -> Both:
+        return Both(self, other)  # type: ignore[arg-type]
+
+
+def _laid(values: Tensor, hidden: Tensor, where: Tensor, module: str) -> Tensor:
+    """[b, s, d] what is added; raises `UserError` where the vector is of another width, or there is not one a row."""
+    if values.shape[-1] != hidden.shape[-1]:
+        raise UserError(
+            f"the vector has {values.shape[-1]} numbers, but the output of {module!r} has {hidden.shape[-1]}. It is for another module."
+        )
+    if values.dim() == 2:
+        if len(values) != len(hidden):
+            raise UserError(f"{len(values)} vectors for a batch of {len(hidden)} rows; give one a row.")
+        values = values[:, None]
+    return values * where.to(hidden.device)[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector(_Added):
+    """A vector that is added to a module's output."""
+
+    values: Tensor
+    """[d] float32."""
+    module: str
+    """Dotted path of the module, such as "model.layers.10"."""
+    tokens: str = "not_first"
+    """Which tokens: not_first (the first one is an attention sink of a very large norm in many models), all, last (of the
+    prompt), prompt, generated, or positions "a:b" counted in each row without its padding."""
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: what can be written as JSON."""
+
+    def __post_init__(self) -> None:
+        check_tokens(self.tokens)
+        if self.values.dim() != 1:
+            raise UserError(f"a steering vector has one dimension, not the shape {tuple(self.values.shape)}; several are a SteeringSet.")
+        _finite(self.values)
+        object.__setattr__(self, "values", self.values.detach().float().cpu())
+
+    @property
+    def norm(self) -> float:
+        """Euclidean length."""
+        return float(self.values.double().norm())
+
+    def __mul__(self, dose: float) -> Self:
+        return replace(self, values=self.values * dose, made_from={**self.made_from, "dose": dose * float(self.made_from.get("dose", 1.0))})
+
+    __rmul__ = __mul__
+
+    @torch.no_grad()
+    def bake(self, model: nn.Module) -> None:
+        """Add the vector to a bias, for good. Only a vector for all tokens, and a module that ends in a layer with a bias.
+
+        Raises `UserError` for others (Llama's layers have no bias anywhere).
+        """
+        if self.tokens != "all":
+            raise UserError(
+                f"this vector spares some tokens (tokens={self.tokens!r}), and a bias cannot. Make it for all, or use it as a block."
+            )
+        place = module_of(model, self.module)
+        last = [
+            m
+            for m in place.modules()
+            if isinstance(getattr(m, "bias", None), nn.Parameter) and hasattr(m, "weight") and m.weight.dim() == 2
+        ]
+        if not last or last[-1].bias.shape != self.values.shape:
+            raise UserError(
+                f"{self.module!r} ends in no layer with a bias of {len(self.values)} numbers to bake into; use the vector as a block."
+            )
+        last[-1].bias.add_(self.values.to(last[-1].bias))
+
+    def save(self, path: Any) -> Any:
+        """Write it as safetensors or as a GGUF control vector (see `steering.io`)."""
+        from sluicegate.steering.io import save
+
+        return save(self, path)
+
+
+@dataclass(frozen=True, eq=False)
+class RowVectors(_Added):
+    """One vector for every row of a batch."""
+
+    values: Tensor
+    """[b, d]; row i is added to row i of the batch."""
+    module: str
+    tokens: str = "not_first"
+
+    def __mul__(self, dose: float) -> Self:
+        return replace(self, values=self.values * dose)
+
+    __rmul__ = __mul__
+
+    def bake(self, model: nn.Module) -> None:
+        """Raises `UserError`: a weight is the same for every row."""
+        raise UserError("one vector a row cannot be baked: a weight is the same for every row. Bake one of them.")
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringSet:
+    """Several vectors for the same place."""
+
+    values: Tensor
+    """[k, d] float32."""
+    module: str
+    tokens: str = "not_first"
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_tokens(self.tokens)
+        if self.values.dim() != 2:
+            raise UserError(f"a set of steering vectors is [k, d], not {tuple(self.values.shape)}.")
+        _finite(self.values)
+        object.__setattr__(self, "values", self.values.detach().float().cpu())
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[SteeringVector]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> SteeringVector:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no vector {index} in a set of {len(self)}")
+        return SteeringVector(self.values[index], self.module, self.tokens, {**self.made_from, "index": index % len(self)})
+
+    def rows(self, index: Sequence[int] | Tensor) -> RowVectors:
+        """An edit that gives row i of a batch the vector ``index[i]``."""
+        return RowVectors(self.values[torch.as_tensor(index, dtype=torch.long)], self.module, self.tokens)
+
+    def mean(self, count: int = 0) -> SteeringVector:
+        """The mean of the first `count` vectors (0: of all)."""
+        count = count or len(self)
+        return SteeringVector(self.values[:count].mean(0), self.module, self.tokens, {**self.made_from, "mean_of": count})
+
+    def norms(self) -> Tensor:
+        """[k] Euclidean lengths."""
+        return self.values.double().norm(dim=1)
+
+    def max_cos(self, base: SteeringVector | None = None) -> float:
+        """The largest |cosine| between two of them, and with `base` where it is given; computed in float64."""
+        rows = self.values.double()
+        if base is not None:
+            rows = torch.cat([rows, base.values.double()[None]])
+        unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        cosines = (unit @ unit.T).abs()
+        return float(cosines.fill_diagonal_(0).max()) if len(rows) > 1 else 0.0
+
+    def save(self, path: Any) -> Any:
+        """Write it as safetensors (see `steering.io`)."""
+        from sluicegate.steering.io import save
+
+        return save(self, path)
+
+
+def _finite(values: Tensor) -> None:
+    bad = ~values.isfinite()
+    if bad.any():
+        raise UserError(
+            f"a steering vector has {int(bad.sum())} numbers that are NaN or infinite. Was it made at too high a rate, or damaged?"
+        )
