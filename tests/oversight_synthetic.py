@@ -77,6 +77,7 @@ def _boards(board: Board, steps, tables, mixture) -> dict:
             free = cells[(cells != ghost) & (cells != diamond)]
             states = board.number(free, np.full(len(free), ghost), np.full(len(free), diamond))
             every[:, b, :, free] = np.stack(by_look)[:, states].transpose(1, 0, 2)[:, :, None]
+            every[:, b, 1, free] = (every[:, b, 1, free] + best(board)[states]) / 2  # where the Ghost is overseen, better moves
         found[name] = every
     if mixture:
         gate = np.full((len(steps), len(pairs), 2, board.cells), np.nan, np.float32)

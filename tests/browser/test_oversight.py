@@ -15,7 +15,7 @@ STATE = """
 const dark = (n) => [...page.querySelectorAll("#stage .board")][n].querySelectorAll(".arrow");
 const arrows = (n) => [...dark(n)].map((a) => [a.getAttribute("transform"), a.style.opacity].join(" ")).join("; ");
 const all = (what, name) => [...page.querySelectorAll("#stage " + what)].map((e) => e.getAttribute(name) ?? e.textContent);
-const look = () => ({now: $("now").textContent, at: $("at").value, button: $("play").textContent, arrows: arrows(0),
+const look = () => ({now: $("now").textContent, at: $("at").value, button: $("play").textContent, arrows: arrows(0), naive: arrows(3),
   pressed: $("play").getAttribute("aria-pressed"), earned: all(".earned", "none"), eyes: all(".eye", "visibility"),
   ghost: all(".ghost", "transform")[0]});
 """
@@ -58,13 +58,19 @@ def test_the_boards_begin_as_the_page_drew_them(page, tmp_path):
     const parts = (svg) => [...svg.querySelectorAll(".arrow, .gate")].map((e) => Number(e.style.opacity));
     const turns = (svg) => [...svg.querySelectorAll(".arrow")].map((e) => e.getAttribute("transform").split(" scale")[0]);
     const pair = [0, 1, 2].map((n) => [page.querySelectorAll("#fields .board")[n], page.querySelectorAll("#stage .board")[n]]);
-    return {off: Math.max(...pair.flatMap(([a, b]) => parts(a).map((v, i) => Math.abs(v - parts(b)[i])))),
+    const fills = (svg) => [...svg.querySelectorAll(".gate")].filter((e) => Number(e.style.opacity)).map((e) => e.style.fill);
+    return {fills: pair.map(([a, b]) => [String(fills(a)), String(fills(b))]),
+      off: Math.max(...pair.flatMap(([a, b]) => parts(a).map((v, i) => Math.abs(v - parts(b)[i])))),
       turned: pair.every(([a, b]) => String(turns(a)) === String(turns(b))), most: Math.max(...pair.flatMap(([a]) => parts(a)))};
     """
     found = play(page, tmp_path, script)
     assert found["off"] < 0.011
     assert found["turned"]
     assert found["most"] > 0.9
+    drawn, played = found["fills"][2]
+    assert drawn == played
+    assert "distilled" in drawn
+    assert "suppressed" in drawn
 
 
 def test_the_scrubber_and_the_choices_show_other_boards(page, tmp_path):
@@ -86,6 +92,7 @@ def test_the_scrubber_and_the_choices_show_other_boards(page, tmp_path):
     assert start["ghost"] != other["ghost"]
     assert set(other["eyes"]) == {"hidden"}
     assert set(seen["eyes"]) == {"visible"}
+    assert seen["naive"] != other["naive"]
     assert share["earned"][3] != end["earned"][3]  # naive learns from more labels
     assert share["now"] == "update 100"
 

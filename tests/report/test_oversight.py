@@ -169,7 +169,8 @@ def test_the_overseer_s_view_is_told_beside_the_truth():
     far = said({0.01: {"naive": [0.1, 0.12, 0.11]}}, overseen=0.98)["What the overseer sees."]
     assert far.startswith("Naive training at 1 % looks like 0.98 (0.98 to 0.98) to its overseer and is 0.11")
     assert "no good phase to stop in" in far
-    assert "no good phase" not in said({0.01: {"naive": [0.8, 0.82, 0.81]}}, overseen=0.98)["What the overseer sees."]
+    for fair in (0.8, 0.6):  # near what is seen; far from it, but good at its best
+        assert "no good phase" not in said({0.01: {"naive": [fair, fair + 0.02]}}, overseen=0.98)["What the overseer sees."]
 
 
 def test_controls_say_what_they_show():

@@ -84,7 +84,7 @@ class Found:
         return found
 
     def unlabelled(self, share: float, name: str) -> str:
-        """A note where no labelled episode came in training, on some seeds or all; empty otherwise, and for the oracle, which needs none."""
+        """A note where no labelled episode came in training, on some seeds or all; empty otherwise, and for the oracle: it needs none."""
         if name == "oracle":
             return ""
         runs = [[look["labelled"] for look in self.run(share, name, seed)["looks"] if "labelled" in look] for seed in self.seeds]
