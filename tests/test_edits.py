@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from architectures import ADDS_ONE, CONFIGS, build
-from sluicegate.edits import Edit, Noise, identity_gains, match_parameters
+from sluicegate.edits import Edit, Noise, Rounded, identity_gains, match_parameters
 from sluicegate.errors import UserError
 
 architectures = pytest.mark.parametrize("name", CONFIGS)
@@ -184,3 +184,61 @@ def test_a_bare_norm_is_a_model_too():
     torch.nn.init.constant_(norm.weight, 3.0)
     Noise(1.0).bake(norm)
     assert (norm.weight == 1).all()
+
+
+# ------------------------------------------------------------------------------------------- rounding
+
+
+def linear(rows):
+    layer = torch.nn.Linear(len(rows[0]), len(rows))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rows))
+    return layer
+
+
+def test_rounding_is_to_the_nearest_of_a_rows_levels():
+    layer = linear([[0.7, -0.35, 0.06, 0.0], [7.0, 3.6, -1.4, 0.4]])
+    bias = layer.bias.detach().clone()
+    Rounded(4).bake(layer)  # 7 levels to either side: of .1 in the first row, of 1 in the second
+    torch.testing.assert_close(layer.weight.detach(), torch.tensor([[0.7, -0.4, 0.1, 0.0], [7.0, 4.0, -1.0, 0.0]]))
+    assert torch.equal(layer.bias, bias)
+
+
+def test_groups_have_scales_of_their_own_and_the_last_may_be_short():
+    layer = linear([[7.0, 3.6, 0.07, 0.036, 0.5]])
+    Rounded(4, group=2).bake(layer)
+    torch.testing.assert_close(layer.weight.detach(), torch.tensor([[7.0, 4.0, 0.07, 0.04, 0.5]]))
+
+
+def test_more_bits_are_nearer_and_rounding_twice_is_rounding_once(tiny):
+    before = {n: p.detach().clone() for n, p in tiny.named_parameters()}
+    far = {}
+    for bits in (2, 4, 8, 16):
+        with Rounded(bits)(tiny):
+            once = {n: p.detach().clone() for n, p in tiny.named_parameters()}
+            far[bits] = max(float((once[n] - before[n]).abs().max()) for n in once)
+            with Rounded(bits)(tiny):
+                for name, p in tiny.named_parameters():
+                    torch.testing.assert_close(p.detach(), once[name])
+        assert all(torch.equal(p, before[n]) for n, p in tiny.named_parameters())
+    assert far[2] > far[4] > far[8] > far[16] > 0
+
+
+def test_a_dose_of_rounding(tiny):
+    before = {n: p.detach().clone() for n, p in tiny.named_parameters()}
+    whole, half = Rounded(3).new_weights(tiny), (0.5 * Rounded(3)).new_weights(tiny)
+    for name, value in half.items():
+        torch.testing.assert_close(value, (before[name] + whole[name]) / 2)
+    assert (0.0 * Rounded(3)).new_weights(tiny) == {}
+
+
+def test_a_row_of_zeros_stays_so():
+    layer = linear([[0.0, 0.0]])
+    Rounded(8).bake(layer)
+    assert layer.weight.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("wrong", [{"bits": 1}, {"bits": 32}, {"bits": 4, "group": -1}])
+def test_a_rounding_that_is_none_is_refused(wrong):
+    with pytest.raises(UserError, match=r"is -?[0-9]+;"):
+        Rounded(**wrong)

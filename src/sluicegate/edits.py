@@ -175,6 +175,50 @@ class Noise(WeightEdit):
         return new
 
 
+@dataclass(frozen=True)
+class Rounded(WeightEdit):
+    """Weights rounded to `bits` bits and back: what a quantised copy of the model would compute with.
+
+    ``theta' = (1 - dose) * theta + dose * s * round(theta / s)``, with ``s = max |theta| / (2^(bits-1) - 1)`` over each group
+    of `group` neighbours in a row (0: the whole row). Vectors, such as biases and gains, stay as they are.
+
+    Symmetric round-to-nearest. That it can bring back what was unlearned: Zhang et al. 2024 (arXiv 2410.16454).
+    """
+
+    bits: int
+    """Bits of a weight, 2 to 16; 8 and 4 are usual."""
+    group: int = 0
+    """Weights that share a scale; 0: a row."""
+    sites: str = "*"
+    """Which parameters: glob patterns over parameter names, joined by commas."""
+    dose: float = 1.0
+    """Share of the way."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 16:
+            raise UserError(f"bits is {self.bits}; weights are rounded to 2 to 16 bits, usually 8 or 4.")
+        if self.group < 0:
+            raise UserError(f"group is {self.group}; give the number of weights that share a scale, or 0 for a row.")
+
+    def __mul__(self, dose: float) -> Self:
+        return replace(self, dose=self.dose * dose)
+
+    @torch.no_grad()
+    def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        chosen = match_parameters(model, self.sites)
+        if self.dose == 0:
+            return {}  # the identity, bitwise
+        return {name: torch.lerp(p, self._rounded(p), self.dose) for name, p in chosen.items() if p.dim() >= 2}
+
+    def _rounded(self, weights: Tensor) -> Tensor:
+        size = min(self.group or weights.shape[-1], weights.shape[-1])
+        short = -weights.shape[-1] % size
+        blocks = nn.functional.pad(weights, (0, short)).unflatten(-1, (-1, size))  # zeros change no largest value
+        scale = blocks.abs().amax(-1, keepdim=True) / (2 ** (self.bits - 1) - 1)
+        found = torch.where(scale > 0, (blocks / scale).round() * scale, blocks)
+        return found.flatten(-2)[..., : weights.shape[-1]]
+
+
 def identity_gains(model: nn.Module) -> dict[str, float]:
     """Return, for every norm's gain, the value at which the norm only normalises: 1 or 0.
 

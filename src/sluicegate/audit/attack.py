@@ -1,14 +1,18 @@
 """The settings of a relearning attack. Apart from the attack, so that reading them needs no torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from sluicegate.errors import UserError, check_choices
+
+_ADDED = {"added": True}
+"""Settings that came later: at their default they are no part of an attack's identity, so that older curves still compare."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """How the attacker trains; all of the model's parameters, AdamW, constant learning rate."""
+    """How the attacker trains: AdamW with a constant learning rate, on all of the model's parameters or on an adapter."""
 
     kind: Literal["forget", "retain", "mixed"] = "forget"
     """What the attacker fine-tunes on: the forget facts it owns, harmless retain rows only, or half of each."""
@@ -24,18 +28,44 @@ class Attack:
     """Which tokens the attacker trains on: all of them, or the answers' alone."""
     probe: int = 0
     """Measure each group on at most this many rows, the same ones for every model; 0: all."""
+    lora_rank: int = field(default=0, metadata=_ADDED)
+    """Train a LoRA adapter of this rank on every linear layer and leave the model's own weights alone; 0: train these."""
+    keep_retain: float = field(default=0.0, metadata=_ADDED)
+    """The attacker must keep this share of the model's retain score: what does not is no success. Use with --kind mixed; 0: no matter."""
+    round_bits: int = field(default=0, metadata=_ADDED)
+    """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back is recall at
+    step 0. 0: leave them as they are."""
 
     def __post_init__(self) -> None:
         check_choices(type(self), vars(self))
         if any(not rate > 0 for rate in self.lrs) or len(set(self.lrs)) < len(self.lrs):
             raise UserError(f"the attack's learning rates are {list(self.lrs)}; give positive numbers, each once.")
-        for name, low in (("steps", 1), ("batch", 1), ("probe", 0)):
+        for name, low in (("steps", 1), ("batch", 1), ("probe", 0), ("lora_rank", 0)):
             if (value := getattr(self, name)) < low:
                 raise UserError(f"the attack's {name} is {value}; it must be at least {low}.")
+        if not 0 <= self.keep_retain <= 1:
+            raise UserError(f"the attack's keep_retain is {self.keep_retain:g}; it is a share of the retain score, 0 to 1.")
+        if self.round_bits and not 2 <= self.round_bits <= 16:
+            raise UserError(f"the attack's round_bits is {self.round_bits}; weights are rounded to 2 to 16 bits, or 0: not at all.")
 
     def rates(self, width: int) -> tuple[float, ...]:
-        """The learning rates for a model of hidden size `width`: 3e-4 to 1.2e-2 at 64, if none are given."""
-        return self.lrs or tuple(float(f"{rate * 64 / width:.2g}") for rate in (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2))
+        """The learning rates for a model of hidden size `width`, if none are given: 3e-4 to 1.2e-2 at 64, for an adapter 3e-3 to 6e-2."""
+        grid = (3e-3, 6e-3, 1.2e-2, 3e-2, 6e-2) if self.lora_rank else (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
+        return self.lrs or tuple(float(f"{rate * 64 / width:.2g}") for rate in grid)
+
+    def identity(self, width: int) -> dict[str, Any]:
+        """What decides the attack on a model of hidden size `width`: two curves compare where theirs agree."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        added = {f.name for f in dataclasses.fields(self) if f.metadata.get("added") and plain[f.name] == f.default}
+        return {name: value for name, value in plain.items() if name not in added} | {"lrs": list(self.rates(width))}
+
+    def in_short(self) -> str:
+        """What tells it from the plain attack, in a word: "forget", "mixed-lora8-keep0.9-int4"."""
+        parts: list[str] = [self.kind]
+        parts += [f"lora{self.lora_rank}"] * bool(self.lora_rank)
+        parts += [f"keep{self.keep_retain:g}"] * bool(self.keep_retain)
+        parts += [f"int{self.round_bits}"] * bool(self.round_bits)
+        return "-".join(parts)
 
     def checkpoints_within(self) -> tuple[int, ...]:
         """The checkpoints up to the last step, which is always one of them, as is 0."""

@@ -8,15 +8,17 @@ what the weights still hold). A model that never knew shows what learning from n
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
 from sluicegate.curves import Curve
+from sluicegate.edits import Rounded
 from sluicegate.errors import UserError
 from sluicegate.items import Item, digest, halves
 from sluicegate.models import Rows, encode, fitting, width
@@ -102,11 +104,14 @@ def relearn(
     `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
     the share of exact answers; on running text, the share of tokens that are the first choice.
     Source: Lee et al. 2025 (arXiv 2506.06278), the relearning attack; the held-out half is ours.
-    Raises `UserError` for a forget set too small to split, or a retain attack without retain rows.
+    Raises `UserError` for a forget set too small to split, a retain attack without retain rows, or an
+    adapter without the package peft.
     """
     attack, room = attack or Attack(), room or Room()
     if attack.kind != "forget" and not retain:
         raise UserError(f"an attack of kind {attack.kind!r} fine-tunes on retain rows; hand them in with --retain.")
+    if attack.keep_retain and not retain:
+        raise UserError("an attacker that must keep the retain score needs retain rows; hand them in with --retain.")
     mine, theirs = halves(forget, seed)
     rows = {
         name: encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
@@ -122,8 +127,14 @@ def relearn(
     def measure(model: PreTrainedModel, spent: Ledger) -> dict[str, float]:
         return {name: score(model, group, spent).mean()[metric] for name, group in probes.items()}
 
-    original = {name: p.detach().clone() for name, p in model.named_parameters()}
     victim = copy.deepcopy(model)
+    if attack.round_bits:
+        Rounded(attack.round_bits).bake(victim)
+    sites = "*"
+    if attack.lora_rank:
+        add_adapter(victim, attack.lora_rank, seed_of(seed, "adapter"))
+        sites = "*lora_*"
+    original = {name: p.detach().clone() for name, p in victim.named_parameters()}
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
     for rate in attack.rates(width(model)):
@@ -139,6 +150,7 @@ def relearn(
                 seed=seed,
                 room=room,
                 name=f"lr {rate:g}",
+                sites=sites,
                 evaluation=Evaluation(measure, at_steps(checkpoints)),
                 keep_weights=False,
             )
@@ -148,7 +160,9 @@ def relearn(
         ledger.add(done.ledger)
         missing = (0.0,) * (len(checkpoints) - len(done.records))
         by_rate[f"{rate:g}"] = {name: tuple(r[name] for r in done.records) + missing for name in probes}
-    settings = {**asdict(attack), "lrs": list(attack.rates(width(model))), "forget": digest(forget)}
+    settings = attack.identity(width(model)) | {"forget": digest(forget)}
+    if attack.keep_retain:
+        settings["retain"] = digest(retain)
     return _worst_case(by_rate, diverged, checkpoints, settings, seed, ledger)
 
 
@@ -177,6 +191,17 @@ def _sample(rows: Rows, most: int, seed: int) -> Rows:
     return rows.select(sorted(chosen.tolist()))
 
 
+def _handed_in(by_rate: Mapping[str, Mapping[str, Sequence[float]]], name: str, now: int, share: float) -> tuple[str, int]:
+    """Rate and checkpoint of the model that the attacker hands in after checkpoint `now`: the one that recalls most.
+
+    One that must keep its retain score hands in the best of those so far that do; the model before any step always does.
+    """
+    if not share:
+        return max(by_rate, key=lambda rate: by_rate[rate][name][now]), now
+    kept = [(rate, i) for rate, found in by_rate.items() for i in range(now + 1) if found["retain"][i] >= share * found["retain"][0]]
+    return max(kept, key=lambda place: by_rate[place[0]][name][place[1]])
+
+
 def _worst_case(
     by_rate: dict[str, dict[str, tuple[float, ...]]],
     diverged: dict[str, int],
@@ -186,13 +211,14 @@ def _worst_case(
     ledger: Ledger,
 ) -> Relearned:
     identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    share = settings.get("keep_retain", 0.0)
     curves, best = {}, {}
-    for name in ("owned", "held_out"):
-        worst = [max(by_rate, key=lambda rate: by_rate[rate][name][i]) for i in range(len(checkpoints))]
-        best[name] = tuple(float(rate) for rate in worst)
-        recall = tuple(by_rate[rate][name][i] for i, rate in enumerate(worst))
-        curves[name] = Curve(tuple(map(float, checkpoints)), (recall,), (seed,), "attack steps", identity)
     left: tuple[float, ...] = ()
-    if "retain" in next(iter(by_rate.values())):
-        left = tuple(by_rate[f"{rate:g}"]["retain"][i] for i, rate in enumerate(best["owned"]))
+    for name in ("owned", "held_out"):
+        worst = [_handed_in(by_rate, name, i, share) for i in range(len(checkpoints))]
+        best[name] = tuple(float(rate) for rate, _ in worst)
+        recall = tuple(by_rate[rate][name][i] for rate, i in worst)
+        curves[name] = Curve(tuple(map(float, checkpoints)), (recall,), (seed,), "attack steps", identity)
+        if name == "owned" and "retain" in next(iter(by_rate.values())):
+            left = tuple(by_rate[rate]["retain"][i] for rate, i in worst)
     return Relearned(curves["owned"], curves["held_out"], left, by_rate, best, diverged, ledger, teaches=settings["kind"] != "retain")

@@ -315,11 +315,17 @@ def _attack_in_words(outcome: Outcome) -> str:
     # What was tried counts, not what was asked for: rates may have been chosen by the model's width.
     tried = {float(rate) for arm in outcome.arms.values() for attack in arm.attacks.values() for rate in attack.get("by_rate", {})}
     rates = sorted(tried)
-    what = f"The attack fine-tunes all parameters on {data}: {known['steps']} steps of {known['batch']} rows"
+    weights = f"an adapter of rank {known['lora_rank']}" if known["lora_rank"] else "all parameters"
+    what = f"The attack fine-tunes {weights} on {data}: {known['steps']} steps of {known['batch']} rows"
+    more = ""
+    if known["keep_retain"]:
+        more += f" Only models that keep {numbers.percent(float(known['keep_retain']))} of their retain score count."
+    if known["round_bits"]:
+        more += f" Weights are first rounded to {known['round_bits']} bits and back, which is what step 0 shows."
     if len(rates) < 2:
-        return what + (f" at learning rate {rates[0]:g}." if rates else ".")
+        return what + (f" at learning rate {rates[0]:g}." if rates else ".") + more
     spread = f"under each of {len(rates)} learning rates from {rates[0]:g} to {rates[-1]:g}"
-    return f"{what} {spread}; at every point the rate that serves the attacker best counts."
+    return f"{what} {spread}; at every point the rate that serves the attacker best counts.{more}"
 
 
 # -------------------------------------------------------------------------------------- how to repeat it

@@ -27,7 +27,7 @@ class Relearn(OnData):
 
     @property
     def method(self) -> str:
-        return self.attack.kind
+        return self.attack.in_short()
 
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.audit.relearn import relearn
