@@ -22,7 +22,6 @@ from sluicegate.errors import UserError
 from sluicegate.runs.ranks import join
 
 AGAIN = "Finished stages and the last resume point are kept: the same command goes on from there."
-_LOGGERS = ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher")
 
 
 def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, title: str, show: bool) -> None:
@@ -50,9 +49,8 @@ def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, t
             shutdown_timeout=5,
         )
         words = [sys.executable, "-m", "sluicegate.runs.launch", place, str(os.getpid())]
-        levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-        for name in _LOGGERS:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        logged = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # what the launcher says at length is said below in a line
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
         try:
             elastic_launch(config, words[0])(*words[1:])
@@ -64,8 +62,7 @@ def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, t
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             raise UserError(_what_happened(Path(place), procs, codes)) from None
         finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+            logging.disable(logged)
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
                     signal.signal(number, handler)

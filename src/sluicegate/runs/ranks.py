@@ -221,6 +221,11 @@ def launched() -> tuple[int, int] | None:
     """
     said = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
     if not said["WORLD_SIZE"]:
+        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+            if os.environ.get(name, "1") != "1":
+                raise UserError(
+                    f"mpirun started {os.environ[name]} processes ({name}), which would all do the same. Use --procs, or torchrun."
+                )
         return None
     try:
         world = int(said["WORLD_SIZE"])
@@ -247,10 +252,13 @@ def processes(procs: int) -> int:
     if place is not None and procs not in (0, place[1]):
         launcher = "accelerate launch" if by_accelerate else "the launcher (torchrun?)"
         raise UserError(f"--procs is {procs}, but {launcher} started {place[1]} (WORLD_SIZE). Leave one of the two out.")
-    if place is None and by_accelerate and procs > 1:
+    if (
+        place is None and by_accelerate and (procs > 1 or "MASTER_ADDR" in os.environ)
+    ):  # it gives an address only where several were asked for
+        asked = f"--procs is {procs}" if procs > 1 else "several processes were asked for"
         raise UserError(
-            f"--procs is {procs}, but accelerate launch started one process (on CPU it does so whatever --num_processes says). Leave it "
-            f"out: sluicegate starts its own; or use: torchrun --nproc-per-node {procs} -m sluicegate ..."
+            f"{asked}, but accelerate launch started one (on CPU it does so whatever --num_processes says). Leave it out: sluicegate "
+            f"starts its own with --procs {max(procs, 2)}; or use: torchrun --nproc-per-node {max(procs, 2)} -m sluicegate ..."
         )
     return place[1] if place is not None else max(procs, 1)
 
