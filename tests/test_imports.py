@@ -21,7 +21,7 @@ FLOORS = (
     ("training",),
     ("scoring",),
     ("tasks",),
-    ("unlearning", "routing"),
+    ("unlearning", "routing", "steering"),
     ("audit", "latent", "oversight"),
     ("stages",),
     ("trials",),

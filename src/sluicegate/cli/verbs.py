@@ -14,6 +14,7 @@ from sluicegate.cli import browse, show
 from sluicegate.cli.latent import LATENT, digits_page
 from sluicegate.cli.oversight import OVERSIGHT
 from sluicegate.cli.stage_verbs import is_follower, run_stage, together
+from sluicegate.cli.steering import STEER
 from sluicegate.cli.study_buzz import BUZZ
 from sluicegate.cli.study_lecture import LECTURE
 from sluicegate.cli.study_play import PLAY
@@ -399,6 +400,7 @@ VERBS: dict[str, Verb] = {
     "demo": _simple(Demo),
     **{verb: _of_stage(cls) for verb, cls in kinds().items() if issubclass(cls, OnData)},
     "latent": LATENT,
+    "steer": STEER,
     "oversight": OVERSIGHT,
     "deck": DECK,
     "lecture": LECTURE,

@@ -1,0 +1,367 @@
+"""Steering vectors as files: safetensors with what they were made from, llama.cpp's control vectors, and other libraries' forms.
+
+- safetensors: our own. One tensor `values`, [d] for a vector or [k, d] for a set; module, tokens and origin are the file's metadata.
+- GGUF, architecture "controlvector": one float32 tensor ``direction.N`` a layer, added to the output of layer N, counted from 0, as
+  llama.cpp and repeng do. Layer 0 has none in llama.cpp. It steers every position, so a vector that spares some says so in the metadata.
+- steering-vectors (the library) keeps a mapping from layer to tensor and a layer type in memory and defines no file: `from_layers` takes
+  the mapping, and `read_layers` the same mapping saved as safetensors.
+
+Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle, a model) is refused with a `UserError`.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sluicegate.errors import UserError, first_line
+from sluicegate.runs.disk import plain_disk_errors
+from sluicegate.steering.vector import SteeringSet, SteeringVector
+
+FORMAT = "sluicegate-steering-1"
+SET, VECTOR, BASE = "vectors.safetensors", "vector.safetensors", "base.safetensors"
+"""Names in a run folder: a set, one vector, and the vector that a set is made from."""
+ARCH = "controlvector"
+STEMS = {
+    "gpt2": "transformer.h",
+    "gptj": "transformer.h",
+    "falcon": "transformer.h",
+    "bloom": "transformer.h",
+    "gptneox": "gpt_neox.layers",
+    "gpt_neox": "gpt_neox.layers",
+    "opt": "model.decoder.layers",
+}
+"""Where the layers are, by a control vector's `model_hint`; `model.layers` for every other."""
+PARTS = {
+    "decoder_block": "",
+    "self_attn": ".self_attn",
+    "mlp": ".mlp",
+    "input_layernorm": ".input_layernorm",
+    "post_attention_layernorm": ".post_attention_layernorm",
+}
+"""steering-vectors' layer types, as the part of a Llama's layer whose output is steered."""
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
+
+
+# ----------------------------------------------------------------------------------------- our own form
+
+
+def save(steering: SteeringVector | SteeringSet, path: str | Path) -> Path:
+    """Write a vector or a set with what it was made from, whole or not at all; returns the path.
+
+    Ending ``.gguf``: as a control vector, for one vector only. Raises `UserError` for an ending other than that and ``.safetensors``.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix == ".gguf":
+        if isinstance(steering, SteeringSet):
+            raise UserError(
+                f"{str(path)!r}: a control vector holds one vector a layer, and this is a set of {len(steering)}. Save one of it."
+            )
+        return write_gguf([steering], path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"cannot write {str(path)!r}: the ending is {path.suffix!r}; it must be .safetensors or .gguf.")
+    _checked(steering.values, str(path))
+    metadata = {
+        "format": FORMAT,
+        "kind": "set" if isinstance(steering, SteeringSet) else "vector",
+        "module": steering.module,
+        "tokens": steering.tokens,
+        "made_from": json.dumps(dict(steering.made_from)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with plain_disk_errors():
+            save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet:
+    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, `prefer` where it has several.
+
+    Raises `UserError` for a file that is damaged, of another kind, or pickled.
+    """
+    place = find(path, prefer)
+    if place.suffix == ".gguf":
+        layers = read_gguf(place)
+        if len(layers) > 1:
+            raise UserError(
+                f"{str(place)!r} holds vectors for {len(layers)} layers ({_few(layers)}). Choose one by its layer (--index), "
+                "or in Python add up those of read_gguf(path): each is an edit."
+            )
+        return next(iter(layers.values()))
+    tensors, metadata = _safetensors(place)
+    if metadata.get("format") != FORMAT:
+        if any(re.fullmatch(r"(layer_activations\.)?\d+", name) for name in tensors):
+            raise UserError(f"{str(place)!r} holds a tensor a layer and names no module: read it with sluicegate.steering.io.read_layers.")
+        raise UserError(
+            f"{str(place)!r} is no steering vector of ours (format {metadata.get('format')!r}, expected {FORMAT!r}; "
+            f"tensors {_few(tensors)}). Was it written by `sluicegate steer`, or by save()?"
+        )
+    kind, values = metadata.get("kind"), tensors.get("values")
+    if kind not in ("vector", "set") or values is None or values.dim() != (1 if kind == "vector" else 2):
+        raise UserError(f"{str(place)!r} is damaged: kind {kind!r} with the tensors {_few(tensors)}.")
+    _checked(values, str(place))
+    try:
+        made_from: dict[str, Any] = dict(json.loads(metadata["made_from"]))
+        module, tokens = metadata["module"], metadata["tokens"]
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{str(place)!r} is damaged: its metadata lacks module, tokens or made_from.") from None
+    return SteeringVector(values, module, tokens, made_from) if kind == "vector" else SteeringSet(values, module, tokens, made_from)
+
+
+def load_vector(path: str | Path, index: int | None = None) -> SteeringVector:
+    """Read one vector: the file's, or number `index` of its set, or of a control vector's layers.
+
+    Raises `UserError` where there are several and `index` is None, or where there is no such one.
+    """
+    place = find(path, VECTOR if index is None else SET)
+    if place.suffix == ".gguf" and index is not None:
+        layers = read_gguf(place)
+        if index not in layers:
+            raise UserError(f"{str(path)!r} has no vector for layer {index}. There are: {_few(layers, 40)}.")
+        return layers[index]
+    found = load(place)
+    if isinstance(found, SteeringVector):
+        if index not in (None, 0):
+            raise UserError(f"{str(path)!r} holds a single vector, so there is no number {index}.")
+        return found
+    if index is None:
+        raise UserError(f"{str(path)!r} holds {len(found)} vectors. Say which (--index), counted from 0.")
+    if not 0 <= index < len(found):
+        raise UserError(f"{str(path)!r} has no vector {index}: it holds {len(found)}, numbers 0 to {len(found) - 1}.")
+    return found[index]
+
+
+def load_set(path: str | Path) -> SteeringSet:
+    """Read a set; a single vector becomes a set of one."""
+    found = load(path)
+    if isinstance(found, SteeringSet):
+        return found
+    return SteeringSet(found.values[None], module=found.module, tokens=found.tokens, made_from=found.made_from)
+
+
+def find(path: str | Path, prefer: str = SET) -> Path:
+    """The vector's file: the path itself, or the one in a run folder. Raises `UserError` where there is none, or a pickle."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        for name in (prefer, SET, VECTOR):
+            if (place / name).is_file():
+                return place / name
+        raise UserError(f"the folder {str(path)!r} holds no steering vector: no {SET} or {VECTOR} in it. Is its run finished?")
+    if place.suffix.lower() in PICKLES:
+        raise UserError(_pickled(place))
+    if not place.is_file():
+        raise UserError(
+            f"no steering vector {str(path)!r}: expected a .safetensors or .gguf file, or the folder of `sluicegate steer fit`."
+        )
+    if place.suffix not in (".safetensors", ".gguf"):
+        raise UserError(f"cannot read {str(path)!r}: the ending is {place.suffix!r}; expected .safetensors or .gguf.")
+    return place
+
+
+# ------------------------------------------------------------------------------------------ GGUF
+
+
+def write_gguf(vectors: Sequence[SteeringVector], path: str | Path, *, model_hint: str = "") -> Path:
+    """Write vectors, each at another layer's output, as a control vector for llama.cpp; returns the path.
+
+    `model_hint` is llama.cpp's name of the architecture; by default the one that the vector was made from, else "llama". Raises
+    `UserError` for a module that is no whole layer, for layer 0, and for two vectors of one layer.
+    """
+    import gguf
+
+    path = Path(path)
+    if not vectors:
+        raise UserError("there is no vector to write.")
+    layers = [_layer(vector) for vector in vectors]
+    for layer in layers:
+        if layer == 0:
+            raise UserError("llama.cpp has no control vector for layer 0: its format begins with direction.1. Steer a later layer.")
+        if layers.count(layer) > 1:
+            raise UserError(f"two vectors are for layer {layer}, and a control vector has one a layer. Add them first: a + b.")
+    hint = model_hint or next((str(v.made_from["model_type"]) for v in vectors if v.made_from.get("model_type")), "llama")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer = gguf.GGUFWriter(scratch, ARCH)
+        writer.add_string(f"{ARCH}.model_hint", hint)
+        writer.add_uint32(f"{ARCH}.layer_count", len(vectors))
+        for layer, vector in sorted(zip(layers, vectors, strict=True), key=lambda pair: pair[0]):
+            _checked(vector.values, vector.module)
+            own = {"module": vector.module, "tokens": vector.tokens, "made_from": dict(vector.made_from)}
+            writer.add_string(f"sluicegate.direction.{layer}", json.dumps(own))
+            writer.add_tensor(f"direction.{layer}", vector.values.detach().float().cpu().numpy())
+        with plain_disk_errors():
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        writer.close()
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
+    """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's.
+
+    `stem` is the path of the model's list of layers, "model.layers" where nothing in the file says otherwise. Raises `UserError` for a
+    file that is no GGUF, is a model, or holds directions that cannot be read.
+    """
+    import gguf
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no file {str(path)!r}.")
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        tensors = [(str(t.name), t.tensor_type.name, t.data) for t in reader.tensors]
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{str(path)!r} is no readable GGUF file: {first_line(error)}.") from None
+    arch = fields.get("general.architecture")
+    if arch != ARCH:
+        raise UserError(f"{str(path)!r} is no control vector: its architecture is {arch!r}, expected {ARCH!r}.")
+    hint = str(fields.get(f"{ARCH}.model_hint", ""))
+    stem = stem or STEMS.get(hint, "model.layers")
+    found = {}
+    for name, kind, data in tensors:
+        match = re.fullmatch(r"direction\.(\d+)", name)
+        if not match:
+            if name.startswith("direction."):
+                raise UserError(f"{str(path)!r}: the tensor {name!r} names no layer; expected direction.N.")
+            continue
+        if kind not in ("F32", "F16", "F64") or data.ndim != 1:
+            raise UserError(
+                f"{str(path)!r}: {name} is of type {kind} with {data.ndim} dimension(s); expected one row of float32 or float16."
+            )
+        values = torch.from_numpy(data.astype("float32"))
+        _checked(values, f"{path}: {name}")
+        layer = int(match.group(1))
+        own = _ours(fields.get(f"sluicegate.{name}"))
+        found[layer] = SteeringVector(
+            values,
+            module=str(own["module"]) if "module" in own else f"{stem}.{layer}",
+            tokens=str(own.get("tokens", "all")),
+            made_from=own.get("made_from") or {"imported": path.name, "form": "GGUF control vector", "model_type": hint},
+        )
+    if not found:
+        raise UserError(f"{str(path)!r} holds no direction.N, so there is nothing to steer with.")
+    _one_width(found, str(path))
+    return dict(sorted(found.items()))
+
+
+def _ours(text: Any) -> dict[str, Any]:
+    """What `write_gguf` noted of a vector; nothing where another program wrote the file."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# ------------------------------------------------------------------------- other libraries' objects
+
+
+def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = "", tokens: str = "all") -> dict[int, SteeringVector]:
+    """Vectors by layer from another library's object, or a mapping from layer to tensor or array.
+
+    Known are steering-vectors' `SteeringVector` (`layer_activations`, `layer_type`) and repeng's `ControlVector` (`directions`,
+    `model_type`); the libraries themselves are not needed. Layers are counted from 0, a negative one from no end: give it counted from 0.
+    """
+    hint = str(getattr(source, "model_type", ""))
+    layers = getattr(source, "layer_activations", None) or getattr(source, "directions", None) or source
+    kind = layer_type or str(getattr(source, "layer_type", "decoder_block"))
+    if not isinstance(layers, Mapping) or not layers:
+        raise UserError(
+            f"cannot read vectors from {type(source).__name__}: expected a mapping from layer to vector, and at least one of them."
+        )
+    if kind not in PARTS:
+        raise UserError(f"unknown layer type {kind!r}. Known: {', '.join(PARTS)}.")
+    stem = STEMS.get(hint, stem)
+    found = {}
+    for layer, values in layers.items():
+        if not isinstance(layer, int) or layer < 0:
+            raise UserError(f"{layer!r} is no layer: expected a whole number, 0 or more.")
+        own = torch.as_tensor(values).detach().float().cpu().squeeze()
+        if own.dim() != 1:
+            raise UserError(f"the vector of layer {layer} has the shape {list(torch.as_tensor(values).shape)}; expected one row.")
+        _checked(own, f"layer {layer}")
+        made = {"imported": type(source).__name__, "form": "a vector a layer", "model_type": hint}
+        found[layer] = SteeringVector(own.clone(), module=f"{stem}.{layer}{PARTS[kind]}", tokens=tokens, made_from=made)
+    _one_width(found, type(source).__name__)
+    return dict(sorted(found.items()))
+
+
+def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str = "") -> dict[int, SteeringVector]:
+    """The same from a safetensors file with a tensor a layer, named ``layer_activations.N`` or ``N``; `layer_type` may be metadata."""
+    place = Path(path)
+    if place.suffix.lower() in PICKLES:
+        raise UserError(_pickled(place))
+    tensors, metadata = _safetensors(place)
+    named = {name: re.fullmatch(r"(?:layer_activations\.)?(\d+)", name) for name in tensors}
+    if strange := [name for name, match in named.items() if not match]:
+        raise UserError(f"{str(path)!r}: the tensor {strange[0]!r} names no layer; expected layer_activations.N, or N.")
+    layers = {int(match.group(1)): tensors[name] for name, match in named.items() if match}
+    return from_layers(layers, stem=stem, layer_type=layer_type or metadata.get("layer_type", "decoder_block"))
+
+
+# ------------------------------------------------------------------------------------------- checks
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"no file {str(path)!r}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is no readable safetensors file: {first_line(error)}.") from None
+
+
+def _checked(values: Tensor, where: str) -> None:
+    """Raise `UserError` unless these are numbers, at least one, all finite."""
+    if not values.numel() or not values.is_floating_point():
+        raise UserError(f"{where}: the vector has the shape {list(values.shape)} and type {values.dtype}; expected floating-point numbers.")
+    if not bool(values.isfinite().all()):
+        raise UserError(f"{where}: the vector holds NaN or infinity, so it cannot be added to anything.")
+
+
+def _one_width(found: Mapping[int, SteeringVector], where: str) -> None:
+    widths = {layer: vector.values.numel() for layer, vector in found.items()}
+    if len(set(widths.values())) > 1:
+        raise UserError(f"{where}: the vectors have different widths: {', '.join(f'layer {n}: {w}' for n, w in widths.items())}.")
+
+
+def _layer(vector: SteeringVector) -> int:
+    match = re.fullmatch(r"[\w.]*?\.(\d+)", vector.module)
+    if not match:
+        raise UserError(
+            f"the vector is for {vector.module!r}; a control vector is added to a whole layer's output, a module such as 'model.layers.10'."
+        )
+    return int(match.group(1))
+
+
+def _pickled(path: Path) -> str:
+    return (
+        f"{str(path)!r} is a pickle, which can run code when opened; it is not read. Where it was made, save its tensors as safetensors: "
+        'safetensors.torch.save_file({f"layer_activations.{n}": t for n, t in vector.layer_activations.items()}, "vector.safetensors").'
+    )
+
+
+def _few(names: Any, most: int = 6) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "none"
