@@ -223,3 +223,14 @@ def test_other_files_are_refused(tmp_path):
 def test_markup_becomes_text():
     assert plain("<ul><li>a</li><li>b</li></ul>") == "- a\n- b"
     assert plain("1 < 2 &amp; <style>x</style>3[sound:a.mp3]") == "1 < 2 & 3"
+
+
+def test_a_question_without_its_answer_is_counted_not_lost_in_silence(tmp_path):
+    rows = [
+        {"question": "Which river? For 10 points.", "answer": "<b><u>Nile</u></b>"},
+        {"question": "Which?"},
+        {"leadin": "x", "parts": ["A?"]},
+    ]
+    (tmp_path / "qb.json").write_text(json.dumps({"tossups": rows}))
+    got = read_foreign(tmp_path / "qb.json")
+    assert (len(got.file.entries), got.skipped) == (1, 2)

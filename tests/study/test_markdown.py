@@ -210,3 +210,10 @@ def test_lines_for_training():
 def test_a_deck_from_strange_json_is_refused():
     with pytest.raises(UserError, match="not a deck"):
         Deck.from_json({"name": "x", "files": [{"entries": []}]})
+
+
+def test_a_misspelt_attribute_beneath_an_answer_line_is_named():
+    file, problems = read_markdown("T: A clue. | For 10 points.\nANSWER: **x**\nkategory: y\n")
+    assert [(p.line, p.severity) for p in problems] == [(3, "warning")]
+    assert "kategory" in problems[0].message
+    assert len(file.entries) == 1

@@ -219,7 +219,7 @@ def _qbreader(path: Path) -> Imported:
 
 def _questions(content: Any, depth: int) -> list[dict[str, Any]]:
     if isinstance(content, dict):
-        if ("question" in content and "answer" in content) or {"parts", "answers"} <= content.keys():
+        if isinstance(content.get("question"), str) or "parts" in content:  # whole or not: what cannot be an entry is counted
             return [content]
         content = list(content.values())
     if isinstance(content, list) and depth:
@@ -228,14 +228,14 @@ def _questions(content: Any, depth: int) -> list[dict[str, Any]]:
 
 
 def _tossup(row: dict[str, Any]) -> Tossup | None:
-    text, answer = _flat(row["question"]).replace("|", "\\|"), _answer(row["answer"])
+    text, answer = _flat(row["question"]).replace("|", "\\|"), _answer(row.get("answer"))
     if text.count(MARK) > 1 or not answer or not text.replace(MARK, "").strip():
         return None
     return Tossup(text, answer, **_common(row))
 
 
 def _bonus(row: dict[str, Any]) -> Bonus | None:
-    texts, answers = row["parts"], row["answers"]
+    texts, answers = row["parts"], row.get("answers")
     if not isinstance(texts, list) or not isinstance(answers, list) or len(texts) != len(answers) or not texts:
         return None
     values, levels = row.get("values"), row.get("difficultyModifiers")

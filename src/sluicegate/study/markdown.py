@@ -203,6 +203,11 @@ class _Reader:
                     f"{line[:30]!r} is read as text: expected attributes after all other lines of a {kind}",
                     "warning",
                 )
+            elif section.tag == "ANSWER" and (found := re.match(r"([A-Za-z]+):\s", line)):
+                allowed = ", ".join(KEYS[kind])
+                self.problem(
+                    section.line + number, f"{found[1]}: is read as a part of the answer line: expected one of {allowed}", "warning"
+                )
             elif number == last and (found := re.match(r"([A-Za-z]+):\s", line)):
                 near = get_close_matches(found[1].lower(), KEYS[kind], n=1, cutoff=0.75)
                 if near:

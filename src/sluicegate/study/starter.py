@@ -7,8 +7,8 @@ category = ""
 
 A first deck. Text outside of cards, like this, is left alone. Change it, then: sluicegate deck check {folder}
 
-Q: What do two vectors' components have in common where their dot product is large?
-A: They mostly have the same sign
+Q: Two vectors of given lengths may point anywhere. When is their dot product largest?
+A: When they point the same way
 id: dot-product
 topic: similarity
 angle: meaning

@@ -150,7 +150,10 @@ def assemble(shares: Mapping[str, float], players: Players, *, half: float, ceil
         missing = [name for name in categories if name not in row and "" not in row]
         if missing:
             hint = f"; it has {', '.join(unknown)}, which have no share" if unknown else ""
-            raise UserError(f"{player} has no skill in {', '.join(missing)}{hint}: expected a number from 0 to 1 for each category.")
+            raise UserError(
+                f"{player} has no skill in {', '.join(missing)}{hint}: expected a number from 0 to 1 for each category that has a share."
+                " To share out your own categories: --shares FILE.csv with lines of category,share."
+            )
         table.append([row.get(name, row.get("", 0.0)) for name in categories])
     weights = [shares[name] for name in categories]
     halves = [[players.half.get(player, {}).get(name, half) for name in categories] for player in players.skill]
