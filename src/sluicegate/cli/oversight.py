@@ -29,7 +29,7 @@ class Oversight:
     """Train agents of which only a share is overseen, with all their controls, and judge them where nobody looks.
 
     An agent may reach a Diamond or a Ghost; whether it was right is seen for a share of the squares only, and the agent sees which. Prints
-    returns, ends and differences with intervals, and writes a page with an animation. On a 3 x 3 board a run takes some seconds of one core,
+    returns, ends and differences with intervals, and writes a page with an animation. On a 3 x 3 board a run takes some seconds of a core,
     and the whole table some minutes; finished runs are kept."""
 
     share: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3)

@@ -80,7 +80,7 @@
         go(Math.floor(state.at) + 1);
       }
     } else {
-      go(state.at + (now - state.since) / LOOK);
+      go(state.at + Math.min(now - state.since, 100) / LOOK); // a page that was out of sight goes on where it was
       state.since = now;
     }
     if (state.at >= last()) play(false);
