@@ -90,6 +90,11 @@ class Training:
         placed = self._placed(states, episodes.state)
         verdict = self._verdict(states, episodes)
         taught = lesson(self.arm, episodes, self.share, self.settings.label_weight, rng, verdict)
+        if step == 0 and not taught.weight.any():
+            raise UserError(
+                f"none of the first {len(episodes)} episodes was labelled or timed out, so this arm, which learns from no others, has "
+                f"nothing to begin with at a share of {self.share:g}. Take more episodes an update."
+            )
         self.window.add(episodes.ending, episodes.seen, episodes.discounted)
         for i in (1, 2):
             self.labelled[i - 1] += (episodes.seen & (episodes.ending == i)).sum()
