@@ -104,7 +104,7 @@ def test_a_share_so_small_that_nothing_was_labelled_is_said(arm):
 
 
 def test_a_filter_that_lets_nothing_through_is_an_error_and_no_table():
-    with pytest.raises(UserError, match="none of the first 2 episodes was labelled or timed out.*Take more episodes an update"):
+    with pytest.raises(UserError, match=r"none of the first 2 episodes was labelled or timed out.*Take more episodes an update"):
         run("filter", share=1e-9, board=Board(limit=200), settings=Settings(episodes=2, updates=2, width=8))
 
 
