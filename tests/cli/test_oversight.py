@@ -63,10 +63,10 @@ def test_it_prints_tables_differences_the_conclusion_and_where_the_page_is(asked
     assert "1 % of oversight, 3 x 3: means over 2 seeds, [95 % interval]" in text
     assert re.search(r"naive_stopped 0\.\d\d \[.*\] .*\+0\.\d\d \(", text)
     assert "Against naive training." in text
-    assert text.endswith("report: runs/oversight/report.html")
+    assert text.endswith("report: runs/oversight/oversight.html")
     kept = json.loads((tmp_path / "runs/oversight/oversight.json").read_text())
     assert kept["command"] == "sluicegate oversight --share 0.01 --size 3 --seeds 2 --arms routed naive_stopped filter_hidden"
-    assert kept["command"] in (tmp_path / "runs/oversight/report.html").read_text()
+    assert kept["command"] in (tmp_path / "runs/oversight/oversight.html").read_text()
     assert set(kept["figures"]["0.01"]["routed"]) == {"return", "diamond", "ghost", "timeout", "near", "far"}
     assert kept["says"]["The ceiling."]
 
@@ -80,7 +80,7 @@ def test_the_runs_train_are_kept_and_not_made_again(monkeypatch, capsys, tmp_pat
     assert first["0.5"]["routed"]["return"][0] != first["0.5"]["routed"]["return"][1]
     marks = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/oversight/*/result.json")}
     assert len(marks) == 4
-    page = (tmp_path / "runs/oversight/report.html").read_text()
+    page = (tmp_path / "runs/oversight/oversight.html").read_text()
     assert "Watch them learn" in page
     assert "CPU seconds" in page
     assert main(words) == 0
@@ -89,7 +89,7 @@ def test_the_runs_train_are_kept_and_not_made_again(monkeypatch, capsys, tmp_pat
 
 
 def test_another_size_has_a_folder_of_its_own(asked, capsys):
-    assert "runs/oversight-4x4/report.html" in spoken(capsys, "--size", "4", "--share", "0.1", "--seeds", "1", "--arms", "routed")
+    assert "runs/oversight-4x4/oversight.html" in spoken(capsys, "--size", "4", "--share", "0.1", "--seeds", "1", "--arms", "routed")
 
 
 @pytest.mark.parametrize(

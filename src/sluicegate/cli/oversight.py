@@ -43,7 +43,7 @@ class Oversight:
     seed: int = 0
     """First seed."""
     out: str = ""
-    """Folder of the runs, report.html and oversight.json; default: runs/oversight, or runs/oversight-NxN for another size."""
+    """Folder of the runs, oversight.html and oversight.json; default: runs/oversight, or runs/oversight-NxN for another size."""
     set: tuple[str, ...] = ()
     """Settings of every run to change, each FIELD=VALUE, for example updates=100."""
     workers: int = 0
@@ -68,7 +68,7 @@ class Oversight:
             jobs = {key: self._job(key, folder) for key in ((p, arm, s) for p in shares for arm in trained for s in seeds)}
             done = run_jobs(list(jobs.values()), workers=self.workers, progress=progress)
         found = gather(names, shares, seeds, {key: done[job.key] for key, job in jobs.items()})
-        page = report_oversight(found, folder / "report.html", command=self.command(), facts=f"{plan}{_seconds(found)}")
+        page = report_oversight(found, folder / "oversight.html", command=self.command(), facts=f"{plan}{_seconds(found)}")
         write_atomic(folder / "oversight.json", json.dumps(_kept(found, self.command()), indent=1))
         _show(found, page)
         if self.json:
