@@ -29,7 +29,12 @@ def scored(twins=6, randoms=3, prompts=PROMPTS, **changes):
         row("unsteered", "unsteered", 0.0, 1.6, 0.0),
         row("base", "base", 52.5, 0.0, 1.0),
         *(row(f"random {i}", "random", 52.5, 1.5 + 0.2 * i, 0.1) for i in range(randoms)),
-        *(row(f"mean of {k}", "mean", 52.5 / k**0.5, 0.2 * k, 0.5, k=k) for k in (2, 4) if k <= twins),
+        *(
+            row(f"{group} of {k}", group, norm(k), 0.2 * k, 0.5, k=k)
+            for k in (2, 4)
+            if k <= twins
+            for group, norm in (("mean", lambda k: 52.5 / k**0.5), ("raised", lambda k: 52.5), ("scaled", lambda k: 52.5 / k**0.5))
+        ),
         *(row(f"twin {i}", "twins", 52.5 - i, 0.1 + 0.05 * i, 0.8) for i in range(twins)),
     ]
     preview = [

@@ -81,9 +81,16 @@ def test_questions_that_the_run_did_not_ask_are_said_to_be_open():
     asked = dict(questions(scored()))
     assert asked["Does a norm cap kill the effect?"].startswith("All norms are at most the base's.")
     assert "random vectors of that norm" in asked["Does a norm cap kill the effect?"]
-    assert "k = 2" in asked["Does the mean of several twins work?"]
+    assert re.search(
+        r"k = 2: \d+% at norm 37.1, KL 0.44, brought to the base's norm \d+%, the base at that norm",
+        asked["Does the mean of several twins work?"],
+    )
     assert all("Not asked in this run" in answer for answer in list(asked.values())[2:])
-    rows = [row | {"norm": 3 * row["norm"]} if row["group"] == "twins" else row for row in scored()["rows"] if row["group"] != "mean"]
+    rows = [
+        row | {"norm": 3 * row["norm"]} if row["group"] == "twins" else row
+        for row in scored()["rows"]
+        if row["group"] not in ("mean", "raised", "scaled")
+    ]
     asked = dict(questions(scored(rows=rows)))
     assert asked["Does a norm cap kill the effect?"] == "0 of 6 have at most the base's norm: no cap was set."
     assert asked["Does the mean of several twins work?"].startswith("Not asked in this run")
@@ -108,5 +115,5 @@ def test_intervals_draw_vectors_and_prompts_again():
 @pytest.mark.parametrize("twins", [1, 300])
 def test_one_twin_and_hundreds(tmp_path, twins):
     source = page(tmp_path, twins=twins)
-    assert source.count('<td class="mark') == (5 + twins + sum(k <= twins for k in (2, 4))) * 3
+    assert source.count('<td class="mark') == (5 + twins + 3 * sum(k <= twins for k in (2, 4))) * 3
     assert ("<details open>" in source) == (twins == 1)

@@ -22,6 +22,8 @@ LOOKS = {
     "unsteered": Series("unsteered", "a2", "pretrained", "dashed"),
     "random": Series("random", "a3", "control", "dotted"),
     "mean": Series("mean", "a4", "dial-3", "dashdot"),
+    "raised": Series("raised", "a5", "dial-3", "solid"),
+    "scaled": Series("scaled", "a6", "suppressed", "dotted"),
 }
 GROUPS = {
     "unsteered": "the model as it is",
@@ -29,7 +31,10 @@ GROUPS = {
     "twins": "orthogonal to the base and to each other",
     "random": "random vectors of the base's norm: the control",
     "mean": "the mean of the first k twins",
+    "raised": "the mean brought to the base's norm",
+    "scaled": "the base brought to the mean's norm: the control",
 }
+_BESIDE = {"raised": "brought to the base's norm", "scaled": "the base at that norm"}
 DRAWS = 1000
 
 
@@ -42,7 +47,7 @@ def report_steering(found: Found, path: Path, *, title: str, command: str, confi
         title=title,
         facts=facts(found),
         looks=LOOKS,
-        shown=groups,
+        shown=[name for name in groups if name not in ("mean", "raised", "scaled")],
         sentences=sentences(found),
         questions=questions(found),
         pictures=pictures(found),
@@ -94,6 +99,7 @@ def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estim
     table = np.asarray(values, dtype=float)
     if table.size == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
+
     def reduce(t: np.ndarray) -> float:
         return float(t.mean()) if statistic == "mean" else float(np.median(np.median(t, axis=1)))
 
@@ -151,7 +157,12 @@ def questions(found: Found) -> list[tuple[str, str]]:
         asked.append(elsewhere)
     if means:
         worked = [row for row in means if rate(row) >= found["share"]]
-        ks = ", ".join(f"k = {row['k']}: {rate(row):.0%}, norm {row['norm']:.1f}, KL {kl(row):.2f}" for row in means)
+        beside = {(row["group"], row["k"]): rate(row) for name in ("raised", "scaled") for row in _of(found, name)}
+        ks = "; ".join(
+            f"k = {row['k']}: {rate(row):.0%} at norm {row['norm']:.1f}, KL {kl(row):.2f}"
+            + "".join(f", {said} {beside[name, row['k']]:.0%}" for name, said in _BESIDE.items() if (name, row["k"]) in beside)
+            for row in means
+        )
         asked.append(
             f"It shows the behaviour on {found['share']:.0%} of the prompts or more for {len(worked)} of {len(means)} sizes ({ks})."
         )

@@ -141,13 +141,11 @@ class SteerFit(OnModel):
 
         from sluicegate.steering.dose import calibrate, curve
         from sluicegate.steering.io import SET, VECTOR, save
-        from sluicegate.steering.meandiff import activations
         from sluicegate.steering.score import generate
 
         model, tokenizer = self.load()
         rule, prompts = rule_of_behaviour(self.behaviour), self.texts(TRAINING)
-        size = float(activations(model, tokenizer, prompts, self.module, "last", template=self.template, room=room).norm(dim=1).mean())
-        vector, several = self._fitted(model, tokenizer, size, rule, room)
+        vector, several = self.fitted(model, tokenizer, self.contrast(), room)
         if self.kl:
             vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, template=self.template)
         vector = self._signed(vector)
@@ -163,7 +161,7 @@ class SteerFit(OnModel):
                 save(dataclasses.replace(several, made_from=self._signed(several[0]).made_from), room.path / SET)
         measures = {
             "norm": vector.norm,
-            "norm_share": vector.norm / size,
+            "norm_share": vector.norm / self.size(model, tokenizer, room),
             "kl": float(kls[dose.index(1.0)]),
             "rate": float(np.mean([rule.shows(t) for t in answers["steered"]])),
             "unsteered_rate": float(np.mean([rule.shows(t) for t in answers["unsteered"]])),
@@ -171,38 +169,28 @@ class SteerFit(OnModel):
         found = outcome(self, measures, flops=0.0, curves={"kl by dose": ([0.0, *dose], [0.0, *map(float, kls)])})
         return found | {"prompts": list(prompts), "answers": answers, "rule": rule.says, "module": self.module}
 
-    def _fitted(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", size: float, rule: Rule, room: "Room"
+    def fitted(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        contrast: tuple[tuple[str, ...], tuple[str, ...]],
+        room: "Room",
     ) -> "tuple[SteeringVector, SteeringSet | None]":
+        """The vector, from these positive and negative prompts; with MELBO, all that it found, too."""
         import torch
 
         from sluicegate.sampling import seed_of
         from sluicegate.steering.meandiff import MeanDiff
-        from sluicegate.steering.melbo import MELBO
         from sluicegate.steering.pca import PCA
-        from sluicegate.steering.score import behaviour_rate, generate
 
-        how: dict[str, Any] = {"template": self.template, "room": room}
         if self.arm == "melbo":
-            search = MELBO(
-                source=self.module, target=self.target, count=self.count, norm=self.radius * size, steps=self.steps, tokens=self.tokens,
-                seed=seed_of(self.seed, "melbo"),
-            )  # fmt: skip
-            prompts = self.texts(TRAINING)
-            several = search.fit(model, tokenizer, prompts, **how)
-            rates = behaviour_rate(generate(model, tokenizer, several, prompts, new_tokens=self.new_tokens, **how), rule)
-            best = int(rates.argmax())
-            chosen = several[best]
-            made = {**chosen.made_from, "rates": [float(r) for r in rates], "chosen": best}
-            return dataclasses.replace(chosen, made_from=made), several
-        positive, negative = self.contrast()
+            return self._searched(model, tokenizer, room)
+        how: dict[str, Any] = {"template": self.template, "room": room}
         if self.arm == "pca":
             return PCA(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(
-                model, tokenizer, positive, negative, **how
+                model, tokenizer, *contrast, **how
             ), None
-        vector = MeanDiff(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(
-            model, tokenizer, positive, negative, **how
-        )
+        vector = MeanDiff(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(model, tokenizer, *contrast, **how)
         if self.arm == "random":
             draw = torch.Generator().manual_seed(seed_of(self.seed, "random base"))
             values = torch.randn(len(vector.values), generator=draw, dtype=torch.float64)
@@ -210,6 +198,35 @@ class SteerFit(OnModel):
             made = {"method": "random", "model_type": vector.made_from.get("model_type", "")}
             return dataclasses.replace(vector, values=values, made_from=made), None
         return vector, None
+
+    def _searched(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", room: "Room"
+    ) -> "tuple[SteeringVector, SteeringSet]":
+        """MELBO's vectors, and of them the one whose answers to the prompts show the behaviour most often."""
+        from sluicegate.sampling import seed_of
+        from sluicegate.steering.melbo import MELBO
+        from sluicegate.steering.score import behaviour_rate, generate
+
+        how: dict[str, Any] = {"template": self.template, "room": room}
+        prompts = self.texts(TRAINING)
+        search = MELBO(
+            source=self.module, target=self.target, count=self.count, norm=self.radius * self.size(model, tokenizer, room),
+            steps=self.steps, tokens=self.tokens, seed=seed_of(self.seed, "melbo"),
+        )  # fmt: skip
+        several = search.fit(model, tokenizer, prompts, **how)
+        texts = generate(model, tokenizer, several, prompts, new_tokens=self.new_tokens, **how)
+        rates = behaviour_rate(texts, rule_of_behaviour(self.behaviour))
+        best = int(rates.argmax())
+        made = {**several[best].made_from, "rates": [float(r) for r in rates], "chosen": best}
+        return dataclasses.replace(several[best], made_from=made), several
+
+    def size(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", room: "Room") -> float:
+        """Mean norm of the module's output at the last token of the prompts."""
+        from sluicegate.steering.meandiff import activations
+
+        prompts = self.texts(TRAINING)
+        found = activations(model, tokenizer, prompts, self.module, "last", template=self.template, room=room)
+        return float(found.norm(dim=1).mean())
 
     def _signed(self, vector: "SteeringVector") -> "SteeringVector":
         """The vector with what a later stage wants to know of it."""

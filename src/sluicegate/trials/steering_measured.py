@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sluicegate.steering.prompts import Rule
     from sluicegate.steering.vector import SteeringSet, SteeringVector
 
+SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+"""The mean of the first so many twins is scored."""
 AT_ONCE = 32
 """Vectors whose answers are written between two resume points."""
 
@@ -40,7 +42,10 @@ class Measured:
         self.new_tokens, self.kl_tokens, self.template = new_tokens, kl_tokens, template
 
     def rows(self, *, randoms: int, means: Sequence[int]) -> list[dict[str, Any]]:
-        """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins, the twins."""
+        """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with controls, the twins.
+
+        The controls: the mean brought to the base's norm, and the base brought to the mean's, which orthogonality makes short.
+        """
         import torch
 
         base, twins = self.base.values, self.twins
@@ -51,7 +56,14 @@ class Measured:
         named += [({"who": f"random {i}", "group": "random"}, v) for i, v in enumerate(self.random(randoms))]
         if twins is not None:
             sizes = [k for k in means if 2 <= k <= len(twins)]
-            named += [({"who": f"mean of {k}", "group": "mean", "k": k}, twins.mean(k).values) for k in sizes]
+            for k in sizes:
+                mean = twins.mean(k).values
+                length = max(float(mean.double().norm()), 1e-12)
+                named += [
+                    ({"who": f"mean of {k}", "group": "mean", "k": k}, mean),
+                    ({"who": f"mean of {k}, at the base's norm", "group": "raised", "k": k}, mean * (self.base.norm / length)),
+                    ({"who": f"base, at the norm of the mean of {k}", "group": "scaled", "k": k}, base * (length / self.base.norm)),
+                ]
             named += [({"who": f"twin {i}", "group": "twins"}, v) for i, v in enumerate(twins.values)]
         values = torch.stack([v for _, v in named])
         several, last = self.kl("kl", self.base, values)
@@ -164,6 +176,8 @@ def counted(rows: Sequence[Mapping[str, Any]], *, bound: float, share: float) ->
         found |= {"random_rate": rate("random"), "random_kl": middle("random", "kl")}
     for row in of("mean"):
         found |= {f"mean_{row['k']}_rate": float(np.mean(row["shows"])), f"mean_{row['k']}_kl": float(np.median(row["kl"]))}
+    for group in ("raised", "scaled"):
+        found |= {f"{group}_{row['k']}_rate": float(np.mean(row["shows"])) for row in of(group)}
     if twins := of("twins"):
         near = [row for row in twins if np.median(row["kl"]) <= bound]
         far = found["unsteered_kl"]
@@ -197,9 +211,14 @@ MEASURES = {
     "random_rate": "share of the answers that show it, of random vectors of the base's norm",
     "random_kl": "KL(base || random vector) over several tokens, nats a token",
     **{
-        f"mean_{k}_{what}": f"{said} of the mean of the first {k} twins"
-        for k in (2, 4, 8, 16, 32, 64, 128, 256)
-        for what, said in (("rate", "share of the held-out answers that show it,"), ("kl", "KL to the base, nats a token,"))
+        f"{name}_{k}_{what}": said.format(k)
+        for k in SIZES
+        for name, what, said in (
+            ("mean", "rate", "share of the held-out answers that show it, of the mean of the first {} twins"),
+            ("mean", "kl", "KL(base || mean of the first {} twins), nats a token"),
+            ("raised", "rate", "share that shows it, of the mean of {} brought to the base's norm"),
+            ("scaled", "rate", "share that shows it, of the base brought to the norm of the mean of {}"),
+        )
     },
 }
 """What `counted` may give, and `max_cos`."""

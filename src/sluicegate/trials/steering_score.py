@@ -10,7 +10,7 @@ from sluicegate.runs.identity import source
 from sluicegate.steering.prompts import HELD_OUT
 from sluicegate.trials import outcome
 from sluicegate.trials.steering import DEFAULT, DOSES, OnModel, as_file, rule_of_behaviour, sha
-from sluicegate.trials.steering_measured import MEASURES, Measured, counted, curves, preview
+from sluicegate.trials.steering_measured import MEASURES, SIZES, Measured, counted, curves, preview
 
 if TYPE_CHECKING:
     from sluicegate.runs.room import Room
@@ -42,7 +42,7 @@ class SteerScore(OnModel):
     """Tokens of the base's answer along which the KL is taken."""
     randoms: int = 8
     """Random vectors of the base's norm: the control."""
-    means: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
+    means: tuple[int, ...] = SIZES
     """The mean of the first so many twins is scored, too."""
     doses: tuple[float, ...] = DOSES
     """Multiples of the base for the dose-response curve."""
@@ -60,7 +60,7 @@ class SteerScore(OnModel):
         for name, least in (("new_tokens", 1), ("along", 1), ("randoms", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {least} or more.")
-        if unknown := [k for k in self.means if f"mean_{k}_rate" not in MEASURES]:
+        if unknown := [k for k in self.means if k not in SIZES]:
             raise UserError(f"--means has {unknown[0]}; there are 2, 4, 8, 16, 32, 64, 128 and 256.")
         model = self.model or str(made.get("model") or DEFAULT)
         return dataclasses.replace(stage, model=model, behaviour=behaviour, plain=self.plain or bool(made.get("plain")))
