@@ -353,11 +353,12 @@ class Runs:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the library on this machine: what routing costs, and whether two processes train as one does.
+    """Measure the library on this machine: what routing costs, whether two processes train as one does, how fast orthogonal twins come.
 
-    routing: time as ratios to plain training. ranks: the largest difference of any weight after training by two processes."""
+    routing: time as ratios to plain training. ranks: the largest difference of any weight after training by two processes.
+    steering: twins of a steering vector on smollm2-135m, all at once against one after the other; tens of minutes, a few with --quick."""
 
-    what: Positional[Literal["routing", "ranks"]] = "routing"
+    what: Positional[Literal["routing", "ranks", "steering"]] = "routing"
     """Which benchmark."""
     quick: bool = False
     """Few repetitions: noisier, for a first look."""
@@ -367,6 +368,8 @@ class Bench:
     def run(self) -> int:
         if self.what == "ranks":
             return self._ranks()
+        if self.what == "steering":
+            return self._steering()
         from sluicegate.bench import routing
 
         with watching() as progress:
@@ -384,6 +387,16 @@ class Bench:
         print(ranks.markdown(found))
         if self.json:
             print_json(found.summary())
+        return 0
+
+    def _steering(self) -> int:
+        from sluicegate.bench import steering
+
+        with watching() as progress:
+            found = steering.run(quick=self.quick, progress=progress)
+        print(steering.markdown(found))
+        if self.json:
+            print_json(steering.summary(found))
         return 0
 
 

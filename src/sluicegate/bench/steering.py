@@ -1,0 +1,320 @@
+"""How fast orthogonal twins come, all at once against one after the other, to the same KL on held-out prompts; and MELBO in batches.
+
+Both searches run in this process on one thread, from the same base and the same training prompts, and are timed in CPU seconds
+(`time.process_time`). While a search runs, the clock is stopped at every look at the held-out prompts. It has arrived when the held-out
+KL(base || twin), over several tokens of the base's answer, median over prompts, is at most `KL`:
+
+- joint: the median over the twins is; its time is divided by the number of twins.
+- sequential, the post's algorithm (activations of a later layer on one prompt, no limit to the norm): each twin on its own; the mean of
+  the twins' times. One that does not arrive counts with all its time, so that the speed-up is then a lower bound, which is said.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sluicegate.runs.room import Progress, Room
+from sluicegate.steering.prompts import BEHAVIOURS, HELD_OUT, TRAINING, Rule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sluicegate.steering.vector import SteeringSet, SteeringVector
+
+KL = 0.5
+"""The held-out KL that both are timed to, in nats a token."""
+SHARE = 0.6
+"""A twin counts that shows the behaviour on so many of the held-out prompts, and keeps within `KL`."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run."""
+
+    k: int = 256
+    """Twins of the joint search."""
+    one_by_one: int = 3
+    """Twins of the sequential search."""
+    steps: int = 20
+    sequential_steps: int = 1000
+    """The post's number."""
+    looked_at: int = 16
+    """Twins, evenly spread, that a look at the held-out prompts judges the joint search by."""
+    looked_on: int = 4
+    """Held-out prompts of a look; at the end all are used."""
+    every: int = 25
+    """Steps of the sequential search between two looks."""
+    along: int = 12
+    new_tokens: int = 40
+    melbo: int = 16
+    """Vectors of MELBO in a batch."""
+    melbo_steps: int = 10
+
+
+QUICK = Size(k=16, one_by_one=1, steps=10, sequential_steps=300, looked_at=8, looked_on=2, every=50, melbo_steps=3)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One search: what it took a twin to arrive."""
+
+    seconds: float
+    """CPU seconds a twin until the held-out KL was reached, or in all where it was not."""
+    arrived: int
+    """How many of the searches arrived: of one for the joint, of each twin for the sequential."""
+    of: int
+    best: float
+    """The lowest held-out KL at any look: the median over twins."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run of the benchmark found."""
+
+    model: str
+    size: Size
+    joint: Timed
+    sequential: Timed
+    base_norm: float
+    base_rate: float
+    unsteered_kl: float
+    twins: int
+    max_cos: float
+    held_out_kl_median: float
+    behaviour_rate: float
+    max_norm_ratio: float
+    melbo_batched: float
+    """Vectors a minute."""
+    melbo_single: float
+
+    @property
+    def speedup(self) -> float:
+        """How many times more CPU time a twin takes in the sequential search; NaN where the joint one did not arrive."""
+        return self.sequential.seconds / self.joint.seconds if self.joint.arrived else math.nan
+
+
+def summary(found: Measured) -> dict[str, Any]:
+    """The figures, by name; what is not finite is None."""
+    figures = {
+        name: getattr(found, name) for name in ("twins", "max_cos", "held_out_kl_median", "behaviour_rate", "speedup", "max_norm_ratio")
+    }
+    more = {
+        "to_kl": KL,
+        "k": found.size.k,
+        "seconds_joint": found.joint.seconds,
+        "seconds_sequential": found.sequential.seconds,
+        "joint_arrived": bool(found.joint.arrived),
+        "sequential_arrived": f"{found.sequential.arrived} of {found.sequential.of}",
+        "base_rate": found.base_rate,
+        "unsteered_kl": found.unsteered_kl,
+        "melbo_batched": found.melbo_batched,
+        "melbo_single": found.melbo_single,
+    }
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in (figures | more).items()}
+
+
+def markdown(found: Measured) -> str:
+    """The figures as a table, and what they mean."""
+    joint, single = found.joint, found.sequential
+    bound = "" if single.arrived == single.of else "at least "
+    times = f"{bound}{found.speedup:.1f} times" if joint.arrived else "not known: the joint search did not arrive"
+    rows = [
+        ("twins within the KL that show the behaviour", f"{found.twins} of {found.size.k}"),
+        ("largest cosine between any two, and with the base", f"{found.max_cos:.1e}"),
+        ("held-out KL, median (unsteered)", f"{found.held_out_kl_median:.3f} ({found.unsteered_kl:.3f}) nats a token"),
+        ("held-out answers that show the behaviour (base)", f"{found.behaviour_rate:.0%} ({found.base_rate:.0%})"),
+        ("largest norm, in norms of the base", f"{found.max_norm_ratio:.3f}"),
+        (
+            f"CPU seconds a twin to a held-out KL of {KL:g}, joint",
+            f"{joint.seconds:.2f} ({'arrived' if joint.arrived else 'never arrived'})",
+        ),
+        ("the same, one after the other", f"{single.seconds:.2f} ({single.arrived} of {single.of} arrived)"),
+        ("speed-up", times),
+        ("lowest held-out KL on the way, joint / one after the other", f"{joint.best:.3f} / {single.best:.3f}"),
+        ("MELBO, vectors a minute, in batches / one at a time", f"{found.melbo_batched:.2f} / {found.melbo_single:.2f}"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def run(*, quick: bool = False, model: str = "smollm2-135m", progress: Progress | None = None) -> Measured:
+    """Measure on a fetched model: tens of minutes on one core, a few with `quick`, which finds too few twins to say much."""
+    from sluicegate.models import load
+    from sluicegate.trials.steering import places
+
+    net, tokenizer = load(model)
+    net.eval().requires_grad_(False)
+    module, target = places(model, "", "")
+    return measure(model, net, tokenizer, module, target, QUICK if quick else Size(), progress=progress)
+
+
+def measure(
+    name: str,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    module: str,
+    target: str,
+    size: Size,
+    *,
+    base: "SteeringVector | None" = None,
+    rule: Rule | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """The same on a model at hand; `base` is by default the vector of the packaged behaviour "code"."""
+    from sluicegate.steering.score import behaviour_rate, generate, kl
+    from sluicegate.trials.steering import SteerFit
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        code, room = BEHAVIOURS["code"], Room("", progress)
+        if base is None:
+            base, _ = SteerFit(module=module).fitted(model, tokenizer, (code.positive, code.negative), room)
+        rule = rule or code.rule
+        looks = _Looks(model, tokenizer, base, size)
+        joint, twins = _joint(model, tokenizer, base, size, looks, room)
+        sequential = _sequential(model, tokenizer, base, target, size, looks, room)
+        values = torch.cat([torch.zeros(1, len(base.values)), twins.values])
+        several = np.median(kl(model, tokenizer, base, values, HELD_OUT, tokens=size.along, room=room).several, axis=1)
+        everyone = dataclasses.replace(twins, values=torch.cat([base.values[None], twins.values]))
+        rates = behaviour_rate(generate(model, tokenizer, everyone, HELD_OUT, new_tokens=size.new_tokens, room=room), rule)
+        batched, single = (_melbo(model, tokenizer, base, target, count, size, room) for count in (size.melbo, 1))
+    finally:
+        torch.set_num_threads(before)
+    return Measured(
+        model=name,
+        size=size,
+        joint=joint,
+        sequential=sequential,
+        base_norm=base.norm,
+        base_rate=float(rates[0]),
+        unsteered_kl=float(several[0]),
+        twins=int(((several[1:] <= KL) & (rates[1:] >= SHARE)).sum()),
+        max_cos=twins.max_cos(base),
+        held_out_kl_median=float(np.median(several[1:])),
+        behaviour_rate=float(rates[1:].mean()),
+        max_norm_ratio=float(twins.norms().max()) / base.norm,
+        melbo_batched=batched,
+        melbo_single=single,
+    )
+
+
+class _Looks:
+    """Held-out prompts with the base's answers to them, made before any clock runs."""
+
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", size: Size) -> None:
+        from sluicegate.steering.prompts import prompt_ids
+        from sluicegate.steering.score import Continued
+
+        self.some = [Continued(model, prompt_ids(tokenizer, prompt), base, tokens=size.along) for prompt in HELD_OUT[: size.looked_on]]
+
+    def __call__(self, values: Tensor) -> float:
+        """The median over the vectors [k, d] of the median over the prompts."""
+        from sluicegate.steering.score import kl_of
+
+        return float(np.median(np.median(kl_of(self.some, values).several, axis=1)))
+
+
+class _Clock:
+    """CPU seconds since it was made, less those spent looking."""
+
+    def __init__(self) -> None:
+        self._begun, self._away = time.process_time(), 0.0
+
+    def __call__(self) -> float:
+        return time.process_time() - self._begun - self._away
+
+    def look(self, see: Callable[[], float]) -> float:
+        """What `see` gives; its time does not count."""
+        begun = time.process_time()
+        found = see()
+        self._away += time.process_time() - begun
+        return found
+
+
+def _joint(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", size: Size, looks: _Looks, room: Room
+) -> "tuple[Timed, SteeringSet]":
+    from sluicegate.steering.orthogonal import Orthogonal
+
+    seen: list[tuple[float, float]] = []
+    chosen = torch.linspace(0, size.k - 1, min(size.looked_at, size.k)).long()
+    clock = _Clock()
+
+    def each(step: int, values: Tensor, seconds: float) -> None:
+        now = clock()
+        seen.append((now, clock.look(lambda: looks(values[chosen]))))
+
+    search = Orthogonal(k=size.k, steps=size.steps, tokens=size.along)
+    twins = search.fit(model, tokenizer, base, TRAINING[:2], room=room, each=each)
+    seconds, arrived = _first(seen, clock())
+    return Timed(seconds / size.k, int(arrived), 1, min(kl for _, kl in seen)), twins
+
+
+def _sequential(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    base: "SteeringVector",
+    target: str,
+    size: Size,
+    looks: _Looks,
+    room: Room,
+) -> Timed:
+    """The post's algorithm: the target's activations on one prompt, no limit to the norm, twin after twin."""
+    from sluicegate.steering.orthogonal import Orthogonal
+
+    seen: dict[int, list[tuple[float, float]]] = {}
+    ends: dict[int, float] = {}
+    clock, steps = _Clock(), 0
+
+    def each(step: int, values: Tensor, seconds: float) -> None:
+        nonlocal steps
+        steps += 1
+        now, twin = clock(), len(values) - 1
+        ends[twin] = now
+        if steps % size.every == 0:
+            seen.setdefault(twin, []).append((now, clock.look(lambda: looks(values[-1:]))))
+
+    search = Orthogonal(
+        k=size.one_by_one,
+        objective="activation",
+        mode="sequential",
+        target=target,
+        max_norm=0.0,
+        steps=size.sequential_steps,
+        tokens=size.along,
+    )
+    search.fit(model, tokenizer, base, TRAINING[:1], room=room, each=each)
+    starts = {twin: ends.get(twin - 1, 0.0) for twin in ends}
+    found = [_first([(t - starts[twin], kl) for t, kl in seen.get(twin, [])], ends[twin] - starts[twin]) for twin in ends]
+    best = [min((kl for _, kl in seen.get(twin, [])), default=math.nan) for twin in ends]
+    return Timed(float(np.mean([s for s, _ in found])), sum(a for _, a in found), len(found), float(np.median(best)))
+
+
+def _first(seen: Sequence[tuple[float, float]], end: float) -> tuple[float, bool]:
+    """When the KL was first low enough, and whether it ever was; else the end."""
+    return next(((t, True) for t, kl in seen if kl <= KL), (end, False))
+
+
+def _melbo(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    base: "SteeringVector",
+    target: str,
+    count: int,
+    size: Size,
+    room: Room,
+) -> float:
+    """Vectors a minute of CPU time, `count` in a batch."""
+    from sluicegate.steering.melbo import MELBO
+
+    begun = time.process_time()
+    search = MELBO(source=base.module, target=target, count=count, norm=base.norm, steps=size.melbo_steps, batch=count)
+    found = search.fit(model, tokenizer, TRAINING[:2], room=room)
+    return 60 * len(found) / (time.process_time() - begun)
