@@ -1,0 +1,93 @@
+"""The trial of twins on a tiny model: every arm measures what it declares, and draws what its seed says."""
+
+import math
+
+import pytest
+
+from architectures import CONFIGS
+from sluicegate.errors import UserError
+from sluicegate.models import fresh, load_tokenizer, save
+from sluicegate.recipe import load_recipe
+from sluicegate.runs.room import Room
+from sluicegate.steering.prompts import TRAINING
+from sluicegate.trials.steering_twins import SteeringTwins
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = CONFIGS["llama"]()
+    config.num_hidden_layers = 3
+    save(fresh(config, 0), load_tokenizer("arithmetic-tiny"), folder / "model")
+    return str(folder / "model")
+
+
+def trial(model, **changes):
+    settings = {"k": 4, "steps": 2, "along": 2, "new_tokens": 2, "held_out": 2, "randoms": 2, "pairs": 3, "searched": 1}
+    return SteeringTwins(model=model, **settings | changes).resolved()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_norm": 0.0},
+        {"objective": "activation"},
+        {"mode": "sequential", "objective": "activation", "max_norm": 0.0, "k": 2},
+        {"arm": "melbo"},
+        {"arm": "random"},
+        {"arm": "random_target", "objective": "activation"},
+    ],
+    ids=str,
+)
+def test_every_arm_measures_what_it_declares(model, changes):
+    made = trial(model, **changes)
+    measures = made.run(Room())["measures"]
+    assert set(measures) <= set(SteeringTwins.MEASURES)
+    assert {"near", "near_third", "kl_median", "max_cos", "max_norm_ratio", "mean_2_kl", "kl_train"} <= set(measures)
+    assert ("rate" in measures) == (made.arm not in ("random", "random_target"))
+    assert ("relative_loss" in measures) == (made.objective == "activation")
+    assert all(v is None or math.isfinite(v) for v in measures.values())
+
+
+def test_it_is_a_function_of_its_seed(model):
+    first, again, other = (trial(model, seed=seed).run(Room()) for seed in (0, 0, 1))
+    assert first == again
+    assert first["measures"] != other["measures"]
+
+
+def test_a_seed_draws_prompts_in_their_order_without_repeating_any(model):
+    drawn = [trial(model, seed=seed).drawn("searched", TRAINING, 3) for seed in range(6)]
+    assert len({tuple(d) for d in drawn}) > 1
+    for some in drawn:
+        assert some == [p for p in TRAINING if p in some]
+        assert len(some) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"behaviour": "cod"}, "behaviour is 'cod'; packaged are code"),
+        ({"pairs": 99}, "pairs is 99; it must be 1 to 12"),
+        ({"searched": 0}, "searched is 0; it must be 1 to 8"),
+        ({"held_out": 9}, "held_out is 9; it must be 1 to 8"),
+        ({"k": 0}, "k is 0"),
+        ({"arm": "random_target"}, "aims at activations"),
+    ],
+)
+def test_mistakes_are_named(model, changes, says):
+    with pytest.raises(UserError, match=says):
+        trial(model, **changes)
+
+
+def test_more_twins_than_dimensions_are_refused(model):
+    with pytest.raises(UserError, match="room for 1 to 31 twins"):
+        trial(model, k=32).run(Room())
+
+
+def test_every_claim_of_the_recipe_has_arms_that_can_bear_it_out():
+    recipe = load_recipe("steering-twins")
+    assert recipe.seeds == 3
+    assert {settings.get("behaviour") for settings in recipe.arms.values()} >= {"list", "json", "french", "verse", "story"}
+    same = {name: recipe.arms[name] for name in ("cap_1_64", "cap_half", "cap_2", "uncapped", "list", "random_vector")}
+    assert {settings["k"] for settings in same.values()} == {64}  # a count means nothing beside one of another search
