@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from sluicegate import models
@@ -244,3 +245,21 @@ def test_selected_rows_keep_their_items(tokenizer, mixed_items):
     assert chosen.items == (mixed_items[3], mixed_items[1])
     assert visible(tokenizer, chosen, 1) == visible(tokenizer, rows, 1)
     assert [b.index.tolist() for b in rows.everything(2)] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_fsdp_wrapped_module.", ""])
+def test_weights_that_are_missing_are_not_drawn_at_random(folder, prefix):
+    own = load_file(folder / "model.safetensors")
+    left = {prefix + name: value for name, value in own.items() if prefix or "norm" not in name}
+    save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks \d+ of the model's weights") as caught:
+        load(str(folder))
+    assert (f"Its names have '{prefix}' in front: it was saved inside" in str(caught.value)) == bool(prefix)
+
+
+def test_a_checkpoint_divided_among_processes_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "shards").mkdir()
+    (folder / "shards" / "__0_0.distcp").write_bytes(b"")
+    with pytest.raises(UserError, match=r"divided among processes \(__0_0\.distcp\)\. Put it together first"):
+        load(str(folder))

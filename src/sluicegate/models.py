@@ -97,10 +97,30 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
                     f"{name!r} holds its weights as {pickled[0].name}, a pickle, which can run code when opened. "
                     "Save it with save_pretrained(..., safe_serialization=True) and hand in that folder."
                 )
+            if divided := [*folder.rglob("*.distcp")]:
+                raise UserError(
+                    f"{name!r} holds a checkpoint that is divided among processes ({divided[0].name}). Put it together first, for "
+                    "example with torch.distributed.checkpoint.format_utils, and save the model with save_pretrained."
+                )
             model = fresh(AutoConfig.from_pretrained(place), seed)
         else:
-            model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
+            model, info = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+            _complete(name, info)
     return _placed(model), tokenizer
+
+
+def _complete(name: str, info: Mapping[str, Any]) -> None:
+    """Raise `UserError` where weights are missing: they would have been drawn at random, without a word."""
+    missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if not missing:
+        return
+    hint = "Save the whole model with save_pretrained."
+    for prefix, wrapper in (("module.", "DistributedDataParallel"), ("_fsdp_wrapped_module.", "FSDP"), ("_orig_mod.", "torch.compile")):
+        if any(prefix in key for key in unknown):
+            hint = (
+                f"Its names have {prefix!r} in front: it was saved inside {wrapper}. Save what is inside, with save_pretrained."
+            )
+    raise UserError(f"{name!r} lacks {len(missing)} of the model's weights, {missing[0]} for one. {hint}")
 
 
 def _placed(model: PreTrainedModel) -> PreTrainedModel:
