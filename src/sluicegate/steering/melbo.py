@@ -11,10 +11,15 @@ once, one a row, and kept orthogonal by a symmetric (Löwdin) step.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
 from sluicegate.runs.room import Room
+from sluicegate.steering.frames import basis, lowdin, unit, without
+from sluicegate.steering.parts import Slice
+from sluicegate.steering.prompts import prompt_ids
 from sluicegate.steering.vector import SteeringSet, check_tokens
 
 
@@ -61,5 +66,62 @@ class MELBO:
         template: bool | None = None,
         room: Room | None = None,
     ) -> SteeringSet:
-        """The vectors, in the order in which they were found."""
-        raise NotImplementedError
+        """The vectors, in the order in which they were found; batches that are finished are kept in `room`.
+
+        Raises `UserError` for more orthogonal vectors than the module has numbers, and for a target that the source cannot change.
+        """
+        room = room or Room()
+        if not prompts:
+            raise UserError("MELBO needs at least one prompt.")
+        parts = [
+            Slice(model, prompt_ids(tokenizer, prompt, template), source=self.source, target=self.target, tokens=self.tokens)
+            for prompt in prompts
+        ]
+        width = parts[0].width
+        if self.orthogonal and self.count > width:
+            raise UserError(f"{self.count} orthogonal vectors of {width} numbers: there are at most {width}.")
+        with torch.no_grad():
+            plain = [part.target(torch.zeros(1, width)) for part in parts]
+        found = torch.zeros(0, width, dtype=torch.float64)
+        kept = room.resume("vectors")
+        if kept is not None:
+            found = kept.tensors["found"]
+        changes: list[float] = [] if kept is None else list(kept.values["changes"])
+        while len(found) < self.count:
+            rows, reached = self._climb(parts, plain, found, min(self.batch, self.count - len(found)), room)
+            found, changes = torch.cat([found, rows]), changes + reached
+            room.keep("vectors", {"steps": len(found), "changes": changes}, {"found": found}, finished=False)
+        made_from = {
+            "method": "MELBO", "target": self.target, "steps": self.steps, "norm": self.norm, "power": self.power, "seed": self.seed,
+            "orthogonal": self.orthogonal, "prompts": list(prompts), "changes": changes, "model_type": str(model.config.model_type),
+        }  # fmt: skip
+        return SteeringSet(found, self.source, self.tokens, made_from)
+
+    def _climb(self, parts: list[Slice], plain: list[Tensor], found: Tensor, count: int, room: Room) -> tuple[Tensor, list[float]]:
+        """`count` new vectors [b, d], and how far each moved the target."""
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + len(found))
+        spared = basis(found)
+
+        def back(rows: Tensor) -> Tensor:
+            """The nearest allowed set: orthonormal and orthogonal to those before, or only of length 1."""
+            return lowdin(without(rows, spared)) if self.orthogonal else unit(rows)
+
+        rows = back(torch.randn(count, parts[0].width, generator=draw, dtype=torch.float64))
+        speed = torch.zeros_like(rows)
+        reached = torch.zeros(count, dtype=torch.float64)
+        for step in range(self.steps + 1):
+            values = (self.norm * rows).float().requires_grad_()
+            changes = torch.zeros(count, device=values.device)
+            slopes = torch.zeros_like(values)
+            for part, still in zip(parts, plain, strict=True):  # one prompt's graph at a time
+                moved = (part.target(values) - still)[:, part.where].norm(dim=-1).pow(self.power).sum(1).pow(1 / self.power)
+                slopes += torch.autograd.grad(moved.sum(), values)[0] if step < self.steps else 0.0
+                changes = changes + moved.detach()
+            reached = changes.double() / len(parts)
+            room.progress("vectors", len(found) * self.steps + step, self.count * self.steps, {"change": float(reached.mean())})
+            if step == self.steps:
+                break
+            turning = slopes.double() - (slopes.double() * rows).sum(1, keepdim=True) * rows
+            speed = 0.7 * speed + unit(turning)
+            rows = back(rows + self.rate * (1 - step / self.steps) * unit(speed))
+        return self.norm * rows, reached.tolist()

@@ -1,40 +1,64 @@
-"""Orthogonal twins: vectors that do what a base vector does, orthogonal to it and to each other."""
+"""Orthogonal twins: vectors that do what a base vector does, orthogonal to it and to each other.
+
+Whether they exist is the question of Goldman-Wetzler 2024 ("I found >800 orthogonal 'write code' steering vectors"). `sequential.py` is
+his algorithm; the joint search (`joint.py`) is ours.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.errors import UserError, check_choices
 from sluicegate.runs.room import Room
+from sluicegate.steering.joint import Descent, Loss, descend
+from sluicegate.steering.prompts import prompt_ids
+from sluicegate.steering.score import Continued
+from sluicegate.steering.sequential import one_by_one
 from sluicegate.steering.vector import SteeringSet, SteeringVector
 
-Each = Callable[[int, Tensor, float], bool | None]
-"""Called after every step with its number, the vectors so far [k, d] and the CPU seconds spent; True ends the search."""
+Each = Callable[[int, Tensor, float, float], bool | None]
+"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True ends the search."""
+LEAST_EFFECT = 0.02
+"""Nats a token between base and plain model, below which a base has no effect worth a twin."""
 
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """Twins of a base vector."""
+    """Twins of a base vector: as many as asked for, mutually orthogonal and orthogonal to the base."""
 
     k: int
     """How many; at most one less than the model's width."""
     objective: Literal["kl", "activation"] = "kl"
-    """What is made equal to the base's effect: the next-token distributions, or the target module's output."""
+    """What is made equal to the base's effect: next-token distributions along the base's answers, or the target's output."""
     mode: Literal["joint", "sequential"] = "joint"
     """All at once, or one after the other as in the post."""
     target: str = ""
     """Path of the target module; needed for the objective "activation"."""
     max_norm: float = 1.0
-    """No twin is longer than this many times the base; 0: no limit."""
-    steps: int = 20
+    """No twin is longer than this many times the base; 0: no limit (the joint search then starts at the base's length)."""
+    steps: int = 30
+    """Steps of the joint search, or of every vector in the sequential one (the post: 1000)."""
     tokens: int = 12
     """Length of the base's answer along which the KL is taken, in tokens."""
-    batch: int = 32
+    batch: int = 16
+    """Vectors in a pass."""
     rate: float = 0.0
-    """Step size as a share of the base's length; 0: chosen by mode."""
+    """Joint: length of the first step as a share of the vector's; sequential: see `sequential.RATE`. 0: the default of the mode."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(Orthogonal, {"objective": self.objective, "mode": self.mode})
+        for name in ("k", "steps", "tokens", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.max_norm >= 0 or not self.rate >= 0:
+            raise UserError(f"max_norm is {self.max_norm:g} and rate {self.rate:g}; both must be 0 or more.")
+        if self.objective == "activation" and not self.target:
+            raise UserError("the objective 'activation' compares a module's output; give target, such as 'model.layers.15'.")
 
     def fit(
         self,
@@ -47,5 +71,73 @@ class Orthogonal:
         room: Room | None = None,
         each: Each | None = None,
     ) -> SteeringSet:
-        """The twins."""
-        raise NotImplementedError
+        """Find the twins on these prompts; deterministic in the seed.
+
+        Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another width.
+        """
+        room = room or Room()
+        width = len(base.values)
+        if self.k > width - 1:
+            raise UserError(f"{self.k} twins of a vector with {width} numbers: at most {width - 1} can be orthogonal to it and each other.")
+        if not prompts:
+            raise UserError("twins are trained on prompts; give at least one.")
+        some = self._continued(model, tokenizer, base, prompts, template, room)
+        effect = sum(float(one.unsteered.mean()) for one in some) / len(some)
+        if effect < LEAST_EFFECT:
+            raise UserError(
+                f"the base changes the model by {effect:.2g} nats a token on these prompts, so any vector near 0 is its twin. "
+                "Give a larger dose of it (see sluicegate.steering.dose.calibrate), or another base."
+            )
+        loss = self.loss(some, base)
+        cap = self.max_norm * base.norm
+        if self.mode == "sequential":
+            rows = one_by_one(loss, len(some), base.values, self.k, steps=self.steps, rate=self.rate, cap=cap, room=room, each=each)
+        else:
+            how = Descent(self.steps, self.rate or 0.3, cap, cap or base.norm, self.batch, self.seed)
+            rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each)
+        made_from = {
+            "method": "Orthogonal", "objective": self.objective, "mode": self.mode, "target": self.target, "max_norm": self.max_norm,
+            "steps": self.steps, "tokens": self.tokens, "seed": self.seed, "prompts": list(prompts), "base_norm": base.norm,
+            "base_effect": effect, "base": dict(base.made_from),
+        }  # fmt: skip
+        return SteeringSet(_float32(rows, cap), base.module, base.tokens, made_from)
+
+    def _continued(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        base: SteeringVector,
+        prompts: Sequence[str],
+        template: bool | None,
+        room: Room,
+    ) -> list[Continued]:
+        some = []
+        for number, prompt in enumerate(prompts, start=1):
+            ids = prompt_ids(tokenizer, prompt, template)
+            tokens = self.tokens if self.objective == "kl" else 1
+            some.append(Continued(model, ids, base, tokens=tokens, target=self.target))
+            room.progress("prompts", number, len(prompts), {"effect": float(some[-1].unsteered.mean())})
+        return some
+
+    def loss(self, some: Sequence[Continued], base: SteeringVector) -> Loss:
+        """The objective, as a function of the prompt's number and vectors [b, d]."""
+        if self.objective == "kl":
+            return lambda prompt, values: some[prompt].kl(values).mean(1)
+        with torch.no_grad():
+            wanted = [_mean(one, one.part.target(base.values[None])) for one in some]
+        # The square would have the same minimum, but Adam's steps would differ from the post's at the end.
+        return lambda prompt, values: (_mean(some[prompt], some[prompt].part.target(values)) - wanted[prompt]).norm(dim=1)
+
+
+def _mean(one: Continued, output: Tensor) -> Tensor:
+    """[b, d] the output [b, s, d] averaged over the steered positions."""
+    return output[:, one.part.where].mean(1)
+
+
+def _float32(rows: Tensor, cap: float) -> Tensor:
+    """Rounded to float32, and no longer than the cap after it."""
+    short = rows.float()
+    if cap:
+        over = short.double().norm(dim=1) > cap
+        short[over] = (rows[over] * (1 - 1e-7)).float()
+    return short

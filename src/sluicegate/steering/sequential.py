@@ -1,0 +1,77 @@
+"""The post's own search for orthogonal twins, kept for comparison: one after the other, on the target's mean activation.
+
+Source: Goldman-Wetzler 2024, "I found >800 orthogonal 'write code' steering vectors". With z(theta) the target's output averaged over the
+positions of one prompt, minimise ||z(theta) - z(theta_0)|| by Adam; after every step theta is projected onto the complement of theta_0
+and of all vectors found so far. theta starts at theta_0, so at 0 after the first projection. His rate, .01 at norm 7 and width 2048, is
+given here relative to the base: .065 ||theta_0|| / sqrt(d). Position 0 is left out where the base spares it; with `tokens="all"` it counts.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sluicegate.runs.room import Room
+from sluicegate.steering.frames import basis, without
+from sluicegate.steering.joint import Loss
+
+RATE = 0.065
+"""The post's .01, for a base of norm 7 in 2048 dimensions, as a share of ||theta_0|| / sqrt(d)."""
+
+
+def one_by_one(
+    loss: Loss,
+    prompts: int,
+    base: Tensor,
+    k: int,
+    *,
+    steps: int,
+    rate: float = 0.0,
+    cap: float = 0.0,
+    start: Tensor | None = None,
+    room: Room | None = None,
+    each: Callable[[int, Tensor, float, float], bool | None] | None = None,
+    enough: Callable[[Tensor], bool] | None = None,
+) -> Tensor:
+    """[k, d] twins of `base` [d], one after the other, `steps` steps each; the prompts take turns where there are several.
+
+    `rate` as a share of ||base||/sqrt(d) (0: the post's); `cap` the largest length (0: none, as in the post). `each` gets the step's number
+    counted through, all vectors so far, CPU seconds and the loss, and may end the search of all. `enough` is asked for a vector every ten
+    steps and ends it early. Vectors that are finished are kept in `room`.
+    """
+    room, begun, width = room or Room(), time.process_time(), len(base)
+    base = base.double()
+    length = float(base.norm())
+    found = torch.zeros(0, width, dtype=torch.float64)
+    kept = room.resume("twins")
+    if kept is not None:
+        found = kept.tensors["found"]
+    step, ended = len(found) * steps, False
+    while len(found) < k and not ended:
+        spared = basis(torch.cat([base[None], found]))
+        theta = (base if start is None else start.double()).clone().float()
+        theta.requires_grad_()
+        optimiser = torch.optim.Adam([theta], lr=(rate or RATE) * length / width**0.5)
+        for turn in range(steps):
+            value = loss(turn % prompts, theta[None])[0]
+            optimiser.zero_grad()
+            (theta.grad,) = torch.autograd.grad(value, theta)
+            value = value.detach()
+            optimiser.step()
+            with torch.no_grad():
+                new = without(theta.double()[None], spared)[0]
+                if cap:
+                    new = new * min(1.0, cap / max(float(new.norm()), 1e-300))
+                theta.copy_(new)
+            step += 1
+            room.progress("twins", step, k * steps, {"loss": float(value)})
+            if each is not None and each(step, torch.cat([found, new[None]]), time.process_time() - begun, float(value)):
+                ended = True
+                break
+            if enough is not None and turn % 10 == 9 and enough(new):
+                break
+        found = torch.cat([found, new[None]])
+        room.log({"twin": len(found), "loss": float(value), "norm": float(new.norm())})
+        room.keep("twins", {"steps": step}, {"found": found}, finished=False)
+    return found
