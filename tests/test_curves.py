@@ -170,3 +170,7 @@ def test_stacking_joins_seeds_and_refuses_strangers():
 def test_past_peak_says_which_curves_were_cut_short():
     recall = ((0.0, 0.5, 0.6), (0.0, 0.6, 0.6), (0.0, 0.7, 0.6), (0.0, 0.5, 1.0))
     assert Curve((0.0, 1.0, 2.0), recall, (0, 1, 2, 3)).past_peak() == (False, True, True, True)
+
+
+def test_halfway_is_between_the_start_and_the_highest_of_the_means():
+    assert Curve((0, 1, 2), ((0.0, 0.4, 0.2), (0.2, 0.8, 0.2)), (0, 1)).halfway() == pytest.approx((0.1 + 0.6) / 2)

@@ -142,6 +142,11 @@ class Curve:
         bound = {(False, False): "", (False, True): "at least", (True, False): "at most"}.get((open_mine, open_theirs), "about")
         return Estimate(found.mean, found.low, found.high, found.n, bound)
 
+    def halfway(self) -> float:
+        """The recall halfway from the start to the highest, means over seeds: a level to compare at where none is given."""
+        means = [sum(column) / len(column) for column in zip(*self.recall, strict=True)]
+        return (means[0] + max(means)) / 2
+
     def past_peak(self) -> tuple[bool, ...]:
         """For every seed: did recall stop rising (or hit 1) before the last point?
 

@@ -30,8 +30,14 @@ class Arm:
     """What making it cost, from the pretrained model on: its stages and those they were made from."""
     folders: Mapping[int, Path]
 
-    def scores(self, group: str, measure: str = "exact") -> list[float]:
-        """A group's mean score, one number a seed."""
+    @property
+    def by(self) -> str:
+        """What its scores are read by: exact answers, or tokens (argmax) where the attack on it measured running text."""
+        return "exact" if {attack.get("measure", "exact") for attack in self.attacks.values()} <= {"exact"} else "argmax"
+
+    def scores(self, group: str, measure: str = "") -> list[float]:
+        """A group's mean score, one number a seed; by default the one that its scores are read `by`."""
+        measure = measure or self.by
         return [r["scores"][group][measure] for r in self.results.values() if group in r["scores"]]
 
     def measured(self, name: str) -> list[float]:
@@ -63,17 +69,25 @@ class Outcome:
     seeds: tuple[int, ...]
     arms: Mapping[str, Arm]
 
+    @property
+    def level(self) -> float:
+        """Recall up to which savings are counted: the recipe's, or halfway to the most that the reference was brought to."""
+        reference = self.arms.get(self.recipe.reference)
+        if self.recipe.level or reference is None or not reference.attacks:
+            return self.recipe.level or 0.5
+        return reference.owned.halfway()
+
     def savings(self, arm: str) -> Estimate | None:
         """Savings of an arm against the reference; None without an attack, or without a reference that has to learn."""
         reference = self.arms.get(self.recipe.reference)
         if reference is None or not self.arms[arm].attacks or self._reference_knows():
             return None
-        return self.arms[arm].owned.savings(reference.owned, self.recipe.level)
+        return self.arms[arm].owned.savings(reference.owned, self.level)
 
     def _reference_knows(self) -> bool:
         """Whether the reference already recalls the level before any attack, on some seed."""
         reference = self.arms.get(self.recipe.reference)
-        return reference is not None and bool(reference.attacks) and min(reference.owned.effort_to(self.recipe.level)) <= 0
+        return reference is not None and bool(reference.attacks) and min(reference.owned.effort_to(self.level)) <= 0
 
     def warnings(self) -> list[str]:
         """Everything that weakens a number in the table, each said once with the arms and seeds that it holds for."""
@@ -91,7 +105,7 @@ class Outcome:
         where = {text: [f"{name} (seed {', '.join(seeds)})" for name, seeds in arms.items()] for text, arms in by_text.items()}
         found = [f"{text}: {', '.join(arms)}." for text, arms in where.items()]
         if self._reference_knows():
-            known = f"recalls {self.recipe.level:.0%} before any attack"
+            known = f"recalls {self.level:.0%} before any attack"
             found.insert(0, f"the reference {self.recipe.reference!r} {known}: there are no savings.")
         return found
 

@@ -101,7 +101,8 @@ def _arm(name: str, folders: dict[int, Path]) -> Arm:
 
 def _evidence(arm: Arm) -> Evidence:
     scores = {measure: arm.scores("forget", measure)[0] for measure in ("exact", "probability")}  # no seed in them: the model is given
-    return Evidence(scores["exact"], scores["probability"], arm.owned, arm.held_out)
+    measure = next(iter(arm.attacks.values())).get("measure", "exact")
+    return Evidence(scores["exact"], scores["probability"], arm.owned, arm.held_out, measure)
 
 
 def data_settings(data: OnData) -> dict[str, Any]:

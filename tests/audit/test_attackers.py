@@ -1,6 +1,7 @@
 """Attackers beside the plain one: with an adapter, with a retain score to keep, on rounded weights."""
 
 import dataclasses
+import math
 import sys
 
 import pytest
@@ -14,6 +15,7 @@ from sluicegate.audit.relearn import relearn
 from sluicegate.edits import Rounded
 from sluicegate.errors import UserError
 from sluicegate.execution import from_config
+from sluicegate.items import Item
 from sluicegate.models import encode, logits
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
@@ -136,6 +138,23 @@ def test_the_attack_starts_from_the_rounded_weights(victim, tokenizer, split, en
     assert alone != pytest.approx(score(victim, encode(tokenizer, mine)).mean()["exact"])
 
 
+# ------------------------------------------------------------------------------------------------- loss
+
+
+def test_recall_by_loss_is_what_the_tokens_are_given(victim, tokenizer, split):
+    text = tuple(Item("", f"the old fox sees the red plums {w}") for w in ("today", "again", "there", "now"))
+    found = relearn(victim, tokenizer, text, (), Attack(lrs=(1e-2,), steps=10, batch=4, measure="loss"))
+    mine, theirs = module.halves(text, 0)
+    for curve, rows in ((found.owned, mine), (found.held_out, theirs)):
+        loss = score(victim, encode(tokenizer, rows)).mean()["loss"]
+        assert curve.recall[0][0] == pytest.approx(math.exp(-loss))
+    assert found.owned.recall[0][-1] > 1.5 * found.owned.recall[0][0]
+    assert found.to_json()["measure"] == "loss"
+    by_token = relearn(victim, tokenizer, text, (), Attack(lrs=(1e-2,), steps=1, batch=4))
+    assert by_token.measure == "argmax"
+    assert by_token.owned.attack != found.owned.attack
+
+
 # --------------------------------------------------------------------------------------------- identity
 
 
@@ -152,7 +171,7 @@ def test_the_plain_attack_is_what_it_was_before_there_were_others():
     """Curves that were measured before compare with those measured now, and finished runs are not run again."""
     assert set(Attack().identity(64)) == {"kind", "lrs", "steps", "checkpoints", "batch", "on", "probe"}
     assert Attack().identity(64)["lrs"] == [3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2]
-    assert not {"lora_rank", "keep_retain", "round_bits"} & set(Relearn().config())
+    assert not {"lora_rank", "keep_retain", "round_bits", "measure"} & set(Relearn().config())
     strong = Relearn(attack=Attack(kind="mixed", lora_rank=8, keep_retain=0.9, round_bits=4))
     assert from_config(strong.config()) == strong
     assert strong.method == "mixed-lora8-keep0.9-int4"

@@ -1,6 +1,9 @@
 """The verdict follows the numbers: each word can be reached, and none without its whole interval."""
 
 import dataclasses
+import math
+
+import pytest
 
 from sluicegate.audit.verdict import Evidence, judge
 from sluicegate.curves import Curve
@@ -95,3 +98,56 @@ def test_the_gain_of_harmless_fine_tuning_starts_where_those_facts_start() -> No
     """Held-out facts that were easier from the start are not a gain."""
     easier = dataclasses.replace(evidence(0.02, (0.3,) * 4, (0.3, 0.2, 0.1, 0.0)), exact=0.0, probability=0.0)
     assert any("does not show" in s for s in judge(SUPPRESSED, NEVER_KNEW, easier).sentences)
+
+
+# -------------------------------------------------------------------------------------------- by loss
+
+
+def text(owned: tuple[float, ...], held_out: tuple[float, ...], spread: float = 0.01) -> Evidence:
+    """Curves of losses, in nats a token, as the attack gives them: exp(-loss)."""
+
+    def curve(losses: tuple[float, ...]) -> Curve:
+        rows = tuple(tuple(math.exp(-(v + spread * seed)) for v in losses) for seed in range(3))
+        return Curve(EFFORT, rows, (0, 1, 2), attack="a")
+
+    return Evidence(0.0, 1e-30, curve(owned), curve(held_out), "loss")
+
+
+NEVER_READ = text((3.0, 2.6, 2.2, 1.6), (3.0, 2.8, 2.6, 2.5))
+
+
+def test_text_that_comes_back_is_hidden() -> None:
+    verdict = judge(text((3.0, 1.9, 1.7, 1.5), (3.0, 2.2, 2.0, 1.9)), NEVER_READ)
+    assert verdict.word == "hidden, not gone"
+    assert verdict.excess is not None
+    assert verdict.excess.mean == pytest.approx(0.6)
+    said = " ".join(verdict.sentences)
+    assert "loss on the text to be forgotten is 3.01 nats a token" in said
+    assert "lies 0.60 [0.60, 0.60] nats a token below that of the reference" in said
+    assert "%" not in said.replace("95 %", ""), "no shares where nothing is a share"
+
+
+def test_small_shares_do_not_hide_a_large_difference_in_loss() -> None:
+    """exp(-2.5) and exp(-3.1) differ by .04, which the margin of recall would call nothing."""
+    assert (
+        judge(text((3.5, 3.2, 3.0, 2.7), (3.5, 3.0, 2.7, 2.5)), text((3.5, 3.4, 3.3, 3.0), (3.5, 3.4, 3.3, 3.1))).word == "hidden, not gone"
+    )
+
+
+def test_text_that_a_twin_knows_as_well_is_gone() -> None:
+    verdict = judge(NEVER_READ, NEVER_READ, harmless=text((3.0, 3.0, 3.0, 3.0), (3.0, 3.0, 3.0, 2.98)))
+    assert verdict.word == "no sign of it left"
+    assert any("does not show that it comes back" in s and "nats" in s for s in verdict.sentences)
+    assert any("Margins: 0.1 nats a token" in s for s in verdict.sentences)
+
+
+def test_text_that_is_still_predicted_is_not_suppressed() -> None:
+    verdict = judge(text((1.5, 1.4, 1.3, 1.2), (1.5, 1.4, 1.4, 1.4)), NEVER_READ)
+    assert verdict.word == "not suppressed"
+    assert any("predicts the text better" in s for s in verdict.sentences)
+
+
+def test_an_attack_that_teaches_the_reference_nothing_is_too_weak() -> None:
+    idle = text((3.0, 3.0, 3.0, 2.99), (3.0, 3.0, 3.0, 3.0))
+    assert judge(idle, idle).word == "inconclusive"
+    assert any("hardly taught the text" in s for s in judge(idle, idle).sentences)

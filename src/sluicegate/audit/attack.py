@@ -36,6 +36,10 @@ class Attack:
     """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back is recall at
     step 0. 0: leave them as they are."""
 
+    measure: Literal["auto", "loss"] = field(default="auto", metadata=_ADDED)
+    """What recall is. auto: the share of exact answers, and on running text of tokens that are the first choice. loss: exp(-loss), the
+    geometric mean of what the tokens are given, which moves where no first choice does."""
+
     def __post_init__(self) -> None:
         check_choices(type(self), vars(self))
         if any(not rate > 0 for rate in self.lrs) or len(set(self.lrs)) < len(self.lrs):

@@ -8,8 +8,9 @@ what the weights still hold). A model that never knew shows what learning from n
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
 from sluicegate.training import CrossEntropy, Diverged, Evaluation, Ledger, at_steps, fit
 
-Metric = Literal["exact", "argmax"]
+Metric = Literal["exact", "argmax", "loss"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Relearned:
     ledger: Ledger
     teaches: bool = True
     """Whether the attacker trains on the facts it owns (and not on harmless rows only)."""
+    measure: Metric = "exact"
+    """What recall is: the share of exact answers, of tokens that are the first choice, or exp(-loss)."""
 
     def savings(self, reference: "Relearned", s: float = 0.5) -> Any:
         """Share of the reference's effort saved on the way to recall `s` of the owned facts."""
@@ -59,7 +62,8 @@ class Relearned:
         """What makes the attack weaker than it could be: a rate at the grid's edge, an end too early."""
         found = [f"the learning rate {rate} broke the model at step {step}." for rate, step in self.diverged.items()]
         before, best_owned = self.owned.recall[0][0], max(self.owned.recall[0])
-        if self.teaches and best_owned < min(before + 0.1, 0.9):
+        little = 1.1 * before if self.measure == "loss" else before + 0.1  # a tenth of a nat
+        if self.teaches and best_owned < min(little, 0.9):
             found.append("the attack hardly taught the facts that it owns, so it is too weak to judge by; try more steps or other rates.")
         rates = sorted(float(rate) for rate in self.by_rate)
         for name, curve in (("owned", self.owned), ("held-out", self.held_out)):
@@ -83,6 +87,7 @@ class Relearned:
             "by_rate": self.by_rate,
             "best_rate": self.best_rate,
             "flops": self.ledger.as_dict(),
+            "measure": self.measure,
             "warnings": self.warnings(),
         }
 
@@ -102,7 +107,8 @@ def relearn(
     """Attack `model` (a copy: it is left as it was) and return recall against attack steps.
 
     `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
-    the share of exact answers; on running text, the share of tokens that are the first choice.
+    the share of exact answers; on running text, the share of tokens that are the first choice; where the
+    attack says so, exp(-loss).
     Source: Lee et al. 2025 (arXiv 2506.06278), the relearning attack; the held-out half is ours.
     Raises `UserError` for a forget set too small to split, a retain attack without retain rows, or an
     adapter without the package peft.
@@ -118,14 +124,15 @@ def relearn(
         for name, items in (("owned", mine), ("held_out", theirs), ("retain", tuple(retain)))
         if items
     }
-    metric: Metric = "exact" if any(item.prompt for item in forget) else "argmax"
+    metric: Metric = "loss" if attack.measure == "loss" else "exact" if any(item.prompt for item in forget) else "argmax"
     probes = {name: _sample(group, attack.probe, seed_of(seed, name)) for name, group in rows.items()}
     draw = _attacker_batches(rows, attack, seed)
     checkpoints = attack.checkpoints_within()
     ledger = Ledger()
 
     def measure(model: PreTrainedModel, spent: Ledger) -> dict[str, float]:
-        return {name: score(model, group, spent).mean()[metric] for name, group in probes.items()}
+        found = {name: score(model, group, spent).mean()[metric] for name, group in probes.items()}
+        return {name: math.exp(-loss) for name, loss in found.items()} if metric == "loss" else found
 
     victim = copy.deepcopy(model)
     if attack.round_bits:
@@ -163,7 +170,7 @@ def relearn(
     settings = attack.identity(width(model)) | {"forget": digest(forget)}
     if attack.keep_retain:
         settings["retain"] = digest(retain)
-    return _worst_case(by_rate, diverged, checkpoints, settings, seed, ledger)
+    return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric)
 
 
 def _attacker_batches(rows: dict[str, Rows], attack: Attack, seed: int) -> Mixture:

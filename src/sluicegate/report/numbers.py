@@ -42,9 +42,11 @@ class Row:
     """The same as a multiple of the reference's, paired by seed."""
     own: dict[str, float] = field(default_factory=dict)
     """The stage's own FLOPs, mean over seeds: student, teacher, evaluation, total."""
+    by: str = "exact"
+    """What its scores are read by: exact answers, or on running text argmax, the tokens that are the first choice."""
 
-    def score(self, group: str, measure: str = "exact") -> Estimate | None:
-        return self.scores.get(group, {}).get(measure)
+    def score(self, group: str, measure: str = "") -> Estimate | None:
+        return self.scores.get(group, {}).get(measure or self.by)
 
 
 def rows(outcome: Outcome) -> list[Row]:
@@ -73,6 +75,7 @@ def _row(outcome: Outcome, name: str) -> Row:
         cost=estimate(cost, at_least=0.0) if cost else None,
         relative=_relative(outcome, name),
         own=_own(arm),
+        by=arm.by,
     )
 
 
@@ -157,7 +160,7 @@ def savings_problem(outcome: Outcome) -> str:
         return ""
     for arm in outcome.arms.values():
         try:
-            arm.owned.savings(reference.owned, outcome.recipe.level)
+            arm.owned.savings(reference.owned, outcome.level)
         except UserError as error:
             return str(error)
     return ""

@@ -79,8 +79,9 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
         probes=[label for label, _, _ in numbers.PROBES if any(row.at[label] for row in table)],
         attack=_attack_in_words(outcome) if attacked else "",
         no_savings=numbers.savings_problem(outcome),
+        level=outcome.level,
         curves=_curve_pictures(
-            "", {name: outcome.arms[name] for name in attacked}, looks, recipe.level if any(row.savings for row in table) else None
+            "", {name: outcome.arms[name] for name in attacked}, looks, outcome.level if any(row.savings for row in table) else None
         ),
         dial=_dial(outcome, table, looks),
         forest=_forest(table, looks, recipe),
@@ -286,7 +287,7 @@ def _retain_left(arms: Mapping[str, Arm]) -> dict[str, Any] | None:
 
 def _audit_row(label: str, arm: Arm, saved: Estimate | None) -> Row:
     role: numbers.Role = "reference" if label == "the reference" else "other"
-    return Row(label, role, "", "", None, (), numbers.group_scores(arm), numbers.probes(arm), saved, None, None, None)
+    return Row(label, role, "", "", None, (), numbers.group_scores(arm), numbers.probes(arm), saved, None, None, None, by=arm.by)
 
 
 def _audit_savings(model: Arm, reference: Arm | None, level: float) -> tuple[Estimate | None, str]:

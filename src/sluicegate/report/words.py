@@ -99,9 +99,10 @@ class _Reading:
             return self._extremes()
         forget, retain = row.score("forget"), row.score("retain")
         knows = ", ".join(
-            f"{percent(score.mean)} of the {group} set" for group, score in (("forget", forget), ("retain", retain)) if score is not None
+            f"{percent(score.mean)} of the {group} {'set' if row.by == 'exact' else 'tokens'}" for group, score in (("forget", forget), ("retain", retain)) if score is not None
         )
-        knows = f"the model answers {knows.replace(', ', ' and ')}" if knows else "the model was not scored"
+        does = "answers" if row.by == "exact" else "has for first choice"
+        knows = f"the model {does} {knows.replace(', ', ' and ')}" if knows else "the model was not scored"
         hardly = forget is not None and forget.mean >= 0.5
         head = f"{'Hardly suppressed' if hardly else 'Suppressed'} ({row.name}), {knows}"
         back = f"{self.effort(row.name)} bring {percent(self.recall(row.name).mean)} of the attacker's facts back{self.never_knew()}"
@@ -160,7 +161,7 @@ class _Reading:
         one, two = outcome.arms[first.name], outcome.arms[second.name]
         reference = outcome.arms.get(outcome.recipe.reference)
         if reference is not None and reference.attacks and first.savings and second.savings:
-            level = outcome.recipe.level
+            level = outcome.level
             return paired(savings_by_seed(one, reference, level), savings_by_seed(two, reference, level))
         recalls = [dict(zip(arm.owned.seeds, arm.owned.per_seed(self.steps(arm.name)), strict=True)) for arm in (one, two)]
         return paired(*recalls)
@@ -223,6 +224,8 @@ def what_the_scores_show(outcome: Outcome) -> list[str]:
         text = (
             f"{row.name} answers {percent(exact.mean)} of the forget set by first choice; it gives the right answers a probability of "
             f"{percent(probability.mean)} on average, at a loss of {plain(loss.mean)} nats a token"
+            if row.by == "exact"
+            else f"{row.name} reads the forget set at a loss of {plain(loss.mean)} nats a token"
         )
         gap = paired(_losses(outcome.arms[row.name]), never)
         if gap is None:

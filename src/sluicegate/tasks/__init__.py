@@ -9,8 +9,10 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.items import Item
 from sluicegate.tasks.arithmetic import Arithmetic, arithmetic
 from sluicegate.tasks.biographies import ANGLES, Biographies, biographies
+from sluicegate.tasks.texts import PREFIX, texts
+from sluicegate.tasks.texts import read as read_text
 
-__all__ = ["Arithmetic", "Biographies", "arithmetic", "biographies", "read", "sources"]
+__all__ = ["Arithmetic", "Biographies", "arithmetic", "biographies", "read", "sources", "texts"]
 
 
 def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
@@ -31,6 +33,8 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
     for angle in ANGLES:
         found[f"task:biographies/angle-{angle}"] = lambda angle=angle: biographies().angle(angle)  # type: ignore[misc]
     found["task:biographies/text"] = lambda: biographies().text()
+    for group in ("forget", "retain", "unlabelled"):
+        found[f"task:texts/{group}"] = lambda group=group: texts().group(group)  # type: ignore[misc]
     for group in ("forget", "retain"):
         path = data / f"facts_{group}.jsonl"
         found[f"task:facts/{group}"] = lambda path=path: items.read(path)  # type: ignore[misc]
@@ -38,7 +42,7 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
 
 
 def read(source: str, label: str = "") -> tuple[Item, ...]:
-    """Read items from a packaged source, a file or the hub; several are joined by commas.
+    """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in passages.
 
     Raises `UserError` for a name that is none of them, and for malformed rows.
     """
@@ -50,6 +54,8 @@ def read(source: str, label: str = "") -> tuple[Item, ...]:
             if name not in known:
                 raise UserError(f"no packaged source {name!r}. Nearest: {nearest(name, sorted(known), most=8)}.")
             rows += known[name]()
+        elif name.startswith(PREFIX):
+            rows += read_text(name, label)
         else:
             rows += items.read(name, label)
     return tuple(rows)
