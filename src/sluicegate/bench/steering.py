@@ -42,7 +42,7 @@ class Size:
     """Twins of the joint search."""
     one_by_one: int = 3
     """Twins of the sequential search."""
-    steps: int = 20
+    steps: int = 30
     sequential_steps: int = 1000
     """The post's number."""
     looked_at: int = 16
@@ -218,7 +218,7 @@ class _Looks:
         """The median over the vectors [k, d] of the median over the prompts."""
         from sluicegate.steering.score import kl_of
 
-        return float(np.median(np.median(kl_of(self.some, values).several, axis=1)))
+        return float(np.median(np.median(kl_of(self.some, values.float()).several, axis=1)))
 
 
 class _Clock:
@@ -247,7 +247,7 @@ def _joint(
     chosen = torch.linspace(0, size.k - 1, min(size.looked_at, size.k)).long()
     clock = _Clock()
 
-    def each(step: int, values: Tensor, seconds: float) -> None:
+    def each(step: int, values: Tensor, *_: float) -> None:
         now = clock()
         seen.append((now, clock.look(lambda: looks(values[chosen]))))
 
@@ -273,7 +273,7 @@ def _sequential(
     ends: dict[int, float] = {}
     clock, steps = _Clock(), 0
 
-    def each(step: int, values: Tensor, seconds: float) -> None:
+    def each(step: int, values: Tensor, *_: float) -> None:
         nonlocal steps
         steps += 1
         now, twin = clock(), len(values) - 1

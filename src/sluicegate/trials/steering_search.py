@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sluicegate.steering.vector import SteeringVector
 
 
+JOINT, SEQUENTIAL = 30, 400
+"""Steps of the search, where none are given."""
+
+
 @dataclass(frozen=True)
 class SteerTwins(OnModel):
     """Find orthogonal twins of a vector: others that do the same, orthogonal to it and to each other."""
@@ -49,7 +53,7 @@ class SteerTwins(OnModel):
     target: str = ""
     """The target module of the objective "activation"; default: the layer at half of the depth."""
     steps: int = 0
-    """Steps of the search; 0: 20 together, 400 one after the other."""
+    """Steps of the search; 0: 30 together, 400 one after the other."""
     along: int = 12
     """Tokens of the base's answer along which the KL is taken."""
     searched: int = 2
@@ -59,7 +63,7 @@ class SteerTwins(OnModel):
         stage = super().resolved()
         stage = dataclasses.replace(stage, **as_file("vector", self.vector, self.vector_file))
         base = stage.base()
-        steps = self.steps or (20 if self.arm == "joint" else 400)
+        steps = self.steps or (JOINT if self.arm == "joint" else SEQUENTIAL)
         model = self.model or str(base.made_from.get("model") or DEFAULT)
         target = places(model, base.module, self.target)[1] if self.objective == "activation" else ""
         if self.searched < 1:

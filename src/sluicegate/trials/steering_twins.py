@@ -1,6 +1,7 @@
 """Orthogonal twins of a steering vector: how many there are, and the questions that the post on them left open."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -11,12 +12,16 @@ from sluicegate.steering.prompts import BEHAVIOURS, HELD_OUT, TRAINING
 from sluicegate.trials import Trial, outcome
 from sluicegate.trials.steering import SteerFit, rule_of_behaviour
 from sluicegate.trials.steering_measured import MEASURES, SIZES, Measured, counted, curves
-from sluicegate.trials.steering_search import SteerTwins
+from sluicegate.trials.steering_search import JOINT, SEQUENTIAL, SteerTwins
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sluicegate.runs.room import Room
+    from sluicegate.steering.joint import Loss
+    from sluicegate.steering.orthogonal import Orthogonal
+    from sluicegate.steering.score import Continued
     from sluicegate.steering.vector import SteeringSet, SteeringVector
 
 
@@ -89,7 +94,7 @@ class SteeringTwins(Trial):
         from sluicegate.trials.steering import places
 
         module, target = places(self.model, self.module, self.target)
-        steps = self.steps or (20 if self.mode == "joint" else 400)
+        steps = self.steps or (JOINT if self.mode == "joint" else SEQUENTIAL)
         return dataclasses.replace(self, module=module, target=target, steps=steps)
 
     def is_wide(self) -> bool:
@@ -122,8 +127,8 @@ class SteeringTwins(Trial):
         measures = counted(rows, bound=self.bound, share=self.share) | {"max_cos": twins.max_cos(base)}
         trained = kl(model, tokenizer, base, twins.values, prompts, tokens=self.along, room=room).several
         measures["kl_train"] = float(np.median(np.median(trained, axis=1)))
-        if losses := twins.made_from.get("relative_loss"):
-            measures["relative_loss"] = float(np.median(losses))
+        if self.objective == "activation":
+            measures["relative_loss"] = self._relative_loss(model, tokenizer, base, twins, prompts)
         if self.arm in ("random", "random_target"):  # there is no behaviour to show
             for name in ("twins", "rate", "base_rate", "unsteered_rate", "random_rate"):
                 measures.pop(name, None)
@@ -163,30 +168,68 @@ class SteeringTwins(Trial):
         kept = room.resume("found")
         if kept is not None and kept.finished:
             return SteeringSet(kept.tensors["values"], base.module, base.tokens, kept.values["made_from"])
-        search = SteerTwins(
-            arm=self.mode, seed=self.seed, k=self.k, max_norm=self.max_norm, objective=self.objective,
-            target=self.target if self.objective == "activation" else "", steps=self.steps, along=self.along,
-        ).search()  # fmt: skip
-        more = {"goal": self._goals(model, tokenizer, base, prompts)} if self.arm == "random_target" else {}
-        found: SteeringSet = search.fit(model, tokenizer, base, prompts, room=room, **more)
+        found: SteeringSet = self._search(model, tokenizer, base, prompts).fit(model, tokenizer, base, prompts, room=room)
         room.keep("found", {"made_from": dict(found.made_from)}, {"values": found.values}, finished=True)
         return found
 
+    def _search(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
+    ) -> "Orthogonal":
+        own = SteerTwins(
+            arm=self.mode, seed=self.seed, k=self.k, max_norm=self.max_norm, objective=self.objective,
+            target=self.target if self.objective == "activation" else "", steps=self.steps, along=self.along,
+        ).search()  # fmt: skip
+        return aimed(own, self._goals(model, tokenizer, base, prompts)) if self.arm == "random_target" else own
+
+    def _continued(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
+    ) -> "list[Continued]":
+        from sluicegate.steering.prompts import prompt_ids
+        from sluicegate.steering.score import Continued
+
+        return [Continued(model, prompt_ids(tokenizer, p), base, tokens=1, target=self.target) for p in prompts]
+
+    def _relative_loss(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        base: "SteeringVector",
+        twins: "SteeringSet",
+        prompts: list[str],
+    ) -> float:
+        """Median over twins of the loss as a share of the unsteered model's, mean over the prompts searched on."""
+        import torch
+
+        loss = self._search(model, tokenizer, base, prompts).loss(self._continued(model, tokenizer, base, prompts), base)
+        rows = torch.cat([torch.zeros(1, len(base.values)), twins.values])
+        with torch.no_grad():
+            found = torch.stack([torch.cat([loss(p, some) for some in rows.split(16)]) for p in range(len(prompts))])
+        return float((found[:, 1:] / found[:, :1]).mean(0).median())
+
     def _goals(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
-    ) -> list[Any]:
-        """For each prompt [s, d'], activations in a random direction at every position, as far from the unsteered as the base goes."""
+    ) -> "list[Tensor]":
+        """For each prompt [d'], mean activations in a random direction, as far from the unsteered ones as the base takes them."""
         import torch
 
         from sluicegate.sampling import seed_of
-        from sluicegate.steering.parts import Slice
-        from sluicegate.steering.prompts import prompt_ids
 
         draw, goals = torch.Generator().manual_seed(seed_of(self.seed, "goal")), []
-        for prompt in prompts:
-            part = Slice(model, prompt_ids(tokenizer, prompt), source=base.module, target=self.target, tokens=base.tokens)
+        for one in self._continued(model, tokenizer, base, prompts):
             with torch.no_grad():
-                plain, moved = part.target(torch.stack([torch.zeros_like(base.values), base.values]))
+                output = one.part.target(torch.stack([torch.zeros_like(base.values), base.values]))
+            plain, moved = output[:, one.part.where].mean(1)
             away = torch.randn(plain.shape, generator=draw).to(plain)
-            goals.append(plain + away * ((moved - plain).norm(dim=-1, keepdim=True) / away.norm(dim=-1, keepdim=True)))
+            goals.append(plain + away * ((moved - plain).norm() / away.norm()))
         return goals
+
+
+def aimed(search: "Orthogonal", goals: "list[Tensor]") -> "Orthogonal":
+    """The same search, for activations [d'] given for each prompt in place of the base's."""
+    from sluicegate.steering.orthogonal import Orthogonal
+
+    class Aimed(Orthogonal):
+        def loss(self, some: "Sequence[Continued]", base: "SteeringVector") -> "Loss":
+            return lambda p, values: (some[p].part.target(values)[:, some[p].part.where].mean(1) - goals[p]).norm(dim=1)
+
+    return Aimed(**{f.name: getattr(search, f.name) for f in dataclasses.fields(Orthogonal)})
