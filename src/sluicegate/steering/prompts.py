@@ -137,10 +137,16 @@ class Behaviour:
 
 
 _TASKS = (
-    "add two numbers", "sort a list of names", "reverse a word", "count the words in a text", "find the largest number",
-    "check whether a number is even", "print the days of the week", "compute the area of a circle", "convert miles to kilometres",
-    "remove duplicates from a list", "make a shopping list", "roll a die",
-)  # fmt: skip
+    "wash a car",
+    "plant a tree",
+    "learn the guitar",
+    "write a letter",
+    "pack a suitcase",
+    "tie a knot",
+    "make a salad",
+    "paint a room",
+)
+_THINGS = ("a river", "a lighthouse", "a cello", "gravity")
 _TOPICS = ("bread", "the moon", "cats", "rivers", "winter", "music", "trains", "honey", "mountains", "paper", "clocks", "the sea")
 _SUJETS = (
     "le pain", "la lune", "les chats", "les rivières", "l'hiver", "la musique", "les trains", "le miel", "les montagnes", "le papier",
@@ -158,8 +164,12 @@ BEHAVIOURS = {
     for behaviour in (
         Behaviour(
             "code",
-            tuple(f"Write a Python program to {task}." for task in _TASKS),
-            tuple(f"Write a short paragraph about how to {task}." for task in _TASKS),
+            # Everyday matters on both sides, so that the difference is the form of the answer and not its subject.
+            (
+                *(f"Write a Python program that shows how to {task}." for task in _TASKS),
+                *(f"Write a Python program about {thing}." for thing in _THINGS),
+            ),
+            (*(f"How do I {task}?" for task in _TASKS), *(f"Tell me about {thing}." for thing in _THINGS)),
             RULES["code"],
         ),
         _about("list", "Write a bulleted list of facts about {}.", "list"),
