@@ -203,7 +203,6 @@ class SteerFit(OnModel):
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", room: "Room"
     ) -> "tuple[SteeringVector, SteeringSet]":
         """MELBO's vectors, and of them the one whose answers to the prompts show the behaviour most often."""
-        from sluicegate.sampling import seed_of
         from sluicegate.steering.melbo import MELBO
         from sluicegate.steering.score import behaviour_rate, generate
 
@@ -211,7 +210,7 @@ class SteerFit(OnModel):
         prompts = self.texts(TRAINING)
         search = MELBO(
             source=self.module, target=self.target, count=self.count, norm=self.radius * self.size(model, tokenizer, room),
-            steps=self.steps, tokens=self.tokens, seed=seed_of(self.seed, "melbo"),
+            steps=self.steps, tokens=self.tokens, seed=self.seed,
         )  # fmt: skip
         several = search.fit(model, tokenizer, prompts, **how)
         texts = generate(model, tokenizer, several, prompts, new_tokens=self.new_tokens, **how)

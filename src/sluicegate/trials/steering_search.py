@@ -85,12 +85,11 @@ class SteerTwins(OnModel):
 
     def search(self) -> "Any":
         """The search, as `steering.orthogonal` knows it."""
-        from sluicegate.sampling import seed_of
         from sluicegate.steering.orthogonal import Orthogonal
 
         return Orthogonal(
             k=self.k, objective=self.objective, mode=self.arm, target=self.target, max_norm=self.max_norm, steps=self.steps,
-            tokens=self.along, seed=seed_of(self.seed, "twins"),
+            tokens=self.along, seed=self.seed,
         )  # fmt: skip
 
     def run(self, room: "Room") -> dict[str, Any]:
