@@ -25,7 +25,8 @@ def rows(file):
 
 # The second file was written after the judge, which had .957 right of it, and no false accept, when it first saw it.
 @pytest.mark.parametrize(
-    ("file", "least"), [("judged_answers.txt", 200), ("judged_answers_fresh.txt", 100), ("judged_answers_walk.txt", 250)]
+    ("file", "least"),
+    [("judged_answers.txt", 200), ("judged_answers_fresh.txt", 100), ("judged_answers_walk.txt", 250), ("judged_answers_plain.txt", 165)],
 )
 def test_answers_labelled_by_hand(file, least):
     ruled = [(expected, judge(line, said).ruling) for expected, line, said in rows(file)]
