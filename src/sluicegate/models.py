@@ -104,8 +104,10 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
                 )
             model = fresh(AutoConfig.from_pretrained(place), seed)
         else:
-            model, info = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
-            _complete(name, info)
+            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # the stub does not know what output_loading_info does
+                place, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            _complete(name, info)  # type: ignore[has-type]
     return _placed(model), tokenizer
 
 
@@ -117,9 +119,7 @@ def _complete(name: str, info: Mapping[str, Any]) -> None:
     hint = "Save the whole model with save_pretrained."
     for prefix, wrapper in (("module.", "DistributedDataParallel"), ("_fsdp_wrapped_module.", "FSDP"), ("_orig_mod.", "torch.compile")):
         if any(prefix in key for key in unknown):
-            hint = (
-                f"Its names have {prefix!r} in front: it was saved inside {wrapper}. Save what is inside, with save_pretrained."
-            )
+            hint = f"Its names have {prefix!r} in front: it was saved inside {wrapper}. Save what is inside, with save_pretrained."
     raise UserError(f"{name!r} lacks {len(missing)} of the model's weights, {missing[0]} for one. {hint}")
 
 
