@@ -44,6 +44,7 @@ def test_fit_says_what_it_found_and_what_comes_next(made, capsys):
     text = said(capsys, "steer", "fit", *words, "--new-tokens", "4", "--out", str(folder / "fit"), "--json")  # not run again
     assert "norm of the vector" in text
     assert "unsteered\n" in text
+    assert "dose  KL, nats a token  shows it" in text
     assert f"next:   sluicegate steer twins {folder / 'fit'}" in text
     assert json.loads(text.splitlines()[-1])["measures"][0]["norm"] == pytest.approx(load_vector(folder / "fit").norm)
 

@@ -54,7 +54,18 @@ def test_a_vector_is_fitted_kept_and_knows_what_it_was_made_from(own, fitted):
     assert vector.made_from["positive"] == [p for p, _ in steering_tiny.PAIRS]
     assert set(result["measures"]) == set(SteerFit.MEASURES)
     assert all(len(texts) == 3 for texts in result["answers"].values())
-    assert result["curves"]["kl by dose"]["y"][0] == 0
+    doses = result["curves"]["kl by dose"]
+    assert (doses["x"][0], doses["y"][0]) == (0, pytest.approx(0, abs=1e-6))
+    assert doses["y"][doses["x"].index(1.0)] == result["measures"]["kl"]
+    rates = result["curves"]["rate by dose"]
+    assert rates["y"][rates["x"].index(1.0)] == result["measures"]["rate"]
+
+
+def test_a_vector_that_shows_nothing_is_said_to(own, tmp_path):
+    result = result_of(execute(SteerFit(**own | {"behaviour": "words:nowhere"}, new_tokens=2), tmp_path))
+    assert result["warnings"] == ["at dose 1 the vector shows the behaviour in 0% of the answers; it shows it at none of the doses"]
+    every = result_of(execute(SteerFit(**own | {"behaviour": "regex:."}, new_tokens=2), tmp_path))
+    assert (every["measures"]["rate"], every["warnings"]) == (1.0, [])
 
 
 def test_pairs_and_two_files_are_the_same(own, fitted, tmp_path):

@@ -233,6 +233,12 @@ def _show(action: str, seed: int, found: Mapping[str, Any], folder: Path, page: 
         for name, value in found["measures"].items():
             print(f"  {name:<{width}}  {'-' if value is None else f'{value:.4g}':>9}  {meanings[name]}")
     if action == "fit":
+        kls, rates = (found["curves"][f"{name} by dose"] for name in ("kl", "rate"))
+        print("\n  dose  KL, nats a token  shows it")
+        for dose, kl, rate in zip(kls["x"], kls["y"], rates["y"], strict=True):
+            print(f"  {dose:>4g}  {kl:>16.3f}  {rate:>8.0%}")
+        for text in found["warnings"]:
+            print(f"warning: {text}.")
         for n, prompt in enumerate(found["prompts"][:2]):
             print(f"\n{prompt}")
             for label in ("unsteered", "steered"):

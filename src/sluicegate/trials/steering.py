@@ -138,10 +138,12 @@ class SteerFit(OnModel):
 
     def run(self, room: "Room") -> dict[str, Any]:
         import numpy as np
+        import torch
 
         from sluicegate.steering.dose import calibrate, curve
         from sluicegate.steering.io import SET, VECTOR, save
         from sluicegate.steering.score import generate
+        from sluicegate.steering.vector import SteeringSet
 
         model, tokenizer = self.load()
         rule, prompts = rule_of_behaviour(self.behaviour), self.texts(TRAINING)
@@ -149,25 +151,31 @@ class SteerFit(OnModel):
         if self.kl:
             vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, template=self.template)
         vector = self._signed(vector)
-        dose = [d for d in DOSES if d]
-        kls = curve(vector, model, tokenizer, prompts, dose, template=self.template)
-        answers = {
-            name: generate(model, tokenizer, own, prompts, new_tokens=self.new_tokens, template=self.template, room=room)[0]
-            for name, own in (("steered", vector), ("unsteered", None))
-        }
+        how: dict[str, Any] = {"template": self.template}
+        kls = [float(v) for v in curve(vector, model, tokenizer, prompts, DOSES, **how)]
+        dosed = SteeringSet(torch.stack([dose * vector.values for dose in DOSES]), vector.module, vector.tokens)
+        texts = generate(model, tokenizer, dosed, prompts, new_tokens=self.new_tokens, room=room, **how)
+        rates = [float(np.mean([rule.shows(text) for text in row])) for row in texts]
         if room.path != Path():
             save(vector, room.path / VECTOR)
             if several is not None:
                 save(dataclasses.replace(several, made_from=self._signed(several[0]).made_from), room.path / SET)
+        one, none = DOSES.index(1.0), DOSES.index(0.0)
         measures = {
             "norm": vector.norm,
             "norm_share": vector.norm / self.size(model, tokenizer, room),
-            "kl": float(kls[dose.index(1.0)]),
-            "rate": float(np.mean([rule.shows(t) for t in answers["steered"]])),
-            "unsteered_rate": float(np.mean([rule.shows(t) for t in answers["unsteered"]])),
+            "kl": kls[one],
+            "rate": rates[one],
+            "unsteered_rate": rates[none],
         }
-        found = outcome(self, measures, flops=0.0, curves={"kl by dose": ([0.0, *dose], [0.0, *map(float, kls)])})
-        return found | {"prompts": list(prompts), "answers": answers, "rule": rule.says, "module": self.module}
+        warnings = []
+        if rates[one] < 0.5:
+            best = max(range(len(DOSES)), key=rates.__getitem__)
+            seen = f"most often at dose {DOSES[best]:g} ({rates[best]:.0%})" if rates[best] else "at none of the doses"
+            warnings.append(f"at dose 1 the vector shows the behaviour in {rates[one]:.0%} of the answers; it shows it {seen}")
+        found = outcome(self, measures, flops=0.0, curves={"kl by dose": (DOSES, kls), "rate by dose": (DOSES, rates)})
+        answers = {"unsteered": texts[none], "steered": texts[one]}
+        return found | {"prompts": list(prompts), "answers": answers, "rule": rule.says, "module": self.module, "warnings": warnings}
 
     def fitted(
         self,
