@@ -145,7 +145,7 @@ class Curve:
     def halfway(self) -> float:
         """The recall halfway from the start to the highest, means over seeds: a level to compare at where none is given."""
         means = [sum(column) / len(column) for column in zip(*self.recall, strict=True)]
-        return (means[0] + max(means)) / 2
+        return float(means[0] + max(means)) / 2
 
     def past_peak(self) -> tuple[bool, ...]:
         """For every seed: did recall stop rising (or hit 1) before the last point?

@@ -38,6 +38,8 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
             console.print(filled)
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         made = ""
+        for text in result.get("notes", ()):
+            console.print(escape(text))
         for text in result.get("warnings", ()):
             console.print(f"[yellow]warning[/] {escape(text)}")
         if "owned" in result:

@@ -98,9 +98,9 @@ class _Reading:
         if row is None:
             return self._extremes()
         forget, retain = row.score("forget"), row.score("retain")
-        knows = ", ".join(
-            f"{percent(score.mean)} of the {group} {'set' if row.by == 'exact' else 'tokens'}" for group, score in (("forget", forget), ("retain", retain)) if score is not None
-        )
+        of = "set" if row.by == "exact" else "tokens"
+        shown = (("forget", forget), ("retain", retain))
+        knows = ", ".join(f"{percent(score.mean)} of the {group} {of}" for group, score in shown if score is not None)
         does = "answers" if row.by == "exact" else "has for first choice"
         knows = f"the model {does} {knows.replace(', ', ' and ')}" if knows else "the model was not scored"
         hardly = forget is not None and forget.mean >= 0.5

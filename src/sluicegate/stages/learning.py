@@ -1,6 +1,7 @@
 """Stages that make a model: train, unlearn, distil, undo."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -14,9 +15,10 @@ from sluicegate.unlearning.objectives import Method
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sluicegate.runs.room import Room
+    from sluicegate.unlearning.budget import Choice
     from sluicegate.unlearning.distill import Distilled, StopRule
 
 
@@ -192,10 +194,12 @@ class Undo(Distill):
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
     noise_sites: str = "*"
     """Which parameters are noised: globs over parameter names, joined by commas."""
+    budget: float = field(default=0.0, metadata={"added": True})
+    """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take --alpha."""
 
     @property
     def method(self) -> str:
-        return f"{self.alpha:g}"
+        return f"budget-{self.budget:.2g}" if self.budget else f"{self.alpha:g}"
 
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.unlearning.distill import undo
@@ -205,12 +209,16 @@ class Undo(Distill):
         split = self.split()
         schedule, stop = self.plan(split)
         model, tokenizer = self.load()
+        choice = self.chosen(model, tokenizer, split, schedule, stop, room) if self.budget else None
+        if choice:  # the course of the learning rate is the one that was calibrated, however many steps are left
+            decay = schedule.decay_steps or schedule.steps
+            schedule = dataclasses.replace(schedule, steps=choice.affordable, decay_steps=decay)
         done = undo(
             model,
             tokenizer,
             split.unlabelled,
             schedule,
-            alpha=self.alpha,
+            alpha=choice.alpha if choice else self.alpha,
             beta=self.beta,
             sites=self.noise_sites,
             stop=stop,
@@ -220,4 +228,39 @@ class Undo(Distill):
             cache_teacher=self.cache_teacher,
             room=room,
         )
-        return self.distilled(room, done, tokenizer, split)
+        if choice:
+            done.fitted.ledger.add(choice.ledger)
+        result = self.distilled(room, done, tokenizer, split)
+        return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
+
+    def chosen(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        split: Split,
+        schedule: Schedule,
+        stop: "StopRule | None",
+        room: "Room",
+    ) -> "Choice":
+        """What the budget pays for."""
+        from sluicegate.unlearning.budget import calibrate
+
+        if not 0 < self.budget < math.inf:
+            raise UserError(f"the budget is {self.budget:g}; it is a number of FLOPs, for example 2e10, or 0 to take --alpha.")
+        if stop is None:
+            raise UserError("a budget is chosen for by how soon the student stops: leave --steps-of out, and --stop-at above 0.")
+        return calibrate(
+            model,
+            tokenizer,
+            split.unlabelled,
+            schedule,
+            budget=self.budget,
+            stop=stop,
+            beta=self.beta,
+            sites=self.noise_sites,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            cache_teacher=self.cache_teacher,
+            room=room,
+        )

@@ -108,11 +108,13 @@ def distill(
     template: bool = False,
     cache_teacher: bool = False,
     room: Room | None = None,
+    name: str = "distill",
 ) -> Distilled:
     """Train a student on the teacher's outputs over the whole unlabelled mixture.
 
     `student` is trained in place; without one, a newly initialised model of the teacher's shape is
-    drawn from `seed`. The teacher's forward passes are in the ledger. Raises `UserError` for an
+    drawn from `seed`. The teacher's forward passes are in the ledger. `name` tells it from another part of the same
+    run folder. Raises `UserError` for an
     empty pool, or where the two vocabularies differ.
     """
     if not unlabelled:
@@ -138,9 +140,7 @@ def distill(
             every(stop.interval, schedule.steps),
             lambda record: record["retain"] >= target,
         )
-    fitted = fit(
-        student, matching, lambda step: {"pool": batches(step)}, schedule, seed=seed, room=room, name="distill", evaluation=evaluation
-    )
+    fitted = fit(student, matching, lambda step: {"pool": batches(step)}, schedule, seed=seed, room=room, name=name, evaluation=evaluation)
     fitted.ledger.add(before)
     reached = evaluation is None or fitted.records[-1]["retain"] >= target
     divergence = _divergence(matching, student, rows)
