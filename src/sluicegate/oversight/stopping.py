@@ -1,4 +1,7 @@
-"""When to stop, from overseen data only: rules that pick one of the looks taken in training."""
+"""When to stop, from overseen data only: rules that pick one of the looks taken in training.
+
+They watch the policy that acts. Of a mixture that is steered when it is judged, another policy acts, so for those they say little.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
