@@ -55,6 +55,7 @@ class Slice:
         self._bypassed, self._inside = self._layers()
         self._kept: Tensor | None = None
         self._tuple = False
+        self._head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         self._few = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._record()
         self.cached = bool(self._bypassed) and self._agrees()
@@ -145,6 +146,9 @@ class Slice:
                     stack.enter_context(self._skipping(rows))
             if stop and self._target is not None:
                 stack.enter_context(_hooked(self._target, end))
+            if self._head is not None:  # torch multiplies a slice of positions row by row, at several times the cost
+                handle = self._head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+                stack.callback(handle.remove)
             keep = {"logits_to_keep": last} if self._few and last else {}
             try:
                 answer = self.model(input_ids=self.ids.expand(rows, -1), use_cache=False, **keep)
