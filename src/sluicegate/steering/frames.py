@@ -6,7 +6,8 @@ from torch import Tensor
 
 def unit(rows: Tensor) -> Tensor:
     """[k, d] rows of length 1; a row of zeros stays one."""
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    out: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
+    return out
 
 
 def without(rows: Tensor, spared: Tensor) -> Tensor:
@@ -21,7 +22,8 @@ def basis(rows: Tensor) -> Tensor:
     if not len(rows):
         return rows.double()
     _, singular, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-    return directions[singular > singular.max() * 1e-10]
+    kept: Tensor = directions[singular > singular.max() * 1e-10]
+    return kept
 
 
 def lowdin(rows: Tensor) -> Tensor:
@@ -52,7 +54,8 @@ def simplex(common: Tensor, fillers: Tensor) -> Tensor:
     if float(v.norm()) < 1e-12:
         return rows
     v = v / v.norm()
-    return rows - 2 * v[:, None] * (v @ rows)[None]
+    out: Tensor = rows - 2 * v[:, None] * (v @ rows)[None]
+    return out
 
 
 def tangent(gradient: Tensor, frame: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ by the symmetric (Löwdin) rule, and no scale may exceed the cap.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -120,7 +120,5 @@ def _power(spread: Tensor, power: float) -> Tensor:
         return torch.eye(len(spread), dtype=spread.dtype)
     values, vectors = torch.linalg.eigh(spread)
     values = values.clamp(min=0) + 1e-3 * values.mean()
-    return (vectors * values.pow(power)) @ vectors.T
-
-
-__all__ = ["Descent", "Loss", "Sequence", "common_direction", "descend", "gradients"]
+    out: Tensor = (vectors * values.pow(power)) @ vectors.T
+    return out

@@ -55,7 +55,8 @@ class Slice:
         self._bypassed, self._inside = self._layers()
         self._kept: Tensor | None = None
         self._tuple = False
-        self._head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head = getattr(model, "get_output_embeddings", None)
+        self._head: nn.Module | None = head() if callable(head) else None
         self._few = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._record()
         self.cached = bool(self._bypassed) and self._agrees()

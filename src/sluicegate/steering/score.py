@@ -157,4 +157,5 @@ def shown(texts: Sequence[Sequence[str]], rule: Rule | Callable[[str], bool]) ->
 
 def behaviour_rate(texts: Sequence[Sequence[str]], rule: Rule | Callable[[str], bool]) -> Floats:
     """[k] share of the answers that show the behaviour."""
-    return shown(texts, rule).mean(1)
+    rates: Floats = shown(texts, rule).mean(1)
+    return rates

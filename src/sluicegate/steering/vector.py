@@ -30,7 +30,8 @@ def module_of(model: nn.Module, path: str) -> nn.Module:
     named = dict(model.named_modules())
     if path not in named or not path:
         raise UserError(f"no module {path!r} in this model. Nearest: {nearest(path, [name for name in named if name])}.")
-    return named[path]
+    found: nn.Module = named[path]
+    return found
 
 
 def check_tokens(tokens: str) -> str:
@@ -67,7 +68,7 @@ class _Places:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        self.past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        self.past = int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
         self.mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def __call__(self, rows: int, length: int) -> Tensor:
@@ -170,16 +171,19 @@ class SteeringVector(_Added):
                 f"this vector spares some tokens (tokens={self.tokens!r}), and a bias cannot. Make it for all, or use it as a block."
             )
         place = module_of(model, self.module)
-        last = [
-            m
-            for m in place.modules()
-            if isinstance(getattr(m, "bias", None), nn.Parameter) and hasattr(m, "weight") and m.weight.dim() == 2
-        ]
-        if not last or last[-1].bias.shape != self.values.shape:
+        biases = [m.bias for m in place.modules() if isinstance(getattr(m, "bias", None), nn.Parameter) and not _normalises(m)]
+        if not biases or biases[-1].shape != self.values.shape:
             raise UserError(
                 f"{self.module!r} ends in no layer with a bias of {len(self.values)} numbers to bake into; use the vector as a block."
             )
-        last[-1].bias.add_(self.values.to(last[-1].bias))
+        bias = biases[-1]
+        assert isinstance(bias, nn.Parameter)
+        before, old = _output(model, place), bias.detach().clone()
+        bias.add_(self.values.to(bias))
+        moved = _output(model, place) - before
+        if not torch.allclose(moved, self.values.to(moved).expand_as(moved), atol=1e-3 * float(self.values.abs().max() + 1e-9), rtol=1e-3):
+            bias.copy_(old)
+            raise UserError(f"the last bias in {self.module!r} is not simply added to its output, so it cannot stand for the vector.")
 
     def save(self, path: Any) -> Any:
         """Write it as safetensors or as a GGUF control vector (see `steering.io`)."""
@@ -246,7 +250,8 @@ class SteeringSet:
 
     def norms(self) -> Tensor:
         """[k] Euclidean lengths."""
-        return self.values.double().norm(dim=1)
+        lengths: Tensor = self.values.double().norm(dim=1)
+        return lengths
 
     def max_cos(self, base: SteeringVector | None = None) -> float:
         """The largest |cosine| between two of them, and with `base` where it is given; computed in float64."""
@@ -270,3 +275,18 @@ def _finite(values: Tensor) -> None:
         raise UserError(
             f"a steering vector has {int(bad.sum())} numbers that are NaN or infinite. Was it made at too high a rate, or damaged?"
         )
+
+
+def _normalises(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _output(model: nn.Module, place: nn.Module) -> Tensor:
+    """What a module gives out on three tokens."""
+    kept: list[Tensor] = []
+    handle = place.register_forward_hook(lambda _, __, output: kept.append(output[0] if isinstance(output, tuple) else output))
+    try:
+        model(input_ids=torch.tensor([[1, 2, 3]], device=next(model.parameters()).device), use_cache=False)
+    finally:
+        handle.remove()
+    return kept[0].clone()
