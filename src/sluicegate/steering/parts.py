@@ -61,6 +61,8 @@ class Slice:
         self._record()
         self.cached = bool(self._bypassed) and self._agrees()
         """Whether what lies before the source is skipped."""
+        if target:
+            self._check_target()
 
     # ------------------------------------------------------------------------------------------ what is skipped
 
@@ -91,6 +93,12 @@ class Slice:
             raise UserError(
                 f"the output of {self.source!r} is {tuple(self._kept.shape)}, not [rows, tokens, width]; steer a layer, or a part of one."
             )
+
+    @torch.no_grad()
+    def _check_target(self) -> None:
+        probe = torch.ones(1, self.width, device=self.ids.device)
+        if torch.equal(self.target(probe), self.target(0 * probe)):
+            raise UserError(f"the target {self.target_path!r} does not lie behind the source {self.source!r}: no vector there changes it.")
 
     @torch.no_grad()
     def _agrees(self) -> bool:
