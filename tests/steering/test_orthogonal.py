@@ -1,0 +1,134 @@
+"""Twins: orthogonal, within the cap, closer to the base's effect than chance; resumed; and refused where there can be none."""
+
+import numpy as np
+import pytest
+import torch
+
+from architectures import build
+from sluicegate.errors import UserError
+from sluicegate.runs.room import Resumed, Room
+from sluicegate.steering.orthogonal import Orthogonal
+from sluicegate.steering.score import kl
+from sluicegate.steering.vector import SteeringVector
+
+PROMPTS = ("12+7=", "3*4=", "50-8=")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("llama").eval()
+
+
+@pytest.fixture(scope="module")
+def base():
+    return SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.0", made_from={"method": "by hand"})
+
+
+def fit(model, tokenizer, base, room=None, each=None, **settings):
+    how = {"k": 8, "tokens": 4, "steps": 25, "target": "model.layers.1"} | settings
+    return Orthogonal(**how).fit(model, tokenizer, base, PROMPTS, room=room, each=each)
+
+
+@pytest.mark.parametrize("objective", ["kl", "activation"])
+@pytest.mark.parametrize("cap", [1.0, 0.7])
+def test_joint_twins_do_what_the_base_does_better_than_chance(model, tokenizer, base, objective, cap):
+    twins = fit(model, tokenizer, base, objective=objective, max_norm=cap)
+    assert twins.max_cos(base) < 1e-6
+    assert float(twins.norms().max()) <= cap * base.norm
+    chance = torch.randn(8, 32, generator=torch.Generator().manual_seed(9))
+    chance = cap * base.norm * chance / chance.norm(dim=1, keepdim=True)
+    ours, theirs = (kl(model, tokenizer, base, rows, PROMPTS, tokens=4).several for rows in (twins.values, chance))
+    assert np.median(ours) < 0.7 * np.median(theirs)
+    assert twins.made_from["objective"] == objective
+    assert twins.made_from["base"] == {"method": "by hand"}
+
+
+def test_as_many_as_there_are_dimensions(model, tokenizer, base):
+    twins = fit(model, tokenizer, base, k=31, steps=3)
+    assert len(twins) == 31
+    assert twins.max_cos(base) < 1e-6
+
+
+def test_the_posts_search_goes_one_by_one(model, tokenizer, base):
+    lengths = []
+    twins = fit(
+        model,
+        tokenizer,
+        base,
+        mode="sequential",
+        objective="activation",
+        k=3,
+        steps=40,
+        rate=1.0,
+        max_norm=0,
+        each=lambda _, v, *__: lengths.append(len(v)),
+    )
+    assert twins.max_cos(base) < 1e-6
+    assert lengths == [1] * 40 + [2] * 40 + [3] * 40
+    one = Orthogonal(1, objective="activation", target="model.layers.1", tokens=1)
+    room = Room()
+    some = one._continued(model, tokenizer, base, PROMPTS, None, room)
+    loss = one.loss(some, base)
+    with torch.no_grad():
+        at_zero, at_twin = (float(loss(0, v[None])) for v in (torch.zeros(32), twins.values[0]))
+    assert at_twin < 0.8 * at_zero
+
+
+def test_a_search_can_be_ended_from_outside(model, tokenizer, base):
+    steps = []
+    fit(model, tokenizer, base, each=lambda step, *_: steps.append(step) or step == 4)
+    assert steps == [1, 2, 3, 4]
+
+
+class Keeping(Room):
+    """Keeps every resume point in memory; the process dies at step `dies`."""
+
+    def __init__(self, dies=None):
+        super().__init__()
+        self.point, self.dies, self.steps = None, dies, 0
+
+    def due(self):
+        return True
+
+    def keep(self, part, values, tensors, *, finished):
+        self.point = Resumed(dict(values), {name: t.clone() for name, t in tensors.items()}, finished)
+
+    def resume(self, part):
+        return self.point
+
+    def log(self, record):
+        self.steps += 1
+        if self.steps == self.dies:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("mode", "dies", "settings"), [("joint", 4, {"steps": 9}), ("sequential", 2, {"steps": 5, "k": 3})])
+def test_an_interrupted_search_ends_with_the_same_twins_bitwise(model, tokenizer, base, mode, dies, settings):
+    whole = fit(model, tokenizer, base, mode=mode, **settings)
+    room = Keeping(dies)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tokenizer, base, mode=mode, room=room, **settings)
+    room.dies = None
+    assert torch.equal(fit(model, tokenizer, base, mode=mode, room=room, **settings).values, whole.values)
+    assert room.steps < 2 * settings["steps"]
+
+
+def test_the_seed_decides(model, tokenizer, base):
+    a, b, c = (fit(model, tokenizer, base, steps=2, seed=seed).values for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, c)
+
+
+def test_what_cannot_be_found_is_refused(model, tokenizer, base):
+    with pytest.raises(UserError, match="32 twins of a vector with 32 numbers: at most 31"):
+        fit(model, tokenizer, base, k=32)
+    with pytest.raises(UserError, match="nats a token on these prompts, so any vector near 0 is its twin"):
+        fit(model, tokenizer, 1e-3 * base)
+    with pytest.raises(UserError, match=r"expected \[b, 32\]|16 numbers"):
+        fit(model, tokenizer, SteeringVector(torch.ones(16), "model.layers.0"), k=2)
+    with pytest.raises(UserError, match="give target"):
+        Orthogonal(2, objective="activation")
+    with pytest.raises(UserError, match="mode is 'both'"):
+        Orthogonal(2, mode="both")
+    with pytest.raises(UserError, match="steps is 0"):
+        Orthogonal(2, steps=0)
