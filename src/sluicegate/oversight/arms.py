@@ -79,9 +79,9 @@ ARMS: dict[str, Arm] = {
     "routed_negative": replace(_ROUTED, about="routed, and seen Ghosts train the Diamond expert backwards", avoid="negative"),
     "routed_avoid": replace(_ROUTED, about="routed, steered round steps that labelled episodes tell end at the Ghost", avoid="danger"),
     "single_avoid": Arm(
-        "single, with the steps left out that labelled episodes tell end at the Ghost", kept="diamonds", raw=True, weighted=True, avoid="danger"
+        "single, steered round steps that labelled episodes tell end at the Ghost", kept="diamonds", raw=True, weighted=True, avoid="danger"
     ),
-    "any_avoid": Arm("one net that walks to any end, but leaves out the steps that labelled episodes tell end at the Ghost", avoid="danger"),
+    "any_avoid": Arm("one net that walks to any end, steered round the same steps to the Ghost", avoid="danger"),
 }  # fmt: skip
 """What is trained, by name."""
 
