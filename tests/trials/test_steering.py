@@ -139,24 +139,26 @@ def test_scoring_that_was_interrupted_goes_on_where_it_stopped(own, found, tmp_p
     from sluicegate.trials import steering_measured
 
     monkeypatch.setattr(steering_measured, "AT_ONCE", 4)
-    made = []
-
-    def generate(*args, **how):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(args)
-        return real(*args, **how)
-
     import sluicegate.steering.score as core
 
-    real = core.generate
-    monkeypatch.setattr(core, "generate", generate)
+    real, calls = core.generate, []
+
+    def run(place, stop=None):
+        def generate(*args, **how):
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            calls.append(args)
+            return real(*args, **how)
+
+        calls.clear()
+        monkeypatch.setattr(core, "generate", generate)
+        return result_of(execute(score(own, found), tmp_path / place, exact=True)), len(calls)
+
     with pytest.raises(KeyboardInterrupt):
-        execute(score(own, found), tmp_path / "a", exact=True)
-    monkeypatch.setattr(core, "generate", real)
-    resumed = result_of(execute(score(own, found), tmp_path / "a", exact=True))
-    assert len(made) == 2
-    whole = result_of(execute(score(own, found), tmp_path / "b", exact=True))
+        run("a", stop=2)
+    resumed, left = run("a")
+    whole, every = run("b")
+    assert left == every - 2
     assert resumed["rows"] == whole["rows"]
 
 

@@ -3,14 +3,18 @@
 import math
 
 import pytest
+import torch
 
 from architectures import CONFIGS
 from sluicegate.errors import UserError
-from sluicegate.models import fresh, load_tokenizer, save
+from sluicegate.models import fresh, load, load_tokenizer, save
 from sluicegate.recipe import load_recipe
 from sluicegate.runs.room import Room
-from sluicegate.steering.prompts import TRAINING
-from sluicegate.trials.steering_twins import SteeringTwins
+from sluicegate.steering.orthogonal import Orthogonal
+from sluicegate.steering.prompts import TRAINING, prompt_ids
+from sluicegate.steering.score import Continued
+from sluicegate.steering.vector import SteeringVector
+from sluicegate.trials.steering_twins import SteeringTwins, aimed
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,34 @@ def test_every_arm_measures_what_it_declares(model, changes):
     assert ("rate" in measures) == (made.arm not in ("random", "random_target"))
     assert ("relative_loss" in measures) == (made.objective == "activation")
     assert all(v is None or math.isfinite(v) for v in measures.values())
+
+
+def test_twins_of_random_activations_aim_at_them_and_not_at_the_bases(model):
+    found = {arm: trial(model, arm=arm, objective="activation").run(Room()) for arm in ("meandiff", "random_target")}
+    first, second = ([row["norm"] for row in found[arm]["rows"] if row["group"] == "twins"] for arm in found)
+    assert first != second
+    net, tokenizer = load(model)
+    net.requires_grad_(False)
+    base = SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.1")
+    one = Continued(net, prompt_ids(tokenizer, "3 + 4 ="), base, tokens=1, target="model.layers.2")
+    goal = torch.ones(32)
+    values = torch.stack([base.values, torch.zeros(32)])
+    reached = one.part.target(values)[:, one.part.where].mean(1)
+    search = aimed(Orthogonal(k=3, objective="activation", target="model.layers.2", steps=7), [goal])
+    assert search.steps == 7
+    torch.testing.assert_close(search.loss([one], base)(0, values), (reached - goal).norm(dim=1))
+
+
+def test_the_goals_lie_as_far_away_as_the_base_goes(model):
+    made = trial(model, arm="random_target", objective="activation")
+    net, tokenizer = load(model)
+    net.requires_grad_(False)
+    base = SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.1")
+    (goal,) = made._goals(net, tokenizer, base, ["3 + 4 ="])
+    (one,) = made._continued(net, tokenizer, base, ["3 + 4 ="])
+    plain, moved = one.part.target(torch.stack([torch.zeros(32), base.values]))[:, one.part.where].mean(1)
+    assert float((goal - plain).norm()) == pytest.approx(float((moved - plain).norm()), rel=1e-4)
+    assert float((goal - moved).norm()) > 0.1 * float((moved - plain).norm())
 
 
 def test_it_is_a_function_of_its_seed(model):
