@@ -1,0 +1,8 @@
+"""``python -m sluicegate``, which is how a launcher such as torchrun starts the command line."""
+
+import sys
+
+from sluicegate.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
