@@ -9,7 +9,7 @@ from sluicegate.steering.melbo import MELBO
 from sluicegate.steering.parts import Slice
 from sluicegate.steering.prompts import prompt_ids
 
-PROMPTS = ("12+7=", "3*4=")
+PROMPTS = ("12 + 7", "ann likes red plums")
 HOW = {"source": "model.layers.0", "target": "model.layers.1", "count": 6, "norm": 2.0, "steps": 15, "batch": 4}
 
 

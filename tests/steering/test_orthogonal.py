@@ -11,7 +11,7 @@ from sluicegate.steering.orthogonal import Orthogonal
 from sluicegate.steering.score import kl
 from sluicegate.steering.vector import SteeringVector
 
-PROMPTS = ("12+7=", "3*4=", "50-8=")
+PROMPTS = ("12 + 7", "ann likes red plums", "each old goat")
 
 
 @pytest.fixture(scope="module")

@@ -31,36 +31,21 @@ def _pattern(name: str, says: str, pattern: str, flags: int = 0) -> Rule:
     return Rule(name, says, lambda text: bool(found.search(text)))
 
 
-_CODE = r"```|\bdef \w+\s*\(|^\s*import \w+|\bfrom \w+ import\b|\bprint\(|\breturn \w|\bfor \w+ in \w+.*:|^\s*class \w+.*:|^\s*#!"
-_PYTHON = r"python\W(?:.|\n){0,60}\b(?:solution|function|code|program|script|implementation|class)\b"
-_PYTHON_AFTER = r"\b(?:solution|function|code|program|script|implementation|class)\b.{0,40}\bpython\b"
+# Words that prose uses too count only where code would have them: at a line's start, or with a bracket or colon after them.
+_CODE = (
+    r"```|\bdef \w+\s*\(|^\s*import \w+(?:\.\w+)*(?: as \w+)?\s*$|^\s*from [\w.]+ import\b|\bprint\(|^\s+return\b"
+    r"|^\s*for \w+ in .+:\s*$|^\s*class \w+(?:\(.*\))?:|^\s*#!"
+)
+_PYTHON = r"(?i:python\W(?:.|\n){0,60}\b(?:solution|function|code|program|script|implementation|class)\b)"
+_PYTHON_AFTER = r"(?i:\b(?:solution|function|code|program|script|implementation|class)\b.{0,40}\bpython\b)"
+
+
+_FRENCH = set(re.findall(r"\S+", "le la les de des du un une et est en pour que qui dans il à vous sur avec"))
 
 
 def _french(text: str) -> bool:
     words = re.findall(r"[a-zà-ÿœ']+", text.lower())
-    known = {
-        "le",
-        "la",
-        "les",
-        "de",
-        "des",
-        "du",
-        "un",
-        "une",
-        "et",
-        "est",
-        "en",
-        "pour",
-        "que",
-        "qui",
-        "dans",
-        "il",
-        "à",
-        "vous",
-        "sur",
-        "avec",
-    }
-    return len(words) >= 5 and sum(w in known or w[:2] in ("l'", "d'", "c'", "n'") for w in words) >= len(words) / 5
+    return len(words) >= 5 and sum(w in _FRENCH or w[:2] in ("l'", "d'", "c'", "n'") for w in words) >= len(words) / 5
 
 
 def _capitals(text: str) -> bool:
@@ -82,7 +67,7 @@ RULES = {
             "holds code (a fence, a definition, an import, print, return, a loop, a class) or announces it: Python within 60 "
             "characters of solution, function, code, program, script, implementation or class",
             f"{_CODE}|{_PYTHON}|{_PYTHON_AFTER}",
-            re.M | re.I,
+            re.M,
         ),
         _pattern(
             "list",
@@ -191,6 +176,14 @@ TRAINING = (
     "Why is the sky blue?",
     "How do I choose a new bicycle?",
     "Describe a day at the market.",
+    "How do birds find their way?",
+    "What is the best way to cook rice?",
+    "How can I keep my garden free of weeds?",
+    "What makes a good story?",
+    "Explain how a bridge stays up.",
+    "How do I get a stain out of a shirt?",
+    "Give me ideas for a rainy afternoon.",
+    "What do horses need in winter?",
 )
 """Prompts that twins are trained on."""
 VALIDATION = ("How do I train a puppy?", "What is a volcano?", "How can I draw a horse?", "How do I plan a birthday party?")
