@@ -43,6 +43,22 @@ def test_joint_twins_do_what_the_base_does_better_than_chance(model, tokenizer, 
     assert twins.made_from["base"] == {"method": "by hand"}
 
 
+def test_any_activation_can_be_the_goal(model, tokenizer, base):
+    """Asked for what the base itself does, the search gives the same twins; the relative loss is measured from that goal."""
+    how = Orthogonal(4, objective="activation", target="model.layers.1", steps=5)
+    some = how._continued(model, tokenizer, base, PROMPTS, None, Room())
+    with torch.no_grad():
+        goal = [one.part.target(base.values[None])[0, one.part.where].mean(0) for one in some]
+    ours, plain = (how.fit(model, tokenizer, base, PROMPTS, goal=g) for g in (goal, None))
+    assert torch.equal(ours.values, plain.values)
+    elsewhere = how.fit(model, tokenizer, base, PROMPTS, goal=[10 * g for g in goal])
+    assert not torch.allclose(elsewhere.values, plain.values)
+    assert len(plain.made_from["relative_loss"]) == 4
+    assert all(0.5 < share < 1.5 for share in plain.made_from["relative_loss"])
+    with pytest.raises(UserError, match="a goal is for the objective 'activation'"):
+        Orthogonal(2).fit(model, tokenizer, base, PROMPTS, goal=goal)
+
+
 def test_as_many_as_there_are_dimensions(model, tokenizer, base):
     twins = fit(model, tokenizer, base, k=31, steps=3)
     assert len(twins) == 31

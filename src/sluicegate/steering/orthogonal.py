@@ -70,8 +70,13 @@ class Orthogonal:
         template: bool | None = None,
         room: Room | None = None,
         each: Each | None = None,
+        goal: Sequence[Tensor] | None = None,
     ) -> SteeringSet:
         """Find the twins on these prompts; deterministic in the seed.
+
+        `goal`, for the objective "activation" only: [d'] for every prompt, what the target's output, averaged over the steered positions,
+        shall be instead of the base's (a control: can any activation be reached?). With that objective ``made_from["relative_loss"]`` has
+        every twin's distance from the goal, as a share of the plain model's, averaged over prompts.
 
         Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another width.
         """
@@ -88,7 +93,9 @@ class Orthogonal:
                 f"the base changes the model by {effect:.2g} nats a token on these prompts, so any vector near 0 is its twin. "
                 "Give a larger dose of it (see sluicegate.steering.dose.calibrate), or another base."
             )
-        loss = self.loss(some, base)
+        if goal is not None and (self.objective != "activation" or len(goal) != len(prompts)):
+            raise UserError(f"a goal is for the objective 'activation', one a prompt; got {len(goal)} for {len(prompts)} prompts.")
+        loss = self.loss(some, base, goal)
         cap = self.max_norm * base.norm
         if self.mode == "sequential":
             rows = one_by_one(loss, len(some), base.values, self.k, steps=self.steps, rate=self.rate, cap=cap, room=room, each=each)
@@ -100,7 +107,16 @@ class Orthogonal:
             "steps": self.steps, "tokens": self.tokens, "seed": self.seed, "prompts": list(prompts), "base_norm": base.norm,
             "base_effect": effect, "base": dict(base.made_from),
         }  # fmt: skip
-        return SteeringSet(_float32(rows, cap), base.module, base.tokens, made_from)
+        short = _float32(rows, cap)
+        if self.objective == "activation":
+            made_from["relative_loss"] = self._relative(loss, short, len(some))
+        return SteeringSet(short, base.module, base.tokens, made_from)
+
+    @torch.no_grad()
+    def _relative(self, loss: Loss, rows: Tensor, prompts: int) -> list[float]:
+        zero = torch.zeros(1, rows.shape[1])
+        shares = [torch.cat([loss(p, part) for part in rows.split(self.batch)]).cpu() / loss(p, zero).cpu() for p in range(prompts)]
+        return [float(share) for share in torch.stack(shares).mean(0)]
 
     def _continued(
         self,
@@ -119,12 +135,12 @@ class Orthogonal:
             room.progress("prompts", number, len(prompts), {"effect": float(some[-1].unsteered.mean())})
         return some
 
-    def loss(self, some: Sequence[Continued], base: SteeringVector) -> Loss:
-        """The objective, as a function of the prompt's number and vectors [b, d]."""
+    def loss(self, some: Sequence[Continued], base: SteeringVector, goal: Sequence[Tensor] | None = None) -> Loss:
+        """The objective, as a function of the prompt's number and vectors [b, d]; `goal` as for `fit`."""
         if self.objective == "kl":
             return lambda prompt, values: some[prompt].kl(values).mean(1)
         with torch.no_grad():
-            wanted = [_mean(one, one.part.target(base.values[None])) for one in some]
+            wanted = list(goal) if goal is not None else [_mean(one, one.part.target(base.values[None])) for one in some]
         # The square would have the same minimum, but Adam's steps would differ from the post's at the end.
         return lambda prompt, values: (_mean(some[prompt], some[prompt].part.target(values)) - wanted[prompt]).norm(dim=1)
 
