@@ -6,7 +6,7 @@ his algorithm; the joint search (`joint.py`) is ours.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class Orthogonal:
         else:
             how = Descent(self.steps, self.rate or 0.3, cap, cap or base.norm, self.batch, self.seed)
             rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each)
-        made_from = {
+        made_from: dict[str, Any] = {
             "method": "Orthogonal", "objective": self.objective, "mode": self.mode, "target": self.target, "max_norm": self.max_norm,
             "steps": self.steps, "tokens": self.tokens, "seed": self.seed, "prompts": list(prompts), "base_norm": base.norm,
             "base_effect": effect, "base": dict(base.made_from),
