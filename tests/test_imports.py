@@ -13,15 +13,16 @@ PACKAGE = SRC / "sluicegate"
 FLOORS = (
     ("errors",),
     ("curves", "edits", "items"),
-    ("claims",),
-    ("schedule", "convert", "runs.disk", "runs.lock"),
+    ("claims", "runs.sharding"),
+    ("schedule", "convert", "runs.disk", "runs.lock", "runs.ranks", "runs.launch"),
     ("fetch", "study"),
     ("models", "runs.room", "runs.identity"),
     ("sampling",),
     ("training",),
     ("scoring",),
     ("tasks",),
-    ("unlearning", "routing", "steering"),
+    ("routing",),
+    ("unlearning", "steering"),
     ("audit", "latent", "oversight"),
     ("stages",),
     ("trials",),
@@ -33,6 +34,7 @@ FLOORS = (
     ("report",),
     ("bench",),
     ("cli",),
+    ("__main__", "runs.member"),
 )
 """From the ground up; modules of one floor do not import each other, except inside a package."""
 
