@@ -10,11 +10,10 @@ from sluicegate.errors import UserError
 from sluicegate.models import fresh, load, load_tokenizer, save
 from sluicegate.recipe import load_recipe
 from sluicegate.runs.room import Room
-from sluicegate.steering.orthogonal import Orthogonal
+from sluicegate.steering.parts import Slice
 from sluicegate.steering.prompts import TRAINING, prompt_ids
-from sluicegate.steering.score import Continued
 from sluicegate.steering.vector import SteeringVector
-from sluicegate.trials.steering_twins import SteeringTwins, aimed
+from sluicegate.trials.steering_twins import SteeringTwins
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def model(tmp_path_factory):
 
 
 def trial(model, **changes):
-    settings = {"k": 4, "steps": 2, "along": 2, "new_tokens": 2, "held_out": 2, "randoms": 2, "pairs": 3, "searched": 1}
+    settings = {"k": 4, "steps": 2, "along": 2, "new_tokens": 2, "held_out": 2, "randoms": 2, "pairs": 0.25, "searched": 1, "scale": 30.0}
     return SteeringTwins(model=model, **settings | changes).resolved()
 
 
@@ -58,16 +57,6 @@ def test_twins_of_random_activations_aim_at_them_and_not_at_the_bases(model):
     found = {arm: trial(model, arm=arm, objective="activation").run(Room()) for arm in ("meandiff", "random_target")}
     first, second = ([row["norm"] for row in found[arm]["rows"] if row["group"] == "twins"] for arm in found)
     assert first != second
-    net, tokenizer = load(model)
-    net.requires_grad_(False)
-    base = SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.1")
-    one = Continued(net, prompt_ids(tokenizer, "3 + 4 ="), base, tokens=1, target="model.layers.2")
-    goal = torch.ones(32)
-    values = torch.stack([base.values, torch.zeros(32)])
-    reached = one.part.target(values)[:, one.part.where].mean(1)
-    search = aimed(Orthogonal(k=3, objective="activation", target="model.layers.2", steps=7), [goal])
-    assert search.steps == 7
-    torch.testing.assert_close(search.loss([one], base)(0, values), (reached - goal).norm(dim=1))
 
 
 def test_the_goals_lie_as_far_away_as_the_base_goes(model):
@@ -76,8 +65,8 @@ def test_the_goals_lie_as_far_away_as_the_base_goes(model):
     net.requires_grad_(False)
     base = SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.1")
     (goal,) = made._goals(net, tokenizer, base, ["3 + 4 ="])
-    (one,) = made._continued(net, tokenizer, base, ["3 + 4 ="])
-    plain, moved = one.part.target(torch.stack([torch.zeros(32), base.values]))[:, one.part.where].mean(1)
+    part = Slice(net, prompt_ids(tokenizer, "3 + 4 ="), source="model.layers.1", target="model.layers.2")
+    plain, moved = part.target(torch.stack([torch.zeros(32), base.values]))[:, part.where].mean(1)
     assert float((goal - plain).norm()) == pytest.approx(float((moved - plain).norm()), rel=1e-4)
     assert float((goal - moved).norm()) > 0.1 * float((moved - plain).norm())
 
@@ -100,8 +89,8 @@ def test_a_seed_draws_prompts_in_their_order_without_repeating_any(model):
     ("changes", "says"),
     [
         ({"behaviour": "cod"}, "behaviour is 'cod'; packaged are code"),
-        ({"pairs": 99}, "pairs is 99; it must be 1 to 12"),
-        ({"searched": 0}, "searched is 0; it must be 1 to 8"),
+        ({"pairs": 1.5}, "pairs is 1.5; it is a share"),
+        ({"searched": 0}, "searched is 0; it must be 1 to 16"),
         ({"held_out": 9}, "held_out is 9; it must be 1 to 8"),
         ({"k": 0}, "k is 0"),
         ({"arm": "random_target"}, "aims at activations"),

@@ -252,7 +252,7 @@ def _joint(
         seen.append((now, clock.look(lambda: looks(values[chosen]))))
 
     search = Orthogonal(k=size.k, steps=size.steps, tokens=size.along)
-    twins = search.fit(model, tokenizer, base, TRAINING[:2], room=room, each=each)
+    twins = search.fit(model, tokenizer, base, TRAINING, room=room, each=each)
     seconds, arrived = _first(seen, clock())
     return Timed(seconds / size.k, int(arrived), 1, min(kl for _, kl in seen)), twins
 

@@ -51,13 +51,13 @@ class SteerTwins(OnModel):
     objective: Literal["kl", "activation"] = "kl"
     """What the twins share with the base: the next-token distributions along its answer, or the target module's output."""
     target: str = ""
-    """The target module of the objective "activation"; default: the layer at half of the depth."""
+    """The target module of the objective "activation"; default: a sixth of the depth behind the base's."""
     steps: int = 0
     """Steps of the search; 0: 30 together, 400 one after the other."""
     along: int = 12
     """Tokens of the base's answer along which the KL is taken."""
-    searched: int = 2
-    """How many of the prompts are searched on."""
+    searched: int = 16
+    """How many of the prompts are searched on; each twin meets one of them a step."""
 
     def resolved(self) -> Self:
         stage = super().resolved()

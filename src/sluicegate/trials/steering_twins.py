@@ -1,7 +1,6 @@
 """Orthogonal twins of a steering vector: how many there are, and the questions that the post on them left open."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sluicegate.runs.room import Room
-    from sluicegate.steering.joint import Loss
-    from sluicegate.steering.orthogonal import Orthogonal
-    from sluicegate.steering.score import Continued
     from sluicegate.steering.vector import SteeringSet, SteeringVector
 
 
@@ -48,14 +44,14 @@ class SteeringTwins(Trial):
     behaviour: str = "code"
     """A packaged behaviour: code, list, json, html, french, verse, story."""
     module: str = ""
-    """Module that is steered; default: the layer at a third of the depth."""
+    """Module that is steered; default: the layer at two fifths of the depth."""
     target: str = ""
-    """Module whose output MELBO changes and the objective "activation" compares; default: the layer at half of the depth."""
-    scale: float = 2.0
+    """Module whose output MELBO changes and the objective "activation" compares; default: one a sixth of the depth further."""
+    scale: float = 3.0
     """The base is this many times the mean difference."""
-    pairs: int = 10
-    """Contrastive pairs, drawn from the packaged ones."""
-    searched: int = 2
+    pairs: float = 0.8
+    """Share of the packaged contrastive pairs that the base is read from; which, the seed draws."""
+    searched: int = 16
     """Training prompts that are searched on, drawn from the packaged ones."""
     k: int = 64
     """Twins to find."""
@@ -83,7 +79,9 @@ class SteeringTwins(Trial):
     def resolved(self) -> Self:
         if self.behaviour not in BEHAVIOURS:
             raise UserError(f"behaviour is {self.behaviour!r}; packaged are {', '.join(BEHAVIOURS)}.")
-        most = {"pairs": len(BEHAVIOURS[self.behaviour].positive), "searched": len(TRAINING), "held_out": len(HELD_OUT)}
+        if not 0 < self.pairs <= 1:
+            raise UserError(f"pairs is {self.pairs:g}; it is a share, more than 0 and up to 1.")
+        most = {"searched": len(TRAINING), "held_out": len(HELD_OUT)}
         for name, top in most.items():
             if not 1 <= getattr(self, name) <= top:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 to {top}.")
@@ -127,8 +125,8 @@ class SteeringTwins(Trial):
         measures = counted(rows, bound=self.bound, share=self.share) | {"max_cos": twins.max_cos(base)}
         trained = kl(model, tokenizer, base, twins.values, prompts, tokens=self.along, room=room).several
         measures["kl_train"] = float(np.median(np.median(trained, axis=1)))
-        if self.objective == "activation":
-            measures["relative_loss"] = self._relative_loss(model, tokenizer, base, twins, prompts)
+        if losses := twins.made_from.get("relative_loss"):
+            measures["relative_loss"] = float(np.median(losses))
         if self.arm in ("random", "random_target"):  # there is no behaviour to show
             for name in ("twins", "rate", "base_rate", "unsteered_rate", "random_rate"):
                 measures.pop(name, None)
@@ -152,7 +150,7 @@ class SteeringTwins(Trial):
         )
         own = BEHAVIOURS[self.behaviour]
         pairs = dict(zip(own.positive, own.negative, strict=True))
-        positive = self.drawn("pairs", own.positive, self.pairs)
+        positive = self.drawn("pairs", own.positive, max(1, round(self.pairs * len(own.positive))))
         kept = room.resume("base")
         if kept is not None and kept.finished:
             return SteeringVector(kept.tensors["values"], self.module, fit.tokens, kept.values["made_from"])
@@ -168,43 +166,14 @@ class SteeringTwins(Trial):
         kept = room.resume("found")
         if kept is not None and kept.finished:
             return SteeringSet(kept.tensors["values"], base.module, base.tokens, kept.values["made_from"])
-        found: SteeringSet = self._search(model, tokenizer, base, prompts).fit(model, tokenizer, base, prompts, room=room)
-        room.keep("found", {"made_from": dict(found.made_from)}, {"values": found.values}, finished=True)
-        return found
-
-    def _search(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
-    ) -> "Orthogonal":
-        own = SteerTwins(
+        search = SteerTwins(
             arm=self.mode, seed=self.seed, k=self.k, max_norm=self.max_norm, objective=self.objective,
             target=self.target if self.objective == "activation" else "", steps=self.steps, along=self.along,
         ).search()  # fmt: skip
-        return aimed(own, self._goals(model, tokenizer, base, prompts)) if self.arm == "random_target" else own
-
-    def _continued(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
-    ) -> "list[Continued]":
-        from sluicegate.steering.prompts import prompt_ids
-        from sluicegate.steering.score import Continued
-
-        return [Continued(model, prompt_ids(tokenizer, p), base, tokens=1, target=self.target) for p in prompts]
-
-    def _relative_loss(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        base: "SteeringVector",
-        twins: "SteeringSet",
-        prompts: list[str],
-    ) -> float:
-        """Median over twins of the loss as a share of the unsteered model's, mean over the prompts searched on."""
-        import torch
-
-        loss = self._search(model, tokenizer, base, prompts).loss(self._continued(model, tokenizer, base, prompts), base)
-        rows = torch.cat([torch.zeros(1, len(base.values)), twins.values])
-        with torch.no_grad():
-            found = torch.stack([torch.cat([loss(p, some) for some in rows.split(16)]) for p in range(len(prompts))])
-        return float((found[:, 1:] / found[:, :1]).mean(0).median())
+        goal = self._goals(model, tokenizer, base, prompts) if self.arm == "random_target" else None
+        found: SteeringSet = search.fit(model, tokenizer, base, prompts, room=room, goal=goal)
+        room.keep("found", {"made_from": dict(found.made_from)}, {"values": found.values}, finished=True)
+        return found
 
     def _goals(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
@@ -213,23 +182,15 @@ class SteeringTwins(Trial):
         import torch
 
         from sluicegate.sampling import seed_of
+        from sluicegate.steering.parts import Slice
+        from sluicegate.steering.prompts import prompt_ids
 
         draw, goals = torch.Generator().manual_seed(seed_of(self.seed, "goal")), []
-        for one in self._continued(model, tokenizer, base, prompts):
+        for prompt in prompts:
+            part = Slice(model, prompt_ids(tokenizer, prompt), source=base.module, target=self.target, tokens=base.tokens)
             with torch.no_grad():
-                output = one.part.target(torch.stack([torch.zeros_like(base.values), base.values]))
-            plain, moved = output[:, one.part.where].mean(1)
+                output = part.target(torch.stack([torch.zeros_like(base.values), base.values]))
+            plain, moved = output[:, part.where].mean(1)
             away = torch.randn(plain.shape, generator=draw).to(plain)
             goals.append(plain + away * ((moved - plain).norm() / away.norm()))
         return goals
-
-
-def aimed(search: "Orthogonal", goals: "list[Tensor]") -> "Orthogonal":
-    """The same search, for activations [d'] given for each prompt in place of the base's."""
-    from sluicegate.steering.orthogonal import Orthogonal
-
-    class Aimed(Orthogonal):
-        def loss(self, some: "Sequence[Continued]", base: "SteeringVector") -> "Loss":
-            return lambda p, values: (some[p].part.target(values)[:, some[p].part.where].mean(1) - goals[p]).norm(dim=1)
-
-    return Aimed(**{f.name: getattr(search, f.name) for f in dataclasses.fields(Orthogonal)})
