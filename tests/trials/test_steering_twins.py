@@ -110,5 +110,6 @@ def test_every_claim_of_the_recipe_has_arms_that_can_bear_it_out():
     recipe = load_recipe("steering-twins")
     assert recipe.seeds == 3
     assert {settings.get("behaviour") for settings in recipe.arms.values()} >= {"list", "json", "french", "verse", "story"}
-    same = {name: recipe.arms[name] for name in ("cap_1_64", "cap_half", "cap_2", "uncapped", "list", "random_vector")}
-    assert {settings["k"] for settings in same.values()} == {64}  # a count means nothing beside one of another search
+    assert recipe.arms["cap_1"]["k"] > 225  # a claim of 225 needs room for some that fail
+    same = {name: recipe.arms[name] for name in ("cap_1_32", "cap_half", "cap_2", "uncapped", "list", "random_vector")}
+    assert {settings["k"] for settings in same.values()} == {32}  # a count means nothing beside one of another search
