@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sluicegate.unlearning.distill import Distilled, StopRule
 
 
+_ADDED = {"added": True}
+"""Settings that came later: at their default they are no part of a run's hash (see `OnData.config`)."""
+
+
 @dataclass(frozen=True)
 class Train(OnData):
     """Train a model on rows by next-token prediction: the base model, or one that never knew."""
@@ -37,6 +41,8 @@ class Train(OnData):
     """Which tokens count: all of them, or the answers' alone."""
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
+    check_every: int = field(default=0, metadata=_ADDED)
+    """Steps between looks at the retain score, which the result keeps, so that it is known what less training would have cost; 0: none."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
 
     def resolved(self) -> Self:
@@ -53,6 +59,8 @@ class Train(OnData):
         rows = [item for name in self.learn for item in split.group(name)]
         if not rows:
             raise UserError(f"there is nothing to train on: none of {', '.join(self.learn)} was handed in.")
+        if self.check_every < 0 or (self.check_every and not split.retain):
+            raise UserError(f"check_every is {self.check_every}; it is a number of steps between looks at the --retain rows, or 0.")
         model, tokenizer = self.load()
         fitted = train(
             model,
@@ -65,8 +73,11 @@ class Train(OnData):
             max_length=self.max_length,
             template=self.template,
             room=room,
+            look=(split.retain, self.check_every) if self.check_every else None,
         )
-        return self.finish(room, model, tokenizer, split, fitted)
+        result = self.finish(room, model, tokenizer, split, fitted)
+        course = [[record["step"], record["retain"]] for record in fitted.records]
+        return result | ({"course": course} if self.check_every else {})
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Unlearn(OnData):
 
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    sam: float = field(default=0.0, metadata={"added": True})
+    sam: float = field(default=0.0, metadata=_ADDED)
     """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
     schedule: Schedule = Schedule(steps=100, batch=32)
     objective: Method = MaxEnt()
@@ -135,6 +146,12 @@ class Distill(OnData):
     """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
+    match_hidden: float = field(default=0.0, metadata=_ADDED)
+    """Weight of matching the teacher's hidden states too, on retain rows only; 0: outputs alone."""
+    small: float = field(default=0.0, metadata=_ADDED)
+    """Begin with a fresh student whose MLPs have this share of the units, and widen it after --small-steps; 0: no."""
+    small_steps: int = field(default=100, metadata=_ADDED)
+    """Steps that the small student is distilled for before it grows."""
     schedule: Schedule = Schedule(steps=1000, batch=64, warmup=25, decay="cosine", decay_steps=700)
 
     def resolved(self) -> Self:
@@ -162,6 +179,10 @@ class Distill(OnData):
         schedule, stop = self.plan(split)
         teacher, tokenizer = self.load()
         student = load(self.student, seed=self.seed)[0] if self.student else None
+        before = None
+        if self.small:
+            before = self.begun(teacher, tokenizer, split, schedule, room)
+            student = before.student
         done = distill(
             teacher,
             tokenizer,
@@ -174,8 +195,36 @@ class Distill(OnData):
             template=self.template,
             cache_teacher=self.cache_teacher,
             room=room,
+            retain=split.retain,
+            match_hidden=self.match_hidden,
         )
+        if before:
+            done.fitted.ledger.add(before.fitted.ledger)
         return self.distilled(room, done, tokenizer, split)
+
+    def begun(
+        self, teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, schedule: Schedule, room: "Room"
+    ) -> "Distilled":
+        """A small student, distilled for a while and then grown to the teacher's shape."""
+        from sluicegate.unlearning.distill import distill
+        from sluicegate.unlearning.grow import grow, small
+
+        if self.student:
+            raise UserError("a student that begins small is a fresh one: leave --student out, or --small.")
+        done = distill(
+            teacher,
+            tokenizer,
+            split.unlabelled,
+            dataclasses.replace(schedule, steps=self.small_steps, decay_steps=schedule.decay_steps or schedule.steps),
+            student=small(teacher, self.small, self.seed),
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            room=room,
+            name="small",
+        )
+        grow(done.student, teacher, self.seed)
+        return done
 
     def distilled(self, room: "Room", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
         result = self.finish(room, done.student, tokenizer, split, done.fitted)
@@ -194,18 +243,27 @@ class Undo(Distill):
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
     noise_sites: str = "*"
     """Which parameters are noised: globs over parameter names, joined by commas."""
-    budget: float = field(default=0.0, metadata={"added": True})
+    aim: Literal["all", "fisher", "gradient"] = field(default="all", metadata=_ADDED)
+    """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
+    gradient on the forget set is largest beside that on the retain set."""
+    budget: float = field(default=0.0, metadata=_ADDED)
     """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take --alpha."""
 
     @property
     def method(self) -> str:
-        return f"budget-{self.budget:.2g}" if self.budget else f"{self.alpha:g}"
+        if self.budget:
+            return f"budget-{self.budget:.2g}"
+        return f"{self.alpha:g}" if self.aim == "all" else f"{self.aim}-{self.alpha:g}"
 
     def run(self, room: "Room") -> dict[str, Any]:
         from sluicegate.unlearning.distill import undo
 
         if self.student:
             raise UserError("undo makes its own student from --model; leave --student out, or use: sluicegate distill")
+        if self.small:
+            raise UserError("a student that begins small is a fresh one, and undo noises the model's own weights. Use: sluicegate distill")
+        if self.budget and (self.aim != "all" or self.match_hidden):
+            raise UserError("a budget is calibrated for noise on all weights and outputs alone: leave --aim and --match-hidden out.")
         split = self.split()
         schedule, stop = self.plan(split)
         model, tokenizer = self.load()
@@ -227,6 +285,10 @@ class Undo(Distill):
             template=self.template,
             cache_teacher=self.cache_teacher,
             room=room,
+            retain=split.retain,
+            match_hidden=self.match_hidden,
+            forget=split.forget,
+            aim=self.aim,
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)

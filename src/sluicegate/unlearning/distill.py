@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
 from sluicegate.schedule import Schedule, distilling_rate
 from sluicegate.scoring import score
-from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, every, fit, masked_mean
+from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
+from sluicegate.unlearning.aim import aimed, drawn_anew
+from sluicegate.unlearning.hidden import HiddenMatching
 
 CACHE_LIMIT = 4 * 2**30
 """Largest cache of teacher outputs, in bytes."""
@@ -109,12 +112,15 @@ def distill(
     cache_teacher: bool = False,
     room: Room | None = None,
     name: str = "distill",
+    retain: Sequence[Item] = (),
+    match_hidden: float = 0.0,
 ) -> Distilled:
     """Train a student on the teacher's outputs over the whole unlabelled mixture.
 
     `student` is trained in place; without one, a newly initialised model of the teacher's shape is
     drawn from `seed`. The teacher's forward passes are in the ledger. `name` tells it from another part of the same
-    run folder. Raises `UserError` for an
+    run folder. With `match_hidden`, a weight, the teacher's hidden states on the `retain` rows are matched too
+    (see `HiddenMatching`), on as many of them a step as of the pool. Raises `UserError` for an
     empty pool, or where the two vocabularies differ.
     """
     if not unlabelled:
@@ -131,16 +137,33 @@ def distill(
     batches = Mixture(rows, schedule.batch, seed_of(seed, "pool"))
     before = Ledger()
     matching = Matching(teacher, rows, before, cached=cache_teacher)
+    objective: Objective = matching
+    draw = {"pool": batches}
+    if match_hidden:
+        if not retain:
+            raise UserError("hidden states are matched on retain rows, and there are none. Hand them in with --retain.")
+        shown = encode(tokenizer, retain, max_length=max_length, template=template)
+        objective = HiddenMatching(matching, teacher, student, shown, match_hidden, before)
+        draw["retain"] = Mixture(shown, schedule.batch, seed_of(seed, "retain"))
     evaluation, target = None, math.nan
     if stop is not None and stop.share > 0:
         kept = encode(tokenizer, stop.retain, max_length=max_length, template=template)
-        target = stop.share * _goodness(teacher, kept, before)
+        target = stop.share * goodness(teacher, kept, before)
         evaluation = Evaluation(
-            lambda model, ledger: {"retain": _goodness(model, kept, ledger)},
+            lambda model, ledger: {"retain": goodness(model, kept, ledger)},
             every(stop.interval, schedule.steps),
             lambda record: record["retain"] >= target,
         )
-    fitted = fit(student, matching, lambda step: {"pool": batches(step)}, schedule, seed=seed, room=room, name=name, evaluation=evaluation)
+    fitted = fit(
+        student,
+        objective,
+        lambda step: {group: of(step) for group, of in draw.items()},
+        schedule,
+        seed=seed,
+        room=room,
+        name=name,
+        evaluation=evaluation,
+    )
     fitted.ledger.add(before)
     reached = evaluation is None or fitted.records[-1]["retain"] >= target
     divergence = _divergence(matching, student, rows)
@@ -163,15 +186,28 @@ def undo(
     template: bool = False,
     cache_teacher: bool = False,
     room: Room | None = None,
+    retain: Sequence[Item] = (),
+    match_hidden: float = 0.0,
+    forget: Sequence[Item] = (),
+    aim: Literal["all", "fisher", "gradient"] = "all",
 ) -> Distilled:
     """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
-    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278).
+    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
+    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `aimed`).
     """
-    student = copy.deepcopy(model).requires_grad_(True)
-    Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
-    return distill(
+    before = Ledger()
+    if aim == "all":
+        student = copy.deepcopy(model).requires_grad_(True)
+        Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+    else:
+        if not forget or not retain:
+            raise UserError(f"aiming by {aim} compares the forget set with the retain set. Hand them in with --forget and --retain.")
+        longest = fitting(model, max_length)
+        lost, kept = (encode(tokenizer, items, max_length=longest, template=template) for items in (forget, retain))
+        student = drawn_anew(model, aimed(model, lost, kept, alpha, aim, before, sites=sites), seed)
+    done = distill(
         model,
         tokenizer,
         unlabelled,
@@ -183,10 +219,14 @@ def undo(
         template=template,
         cache_teacher=cache_teacher,
         room=room,
+        retain=retain,
+        match_hidden=match_hidden,
     )
+    done.fitted.ledger.add(before)
+    return done
 
 
-def _goodness(model: PreTrainedModel, rows: Rows, ledger: Ledger) -> float:
+def goodness(model: PreTrainedModel, rows: Rows, ledger: Ledger) -> float:
     """Share of exact answers; for running text, where no answer is exact, exp(-loss)."""
     scores = score(model, rows, ledger).mean()
     return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])

@@ -12,7 +12,8 @@ from sluicegate.models import Meter, encode, fitting, width
 from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, seed_of
 from sluicegate.schedule import Schedule, training_rate, unlearning_rate
-from sluicegate.training import CrossEntropy, Fitted, fit, only_train
+from sluicegate.training import CrossEntropy, Evaluation, Fitted, every, fit, only_train
+from sluicegate.unlearning.distill import goodness
 from sluicegate.unlearning.objectives import Method
 from sluicegate.unlearning.sam import Sharpness
 
@@ -29,14 +30,31 @@ def train(
     max_length: int = 256,
     template: bool = False,
     room: Room | None = None,
+    look: tuple[Sequence[Item], int] | None = None,
 ) -> Fitted:
-    """Train `model` in place on next-token prediction; every item once an epoch."""
+    """Train `model` in place on next-token prediction; every item once an epoch.
+
+    `look` are items and an interval: their score, as a student's is taken, is noted every so many steps in what comes back.
+    """
     rows = encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
     batches = Mixture(rows, schedule.batch, seed_of(seed, "train"))
     objective = objective or CrossEntropy()
     schedule = schedule.or_rate(training_rate(width(model)))
-    room = room or Room()
-    return fit(model, objective, lambda step: {"train": batches(step)}, schedule, seed=seed, room=room, name="train", sites=sites)
+    evaluation = None
+    if look is not None:
+        seen = encode(tokenizer, look[0], max_length=fitting(model, max_length), template=template)
+        evaluation = Evaluation(lambda model, ledger: {"retain": goodness(model, seen, ledger)}, every(look[1], schedule.steps))
+    return fit(
+        model,
+        objective,
+        lambda step: {"train": batches(step)},
+        schedule,
+        seed=seed,
+        room=room or Room(),
+        name="train",
+        sites=sites,
+        evaluation=evaluation,
+    )
 
 
 def unlearn(

@@ -1,0 +1,79 @@
+"""Noise where it counts: the weights that bear on the forget set more than on the retain set, drawn anew."""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sluicegate.edits import match_parameters
+from sluicegate.errors import UserError
+from sluicegate.models import Meter, Rows, fresh, logits
+from sluicegate.sampling import seed_of
+from sluicegate.training import Ledger, masked_mean, token_losses
+
+By = Literal["fisher", "gradient"]
+ROWS = 512
+"""Rows of either set that the gradients are taken on, at most: evenly spaced ones."""
+TOGETHER = 4
+"""Rows whose gradient is squared together: a pass a row would cost as many passes more, and differ by a factor that a ratio drops."""
+
+
+def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
+    """How much the answers of `rows` depend on each weight, by name.
+
+    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the empirical Fisher information's diagonal);
+    gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the teacher's.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.dim() >= 2}
+    found = {name: torch.zeros_like(p) for name, p in named.items()}
+    meter, batches = Meter(model), 0
+    was = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.requires_grad_(True).eval()
+    for batch in rows.select(range(0, len(rows), -(-len(rows) // ROWS))).everything(TOGETHER):
+        loss = masked_mean(token_losses(logits(model, batch), batch), batch, "answer")
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                found[name] += gradient.square() if by == "fisher" else gradient
+        ledger.teacher += 3 * meter(batch)
+        batches += 1
+    for name, p in model.named_parameters():
+        p.requires_grad_(was[name])
+    return {name: value.abs() / batches for name, value in found.items()}
+
+
+def aimed(
+    model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, sites: str = "*"
+) -> dict[str, Tensor]:
+    """Which weights to draw anew, as masks by name: the share `alpha` with the largest importance for `forget` over that for `retain`.
+
+    Only matrices that match `sites` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
+    arXiv 2308.07707), which shrinks the weights where we draw new ones.
+    """
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha is {alpha:g}; it is a share of the weights, from 0 (none) to 1 (all).")
+    for_forget, for_retain = (importance(model, rows, by, ledger) for rows in (forget, retain))
+    names = [name for name in match_parameters(model, sites) if name in for_forget]
+    if not names:
+        raise UserError(f"the sites {sites!r} hold no matrices, and only those are drawn anew. Give others with --noise-sites.")
+    # What the retain set does not touch at all is divided by next to nothing; what neither touches stays.
+    floor = 1e-6 * torch.cat([for_retain[name].flatten() for name in names]).mean()
+    ratios = {name: for_forget[name] / (for_retain[name] + floor) for name in names}
+    order = torch.cat([ratio.flatten() for ratio in ratios.values()]).argsort(descending=True, stable=True)
+    chosen = torch.zeros(len(order), dtype=torch.bool, device=order.device)
+    chosen[order[: round(alpha * len(order))]] = True
+    parts = chosen.split([ratio.numel() for ratio in ratios.values()])
+    return {name: part.view_as(ratios[name]) for name, part in zip(names, parts, strict=True)}
+
+
+@torch.no_grad()
+def drawn_anew(model: PreTrainedModel, masks: dict[str, Tensor], seed: int) -> PreTrainedModel:
+    """A copy of `model` whose masked weights are those of a newly initialised model of its shape, drawn from `seed`."""
+    student = copy.deepcopy(model).requires_grad_(True)
+    new = dict(fresh(copy.deepcopy(model.config), seed_of(seed, "student")).named_parameters())
+    for name, parameter in student.named_parameters():
+        if name in masks:
+            parameter.copy_(torch.where(masks[name], new[name], parameter))
+    return student

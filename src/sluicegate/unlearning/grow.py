@@ -1,0 +1,39 @@
+"""A student that begins small: MLPs with few units, distilled for a while, then widened to the teacher's without changing what it says."""
+
+import copy
+
+from transformers import PreTrainedModel
+
+from sluicegate.errors import UserError
+from sluicegate.models import fresh
+
+
+def small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:
+    """A newly initialised model of the teacher's shape but for its MLPs, which have `share` of the units.
+
+    Raises `UserError` for a share that is none, or a configuration that does not say how wide its MLPs are.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"small is {share:g}; it is the share of the MLPs' units that the student begins with, between 0 and 1.")
+    config = copy.deepcopy(teacher.config)
+    inner = config.get_text_config()
+    field = next((name for name in ("intermediate_size", "n_inner") if hasattr(inner, name)), None)
+    if field is None:
+        raise UserError(f"a {type(teacher).__name__} does not say how wide its MLPs are, so no small one can be made. Leave --small out.")
+    whole = getattr(inner, field) or 4 * inner.hidden_size
+    setattr(inner, field, max(1, round(share * whole)))
+    return fresh(config, seed)
+
+
+def grow(student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Widen the student's MLPs to the teacher's, in place; its outputs stay what they were (Net2Net, Chen et al. 2016, arXiv 1511.05641).
+
+    New units read from weights drawn from `seed` and are read with zeros, not copied from old ones as there.
+    """
+    from sluicegate.routing.sites import find
+    from sluicegate.routing.surgery import expand
+
+    wanted = {site.name: site.units or 0 for site in find(teacher, "mlp_hidden")}
+    missing = {site.name: {"new": wanted[site.name] - (site.units or 0)} for site in find(student, "mlp_hidden")}
+    expand(student, {name: blocks for name, blocks in missing.items() if blocks["new"] > 0}, seed=seed)
+    return student

@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from architectures import CONFIGS, TIED, build
+from sluicegate.errors import UserError
+from sluicegate.models import encode, fresh
+from sluicegate.sampling import seed_of
+from sluicegate.schedule import Schedule
+from sluicegate.training import CrossEntropy, Ledger
+from sluicegate.unlearning.aim import TOGETHER, aimed, drawn_anew, importance
+from sluicegate.unlearning.distill import undo
+
+
+@pytest.fixture
+def groups(tokenizer, split):
+    return encode(tokenizer, split.forget[:8]), encode(tokenizer, split.retain[:8])
+
+
+@pytest.mark.parametrize("by", ["fisher", "gradient"])
+def test_importance_is_what_the_gradients_say(tokenizer, groups, by):
+    model, rows = build("llama").double(), groups[0]
+    found = importance(model, rows, by, Ledger())
+    wanted = {}
+    for start in range(0, 8, TOGETHER):
+        model.zero_grad()
+        CrossEntropy("answer")(model, {"train": rows.batch(range(start, start + TOGETHER))}).value.backward()
+        for name, p in model.named_parameters():
+            wanted.setdefault(name, []).append(p.grad.clone())
+    for name, value in found.items():
+        stacked = torch.stack(wanted[name])
+        torch.testing.assert_close(value, stacked.square().mean(0) if by == "fisher" else stacked.mean(0).abs(), msg=name)
+    assert set(found) == {n for n, p in model.named_parameters() if p.dim() >= 2}
+
+
+def test_weights_that_only_the_forget_set_uses_go_first(tokenizer, groups):
+    """Rows of the embedding: a word of the forget rows alone against one of both, and one of neither."""
+    model = build("llama")
+    ledger = Ledger()
+    mask = aimed(model, *groups, 0.3, "fisher", ledger, sites="model.embed_tokens.weight")["model.embed_tokens.weight"]
+    used = [set(rows.ids[torch.arange(rows.ids.shape[1]) < rows.lengths[:, None]].tolist()) for rows in groups]
+    share = mask.float().mean(1)
+    only, never = sorted(used[0] - used[1]), sorted(set(range(132)) - used[0] - used[1])
+    assert only
+    assert never
+    assert float(share[only].mean()) > 0.9
+    assert float(mask.float().mean()) == pytest.approx(0.3, abs=1e-3)
+    assert float(share[only].min()) > float(share[sorted(used[1])].mean())
+    assert ledger.teacher > 0
+    few = aimed(model, *groups, 0.01, "fisher", Ledger(), sites="model.embed_tokens.weight")["model.embed_tokens.weight"]
+    assert not bool(few[never].any()), "what no row uses is not the forget set's"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_chosen_are_drawn_anew_and_the_others_stay(name, groups, bits):
+    model = build(name)
+    before = bits.weights(model)
+    masks = aimed(model, *groups, 0.4, "gradient", Ledger())
+    student = drawn_anew(model, masks, 3)
+    assert bits.same(bits.weights(model), before)
+    new = dict(fresh(model.config, seed_of(3, "student")).named_parameters())
+    for key, p in student.named_parameters():
+        wanted = torch.where(masks[key], new[key], before[key]) if key in masks else before[key]
+        assert torch.equal(p, wanted), key
+    assert (student.get_output_embeddings().weight is student.get_input_embeddings().weight) == (name in TIED)
+    count = sum(int(mask.sum()) for mask in masks.values())
+    assert count == pytest.approx(0.4 * sum(mask.numel() for mask in masks.values()), abs=1)
+
+
+@pytest.mark.parametrize(("alpha", "changed"), [(0.0, False), (1.0, True)])
+def test_none_and_all(groups, alpha, changed):
+    masks = aimed(build("llama"), *groups, alpha, "fisher", Ledger())
+    assert all(bool((mask == changed).all()) for mask in masks.values())
+
+
+def test_aiming_needs_both_sets_and_a_share(tiny, tokenizer, split, groups):
+    short = Schedule(steps=1, lr=1e-3, batch=4)
+    with pytest.raises(UserError, match=r"aiming by fisher.*--forget and --retain"):
+        undo(tiny, tokenizer, split.unlabelled, short, alpha=0.5, aim="fisher", retain=split.retain)
+    with pytest.raises(UserError, match=r"alpha is 1.5"):
+        aimed(tiny, *groups, 1.5, "fisher", Ledger())
+    with pytest.raises(UserError, match="no matrices"):
+        aimed(tiny, *groups, 0.5, "fisher", Ledger(), sites="*norm*")
+
+
+def test_undo_pays_for_its_aim(tiny, tokenizer, split):
+    short = Schedule(steps=2, lr=1e-3, batch=4)
+    plain, sharp = (
+        undo(tiny, tokenizer, split.unlabelled, short, alpha=0.5, aim=aim, forget=split.forget, retain=split.retain)
+        for aim in ("all", "gradient")
+    )
+    assert sharp.fitted.ledger.student == plain.fitted.ledger.student
+    assert sharp.fitted.ledger.teacher > plain.fitted.ledger.teacher
