@@ -129,6 +129,17 @@ def test_an_interrupted_search_ends_with_the_same_twins_bitwise(model, tokenizer
     assert room.steps < 2 * settings["steps"]
 
 
+def test_a_search_goes_on_from_twins_that_are_there(model, tokenizer, base):
+    losses = []
+    first = fit(model, tokenizer, base, steps=25, each=lambda *a: losses.append(a[3]))
+    how = Orthogonal(8, tokens=4, steps=1)
+    again = how.fit(model, tokenizer, base, PROMPTS, start=first, each=lambda *a: losses.append(a[3]))
+    assert losses[-1] < (losses[0] + losses[-2]) / 2
+    assert again.max_cos(base) < 1e-6
+    with pytest.raises(UserError, match=r"start is \[8, 32\]; .* \[9, 32\]"):
+        Orthogonal(9, tokens=4).fit(model, tokenizer, base, PROMPTS, start=first)
+
+
 def test_the_seed_decides(model, tokenizer, base):
     a, b, c = (fit(model, tokenizer, base, steps=2, seed=seed).values for seed in (1, 1, 2))
     assert torch.equal(a, b)

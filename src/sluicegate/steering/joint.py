@@ -65,19 +65,23 @@ def descend(
     *,
     room: Room,
     each: Callable[[int, Tensor, float, float], bool | None] | None = None,
-    common: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `room` where it was interrupted."""
+    """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `room` where it was interrupted.
+
+    `start` [k, d]: where to begin; by default all share the direction in which the loss falls fastest, and are else random.
+    """
     begun = time.process_time()
     width, spared = len(base), basis(base[None])
     draw = torch.Generator().manual_seed(how.seed)
     found = room.resume("twins")
     if found is None:
-        if common is None:
-            common = common_direction(loss, prompts, width)
-        fillers = torch.randn(k - 1, width, generator=draw, dtype=torch.float64)
-        frame = simplex(without(common[None], spared)[0], without(fillers, spared))
-        scale = torch.full((k,), how.start, dtype=torch.float64)
+        if start is None:
+            fillers = torch.randn(k - 1, width, generator=draw, dtype=torch.float64)
+            frame = simplex(without(common_direction(loss, prompts, width)[None], spared)[0], without(fillers, spared))
+            scale = torch.full((k,), how.start, dtype=torch.float64)
+        else:
+            frame, scale = lowdin(without(start.double(), spared)), start.double().norm(dim=1)
         speed, spread, pull, first = torch.zeros_like(frame), torch.zeros(width, width, dtype=torch.float64), torch.zeros(k, 2).double(), 0
     else:
         frame, scale, speed, spread, pull = (found.tensors[n] for n in ("frame", "scale", "speed", "spread", "pull"))

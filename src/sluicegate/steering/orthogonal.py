@@ -40,7 +40,7 @@ class Orthogonal:
     """Path of the target module; needed for the objective "activation"."""
     max_norm: float = 1.0
     """No twin is longer than this many times the base; 0: no limit (the joint search then starts at the base's length)."""
-    steps: int = 30
+    steps: int = 60
     """Steps of the joint search, or of every vector in the sequential one (the post: 1000)."""
     tokens: int = 12
     """Length of the base's answer along which the KL is taken, in tokens."""
@@ -71,8 +71,11 @@ class Orthogonal:
         room: Room | None = None,
         each: Each | None = None,
         goal: Sequence[Tensor] | None = None,
+        start: SteeringSet | None = None,
     ) -> SteeringSet:
         """Find the twins on these prompts; deterministic in the seed.
+
+        `start`: twins to go on from, k of them, for the joint search.
 
         `goal`, for the objective "activation" only: [d'] for every prompt, what the target's output, averaged over the steered positions,
         shall be instead of the base's (a control: can any activation be reached?). With that objective ``made_from["relative_loss"]`` has
@@ -96,12 +99,17 @@ class Orthogonal:
         if goal is not None and (self.objective != "activation" or len(goal) != len(prompts)):
             raise UserError(f"a goal is for the objective 'activation', one a prompt; got {len(goal)} for {len(prompts)} prompts.")
         loss = self.loss(some, base, goal)
+        if start is not None and (self.mode != "joint" or start.values.shape != (self.k, width)):
+            raise UserError(
+                f"start is {list(start.values.shape)}; the joint search goes on from [{self.k}, {width}], the sequential one from nothing."
+            )
         cap = self.max_norm * base.norm
         if self.mode == "sequential":
             rows = one_by_one(loss, len(some), base.values, self.k, steps=self.steps, rate=self.rate, cap=cap, room=room, each=each)
         else:
             how = Descent(self.steps, self.rate or 0.3, cap, cap or base.norm, self.batch, self.seed)
-            rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each)
+            begin = None if start is None else start.values
+            rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each, start=begin)
         made_from: dict[str, Any] = {
             "method": "Orthogonal", "objective": self.objective, "mode": self.mode, "target": self.target, "max_norm": self.max_norm,
             "steps": self.steps, "tokens": self.tokens, "seed": self.seed, "prompts": list(prompts), "base_norm": base.norm,
