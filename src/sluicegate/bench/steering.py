@@ -42,7 +42,7 @@ class Size:
     """Twins of the joint search."""
     one_by_one: int = 3
     """Twins of the sequential search."""
-    steps: int = 30
+    steps: int = 60
     sequential_steps: int = 1000
     """The post's number."""
     looked_at: int = 16

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sluicegate.steering.vector import SteeringVector
 
 
-JOINT, SEQUENTIAL = 30, 400
+JOINT, SEQUENTIAL = 60, 400
 """Steps of the search, where none are given."""
 
 
@@ -53,7 +53,7 @@ class SteerTwins(OnModel):
     target: str = ""
     """The target module of the objective "activation"; default: a sixth of the depth behind the base's."""
     steps: int = 0
-    """Steps of the search; 0: 30 together, 400 one after the other."""
+    """Steps of the search; 0: 60 together, 400 one after the other."""
     along: int = 12
     """Tokens of the base's answer along which the KL is taken."""
     searched: int = 16
