@@ -1,6 +1,7 @@
 """The command line as a user meets it: help without torch, JSON last, errors without tracebacks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from sluicegate.cli import main
 from sluicegate.cli.verbs import VERBS
+from tiny_stages import SRC
 
 TINY = ["--model", "arithmetic-tiny", "--retain", "task:arithmetic/retain", "--learn", "retain", "--steps", "3", "--batch", "8"]
 
@@ -146,3 +148,17 @@ def test_an_audit_without_a_reference_says_what_cannot_be_concluded(capsys: pyte
     assert set(found["arms"]) == {"model", "harmless"}
     page = (tmp_path / "audit" / "report.html").read_text()
     assert "cannot be concluded" in page
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]], ids=" ".join)
+def test_a_reader_who_has_had_enough_is_no_error(words):
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-m", "sluicegate", *words]
+        done = subprocess.run(
+            command, stdout=write, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(SRC)}, check=False
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,23 +11,13 @@ from sluicegate.runs.ranks import launched, speaks
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
-    from sluicegate.cli.verbs import VERBS
-
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0
-    if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("sluicegate"))
-        return 0
-    verb, rest = words[0], words[1:]
     try:
-        if verb not in VERBS:
-            raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(VERBS))}. All of them: sluicegate --help")
-        _check_alone(verb)
-        status = VERBS[verb].call(verb, rest)
+        try:
+            status = _answer(words)
+        except SystemExit:  # tyro has printed a verb's help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -50,6 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Make room or choose another --out, then run the same command again: it resumes."
         )
         return 2
+
+
+def _answer(words: list[str]) -> int:
+    from sluicegate.cli.verbs import VERBS
+
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("sluicegate"))
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(VERBS))}. All of them: sluicegate --help")
+    _check_alone(verb)
+    return VERBS[verb].call(verb, rest)
 
 
 def _check_alone(verb: str) -> None:
