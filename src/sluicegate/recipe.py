@@ -34,8 +34,12 @@ from sluicegate.runs.identity import settings_of
 from sluicegate.unlearning.objectives import method
 
 KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
-PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "image": (("file",), ())}
+PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "image": (("file",), ()), "pareto": (("y",), ())}
 """Kinds of pictures: the settings that each needs, and those that it may have."""
+
+
+PROBED = ("A@10", "A@30", "B@10", "B@100")
+"""What is read off an attack's curves: recall of owned (A) and of held-out (B) facts after so many steps."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Recipe:
     claims: Sequence[Mapping[str, Any]] = ()
     """What a recipe of trials is to bear out: `says`, `source`, and a `test` (see `claims`)."""
     pictures: Sequence[Mapping[str, Any]] = ()
-    """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a `file`)."""
+    """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a `file`); where models
+    are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
 
     def __post_init__(self) -> None:
         for role in ("reference", "pretrained"):
@@ -108,8 +113,11 @@ class Recipe:
     def _check_what_is_shown(self) -> None:
         own = self.trials
         if not own:
-            if self.claims or self.pictures:
-                raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials.found())}).")
+            if self.claims or any(picture.get("kind") != "pareto" for picture in self.pictures):
+                rest = "; of models that are attacked there are pictures of the kind pareto"
+                raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials.found())}){rest}.")
+            for picture in self.pictures:
+                self._check_pareto(picture)
             return
         if self.attack:
             raise UserError(f"recipe {self.name!r}: [attack] is for models, but the arm {own[0]!r} is a trial, which measures itself.")
@@ -133,10 +141,21 @@ class Recipe:
                 raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. {near}")
         check(claim, {arm: {key: [1.0] for key in self.measures_of(arm)} for arm in self.trials})  # else met after hours of training
 
+    def _check_pareto(self, picture: Mapping[str, Any]) -> None:
+        _check_keys(f"recipe {self.name!r}: a picture of pareto", picture, ("kind", "title", "note", "arms", "y"), ("y",))
+        if not self.attack or not self.reference:
+            raise UserError(f"recipe {self.name!r}: a picture of pareto sets an attack's recall beside a reference's cost, and needs both.")
+        if picture["y"] not in PROBED:
+            raise UserError(f"recipe {self.name!r}: a picture's y is {picture['y']!r}; it must be one of {', '.join(PROBED)}.")
+        for arm in picture.get("arms", ()):
+            if arm not in self.arms:
+                raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+
     def _check_picture(self, picture: Mapping[str, Any]) -> None:
         kind = picture.get("kind")
-        if kind not in PICTURES:
-            raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {', '.join(PICTURES)}.")
+        if kind not in PICTURES or kind == "pareto":
+            kinds_here = ", ".join(k for k in PICTURES if k != "pareto")
+            raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {kinds_here}.")
         needs, more = PICTURES[kind]
         _check_keys(f"recipe {self.name!r}: a picture of {kind}", picture, ("kind", "title", "note", "arms", *needs, *more), needs)
         for arm in picture.get("arms", ()):

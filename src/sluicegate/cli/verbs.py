@@ -286,7 +286,8 @@ class Report:
     out: str = ""
     """File to write; default: report.html in the folder."""
     claims: bool = False
-    """Instead of the page, print as Markdown which claims hold, and the numbers: of a recipe of trials, or of undo-arithmetic."""
+    """Instead of the page, print as Markdown which claims hold, and the numbers: of a recipe of trials, or of undo-arithmetic; of other
+    models that were attacked, the numbers alone."""
 
     def run(self) -> int:
         from sluicegate.experiment import load_outcome
@@ -302,7 +303,8 @@ class Report:
 
                 print(claims_markdown(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"), arms_markdown(outcome), sep="\n\n")
                 return 0
-            print(claims_table(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"))
+            if outcome.recipe.name == "undo-arithmetic":  # whose claims those are
+                print(claims_table(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"))
             print(arms_table(outcome))
             return 0
         print(report_experiment(load_outcome(folder), Path(self.out or folder / "report.html")))

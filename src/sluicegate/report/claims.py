@@ -49,6 +49,10 @@ class Measured:
     def __call__(self, arm: str, measure: str) -> list[float]:
         return list(self.rows[arm][measure])
 
+    def has(self, measure: str) -> bool:
+        """Whether every arm has it: an attack may have been too short for B@100."""
+        return all(measure in row for row in self.rows.values())
+
     def text(self, *wanted: tuple[str, str]) -> str:
         return "; ".join(f"{arm} {measure} {_short(_within(self(arm, measure), measure))}" for arm, measure in wanted)
 
@@ -69,7 +73,7 @@ def measure(outcome: Outcome) -> Measured:
     """Gather what the claims speak of: recall, scores, steps and divergence, one number a seed."""
     rows: dict[str, dict[str, list[float]]] = {}
     for name, row in outcome.summary()["arms"].items():
-        numbers = {key: row[key] for key in ("retain", "forget", "A@10", "A@30", "B@100", "flops", "steps")}
+        numbers = {key: row[key] for key in ("retain", "forget", "A@10", "A@30", "B@100", "flops", "steps") if key in row}
         results: list[Mapping[str, Any]] = list(outcome.arms[name].results.values())
         numbers["loss"] = [r["scores"]["forget"]["loss"] for r in results]
         numbers["KL"] = [float(r.get("divergence", "nan")) for r in results]
@@ -227,7 +231,7 @@ def claims_table(outcome: Outcome, command: str) -> str:
 def arms_table(outcome: Outcome) -> str:
     """Every arm's numbers, all seeds listed, as Markdown."""
     m = measure(outcome)
-    columns = ("retain", "forget", "A@10", "A@30", "B@100")
+    columns = tuple(c for c in ("retain", "forget", "A@10", "A@30", "B@100") if m.has(c))
     lines = ["| arm | " + " | ".join(columns) + " | savings | steps | FLOPs / reference |", "|" + "---|" * (len(columns) + 4)]
     reference = outcome.recipe.reference
     for name in outcome.arms:

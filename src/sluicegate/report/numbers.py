@@ -66,7 +66,7 @@ def _row(outcome: Outcome, name: str) -> Row:
         role=role(recipe, name),
         verb=verb,
         method=str(first.get("method", "")),
-        alpha=alpha(arm, recipe) if verb == "undo" else None,
+        alpha=alpha(arm, recipe) if role(recipe, name) == "dial" else None,
         made_from=tuple((key, str(value)[1:]) for key, value in settings.items() if isinstance(value, str) and value.startswith("@")),
         scores=group_scores(arm),
         at=probes(arm),
@@ -89,7 +89,7 @@ def role(recipe: Recipe, name: str) -> Role:
     if verb == "unlearn":
         return "suppressed"
     if verb == "undo":
-        return "dial"
+        return "dial" if _is_plain(recipe, name) else "other"
     if verb == "distill":
         teachers = recipe.ancestors(str(recipe.arms[name].get("model", ""))[1:]) if _is_arm(recipe.arms[name].get("model")) else []
         if any(recipe.arms[a].get("verb") == "unlearn" for a in teachers):
@@ -97,6 +97,14 @@ def role(recipe: Recipe, name: str) -> Role:
         if recipe.reference in teachers:
             return "control"
     return "other"
+
+
+def _is_plain(recipe: Recipe, name: str) -> bool:
+    """Whether an arm of undo differs from its like by alpha alone, so that it has a place on the dial."""
+    settings = recipe.arms[name]
+    teacher = settings.get("model")
+    again = _is_arm(teacher) and recipe.arms[str(teacher)[1:]].get("verb") == "undo"
+    return not again and settings.get("aim", "all") == "all" and not settings.get("match_hidden")
 
 
 def _is_arm(value: Any) -> bool:

@@ -14,7 +14,7 @@ from sluicegate.curves import Estimate
 from sluicegate.errors import UserError
 from sluicegate.experiment import Arm, Outcome
 from sluicegate.recipe import Recipe, load_recipe, packaged_recipes
-from sluicegate.report import figures, numbers, words
+from sluicegate.report import figures, numbers, pareto, words
 from sluicegate.report.figures import DASHES, Line, Point, Series
 from sluicegate.report.numbers import Row, read_toml, written
 from sluicegate.runs.room import write_atomic
@@ -85,6 +85,7 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
         ),
         dial=_dial(outcome, table, looks),
         forest=_forest(table, looks, recipe),
+        pareto=pareto.pictures(outcome, table, looks),
         bars=_bars(table, looks, recipe),
         looking=words.what_the_scores_show(outcome),
         groups=_groups(table),
