@@ -6,6 +6,7 @@ twin feels the same few sensitive directions, and k gradients a step are enough 
 by the symmetric (Löwdin) rule, and no scale may exceed the cap.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,14 +27,16 @@ class Descent:
 
     steps: int
     rate: float
-    """Length of the first step of a row, as a share of its length; falls to a tenth along a half cosine."""
+    """Length of the first step of a row, as a share of its length; falls to .03 of that along a half cosine.
+
+    A step sees one prompt a twin; only small ones at the end average over prompts."""
     cap: float
     """Largest length of a twin; 0: none."""
     start: float
     """Length of a twin at the start."""
     batch: int
     seed: int
-    momentum: float = 0.8
+    momentum: float = 0.85
     power: float = 0.5
     """The gradient is multiplied by (covariance of gradients)^-power: 0 plain, .5 as Adagrad's full matrix."""
 
@@ -98,7 +101,7 @@ def descend(
         turning = without(tangent(slopes, frame), spared)
         spread = 0.9 * spread + turning.T @ turning / k
         speed = how.momentum * speed + turning
-        pace = how.rate * (0.1 + 0.9 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / how.steps)).item()))
+        pace = how.rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / how.steps)))
         move = speed @ _power(spread, -how.power)
         move = tangent(move, frame)
         # One length for all rows: a twin that is far moves farther than one that is there.
