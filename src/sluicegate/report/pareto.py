@@ -85,7 +85,7 @@ def conclusion(outcome: Outcome, table: Sequence[Row]) -> list[str]:
     """Which arms have the reference's robustness at less than its cost, counted against each of its budgets."""
     own = next(row for row in table if row.role == "reference")
     said = []
-    measured = {label: at.mean for label in NEAR if (at := own.at.get(label))}
+    measured = {label: found.mean for label in NEAR if (found := own.at.get(label))}
     if len(measured) < len(NEAR):
         return ["The attack was too short to tell whether any arm is as robust as the reference."]
     reached = [row for row in table if row.role in ("distilled", "dial", "other") and row.relative and _as_robust(row, measured)]
@@ -95,8 +95,8 @@ def conclusion(outcome: Outcome, table: Sequence[Row]) -> list[str]:
             said.append(f"What the reference costs {budget.words} is not known." if not budget.missed else f"It never came {budget.words}.")
             continue
         names = [row.name for row in reached if row.relative and row.relative.mean <= CHEAP * budget.cost.mean]
-        at = f"{CHEAP:.0%} of the reference's cost {'' if 'full' not in budget.words else 'at '}{budget.words}"
-        said.append(f"As robust as the reference ({margins}) at {at} or less: {short(names) if names else 'none'}.")
+        dear = f"{CHEAP:.0%} of the reference's cost {'' if 'full' not in budget.words else 'at '}{budget.words}"
+        said.append(f"As robust as the reference ({margins}) at {dear} or less: {short(names) if names else 'none'}.")
     return said
 
 
@@ -146,11 +146,11 @@ def _picture(name: str, outcome: Outcome, table: Sequence[Row], looks: Mapping[s
         _shares_axis(axes.yaxis)
         axes.set_ylim(-0.05, 1.05)
         axes.grid(axis="y")
-        for number, (_, at) in enumerate(lines):
-            axes.axvline(at, color=paint("reference"), lw=1.0, dashes=((8, 0.001), (5, 3), (1, 2))[number % 3], zorder=1)
+        for number, (_, place) in enumerate(lines):
+            axes.axvline(place, color=paint("reference"), lw=1.0, dashes=((8, 0.001), (5, 3), (1, 2))[number % 3], zorder=1)
             axes.annotate(
                 str(number + 1),
-                (at, 1),
+                (place, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(0, 5),
                 textcoords="offset points",
