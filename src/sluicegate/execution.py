@@ -38,7 +38,7 @@ def from_config(settings: dict[str, Any]) -> Stage:
     verb = left.pop("verb", None)
     known = kinds()
     if verb not in known:
-        raise UserError(f"no verb {verb!r}. There are: {nearest(str(verb), sorted(known), most=20)}.")
+        raise UserError(f"no verb {verb!r}. There are: {', '.join(sorted(known))}.")
     name = left.pop("method", None)
     return build(known[verb], left, method(name) if name is not None else None)
 

@@ -165,7 +165,6 @@ import json, sys
 from pathlib import Path
 from sluicegate.runs.pool import Job, run_jobs
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     settings = json.loads(sys.argv[1])
     run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], workers=1, progress=lambda *m: print("step", flush=True))
 """
