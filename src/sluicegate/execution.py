@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluicegate import trials
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError
 from sluicegate.items import digest
 from sluicegate.runs.identity import Stage, build, environment, folder_name, identify
 from sluicegate.runs.room import Room, RunFolder, open_run
