@@ -111,8 +111,9 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
     arms = {name: {**base.arms[name], "data": data, "labels": labels, **changes} for name in ("routed", "unrouted")}
     named = Path(data).stem if Path(data).exists() else data
     claims = [c for c in base.claims if all(arm in arms for arm, _ in _names(c))] if data in ("digits", "mnist") else []
+    pictures = [{**p, "arms": [arm for arm in p["arms"] if arm in arms]} if "arms" in p else p for p in base.pictures]
     recipe = dataclasses.replace(
-        base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=base.pictures
+        base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=pictures
     )
     stage = from_config(recipe.stage_settings("routed", seed, {})).resolved()
     assert isinstance(stage, Latent)
