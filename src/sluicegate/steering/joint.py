@@ -19,6 +19,8 @@ from sluicegate.steering.frames import basis, lowdin, simplex, tangent, without
 
 Loss = Callable[[int, Tensor], Tensor]
 """(number of the prompt, vectors [b, d]) -> [b] how far each is from the base's effect; gradients flow to the vectors."""
+Each = Callable[[int, Tensor, float, float], bool | None]
+"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True ends the search."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def descend(
     how: Descent,
     *,
     room: Room,
-    each: Callable[[int, Tensor, float, float], bool | None] | None = None,
+    each: Each | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
     """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `room` where it was interrupted.

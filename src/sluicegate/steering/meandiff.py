@@ -13,25 +13,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.errors import UserError
 from sluicegate.runs.room import Room
 from sluicegate.steering.prompts import prompt_ids
-from sluicegate.steering.vector import SteeringVector, check_tokens, module_of, steered
+from sluicegate.steering.vector import SteeringVector, check_tokens, hidden_of, hooked, module_of, steered
 
 
 @dataclass(frozen=True)
-class MeanDiff:
-    """Mean activation over the positive prompts minus the mean over the negative ones, at a module's output."""
+class Contrast:
+    """What is common to vectors that are read from positive and negative prompts."""
 
     module: str
-    """Path of the module, such as "model.layers.10"."""
+    """Path of the module whose output is read and steered, such as "model.layers.10"."""
     read: str = "last"
     """Which tokens of a prompt are read: last, not_first, all or positions "a:b"; their mean where they are several."""
     tokens: str = "not_first"
     """Which tokens the vector steers."""
     scale: float = 1.0
-    """The vector is this many times the difference."""
+    """The vector is this many times what is found."""
 
     def __post_init__(self) -> None:
         check_tokens(self.read)
         check_tokens(self.tokens)
+
+    def vector(self, values: Tensor, model: PreTrainedModel, positive: Sequence[str], negative: Sequence[str]) -> SteeringVector:
+        """`values` [d] as a vector that says what it was made from."""
+        made_from = {
+            "method": type(self).__name__, "read": self.read, "scale": self.scale, "positive": list(positive), "negative": list(negative),
+            "model_type": str(model.config.model_type),
+        }  # fmt: skip
+        return SteeringVector(values, self.module, self.tokens, made_from)
+
+
+@dataclass(frozen=True)
+class MeanDiff(Contrast):
+    """Mean activation over the positive prompts minus the mean over the negative ones, at a module's output."""
 
     def fit(
         self,
@@ -48,13 +61,14 @@ class MeanDiff:
             raise UserError(f"a mean difference needs prompts on both sides; got {len(positive)} positive and {len(negative)} negative.")
         rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, room=room)
         values = rows[: len(positive)].mean(0) - rows[len(positive) :].mean(0)
-        if not bool(values.norm() > 0):
-            raise UserError("the positive and the negative prompts give the same activations, so there is no direction between them.")
-        made_from = {
-            "method": "MeanDiff", "read": self.read, "scale": self.scale, "positive": list(positive), "negative": list(negative),
-            "model_type": str(model.config.model_type),
-        }  # fmt: skip
-        return SteeringVector(values * self.scale, self.module, self.tokens, made_from)
+        check_apart(values)
+        return self.vector(values * self.scale, model, positive, negative)
+
+
+def check_apart(found: Tensor) -> None:
+    """Raise `UserError` where the difference of the two sides is 0."""
+    if not bool(found.norm() > 0):
+        raise UserError("the positive and the negative prompts give the same activations, so there is no direction between them.")
 
 
 @torch.no_grad()
@@ -72,11 +86,7 @@ def activations(
     room, place, rows = room or Room(), module_of(model, module), []
     kept: list[Tensor] = []
 
-    def look(_: object, args: object, output: object) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
-
-    handle = place.register_forward_hook(look)
-    try:
+    with hooked(place, lambda _, __, output: kept.append(hidden_of(output))):
         for number, prompt in enumerate(prompts, start=1):
             ids = prompt_ids(tokenizer, prompt, template)[None].to(next(model.parameters()).device)
             kept.clear()
@@ -86,6 +96,4 @@ def activations(
                 raise UserError(f"read={read!r} takes no token of the prompt {prompt!r}, which has {ids.shape[1]}.")
             rows.append(kept[0][0, where.to(kept[0].device)].float().mean(0).cpu())
             room.progress("activations", number, len(prompts), {})
-    finally:
-        handle.remove()
     return torch.stack(rows)

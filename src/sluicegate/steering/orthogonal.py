@@ -4,7 +4,7 @@ Whether they exist is the question of Goldman-Wetzler 2024 ("I found >800 orthog
 his algorithm; the joint search (`joint.py`) is ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,14 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError, check_choices
 from sluicegate.runs.room import Room
-from sluicegate.steering.joint import Descent, Loss, descend
+from sluicegate.steering.joint import Descent, Each, Loss, descend
 from sluicegate.steering.prompts import prompt_ids
 from sluicegate.steering.score import Continued
 from sluicegate.steering.sequential import one_by_one
 from sluicegate.steering.vector import SteeringSet, SteeringVector
 
-Each = Callable[[int, Tensor, float, float], bool | None]
-"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True ends the search."""
 LEAST_EFFECT = 0.02
 """Nats a token between base and plain model, below which a base has no effect worth a twin."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.steering.vector import check_tokens, module_of, steered
+from sluicegate.steering.vector import check_tokens, hidden_of, hooked, module_of, steered, with_hidden
 
 
 class _Reached(Exception):
@@ -20,11 +20,6 @@ class _Reached(Exception):
 
     def __init__(self, output: Tensor) -> None:
         self.output = output
-
-
-def _hidden(output: Any) -> Tensor:
-    first: Tensor = output[0] if isinstance(output, tuple) else output
-    return first
 
 
 class Slice:
@@ -52,7 +47,7 @@ class Slice:
         place = torch.arange(self.ids.shape[1])[None]
         self.where = steered(tokens, place, begun=False)[0].to(self.ids.device)
         """[s] which positions are steered."""
-        self._bypassed, self._inside = self._layers()
+        self._bypassed = self._layers()
         self._kept: Tensor | None = None
         self._tuple = False
         head = getattr(model, "get_output_embeddings", None)
@@ -66,15 +61,15 @@ class Slice:
 
     # ------------------------------------------------------------------------------------------ what is skipped
 
-    def _layers(self) -> tuple[list[nn.Module], bool]:
-        """The layers before the one that holds the source, with it where it is the source itself; and whether the source lies inside."""
+    def _layers(self) -> list[nn.Module]:
+        """The layers before the one that holds the source, with it where it is the source itself."""
         names = self.source.split(".")
         for depth in range(len(names) - 1, 0, -1):
-            parent = module_of(self.model, ".".join(names[:depth])) if depth else self.model
+            parent = module_of(self.model, ".".join(names[:depth]))
             if isinstance(parent, nn.ModuleList) and names[depth].isdigit():
                 number, inside = int(names[depth]), depth + 1 < len(names)
-                return [*parent[: number if inside else number + 1]], inside
-        return [], False
+                return [*parent[: number if inside else number + 1]]
+        return []
 
     def _record(self) -> None:
         kept: dict[str, Any] = {}
@@ -83,12 +78,12 @@ class Slice:
             kept["output"] = output
 
         edge = self._bypassed[-1] if self._bypassed else self._source
-        with torch.no_grad(), _hooked(edge, look):
-            self.plain = self._run(None, 1, last=1)
+        with torch.no_grad(), hooked(edge, look):
+            self._run(None, 1, last=1)
         if "output" not in kept:
             raise UserError(f"{self.source!r} was not run: this model does not call it on text.")
         self._tuple = isinstance(kept["output"], tuple)
-        self._kept = _hidden(kept["output"])
+        self._kept = hidden_of(kept["output"])
         if self._kept.dim() != 3:
             raise UserError(
                 f"the output of {self.source!r} is {tuple(self._kept.shape)}, not [rows, tokens, width]; steer a layer, or a part of one."
@@ -141,20 +136,20 @@ class Slice:
 
     def _run(self, values: Tensor | None, rows: int, *, last: int = 0, stop: bool = False) -> Tensor:
         def add(module: nn.Module, args: Any, output: Any) -> Any:
-            hidden = _hidden(output)
+            hidden = hidden_of(output)
             new = hidden + values[:, None] * self.where[:, None]  # type: ignore[index]
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return with_hidden(output, new)
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
-            raise _Reached(_hidden(output))
+            raise _Reached(hidden_of(output))
 
         with ExitStack() as stack:
             if values is not None:
-                stack.enter_context(_hooked(self._source, add))
+                stack.enter_context(hooked(self._source, add))
                 if self.cached:
                     stack.enter_context(self._skipping(rows))
             if stop and self._target is not None:
-                stack.enter_context(_hooked(self._target, end))
+                stack.enter_context(hooked(self._target, end))
             if self._head is not None:  # torch multiplies a slice of positions row by row, at several times the cost
                 handle = self._head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
                 stack.callback(handle.remove)
@@ -188,15 +183,6 @@ def _hidden_width(module: nn.Module, kept: Tensor | None) -> int:
     if size is None and hasattr(module, "nf"):
         size = module.nf
     return int(size) if size is not None else int(kept.shape[-1])  # type: ignore[union-attr]
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Any) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _device(model: nn.Module) -> torch.device:

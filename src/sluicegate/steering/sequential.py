@@ -7,14 +7,13 @@ given here relative to the base: .065 ||theta_0|| / sqrt(d). Position 0 is left 
 """
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from sluicegate.runs.room import Room
 from sluicegate.steering.frames import basis, without
-from sluicegate.steering.joint import Loss
+from sluicegate.steering.joint import Each, Loss
 
 RATE = 0.065
 """The post's .01, for a base of norm 7 in 2048 dimensions, as a share of ||theta_0|| / sqrt(d)."""
@@ -29,16 +28,14 @@ def one_by_one(
     steps: int,
     rate: float = 0.0,
     cap: float = 0.0,
-    start: Tensor | None = None,
     room: Room | None = None,
-    each: Callable[[int, Tensor, float, float], bool | None] | None = None,
-    enough: Callable[[Tensor], bool] | None = None,
+    each: Each | None = None,
 ) -> Tensor:
     """[k, d] twins of `base` [d], one after the other, `steps` steps each; the prompts take turns where there are several.
 
     `rate` as a share of ||base||/sqrt(d) (0: the post's); `cap` the largest length (0: none, as in the post). `each` gets the step's number
-    counted through, all vectors so far, CPU seconds and the loss, and may end the search of all. `enough` is asked for a vector every ten
-    steps and ends it early. Vectors that are finished are kept in `room`.
+    counted through, all vectors so far, CPU seconds and the loss, and may end the search of all.
+    Vectors that are finished are kept in `room`.
     """
     room, begun, width = room or Room(), time.process_time(), len(base)
     base = base.double()
@@ -50,7 +47,7 @@ def one_by_one(
     step, ended = len(found) * steps, False
     while len(found) < k and not ended:
         spared = basis(torch.cat([base[None], found]))
-        theta = (base if start is None else start.double()).clone().float()
+        theta = base.clone().float()
         theta.requires_grad_()
         optimiser = torch.optim.Adam([theta], lr=(rate or RATE) * length / width**0.5)
         for turn in range(steps):
@@ -68,8 +65,6 @@ def one_by_one(
             room.progress("twins", step, k * steps, {"loss": float(value)})
             if each is not None and each(step, torch.cat([found, new[None]]), time.process_time() - begun, float(value)):
                 ended = True
-                break
-            if enough is not None and turn % 10 == 9 and enough(new):
                 break
         found = torch.cat([found, new[None]])
         room.log({"twin": len(found), "loss": float(value), "norm": float(new.norm())})

@@ -34,6 +34,27 @@ def module_of(model: nn.Module, path: str) -> nn.Module:
     return found
 
 
+def hidden_of(output: Any) -> Tensor:
+    """The activations in what a module gives out: itself, or the first of a tuple."""
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
+
+
+def with_hidden(output: Any, new: Tensor) -> Any:
+    """What a module gives out, with other activations in it."""
+    return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Any) -> Iterator[None]:
+    """A forward hook, for the length of a block."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def check_tokens(tokens: str) -> str:
     """Return a selector of tokens; raises `UserError` where it is none."""
     if tokens not in TOKENS and not _SLICE.fullmatch(tokens):
@@ -94,7 +115,7 @@ class _Added:
         cache: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
         def add(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = hidden_of(output)
             if not isinstance(hidden, Tensor) or hidden.dim() != 3:
                 raise UserError(
                     f"the output of {self.module!r} is not [rows, tokens, width]; steer the output of a layer, or of its parts."
@@ -103,7 +124,7 @@ class _Added:
             if key not in cache:
                 cache[key] = self.values.to(*key)
             new = hidden + _laid(cache[key], hidden, steered(self.tokens, places(*hidden.shape[:2]), begun=places.past > 0), self.module)
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return with_hidden(output, new)
 
         handles = [model.register_forward_pre_hook(places.enter, with_kwargs=True), place.register_forward_hook(add)]
         try:
@@ -284,9 +305,6 @@ def _normalises(module: nn.Module) -> bool:
 def _output(model: nn.Module, place: nn.Module) -> Tensor:
     """What a module gives out on three tokens."""
     kept: list[Tensor] = []
-    handle = place.register_forward_hook(lambda _, __, output: kept.append(output[0] if isinstance(output, tuple) else output))
-    try:
+    with hooked(place, lambda _, __, output: kept.append(hidden_of(output))):
         model(input_ids=torch.tensor([[1, 2, 3]], device=next(model.parameters()).device), use_cache=False)
-    finally:
-        handle.remove()
     return kept[0].clone()
