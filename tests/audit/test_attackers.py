@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from architectures import CONFIGS, build, learner
+from architectures import CONFIGS, build
 from sluicegate.audit import relearn as module
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
@@ -17,19 +17,10 @@ from sluicegate.errors import UserError
 from sluicegate.execution import from_config
 from sluicegate.items import Item
 from sluicegate.models import encode, logits
-from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
 from sluicegate.stages import Relearn
-from sluicegate.unlearning.suppress import train
 
 ATTACK = Attack(lrs=(1e-3, 1e-2), steps=8, checkpoints=(0, 2, 4, 8), batch=8)
-
-
-@pytest.fixture(scope="module")
-def victim(tokenizer, split):
-    model = learner()
-    train(model, tokenizer, [*split.forget, *split.retain], Schedule(steps=20, lr=1e-2, batch=32))
-    return model
 
 
 @pytest.fixture

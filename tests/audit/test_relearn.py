@@ -2,7 +2,6 @@ import math
 
 import pytest
 
-from architectures import learner
 from sluicegate.audit import relearn as module
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import Relearned, relearn
@@ -10,18 +9,9 @@ from sluicegate.curves import Curve
 from sluicegate.errors import UserError
 from sluicegate.items import Item, halves
 from sluicegate.runs.room import Room
-from sluicegate.schedule import Schedule
 from sluicegate.training import Ledger
-from sluicegate.unlearning.suppress import train
 
 ATTACK = Attack(lrs=(1e-3, 1e-2), steps=8, checkpoints=(0, 2, 4, 8), batch=8)
-
-
-@pytest.fixture(scope="module")
-def victim(tokenizer, split):
-    model = learner()
-    train(model, tokenizer, [*split.forget, *split.retain], Schedule(steps=20, lr=1e-2, batch=32))
-    return model
 
 
 @pytest.fixture
