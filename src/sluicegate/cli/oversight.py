@@ -150,14 +150,13 @@ def _many(count: int, what: str) -> str:
 
 def _show(found: "Found", page: Path) -> None:
     """The tables, what they say, and where the page is."""
-    from rich.console import Console
     from rich.markup import escape
 
+    from sluicegate.cli.show import terminal
     from sluicegate.report.oversight import tables
     from sluicegate.report.oversight_words import sentences
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
+    console = terminal()
     for table in tables(found):
         console.print(table)
     for head, text in sentences(found):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sluicegate.recipe import Recipe
 
 
-def _console() -> Console:
+def terminal() -> Console:
     """Standard output; wide enough for a table where it is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=120)
@@ -23,7 +23,7 @@ def _console() -> Console:
 
 def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
     """One block a group of scores, one line a seed; for an attack, its curve at a few points."""
-    console = _console()
+    console = terminal()
     table = Table(title=None, box=None, pad_edge=False)
     for column in ("seed", "group", "exact", "probability", "loss, nats a token"):
         table.add_column(column, justify="right" if column != "group" else "left")
@@ -76,7 +76,7 @@ def outcome(found: "Outcome", folder: Path, page: Path) -> None:
     from sluicegate.report.terminal import terminal_table
     from sluicegate.report.words import sentences
 
-    console = _console()
+    console = terminal()
     if found.recipe.is_trial:
         trial(found, console)
     else:
@@ -102,7 +102,7 @@ def trial(found: "Outcome", console: Console) -> None:
 
 def recipes(titles: Mapping[str, str]) -> None:
     """The packaged recipes, and how to go on."""
-    console = _console()
+    console = terminal()
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, title in titles.items():
         table.add_row(escape(name), escape(title))
@@ -112,7 +112,7 @@ def recipes(titles: Mapping[str, str]) -> None:
 
 def plan(recipe: "Recipe") -> None:
     """What a recipe is about, its arms with their settings, and what it claims."""
-    console = _console()
+    console = terminal()
     console.print(f"[bold]{escape(recipe.title or recipe.name)}[/]", highlight=False)
     console.print(escape(" ".join(recipe.about.split())) + "\n", highlight=False)
     table = Table("arm", "verb", "settings", box=None, pad_edge=False)
@@ -130,7 +130,7 @@ def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]], pages: Sequence[
     """Every variant's table under its settings, and where its report is."""
     from sluicegate.report.terminal import terminal_table
 
-    console = _console()
+    console = terminal()
     for (changes, found), page in zip(outcomes, pages, strict=True):
         console.print("\n" + "  ".join(f"{name} = {value}" for name, value in changes.items()), style="bold")
         if found.recipe.is_trial:
@@ -142,7 +142,7 @@ def sweep(outcomes: Sequence[tuple[dict[str, Any], "Outcome"]], pages: Sequence[
 
 def inspection(found: "Inspection", page: Path) -> None:
     """The verdict, what it rests on, and where the report is."""
-    console = _console()
+    console = terminal()
     for arm in filter(None, (found.model, found.reference, found.harmless)):
         result = next(iter(arm.attacks.values()))
         console.print(f"\n[bold]{escape(arm.name)}[/] (seed {next(iter(arm.attacks))} of {len(arm.attacks)})")
@@ -157,7 +157,7 @@ def inspection(found: "Inspection", page: Path) -> None:
 
 def doctor(found: dict[str, Any]) -> None:
     """Two columns: what, and which."""
-    console = _console()
+    console = terminal()
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in found["versions"].items():
         table.add_row(name, value)
@@ -172,7 +172,7 @@ def doctor(found: dict[str, Any]) -> None:
 
 def browsed(action: str, found: Any) -> None:
     """What `runs` found."""
-    console = _console()
+    console = terminal()
     if action == "ls":
         table = Table(box=None, pad_edge=False)
         for column in ("run", "state", "scores (exact), or what a trial measured"):

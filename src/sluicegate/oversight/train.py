@@ -231,6 +231,7 @@ class _Keeping(Room):
         if found is None:
             return None
         t, own = self._training, {key: tensor for key, tensor in found.tensors.items() if key.startswith("own/")}
+        rest = {key: tensor for key, tensor in found.tensors.items() if key not in own}
         t.window = Window(*own.pop("own/window").tolist())
         t.labelled = own.pop("own/labelled").numpy().copy()
         t.pictures = []
@@ -238,9 +239,4 @@ class _Keeping(Room):
             _, _, number, name = key.split("/")
             t.pictures += [{}] * (int(number) + 1 - len(t.pictures))
             t.pictures[int(number)] = t.pictures[int(number)] | {name: own[key]}
-        return Resumed(
-            found.values, {key: x for key, x in found.tensors.items() if key not in own and not key.startswith("own/")}, found.finished
-        )
-
-
-__all__ = ["Trained", "Training", "routed", "train"]
+        return Resumed(found.values, rest, found.finished)
