@@ -43,6 +43,13 @@ def test_joint_twins_do_what_the_base_does_better_than_chance(model, tokenizer, 
     assert twins.made_from["base"] == {"method": "by hand"}
 
 
+def test_more_weight_on_the_first_token_brings_it_nearer(model, tokenizer, base):
+    last = [np.median(kl(model, tokenizer, base, fit(model, tokenizer, base, first=w).values, PROMPTS, tokens=4).last) for w in (20, 0.05)]
+    assert last[0] < 0.8 * last[1]
+    with pytest.raises(UserError, match="first is 0; the weight"):
+        Orthogonal(2, first=0)
+
+
 def test_any_activation_can_be_the_goal(model, tokenizer, base):
     """Asked for what the base itself does, the search gives the same twins; the relative loss is measured from that goal."""
     how = Orthogonal(4, objective="activation", target="model.layers.1", steps=5)

@@ -42,6 +42,8 @@ class Orthogonal:
     """Steps of the joint search, or of every vector in the sequential one (the post: 1000)."""
     tokens: int = 12
     """Length of the base's answer along which the KL is taken, in tokens."""
+    first: float = 4.0
+    """Weight of the answer's first token in that KL; each later one has 1. The first decides what kind of answer it becomes."""
     batch: int = 16
     """Vectors in a pass."""
     rate: float = 0.0
@@ -55,6 +57,8 @@ class Orthogonal:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.max_norm >= 0 or not self.rate >= 0:
             raise UserError(f"max_norm is {self.max_norm:g} and rate {self.rate:g}; both must be 0 or more.")
+        if not self.first > 0:
+            raise UserError(f"first is {self.first:g}; the weight of the answer's first token must be more than 0.")
         if self.objective == "activation" and not self.target:
             raise UserError("the objective 'activation' compares a module's output; give target, such as 'model.layers.15'.")
 
@@ -110,8 +114,8 @@ class Orthogonal:
             rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each, start=begin)
         made_from: dict[str, Any] = {
             "method": "Orthogonal", "objective": self.objective, "mode": self.mode, "target": self.target, "max_norm": self.max_norm,
-            "steps": self.steps, "tokens": self.tokens, "seed": self.seed, "prompts": list(prompts), "base_norm": base.norm,
-            "base_effect": effect, "base": dict(base.made_from),
+            "steps": self.steps, "tokens": self.tokens, "first": self.first, "seed": self.seed, "prompts": list(prompts),
+            "base_norm": base.norm, "base_effect": effect, "base": dict(base.made_from),
         }  # fmt: skip
         short = _float32(rows, cap)
         if self.objective == "activation":
@@ -144,7 +148,10 @@ class Orthogonal:
     def loss(self, some: Sequence[Continued], base: SteeringVector, goal: Sequence[Tensor] | None = None) -> Loss:
         """The objective, as a function of the prompt's number and vectors [b, d]; `goal` as for `fit`."""
         if self.objective == "kl":
-            return lambda prompt, values: some[prompt].kl(values).mean(1)
+            weights = torch.ones(some[0].tokens, device=some[0].wanted.device)
+            weights[0] = self.first
+            weights /= weights.sum()
+            return lambda prompt, values: some[prompt].kl(values) @ weights
         with torch.no_grad():
             wanted = list(goal) if goal is not None else [_mean(one, one.part.target(base.values[None])) for one in some]
         # The square would have the same minimum, but Adam's steps would differ from the post's at the end.

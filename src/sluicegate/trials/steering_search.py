@@ -56,6 +56,8 @@ class SteerTwins(OnModel):
     """Steps of the search; 0: 60 together, 400 one after the other."""
     along: int = 12
     """Tokens of the base's answer along which the KL is taken."""
+    first: float = 4.0
+    """Weight of the answer's first token in that KL; each later one has 1."""
     searched: int = 16
     """How many of the prompts are searched on; each twin meets one of them a step."""
 
@@ -72,6 +74,8 @@ class SteerTwins(OnModel):
             raise UserError(
                 f"--k is {self.k}; in {len(base.values)} dimensions there are 1 to {len(base.values) - 1} twins beside the base."
             )
+        if not self.first > 0:
+            raise UserError(f"--first is {self.first:g}; it is a weight, more than 0 (1: all tokens alike).")
         if self.max_norm < 0:
             raise UserError(f"--max-norm is {self.max_norm:g}; it is a multiple of the base's norm, 0 for no limit.")
         return dataclasses.replace(stage, model=model, target=target, steps=steps, plain=self.plain or bool(base.made_from.get("plain")))
@@ -89,7 +93,7 @@ class SteerTwins(OnModel):
 
         return Orthogonal(
             k=self.k, objective=self.objective, mode=self.arm, target=self.target, max_norm=self.max_norm, steps=self.steps,
-            tokens=self.along, seed=self.seed,
+            tokens=self.along, first=self.first, seed=self.seed,
         )  # fmt: skip
 
     def run(self, room: "Room") -> dict[str, Any]:

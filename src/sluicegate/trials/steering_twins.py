@@ -65,6 +65,8 @@ class SteeringTwins(Trial):
     """Steps of the search; 0: as `steer twins` has it."""
     along: int = 12
     """Tokens of the base's answer along which the KL is taken."""
+    first: float = 4.0
+    """Weight of the answer's first token in that KL; each later one has 1."""
     new_tokens: int = 40
     """Tokens of an answer; greedy."""
     held_out: int = 8
@@ -168,7 +170,7 @@ class SteeringTwins(Trial):
             return SteeringSet(kept.tensors["values"], base.module, base.tokens, kept.values["made_from"])
         search = SteerTwins(
             arm=self.mode, seed=self.seed, k=self.k, max_norm=self.max_norm, objective=self.objective,
-            target=self.target if self.objective == "activation" else "", steps=self.steps, along=self.along,
+            target=self.target if self.objective == "activation" else "", steps=self.steps, along=self.along, first=self.first,
         ).search()  # fmt: skip
         goal = self._goals(model, tokenizer, base, prompts) if self.arm == "random_target" else None
         found: SteeringSet = search.fit(model, tokenizer, base, prompts, room=room, goal=goal)
