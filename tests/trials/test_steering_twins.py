@@ -53,6 +53,14 @@ def test_every_arm_measures_what_it_declares(model, changes):
     assert all(v is None or math.isfinite(v) for v in measures.values())
 
 
+def test_without_answers_and_means_the_kls_are_the_same(model):
+    whole, short = (trial(model, **changes).run(Room()) for changes in ({}, {"new_tokens": 0, "means": False}))
+    assert {name for name in whole["measures"] if "rate" in name or name == "twins" or name.startswith("mean_")}.isdisjoint(short["measures"])
+    assert short["measures"].items() <= whole["measures"].items()
+    assert [row["texts"] for row in short["rows"]] == [[]] * len(short["rows"])
+    assert "mean" not in {row["group"] for row in short["rows"]}
+
+
 def test_twins_of_random_activations_aim_at_them_and_not_at_the_bases(model):
     found = {arm: trial(model, arm=arm, objective="activation").run(Room()) for arm in ("meandiff", "random_target")}
     first, second = ([row["norm"] for row in found[arm]["rows"] if row["group"] == "twins"] for arm in found)

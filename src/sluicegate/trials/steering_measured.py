@@ -44,7 +44,7 @@ class Measured:
     def rows(self, *, randoms: int, means: Sequence[int]) -> list[dict[str, Any]]:
         """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with controls, the twins.
 
-        The controls: the mean brought to the base's norm, and the base brought to the mean's, which orthogonality makes short.
+        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the base brought to the mean's, which orthogonality makes short.
         """
         import torch
 
@@ -67,7 +67,7 @@ class Measured:
             named += [({"who": f"twin {i}", "group": "twins"}, v) for i, v in enumerate(twins.values)]
         values = torch.stack([v for _, v in named])
         several, last = self.kl("kl", self.base, values)
-        texts = self.answers("answers", values)
+        texts = self.answers("answers", values) if self.new_tokens else [[] for _ in named]
         return [
             {
                 **own,
@@ -166,31 +166,26 @@ def counted(rows: Sequence[Mapping[str, Any]], *, bound: float, share: float) ->
         return float(np.mean([row["shows"] for row in of(group)]))
 
     (base,), (plain,) = of("base"), of("unsteered")
-    found = {
-        "base_norm": float(base["norm"]),
-        "base_rate": rate("base"),
-        "unsteered_rate": rate("unsteered"),
-        "unsteered_kl": float(np.median(plain["kl"])),
-    }
+    found = {"base_norm": float(base["norm"]), "unsteered_kl": float(np.median(plain["kl"]))}
+    found |= {f"mean_{row['k']}_kl": float(np.median(row["kl"])) for row in of("mean")}
     if of("random"):
-        found |= {"random_rate": rate("random"), "random_kl": middle("random", "kl")}
-    for row in of("mean"):
-        found |= {f"mean_{row['k']}_rate": float(np.mean(row["shows"])), f"mean_{row['k']}_kl": float(np.median(row["kl"]))}
-    for group in ("raised", "scaled"):
-        found |= {f"{group}_{row['k']}_rate": float(np.mean(row["shows"])) for row in of(group)}
+        found["random_kl"] = middle("random", "kl")
+    if base["shows"]:
+        found |= {f"{group}_rate": rate(group) for group in ("base", "unsteered", "random") if of(group)}
+        found |= {f"{group}_{row['k']}_rate": float(np.mean(row["shows"])) for group in ("mean", "raised", "scaled") for row in of(group)}
     if twins := of("twins"):
         near = [row for row in twins if np.median(row["kl"]) <= bound]
         far = found["unsteered_kl"]
         found |= {
-            "twins": float(sum(np.mean(row["shows"]) >= share for row in near)),
             "near": float(len(near)),
             "near_third": float(sum(np.median(row["kl"]) <= far / 3 for row in twins)),
-            "rate": rate("twins"),
             "kl_median": middle("twins", "kl"),
             "kl_last_median": middle("twins", "kl_last"),
             "kl_share": middle("twins", "kl") / far if far else float("nan"),
             "max_norm_ratio": max(row["norm"] for row in twins) / base["norm"],
         }
+        if base["shows"]:
+            found |= {"twins": float(sum(np.mean(row["shows"]) >= share for row in near)), "rate": rate("twins")}
     return found
 
 
@@ -233,7 +228,7 @@ def curves(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, tuple[l
         return {}
     index = [float(i) for i in range(len(twins))]
     kls = [float(np.median(row["kl"])) for row in twins]
-    good = [float(np.median(row["kl"])) for row in twins if np.mean(row["shows"]) >= share]
+    good = [float(np.median(row["kl"])) for row in twins if row["shows"] and np.mean(row["shows"]) >= share]
     grid = [round(0.05 * i, 2) for i in range(41)]
     return {
         "kl": (index, kls),

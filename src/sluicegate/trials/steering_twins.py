@@ -68,11 +68,13 @@ class SteeringTwins(Trial):
     first: float = 4.0
     """Weight of the answer's first token in that KL; each later one has 1."""
     new_tokens: int = 40
-    """Tokens of an answer; greedy."""
+    """Tokens of an answer; greedy. 0: no answers are written, and only KLs are measured."""
     held_out: int = 8
     """Held-out prompts that are scored."""
     randoms: int = 8
     """Random vectors of the base's norm: the control."""
+    means: bool = True
+    """Whether the means of the first 2, 4, 8 ... twins are measured, each with its controls."""
     bound: float = 0.5
     """A twin counts up to this KL to the base on held-out prompts, in nats a token."""
     share: float = 0.6
@@ -123,7 +125,7 @@ class SteeringTwins(Trial):
             model, tokenizer, base, twins, HELD_OUT[: self.held_out], rule_of_behaviour(self.behaviour),
             new_tokens=self.new_tokens, kl_tokens=self.along, template=None, seed=self.seed, room=room,
         )  # fmt: skip
-        rows = measured.rows(randoms=self.randoms, means=SIZES)
+        rows = measured.rows(randoms=self.randoms, means=SIZES if self.means else ())
         measures = counted(rows, bound=self.bound, share=self.share) | {"max_cos": twins.max_cos(base)}
         trained = kl(model, tokenizer, base, twins.values, prompts, tokens=self.along, room=room).several
         measures["kl_train"] = float(np.median(np.median(trained, axis=1)))
