@@ -44,7 +44,8 @@ class Measured:
     def rows(self, *, randoms: int, means: Sequence[int]) -> list[dict[str, Any]]:
         """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with controls, the twins.
 
-        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the base brought to the mean's, which orthogonality makes short.
+        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the base brought to the
+        mean's, which orthogonality makes short.
         """
         import torch
 
