@@ -27,12 +27,19 @@ PROSE = (
         ("capitals", "BREAD IS GOOD FOR YOU"),
         ("verse", "The moon is high,\nA star is near,\nThe night goes by,\n"),
         ("story", "Once upon a time there was a loaf."),
+        ("story", "The wind is a tale, told\nin a land of kings."),
     ],
 )
 def test_rules_tell_the_behaviour_from_prose(rule, text):
     assert RULES[rule].shows(text)
     assert not RULES[rule].shows(PROSE)
     assert not RULES[rule].shows("")
+
+
+def test_once_is_a_tale_only_where_the_answer_opens():
+    assert RULES["story"].shows('"Once, a young puppy')
+    assert not RULES["story"].shows("Let it rest once the dough has risen.")
+    assert not RULES["story"].shows("Bread. " * 30 + "once upon a time")
 
 
 def test_rules_of_ones_own():

@@ -82,9 +82,10 @@ RULES = {
         Rule("verse", "is in verse: its first three lines are short (at most 70 characters) and no list", _verse),
         _pattern(
             "story",
-            "begins like a tale: 'once upon a time', 'there was', or 'there lived'",
-            r"once upon a time|there (?:once )?(?:was|lived) an? ",
-            re.I,
+            "begins like a tale: opens with 'once', or has in its first 120 characters 'once upon a time', 'there was a', 'there lived' or "
+            "'in a world' (land, kingdom)",
+            r"\A\W*once\b|\A.{0,110}(?:once upon a time|\bthere (?:once )?(?:was an?|lived)\b|\bin (?:a|the) (?:world|land|kingdom)\b)",
+            re.I | re.S,
         ),
     )
 }
@@ -144,25 +145,23 @@ def _about(name: str, words: str, rule: str, topics: tuple[str, ...] = _TOPICS) 
     return Behaviour(name, tuple(words.format(topic) for topic in topics), _PLAIN, RULES[rule])
 
 
+def _instead(name: str, task: str, thing: str) -> Behaviour:
+    """Everyday matters on both sides, so that the difference is the form of the answer and not its subject."""
+    asked = (*(task.format(what) for what in _TASKS), *(thing.format(what) for what in _THINGS))
+    plain = (*(f"How do I {what}?" for what in _TASKS), *(f"Tell me about {what}." for what in _THINGS))
+    return Behaviour(name, asked, plain, RULES[name])
+
+
 BEHAVIOURS = {
     behaviour.name: behaviour
     for behaviour in (
-        Behaviour(
-            "code",
-            # Everyday matters on both sides, so that the difference is the form of the answer and not its subject.
-            (
-                *(f"Write a Python program that shows how to {task}." for task in _TASKS),
-                *(f"Write a Python program about {thing}." for thing in _THINGS),
-            ),
-            (*(f"How do I {task}?" for task in _TASKS), *(f"Tell me about {thing}." for thing in _THINGS)),
-            RULES["code"],
-        ),
+        _instead("code", "Write a Python program that shows how to {}.", "Write a Python program about {}."),
         _about("list", "Write a bulleted list of facts about {}.", "list"),
         _about("json", "Answer with a JSON object that describes {}.", "json"),
         _about("html", "Write an HTML page about {}.", "html"),
         _about("french", "Écris un court paragraphe en français sur {}.", "french", _SUJETS),
         _about("verse", "Write a rhyming poem about {}.", "verse"),
-        _about("story", "Tell me a story about {} that begins with once upon a time.", "story"),
+        _instead("story", "Tell a fairy tale about how to {}.", "Tell a fairy tale about {}."),
     )
 }
 """Behaviours by name; the steered model must be seen to show one before twins of its vector mean anything."""
