@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
+from sluicegate.audit.stacked import PART, Measure, fit_together, pays, stacking
 from sluicegate.curves import Curve
 from sluicegate.edits import Rounded
 from sluicegate.errors import UserError
@@ -27,7 +28,7 @@ from sluicegate.runs.room import Room
 from sluicegate.sampling import Mixture, Part, seed_of
 from sluicegate.schedule import Schedule
 from sluicegate.scoring import score
-from sluicegate.training import CrossEntropy, Diverged, Evaluation, Ledger, at_steps, fit
+from sluicegate.training import CrossEntropy, Diverged, Evaluation, Fitted, Ledger, at_steps, fit
 
 Metric = Literal["exact", "argmax", "loss"]
 
@@ -141,36 +142,94 @@ def relearn(
     if attack.lora_rank:
         add_adapter(victim, attack.lora_rank, seed_of(seed, "adapter"))
         sites = "*lora_*"
-    original = {name: p.detach().clone() for name, p in victim.named_parameters()}
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
-    for rate in attack.rates(width(model)):
-        with torch.no_grad():
-            for name, parameter in victim.named_parameters():
-                parameter.copy_(original[name])
-        try:
-            done = fit(
-                victim,
-                CrossEntropy(attack.on),
-                lambda step: {"train": draw(step)},
-                Schedule(steps=attack.steps, lr=rate, batch=attack.batch),
-                seed=seed,
-                room=room,
-                name=f"lr {rate:g}",
-                sites=sites,
-                evaluation=Evaluation(measure, at_steps(checkpoints)),
-                keep_weights=False,
-            )
-        except Diverged as error:  # this rate breaks the model: it recovers nothing more, and the others still count
-            done = error.run
-            diverged[f"{rate:g}"] = done.steps + 1
+    schedules = {f"{rate:g}": Schedule(steps=attack.steps, lr=rate, batch=attack.batch) for rate in attack.rates(width(model))}
+    runs = _together(victim, draw, schedules, attack, seed, room, measure) or _in_turn(
+        victim, draw, schedules, attack, seed, room, measure, sites
+    )
+    for rate, run in runs.items():
+        done = run.run if isinstance(run, Diverged) else run
+        if isinstance(run, Diverged):  # this rate breaks the model: it recovers nothing more, and the others still count
+            diverged[rate] = done.steps + 1
         ledger.add(done.ledger)
         missing = (0.0,) * (len(checkpoints) - len(done.records))
-        by_rate[f"{rate:g}"] = {name: tuple(r[name] for r in done.records) + missing for name in probes}
+        by_rate[rate] = {name: tuple(r[name] for r in done.records) + missing for name in probes}
     settings = attack.identity(width(model)) | {"forget": digest(forget)}
     if attack.keep_retain:
         settings["retain"] = digest(retain)
     return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric)
+
+
+def _together(
+    victim: PreTrainedModel,
+    draw: Mixture,
+    schedules: Mapping[str, Schedule],
+    attack: Attack,
+    seed: int,
+    room: Room,
+    measure: Measure,
+) -> dict[str, Fitted | Diverged] | None:
+    """All rates as one training, where that is faster and gives the same; None where it is not.
+
+    An attack that was begun in one way goes on in that way, whatever is asked for now.
+    """
+    begun = room.resume(PART) is not None
+    if not begun:
+        asked = stacking()
+        alone = any(room.resume(_part(rate)) is not None for rate in schedules)
+        if asked == "never" or alone or len(schedules) < 2 or attack.lora_rank or (asked == "auto" and not pays(victim, draw(0))):
+            return None
+    found = fit_together(
+        victim,
+        draw,
+        {_part(rate): schedule for rate, schedule in schedules.items()},
+        on=attack.on,
+        seed=seed,
+        room=room,
+        measure=measure,
+        checkpoints=attack.checkpoints_within(),
+    )
+    return {rate: found[_part(rate)] for rate in schedules} if found else None
+
+
+def _in_turn(
+    victim: PreTrainedModel,
+    draw: Mixture,
+    schedules: Mapping[str, Schedule],
+    attack: Attack,
+    seed: int,
+    room: Room,
+    measure: Measure,
+    sites: str,
+) -> dict[str, Fitted | Diverged]:
+    """One rate after the other, each from the weights as they are now."""
+    original = {name: p.detach().clone() for name, p in victim.named_parameters()}
+    found: dict[str, Fitted | Diverged] = {}
+    for rate, schedule in schedules.items():
+        with torch.no_grad():
+            for name, parameter in victim.named_parameters():
+                parameter.copy_(original[name])
+        try:
+            found[rate] = fit(
+                victim,
+                CrossEntropy(attack.on),
+                lambda step: {"train": draw(step)},
+                schedule,
+                seed=seed,
+                room=room,
+                name=_part(rate),
+                sites=sites,
+                evaluation=Evaluation(measure, at_steps(attack.checkpoints_within())),
+                keep_weights=False,
+            )
+        except Diverged as error:
+            found[rate] = error
+    return found
+
+
+def _part(rate: str) -> str:
+    return f"lr {rate}"
 
 
 def _attacker_batches(rows: dict[str, Rows], attack: Attack, seed: int) -> Mixture:
