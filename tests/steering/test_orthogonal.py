@@ -1,5 +1,7 @@
 """Twins: orthogonal, within the cap, closer to the base's effect than chance; resumed; and refused where there can be none."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,14 @@ def test_a_search_goes_on_from_twins_that_are_there(model, tokenizer, base):
     assert again.max_cos(base) < 1e-6
     with pytest.raises(UserError, match=r"start is \[8, 32\]; .* \[9, 32\]"):
         Orthogonal(9, tokens=4).fit(model, tokenizer, base, PROMPTS, start=first)
+
+
+def test_the_cap_holds_where_the_search_begins_beyond_it(model, tokenizer, base):
+    long = fit(model, tokenizer, base, max_norm=0.0, steps=1)
+    long = dataclasses.replace(long, values=3 * long.values)
+    how = {"model": model, "tokenizer": tokenizer, "base": base, "prompts": PROMPTS, "start": long}
+    held, free = (Orthogonal(8, tokens=4, steps=3, max_norm=cap).fit(**how).norms().max() for cap in (0.5, 0.0))
+    assert float(held) <= 0.5 * base.norm < float(free)
 
 
 def test_the_seed_decides(model, tokenizer, base):
