@@ -355,12 +355,13 @@ class Runs:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the library on this machine: what routing costs, whether two processes train as one does, how fast orthogonal twins come.
+    """Measure the library on this machine. Mostly as ratios to a floor measured in the same run.
 
-    routing: time as ratios to plain training. ranks: the largest difference of any weight after training by two processes.
-    steering: twins of a steering vector on smollm2-135m, all at once against one after the other; tens of minutes, a few with --quick."""
+    routing: a training step with a router as a multiple of a plain one. ranks: the largest difference of any weight after training by two processes.
+    steering: twins of a steering vector on smollm2-135m, all at once against one after the other; tens of minutes, a few with --quick.
+    pipeline: the demo as it runs against one stage and one learning rate after the other, and its share of matrix products."""
 
-    what: Positional[Literal["routing", "ranks", "steering"]] = "routing"
+    what: Positional[Literal["routing", "ranks", "steering", "pipeline"]] = "routing"
     """Which benchmark."""
     quick: bool = False
     """Few repetitions: noisier, for a first look."""
@@ -372,6 +373,8 @@ class Bench:
             return self._ranks()
         if self.what == "steering":
             return self._steering()
+        if self.what == "pipeline":
+            return self._pipeline()
         from sluicegate.bench import routing
 
         with watching() as progress:
@@ -399,6 +402,16 @@ class Bench:
         print(steering.markdown(found))
         if self.json:
             print_json(steering.summary(found))
+        return 0
+
+    def _pipeline(self) -> int:
+        from sluicegate.bench import pipeline
+
+        with watching() as progress:
+            found = pipeline.run(quick=self.quick, progress=progress)
+        print(pipeline.markdown(found))
+        if self.json:
+            print_json(pipeline.summary(found))
         return 0
 
 
