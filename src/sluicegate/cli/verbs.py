@@ -357,7 +357,7 @@ class Runs:
 class Bench:
     """Measure the library on this machine. Mostly as ratios to a floor measured in the same run.
 
-    routing: a training step with a router as a multiple of a plain one. ranks: the largest difference of any weight after training by two processes.
+    routing: a training step with a router to a plain one. ranks: the largest difference of a weight after training by two processes.
     steering: twins of a steering vector on smollm2-135m, all at once against one after the other; tens of minutes, a few with --quick.
     pipeline: the demo as it runs against one stage and one learning rate after the other, and its share of matrix products."""
 
