@@ -28,7 +28,12 @@ def test_shared_stages_run_once_and_variants_keep_their_own_summaries(tmp_path):
         "maxent": {"verb": "unlearn", "method": "maxent", "model": "@base", "steps": 2},
     }
     recipe = Recipe("small", arms, {}, common)
-    found = run_sweep(recipe, combinations({"maxent.steps": [1, 2]}), tmp_path / "out", [0], workers=1)
+    told = set()
+    found = run_sweep(
+        recipe, combinations({"maxent.steps": [1, 2]}), tmp_path / "out", [0], workers=1, progress=lambda part, *_: told.add(part)
+    )
+    # All variants' stages in one go, so that they can be shown together; the second variant's base is the first one's.
+    assert told == {"v0 base seed 0 train", "v0 maxent seed 0 unlearn", "v1 maxent seed 0 unlearn"}
     assert [changes for changes, _ in found] == [{"maxent.steps": 1}, {"maxent.steps": 2}]
     assert len(list((tmp_path / "out" / "stages").glob("train-*/DONE"))) == 1
     assert len(list((tmp_path / "out" / "stages").glob("unlearn-*/DONE"))) == 2
@@ -44,4 +49,14 @@ def test_a_wrong_field_is_named_before_anything_runs(tmp_path):
     arms = {"base": {"verb": "train", "model": own["model"], "retain": own["retain"], "steps": 1}}
     with pytest.raises(UserError, match="stesp"):
         run_sweep(Recipe("small", arms, {}), combinations({"base.stesp": [1]}), tmp_path / "out", [0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_field_in_common_that_no_stage_has_is_named_and_not_left_out(tmp_path):
+    arms = {"base": {"verb": "train", "model": "arithmetic-tiny", "steps": 1}}
+    recipe = Recipe("small", arms, {}, {"retain": "task:arithmetic/retain"})
+    with pytest.raises(UserError, match=r"no stage of the recipe 'small' has a setting 'bacth'. Nearest: batch"):
+        run_sweep(recipe, combinations({"common.bacth": [1, 2]}), tmp_path / "out", [0])
+    with pytest.raises(UserError, match=r"no setting 'bsae.batch'. Write PLACE.FIELD"):
+        run_sweep(recipe, combinations({"bsae.batch": [1, 2]}), tmp_path / "out", [0])
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,8 @@ from sluicegate.claims import Checked, check
 from sluicegate.curves import Curve, Estimate, estimate, stack
 from sluicegate.errors import UserError
 from sluicegate.recipe import Recipe, references
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.jobs import Executor, Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from sluicegate.runs.room import Progress, result_of, write_atomic
 
 
@@ -158,15 +159,21 @@ def run_recipe(
     *,
     stages: Path | None = None,
     workers: int = 0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Run every arm over the seeds in local processes, attack each, and gather what they found.
+    """Run every arm over the seeds, attack each, and gather what they found.
 
-    The run folders lie in `stages` (by default in `out`); those that are finished are not run
-    again. Writes summary.json into `out`, and experiment.json, from which `load_outcome` reads it
-    all back.
+    The stages run where the `executor` says, by default in so many local processes as `workers` says. The run folders lie in
+    `stages` (by default in `out`); those that are finished are not run again. Writes summary.json into `out`, and
+    experiment.json, from which `load_outcome` reads it all back.
     """
-    folders = run_jobs(_jobs(recipe, stages or out, seeds), workers=workers, progress=progress)
+    folders = run_jobs(jobs_of(recipe, stages or out, seeds), executor or LocalPool(workers), progress)
+    return write_down(recipe, out, seeds, folders)
+
+
+def write_down(recipe: Recipe, out: Path, seeds: Sequence[int], folders: Mapping[str, Path]) -> Outcome:
+    """Gather what the finished run folders found, and write it into `out` (see `run_recipe`)."""
     out.mkdir(parents=True, exist_ok=True)
     outcome = gather(recipe, seeds, folders)
     places = {key: os.path.relpath(path, out) for key, path in folders.items()}
@@ -185,8 +192,11 @@ def load_outcome(folder: Path) -> Outcome:
     return gather(Recipe(**content["recipe"]), content["seeds"], folders)
 
 
-def _jobs(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
-    """Models before attacks: attacks are many, short and alike, and fill the cores at the end."""
+def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
+    """Every stage of a recipe as a job, with its run folder in `folder`.
+
+    Models before attacks: attacks are many, short and alike, and fill the cores at the end.
+    """
     models, attacks = [], []
     for arm in recipe.arms:
         for seed in seeds:

@@ -10,7 +10,8 @@ from sluicegate.audit.attack import Attack
 from sluicegate.audit.verdict import Evidence, Verdict, judge
 from sluicegate.experiment import Arm
 from sluicegate.runs.identity import settings_of
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.jobs import Job
+from sluicegate.runs.pool import run_jobs
 from sluicegate.runs.room import Progress, result_of, write_atomic
 from sluicegate.stages import OnData, Relearn
 

@@ -13,7 +13,8 @@ from sluicegate.errors import UserError
 from sluicegate.execution import from_config
 from sluicegate.oversight.arms import CONTROLS, to_train, trained_as
 from sluicegate.oversight.board import Board, check_share
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.jobs import Job
+from sluicegate.runs.pool import run_jobs
 from sluicegate.runs.room import write_atomic
 
 if TYPE_CHECKING:

@@ -55,7 +55,8 @@ def run_stage(verb: str, words: list[str]) -> int:
     elif common.shard:
         raise UserError(ALONE_SHARDED)
     else:
-        from sluicegate.runs.pool import Job, run_jobs
+        from sluicegate.runs.jobs import Job
+        from sluicegate.runs.pool import run_jobs
 
         jobs = [
             Job(f"seed {seed}", (), lambda done, seed=seed: {**stage.config(), "seed": seed}, place[seed], exact=bool(common.out))  # type: ignore[misc]

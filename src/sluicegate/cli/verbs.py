@@ -22,10 +22,13 @@ from sluicegate.cli.study_quiz import QUIZ
 from sluicegate.cli.study_team import TEAM
 from sluicegate.cli.study_verbs import DECK
 from sluicegate.cli.watch import watching
+from sluicegate.cli.where import Where
 from sluicegate.cli.words import Verb, assignment, parse, print_json, seeds_from
 from sluicegate.errors import UserError
 from sluicegate.execution import from_config, kinds
 from sluicegate.runs.identity import Stage
+from sluicegate.runs.jobs import Executor, Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from sluicegate.runs.ranks import processes
 from sluicegate.runs.room import Progress, result_of
 from sluicegate.stages import OnData
@@ -55,7 +58,7 @@ class Demo:
 
     def run(self) -> int:
         drawing = partial(digits_page, Path(self.out) / "latent", self.seed, self.workers)
-        return _experiment("undo-arithmetic", (self.seed, self.seeds), self.out, self.workers, {}, self.json, drawing)
+        return _experiment("undo-arithmetic", (self.seed, self.seeds), self.out, LocalPool(self.workers), {}, self.json, drawing)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ class Run:
     """Folder of the results; default: runs/NAME."""
     set: tuple[str, ...] = ()
     """Settings to change, each ARM.FIELD=VALUE, attack.FIELD=VALUE or common.FIELD=VALUE."""
-    workers: int = 0
-    """Processes; 0: one a core."""
+    where: Where = Where()
     procs: int = 0
     """For a single stage's config.toml: processes that train its model together; 0: one, or as many as torchrun started."""
     shard: bool = False
@@ -93,9 +95,10 @@ class Run:
             if self.json:
                 print_json({"recipes": titles()})
             return 0
+        executor = self.where.executor()
         single = _single_stage(self.recipe)
         if single is not None:
-            folder = together(single, Path(self.out or "runs"), bool(self.out), self.procs, self.shard)
+            folder = self._single(single, executor)
             if is_follower():
                 return 0
             show.stage_results([getattr(single, "seed", 0)], [result_of(folder)], [folder])
@@ -110,7 +113,17 @@ class Run:
         if self.plan:
             show.plan(override(load_recipe(self.recipe), changes))
             return 0
-        return _experiment(self.recipe, (self.seed, self.seeds), self.out, self.workers, changes, self.json)
+        return _experiment(self.recipe, (self.seed, self.seeds), self.out, executor, changes, self.json)
+
+    def _single(self, stage: Stage, executor: Executor) -> Path:
+        """Run one stage: here, by --procs processes, or on the cluster."""
+        out, exact = Path(self.out or "runs"), bool(self.out)
+        if self.where.on == "local":
+            return together(stage, out, exact, self.procs, self.shard)
+        if processes(self.procs) > 1 or self.shard:
+            raise UserError(f"--procs and --shard start processes on this machine, and --on {self.where.on} runs each stage in one.")
+        with watching() as progress:
+            return run_jobs([Job("stage", (), lambda done: stage.config(), out, exact)], executor, progress)["stage"]
 
 
 @dataclass(frozen=True)
@@ -127,8 +140,7 @@ class Sweep:
     """First seed."""
     out: str = ""
     """Folder of the results; default: runs/NAME-sweep."""
-    workers: int = 0
-    """Processes; 0: one a core."""
+    where: Where = Where()
     json: bool = False
     """Print all summaries as the last line."""
 
@@ -138,11 +150,12 @@ class Sweep:
         from sluicegate.sweep import combinations, run_sweep
 
         recipe = load_recipe(self.recipe)
+        executor = self.where.executor()
         axes = dict(assignment(text) for text in self.over)
         folder = Path(self.out or f"runs/{recipe.name}-sweep")
         with watching() as progress:
             seeds = seeds_from(self.seed, self.seeds or recipe.seeds)
-            outcomes = run_sweep(recipe, combinations(axes), folder, seeds, workers=self.workers, progress=progress)
+            outcomes = run_sweep(recipe, combinations(axes), folder, seeds, executor=executor, progress=progress)
         pages = [report_experiment(outcome, folder / f"variant-{n}" / "report.html") for n, (_, outcome) in enumerate(outcomes)]
         show.sweep(outcomes, pages)
         if self.json:
@@ -154,7 +167,7 @@ def _experiment(
     name: str,
     seeds: tuple[int, int],
     out: str,
-    workers: int,
+    executor: Executor,
     changes: dict[str, Any],
     as_json: bool,
     drawing: Callable[[Progress], Path] | None = None,
@@ -167,7 +180,7 @@ def _experiment(
     recipe = override(load_recipe(name), changes)
     folder = Path(out or f"runs/{recipe.name}")
     with watching() as progress:
-        outcome = run_recipe(recipe, folder, seeds_from(seeds[0], seeds[1] or recipe.seeds), workers=workers, progress=progress)
+        outcome = run_recipe(recipe, folder, seeds_from(seeds[0], seeds[1] or recipe.seeds), executor=executor, progress=progress)
         drawn = drawing(progress) if drawing else None
     beside = [Link(drawn.relative_to(folder).as_posix(), *DRAWING)] if drawn else []
     page = report_experiment(outcome, folder / "report.html", beside)

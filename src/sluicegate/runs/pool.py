@@ -1,120 +1,84 @@
-"""Run stages that depend on one another in local processes, as many at a time as there is room for."""
+"""Run stages in local processes, as many at a time as there is room for."""
 
-import json
 import multiprocessing
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs.ranks import launched
+from sluicegate.runs import jobs as ordered
+from sluicegate.runs.jobs import KEPT, Crew, Ended, Job, Task
 from sluicegate.runs.room import Progress
 
 
 @dataclass(frozen=True)
-class Job:
-    """A stage that waits for others. Its settings are asked for once their folders are known."""
+class LocalPool:
+    """Processes on this machine."""
 
-    key: str
-    """Its name, which others wait for."""
-    needs: tuple[str, ...]
-    """Names of the jobs it waits for."""
-    settings: Callable[[Mapping[str, Path]], dict[str, Any]]
-    """Flat settings of the stage, given the run folder of every job that it needs."""
-    out: Path
-    """Folder in which its run folder is made."""
-    exact: bool = False
-    """Whether `out` is the run folder itself."""
+    workers: int = 0
+    """How many; 0: one a core, at most one a job."""
+
+    @contextmanager
+    def crew(self, most: int, progress: Progress | None) -> Iterator[Crew]:
+        cores = len(os.sched_getaffinity(0))
+        places = min(self.workers or cores, most)
+        context = multiprocessing.get_context("spawn")
+        channel = context.Queue() if progress else None
+        heard = threading.Event()
+        listener = threading.Thread(target=_listen, args=(channel, progress, heard), daemon=True)
+        if channel is not None:
+            listener.start()
+        pool = ProcessPoolExecutor(places, context, _start_worker, (channel, max(1, cores // places)))
+        try:
+            yield _Processes(pool, places)
+        except BrokenProcessPool:
+            raise UserError(f"a worker process was killed from outside (out of memory?). {KEPT}") from None
+        except BaseException:
+            _kill(pool)
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if channel is not None:
+                heard.set()
+                listener.join(timeout=2)
+
+
+class _Processes:
+    """The processes, and what each is at."""
+
+    def __init__(self, pool: ProcessPoolExecutor, places: int) -> None:
+        self.places = places
+        self._pool = pool
+        self._running: dict[Future[str], Task] = {}
+
+    def start(self, task: Task) -> None:
+        self._running[self._pool.submit(_work, dict(task.settings), str(task.out), task.exact, task.title)] = task
+
+    def wait(self) -> list[Ended]:
+        found: list[Ended] = []
+        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+            task = self._running.pop(future)
+            try:
+                found.append((task, Path(future.result())))
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                found.append((task, error))
+        return found
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None = None) -> dict[str, Path]:
-    """Run all jobs, earlier ones first where there is a choice; return each one's run folder.
-
-    `workers` is the number of processes (0: one a core, at most one a job). A job that fails stops
-    those that need it and no others; what is finished is kept. Raises `UserError` that lists what
-    failed.
-    """
-    if not jobs:
-        return {}
-    if (place := launched()) is not None and place[1] > 1:
-        raise UserError(f"a launcher started {place[1]} processes (WORLD_SIZE), and each would run all {len(jobs)} stages. Start only one.")
-    cores = len(os.sched_getaffinity(0))
-    workers = min(workers or cores, len(jobs))
-    context = multiprocessing.get_context("spawn")
-    channel = context.Queue() if progress else None
-    done: dict[str, Path] = {}
-    failed: dict[str, str] = {}
-    unforeseen: Exception | None = None
-    waiting = list(jobs)
-    running: dict[Future[str], list[Job]] = {}
-    alike: dict[str, Future[str]] = {}
-    heard = threading.Event()
-    listener = threading.Thread(target=_listen, args=(channel, progress, heard), daemon=True)
-    if channel is not None:
-        listener.start()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (channel, max(1, cores // workers)))
-    try:
-        while waiting or running:
-            lost = [job for job in waiting if any(need in failed for need in job.needs)]
-            for job in lost:
-                failed[job.key] = f"not run: it needs {', '.join(need for need in job.needs if need in failed)}"
-            waiting = [job for job in waiting if job.key not in failed]
-            for job in [job for job in waiting if all(need in done for need in job.needs)][: workers - len(running)]:
-                waiting.remove(job)
-                settings = job.settings(done)
-                same = json.dumps([settings, str(job.out), job.exact], sort_keys=True)
-                if alike.get(same) not in running:  # jobs of one stage share its run folder, and so its future
-                    alike[same] = pool.submit(_work, settings, str(job.out), job.exact, job.key)
-                running.setdefault(alike[same], []).append(job)
-            if not running:
-                if not lost:  # nothing runs and nothing ever will
-                    failed |= {job.key: "not run: it waits for a stage that waits for it, or that is not there" for job in waiting}
-                    waiting = []
-                continue
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                finished = [job.key for job in running.pop(future)]
-                try:
-                    done |= dict.fromkeys(finished, Path(future.result()))
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:
-                    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                    failed |= dict.fromkeys(finished, told)
-                    unforeseen = unforeseen or (None if isinstance(error, UserError) else error)
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed from outside (out of memory?). Finished stages are kept: run the same command again to go on."
-        ) from None
-    except BaseException:
-        _kill(pool)
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        if channel is not None:
-            heard.set()
-            listener.join(timeout=2)
-    if failed:
-        told = "\n".join(_one_screen(failed))
-        again = "Mend the cause and run the same command again: it goes on from there."
-        raise UserError(f"{len(failed)} of {len(jobs)} stages did not finish; the others are kept. {again}\n{told}") from unforeseen
-    return done
-
-
-def _one_screen(failed: Mapping[str, str], most: int = 8) -> Iterator[str]:
-    """A line for each failure, causes before what they kept from running, and no more than fit on a screen."""
-    causes_first = sorted(failed, key=lambda key: failed[key].startswith("not run"))
-    for key in causes_first[:most]:
-        yield f"  {key}: {failed[key]}"
-    if len(failed) > most:
-        yield f"  ... and {len(failed) - most} more."
+    """Run all jobs in local processes; see `sluicegate.runs.jobs.run_jobs`."""
+    return ordered.run_jobs(jobs, LocalPool(workers), progress)
 
 
 _channel: Any = None

@@ -183,12 +183,7 @@ def open_run(
     with held(path / "lock", f"the run folder {str(path)!r} is in use", "Wait for it to end, or choose another --out."):
         check_owner(path, digest)
         if not (path / "parents.json").exists():
-            ours = ("lock", "config.toml", "env.json")
-            strangers = [p.name for p in path.iterdir() if p.name not in ours and not _scratch(p)]
-            if strangers:
-                raise UserError(
-                    f"the folder {str(path)!r} is not empty and holds no run of ours (found {strangers[0]!r}). Choose another --out."
-                )
+            check_strangers(path)
             write_atomic(path / "config.toml", tomli_w.dumps(dict(config)))
             write_atomic(path / "env.json", json.dumps(environment, indent=1))
             write_atomic(path / "parents.json", json.dumps({"format": FORMAT, "hash": digest, "parents": dict(parents)}, indent=1))
@@ -211,6 +206,16 @@ def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
     worlds = [*before.get("world_sizes", [before.get("world_size", 1)])]
     if (now := environment.get("world_size", 1)) != worlds[-1]:
         write_atomic(file, json.dumps(before | {"world_sizes": [*worlds, now]}, indent=1))
+
+
+def check_strangers(path: Path) -> None:
+    """Raise `UserError` where a folder that holds no run yet holds anything but what one leaves that was stopped as it began."""
+    ours = ("lock", "config.toml", "env.json")
+    if not path.is_dir() or (path / "parents.json").exists():
+        return
+    strangers = [p.name for p in path.iterdir() if p.name not in ours and not _scratch(p)]
+    if strangers:
+        raise UserError(f"the folder {str(path)!r} is not empty and holds no run of ours (found {strangers[0]!r}). Choose another --out.")
 
 
 def check_owner(path: Path, digest: str) -> None:
@@ -257,8 +262,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _scratch(path: Path) -> bool:
-    """Whether this is a file or model folder of a run that was never moved into place: ``.result.json.123``, ``.model-123``."""
-    return re.fullmatch(r"\.(config\.toml|\w+\.json|DONE)\.\d+|\.model-\d+", path.name) is not None
+    """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``, ``.model-123``."""
+    return re.fullmatch(r"\.(config\.toml|\w+\.json|DONE)\.\d+|\.(model|arriving)-\d+", path.name) is not None
 
 
 def _add_seconds(path: Path, seconds: float) -> None:

@@ -1,0 +1,177 @@
+"""A Ray cluster of two nodes on this machine: the same folders as the local pool's, also where a node dies or sees no folder."""
+
+import threading
+import time
+
+import pytest
+
+from sluicegate.errors import UserError
+from sluicegate.recipe import Recipe
+from sluicegate.runs import cluster
+from sluicegate.runs.cluster import OnRay
+from sluicegate.runs.jobs import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
+from sluicegate.runs.resources import Need, Resources
+from sluicegate.runs.tether import connected
+from sluicegate.sweep import combinations, run_sweep
+from tiny_stages import material, outcome, settings_of_verbs
+
+pytestmark = pytest.mark.slow
+PATIENT = {"raylet_start_wait_time_s": "600", "gcs_server_request_timeout_seconds": "600", "worker_register_timeout_seconds": "600"}
+"""On a busy machine Ray's processes take long to start, and it would give them up."""
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """The two nodes, and a connection to the first."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PATIENT.items():
+            patch.setenv(f"RAY_{name}", value)  # before ray is imported
+        pytest.importorskip("ray")
+        from ray.cluster_utils import Cluster
+
+        both = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        try:
+            second = both.add_node(**NODE)
+            with connected(both.address):
+                yield both, second
+        finally:
+            both.shutdown()
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    return settings_of_verbs(material(tmp_path_factory.mktemp("material")), steps=3)
+
+
+def chain(stages, out):
+    """A model, two that are made from it, and an attack."""
+
+    def on(verb, other):
+        return lambda done: stages[verb] | {"model": str(done[other])}
+
+    return [
+        Job("base", (), lambda done: stages["train"], out),
+        Job("maxent", ("base",), on("maxent", "base"), out),
+        Job("twice", ("base",), on("maxent", "base"), out),
+        Job("attack", ("maxent",), on("relearn", "maxent"), out),
+    ]
+
+
+def in_scratch(tmp_path, monkeypatch):
+    """Let no worker see the folder of the runs."""
+    monkeypatch.setattr(cluster._Workers, "_mark", lambda self, task: tmp_path / "not on this machine")
+
+
+@pytest.fixture(scope="module")
+def locally(stages, tmp_path_factory):
+    return run_jobs(chain(stages, tmp_path_factory.mktemp("local")), LocalPool(1))
+
+
+def contents(folder):
+    """Names of what a run leaves; its bits, where they do not depend on where it was made from."""
+    bits = outcome(folder)
+    bits.pop("config.toml")  # names its parents by their paths, which differ from one test's folder to the other's
+    return sorted(path.name for path in folder.iterdir()), bits
+
+
+def test_folders_hashes_and_bits_are_those_of_the_local_pool(nodes, stages, locally, tmp_path):
+    told = []
+    found = run_jobs(chain(stages, tmp_path), OnRay(), lambda *message: told.append(message[:3]))
+    assert {key: folder.name for key, folder in found.items()} == {key: folder.name for key, folder in locally.items()}
+    for key in found:
+        assert contents(found[key]) == contents(locally[key])
+    assert {title.split()[0] for title, _, _ in told} == {"base", "maxent", "attack"}  # the fourth shares a run
+    assert not list(tmp_path.glob(".seen-*"))
+    environment = (found["base"] / "env.json").read_text()
+    assert "raylet" not in environment
+    assert "default_worker" not in environment
+
+
+def test_a_worker_that_sees_no_folder_sends_the_run_back(nodes, stages, locally, tmp_path, monkeypatch):
+    in_scratch(tmp_path, monkeypatch)
+    found = run_jobs(chain(stages, tmp_path / "runs"), OnRay())
+    for key in found:
+        assert found[key].parent == tmp_path / "runs"
+        assert contents(found[key]) == contents(locally[key])
+    config = (found["attack"] / "config.toml").read_text()
+    assert f'model = "{found["maxent"]}"' in config  # and not the worker's scratch folder
+    before = {key: (folder / "DONE").stat().st_mtime_ns for key, folder in found.items()}
+    again = run_jobs(chain(stages, tmp_path / "runs"), OnRay())
+    assert {key: (folder / "DONE").stat().st_mtime_ns for key, folder in again.items()} == before
+
+
+def test_a_mistake_stops_what_needs_it_and_no_others(nodes, stages, tmp_path, monkeypatch):
+    jobs = [
+        Job("broken", (), lambda done: stages["train"] | {"model": str(tmp_path / "nowhere")}, tmp_path),
+        Job("after", ("broken",), lambda done: stages["train"], tmp_path),
+        Job("good", (), lambda done: stages["train"], tmp_path),
+    ]
+    with pytest.raises(UserError, match=r"2 of 3 stages did not finish.*\n  broken: no model") as error:
+        run_jobs(jobs, OnRay())
+    assert "after: not run: it needs broken" in str(error.value)
+    assert len(list(tmp_path.glob("train-*/DONE"))) == 1
+
+
+def test_a_worker_of_another_version_ends_it_at_once(nodes, stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "package", lambda: "99.0")
+    with pytest.raises(UserError, match=r"a worker cannot run stages: the machine .* has sluicegate .*, and this one is 99\.0"):
+        run_jobs(chain(stages, tmp_path), OnRay())
+
+
+def test_what_no_machine_has_is_not_waited_for(nodes, stages, tmp_path):
+    with pytest.raises(UserError, match=r"no machine of the Ray cluster has 1 CPUs and 1 GPUs.*1 CPUs, 0 GPUs; 1 CPUs, 0 GPUs"):
+        run_jobs(chain(stages, tmp_path), OnRay(resources=Resources(Need(gpus=1))))
+
+
+def test_a_sweep_gives_the_same_summary(nodes, tmp_path):
+    own = material(tmp_path / "material")
+    common = {name: own[name] for name in ("forget", "retain")} | {"max_length": 32, "batch": 8, "lr": 1e-2}
+    arms = {
+        "base": {"verb": "train", "model": own["model"], "steps": 3},
+        "maxent": {"verb": "unlearn", "method": "maxent", "model": "@base", "steps": 2},
+    }
+    recipe, axes = Recipe("small", arms, {}, common), {"maxent.steps": [1, 2]}
+    run_sweep(recipe, combinations(axes), tmp_path / "ray", [0], executor=OnRay())
+    run_sweep(recipe, combinations(axes), tmp_path / "local", [0], workers=1)
+    assert (tmp_path / "ray" / "sweep.json").read_bytes() == (tmp_path / "local" / "sweep.json").read_bytes()
+
+
+def test_the_stage_of_a_node_that_is_killed_is_resumed_on_the_other(nodes, stages, tmp_path, monkeypatch):
+    """The last test of the file: afterwards there is one node."""
+    monkeypatch.setenv("SLUICEGATE_KEEP_SECONDS", "0.1")
+    both, second = nodes
+    long = {seed: stages["train"] | {"steps": 300, "seed": seed} for seed in (1, 2)}
+    told, at_the_kill = [], []
+
+    def kill():
+        """Once there is something to resume from in both folders, which are held by one node each."""
+        deadline = time.monotonic() + 900
+        while len(list((tmp_path / "ray").glob("*/state/index.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        both.remove_node(second, allow_graceful=False)
+        at_the_kill.append(len(told))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    jobs = {where: [Job(f"seed-{n}", (), lambda done, s=s: s, tmp_path / where) for n, s in long.items()] for where in ("ray", "local")}
+    found = run_jobs(jobs["ray"], OnRay(), lambda *message: told.append(message[:2]))
+    killer.join()
+    local = run_jobs(jobs["local"], LocalPool(1))
+    assert {key: (folder.name, outcome(folder)) for key, folder in found.items()} == {
+        key: (folder.name, outcome(folder)) for key, folder in local.items()
+    }
+    falls = [
+        (title, before, after)
+        for title in {title for title, _ in told}
+        for before, after in zip(steps_of(told, title), steps_of(told, title)[1:], strict=False)
+        if after <= before
+    ]
+    assert at_the_kill[0] < len(told)
+    assert len(falls) <= 1  # one stage at most goes back, to its resume point, and not to its beginning
+    assert all(after > 1 for _, _, after in falls)
+
+
+def steps_of(told, title):
+    return [step for name, step in told if name == title]
