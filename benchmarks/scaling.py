@@ -3,6 +3,7 @@
     python benchmarks/scaling.py [--throughput 1e14] [--devices 64] [--memory 80]
     python benchmarks/scaling.py --config path/to/model      # a folder with config.json, or a packaged name
     python benchmarks/scaling.py --measure                   # the formulas beside runs at three small widths
+    torchrun --nproc-per-node 2 benchmarks/scaling.py --measure     # memory of two processes with --shard
 
 The estimate itself takes a second or two and makes no weights. `--measure` trains three models of .5 to 8 M parameters for
 two steps each, counts FLOPs with torch.utils.flop_counter and bytes with torch's profiler, and sets both beside
@@ -23,6 +24,7 @@ import sluicegate as sg
 from sluicegate.bench.cost import DAY, Memory, Shape, Work, audit, device_hours, memory, paper, shape, sizes, spent
 from sluicegate.items import Item
 from sluicegate.models import Rows, fresh
+from sluicegate.runs.ranks import Ranks, join
 from sluicegate.runs.room import Room
 from sluicegate.training import CrossEntropy, Ledger, fit
 from sluicegate.unlearning.distill import Matching
@@ -178,6 +180,23 @@ def measured() -> Iterator[str]:
     yield from rows_of(lines)
 
 
+def measured_divided(ranks: Ranks) -> Iterator[str]:
+    """Predicted over measured bytes of training with --shard, on this process of several."""
+    lines = [["width", "parameters", f"bytes, train with --shard on {ranks.world}"]]
+    for width, layers, vocabulary, length, count in WIDTHS:
+        config = small(width, layers, vocabulary, length)
+        batch, room = some_rows(vocabulary, count, length).batch(range(count)), Room()
+        room.ranks = ranks
+        found, schedule = shape(config), sg.Schedule(steps=2, lr=1e-3, batch=count)
+
+        def train() -> None:
+            fit(fresh(config, 0), CrossEntropy(), lambda step: {"train": batch}, schedule, seed=0, room=room)  # noqa: B023
+
+        predicted = memory(found, count * length, devices=ranks.world, shard=True).step
+        lines.append([f"{width}", f"{found.parameters / 1e6:.2f} M", f"{predicted / most_held(train):.3f}"])
+    yield from rows_of(lines)
+
+
 def tables(models: Mapping[str, Shape], throughput: float, devices: int, limit: float) -> str:
     """What the command prints, and docs/scaling.md holds."""
     shapes = [["model", "parameters", "layers", "width", "forward pass, FLOPs a token"]]
@@ -196,7 +215,11 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.measure:
         torch.set_num_threads(1)
-        print("\n".join(measured()))
+        ranks = join(shard=True)
+        lines = measured() if ranks.world == 1 else measured_divided(ranks)
+        text = "\n".join(lines)
+        if ranks.leads:
+            print(text, flush=True)
         return
     models = {chosen.config: shape(chosen.config)} if chosen.config else sizes()
     print(tables(models, chosen.throughput, chosen.devices, chosen.memory))
