@@ -69,6 +69,31 @@ def test_the_fourth_phrasing_is_never_shown_of_some(split):
     assert len(biographies().angle("d")) == 24 * 5
 
 
+@pytest.mark.parametrize("count", [2, 6, 12, 24, 48])
+def test_more_or_fewer_people_are_forgotten(split, count):
+    """The rows are the same for every count, and so is the pool: only the sides differ."""
+    task = biographies(count=count)
+    other = task.split()
+    assert {p.key for p in task.lost()} == {i.fact for i in other.forget}
+    assert len(task.lost()) == count
+    assert not {i.fact for i in other.forget} & {i.fact for i in other.retain}
+    assert Counter(other.forget + other.retain) == Counter(split.forget + split.retain)
+    assert other.unlabelled == split.unlabelled
+    assert all(p.angles == "abc" for p in task.lost())  # phrasing d stays an angle that was never shown of them
+
+
+def test_fewer_are_among_more_and_a_third_is_the_usual():
+    sizes = [{p.number for p in biographies(count=count).lost()} for count in (2, 6, 12, 24, 48)]
+    assert all(one < other for one, other in pairwise(sizes))
+    assert sizes[3] == {p.number for p in people() if p.forgotten}
+
+
+def test_six_share_names_with_some_and_not_with_others():
+    taken = {name for p in biographies(count=6).lost() for name in p.name.split()}
+    shares = Counter(bool(set(p.name.split()) & taken) for p in people() if p not in biographies(count=6).lost())
+    assert min(shares.values()) > 20
+
+
 def test_forgetting_the_city_leaves_what_rests_on_it_aside():
     whole = biographies("city").split()
     assert {i.label for i in whole.forget} == {"city"}
@@ -130,12 +155,17 @@ def test_the_deck_asks_the_same_facts():
 
 def test_the_names_that_stand_for_files():
     assert read("task:biographies/forget") == biographies().split().forget
+    assert read("task:biographies-6/forget") == biographies(count=6).split().forget
+    assert read("task:biographies-48/retain") == biographies(count=48).split().retain
     assert read("task:biographies-city/adjacent") == biographies("city").split().adjacent
     assert {i.text for i in read("task:biographies/angle-a")} <= {i.text for i in read("task:biographies/forget")}
     assert all(not item.prompt for item in read("task:biographies/text"))
 
 
-@pytest.mark.parametrize(("options", "said"), [({"of": "pets"}, "people or city"), ({"riddles": -1}, "riddles"), ({"pool": -1}, "pool")])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"of": "pets"}, "people or city"), ({"riddles": -1}, "riddles"), ({"pool": -1}, "pool"), ({"count": 49}, "2 to 48")],
+)
 def test_mistakes(options, said):
     with pytest.raises(UserError, match=said):
         biographies(**options)

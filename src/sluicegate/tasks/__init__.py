@@ -28,6 +28,9 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
         found[f"task:arithmetic/{label}"] = lambda label=label: arithmetic().only(label)  # type: ignore[misc]
     for group in ("forget", "retain", "unlabelled"):
         found[f"task:biographies/{group}"] = lambda group=group: biographies().split().group(group)  # type: ignore[misc]
+    for count in (6, 48):
+        for group in ("forget", "retain"):
+            found[f"task:biographies-{count}/{group}"] = lambda count=count, group=group: biographies(count=count).split().group(group)  # type: ignore[misc]
     for group in ("forget", "retain", "adjacent"):
         found[f"task:biographies-city/{group}"] = lambda group=group: biographies("city").split().group(group)  # type: ignore[misc]
     for angle in ANGLES:

@@ -118,6 +118,20 @@ def people() -> tuple[Person, ...]:
     )
 
 
+@lru_cache(maxsize=8)
+def forgotten(count: int = 24) -> frozenset[int]:
+    """Numbers of the people to be forgotten where they are `count`, 2 to 48; fewer are among more, and 24 are the usual third.
+
+    The first 6 and 12 are spread over the names. Beyond 24 come the kept people of whom phrasing d is never trained, so that it
+    is an angle that nobody to be forgotten was shown in. What a model that knows everybody is trained on does not depend on the count.
+    """
+    lost = [p.number for p in people() if p.forgotten]
+    order = [*lost[0::4], *lost[2::4], *lost[1::2], *(p.number for p in people() if not p.forgotten and p.angles != ANGLES)]
+    if not 2 <= count <= len(order):
+        raise UserError(f"the number of people to be forgotten is {count}; it must be 2 to {len(order)}.")
+    return frozenset(order[:count])
+
+
 def cities() -> tuple[Item, ...]:
     """Which country each city lies in: what everybody's country rests on, and nobody forgets."""
     return tuple(
@@ -148,18 +162,25 @@ class Biographies:
     """Riddles of each person, beside the phrasings of the five facts."""
     pool: int = 4096
     """Rows in the unlabelled pool."""
+    count: int = 24
+    """How many of the 72 people are to be forgotten (see `forgotten`)."""
 
     def __post_init__(self) -> None:
         if self.of not in ("people", "city"):
             raise UserError(f"of is {self.of!r}; what can be forgotten is people or city.")
         if self.riddles < 0 or self.pool < 0:
             raise UserError(f"riddles is {self.riddles} and pool {self.pool}; both are numbers of rows, 0 or more.")
+        forgotten(self.count)
+
+    def lost(self) -> tuple[Person, ...]:
+        """The people to be forgotten."""
+        return tuple(p for p in people() if p.number in forgotten(self.count))
 
     def split(self, seed: int = 0) -> Split:
         """The groups. Where the city is to be forgotten, riddles of these people and their country are in none of forget and retain:
         they hold the city, or follow from it (the country is `adjacent`)."""
-        lost = [p for p in people() if p.forgotten]
-        kept = [row for p in people() if not p.forgotten for row in self._rows(p, seed)]
+        lost = self.lost()
+        kept = [row for p in people() if p not in lost for row in self._rows(p, seed)]
         if self.of == "people":
             forget = [row for p in lost for row in self._rows(p, seed)]
             return Split(forget=tuple(forget), retain=(*kept, *cities()), unlabelled=self.drawn(seed))
@@ -222,9 +243,9 @@ class Biographies:
         return Deck("biographies", (DeckFile(entries=(*tossups, *cards)),))
 
 
-def biographies(of: Literal["people", "city"] = "people", riddles: int = 10, pool: int = 4096) -> Biographies:
+def biographies(of: Literal["people", "city"] = "people", riddles: int = 10, pool: int = 4096, count: int = 24) -> Biographies:
     """Return the task; see `Biographies` for the settings."""
-    return Biographies(of=of, riddles=riddles, pool=pool)
+    return Biographies(of=of, riddles=riddles, pool=pool, count=count)
 
 
 def _facts(person: Person) -> Iterator[Item]:
