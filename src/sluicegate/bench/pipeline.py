@@ -202,7 +202,8 @@ def run(*, quick: bool = False, progress: Progress | None = None) -> Measured:
 def shortened(recipe: Recipe, arms: Sequence[str] = ("base", "gold", "maxent"), steps: int = 60) -> Recipe:
     """A recipe of a few arms and few steps."""
     few = {name: {**recipe.arms[name], "steps": steps} for name in arms}
-    return dataclasses.replace(recipe, arms=few, attack={**recipe.attack, **SHORT["relearn"]})
+    reference = recipe.reference if recipe.reference in few else ""
+    return dataclasses.replace(recipe, arms=few, reference=reference, attack={**recipe.attack, **SHORT["relearn"]})
 
 
 def measure(
