@@ -1,7 +1,9 @@
 """A Ray cluster of two nodes on this machine: the same folders as the local pool's, also where a node dies or sees no folder."""
 
+import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -17,9 +19,22 @@ from sluicegate.sweep import combinations, run_sweep
 from tiny_stages import material, outcome, settings_of_verbs
 
 pytestmark = pytest.mark.slow
-PATIENT = {"raylet_start_wait_time_s": "600", "gcs_server_request_timeout_seconds": "600", "worker_register_timeout_seconds": "600"}
+PATIENT = {
+    "raylet_start_wait_time_s": "600",
+    "gcs_server_request_timeout_seconds": "600",
+    "worker_register_timeout_seconds": "600",
+    "agent_register_timeout_ms": "600000",
+}
 """On a busy machine Ray's processes take long to start, and it would give them up."""
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+def node():
+    """Settings of a node: small, without what nobody looks at, and with ports for its helpers, which it would not wait for long."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(socket.create_server(("", 0))) for name in names}
+        ports = {name: server.getsockname()[1] for name, server in servers.items()}
+    return ports | {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +46,11 @@ def nodes():
         pytest.importorskip("ray")
         from ray.cluster_utils import Cluster
 
-        both = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        both = Cluster()
         try:
-            second = both.add_node(**NODE)
+            both.add_node(wait=False, include_dashboard=False, no_monitor=True, **node())  # `wait` is for half a minute only
+            second = both.add_node(wait=False, **node())
+            both.wait_for_nodes(timeout=600)
             with connected(both.address):
                 yield both, second
         finally:

@@ -54,7 +54,7 @@ class OnRay:
             try:
                 yield crew
             except ray.exceptions.RayError as error:
-                raise UserError(f"the Ray cluster does not answer any more: {first_line(error)}. {KEPT}") from None
+                raise UserError(f"Ray gave up: {first_line(error)}. {KEPT}") from None
             finally:
                 crew.close()
 
