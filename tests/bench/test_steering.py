@@ -43,8 +43,8 @@ def test_the_clock_stands_while_one_looks(monkeypatch):
 def made(**changes):
     own = {
         "model": "tiny", "size": Size(), "joint": Timed(1.5, 1, 1, 0.2), "sequential": Timed(45.0, 3, 3, 0.3), "base_norm": 50.0,
-        "base_rate": 1.0, "unsteered_kl": 1.6, "twins": 230, "max_cos": 1e-9, "held_out_kl_median": 0.21, "behaviour_rate": 0.8,
-        "max_norm_ratio": 1.0, "melbo_batched": 40.0, "melbo_single": 10.0,
+        "base_rate": 1.0, "unsteered_kl": 1.6, "twins": 230, "each": 200, "max_cos": 1e-9, "held_out_kl_median": 0.21,
+        "behaviour_rate": 0.8, "max_norm_ratio": 1.0, "melbo_batched": 40.0, "melbo_single": 10.0,
     }  # fmt: skip
     return steering.Measured(**(own | changes))
 

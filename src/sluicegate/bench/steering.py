@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 KL = 0.5
 """The held-out KL that both are timed to, in nats a token."""
 SHARE = 0.6
-"""A twin counts that shows the behaviour on so many of the held-out prompts, and keeps within `KL`."""
+"""Taken alone, a twin counts that shows the behaviour on so many of the held-out prompts, and keeps within `KL`."""
 
 
 @dataclass(frozen=True)
 class Size:
     """How much is run."""
 
-    k: int = 256
-    """Twins of the joint search."""
+    k: int = 225
+    """Twins of the joint search: 39 % of SmolLM2-135M's 576 dimensions."""
     one_by_one: int = 3
     """Twins of the sequential search."""
     steps: int = 60
@@ -86,6 +86,9 @@ class Measured:
     base_rate: float
     unsteered_kl: float
     twins: int
+    """How many were found, all together; the median KL and the rate are theirs."""
+    each: int
+    """How many of them keep within `KL` and show the behaviour on `SHARE` of the prompts, each taken alone."""
     max_cos: float
     held_out_kl_median: float
     behaviour_rate: float
@@ -107,7 +110,7 @@ def summary(found: Measured) -> dict[str, Any]:
     }
     more = {
         "to_kl": KL,
-        "k": found.size.k,
+        "twins_each": found.each,
         "seconds_joint": found.joint.seconds,
         "seconds_sequential": found.sequential.seconds,
         "joint_arrived": bool(found.joint.arrived),
@@ -126,7 +129,8 @@ def markdown(found: Measured) -> str:
     bound = "" if single.arrived == single.of else "at least "
     times = f"{bound}{found.speedup:.1f} times" if joint.arrived else "not known: the joint search did not arrive"
     rows = [
-        ("twins within the KL that show the behaviour", f"{found.twins} of {found.size.k}"),
+        ("twins", f"{found.twins}"),
+        (f"of these, each alone within {KL:g} nats and showing the behaviour on {SHARE:.0%} of the prompts", f"{found.each}"),
         ("largest cosine between any two, and with the base", f"{found.max_cos:.1e}"),
         ("held-out KL, median (unsteered)", f"{found.held_out_kl_median:.3f} ({found.unsteered_kl:.3f}) nats a token"),
         ("held-out answers that show the behaviour (base)", f"{found.behaviour_rate:.0%} ({found.base_rate:.0%})"),
@@ -195,7 +199,8 @@ def measure(
         base_norm=base.norm,
         base_rate=float(rates[0]),
         unsteered_kl=float(several[0]),
-        twins=int(((several[1:] <= KL) & (rates[1:] >= SHARE)).sum()),
+        twins=len(twins),
+        each=int(((several[1:] <= KL) & (rates[1:] >= SHARE)).sum()),
         max_cos=twins.max_cos(base),
         held_out_kl_median=float(np.median(several[1:])),
         behaviour_rate=float(rates[1:].mean()),
