@@ -190,3 +190,11 @@ if __name__ == "__main__":
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived its parent by 10 seconds")
+
+
+def test_a_worker_takes_no_more_threads_than_the_user_allows():
+    script = "import torch; from sluicegate.runs.pool import _start_worker; _start_worker(None, {}); print(torch.get_num_threads())"
+    surroundings = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "2"}
+    for share, expected in ((1, "1"), (8, "2")):
+        done = subprocess.run([sys.executable, "-c", script.format(share)], capture_output=True, text=True, env=surroundings, check=True)
+        assert done.stdout.strip() == expected

@@ -90,7 +90,7 @@ def _start_worker(channel: Any, threads: int) -> None:
 
     global _channel
     _channel = channel
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, torch.get_num_threads()))  # no more than OMP_NUM_THREADS allows
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
 
