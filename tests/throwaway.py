@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from sluicegate import execution, experiment, trials
+from sluicegate import execution, experiment, sweep, trials
 from sluicegate.runs.identity import source
 
 
@@ -77,7 +77,8 @@ def png(shade: int) -> bytes:
 def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the trials be found, and run jobs in this process: workers would not know them."""
     monkeypatch.setattr(trials, "found", lambda: {cls.VERB: cls for cls in (Throwaway, Other)})
-    monkeypatch.setattr(experiment, "run_jobs", in_this_process)
+    for module in (experiment, sweep):
+        monkeypatch.setattr(module, "run_jobs", in_this_process)
 
 
 def in_this_process(jobs, executor=None, progress=None, *, workers=0):
