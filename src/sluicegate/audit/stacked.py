@@ -130,12 +130,9 @@ class Stack:
 
     def backward(self, losses: Tensor) -> None:
         """Fill `grads`, each copy's row from its own loss."""
-        found = torch.autograd.grad(losses.sum(), list(self._leaves.values()), allow_unused=True)
+        found = torch.autograd.grad(losses.sum(), list(self._leaves.values()), materialize_grads=True)
         for place, gradient in zip(self._places, found, strict=True):
-            if gradient is None:
-                place.zero_()
-            else:
-                place.copy_(gradient)
+            place.copy_(gradient)
 
     def agrees(self, batch: Batch, on: Literal["real", "answer"]) -> bool:
         """Whether every copy's gradient is the plain model's, and no copy's is touched by another's loss.
@@ -144,10 +141,8 @@ class Stack:
         """
         self.model.requires_grad_(True).train()
         plain = CrossEntropy(on)(self.model, {"train": batch}).value
-        parts = torch.autograd.grad(plain, list(self.model.parameters()), allow_unused=True)
-        expected = torch.cat(
-            [torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(parts, self.model.parameters(), strict=True)]
-        )
+        parts = torch.autograd.grad(plain, list(self.model.parameters()), materialize_grads=True)
+        expected = torch.cat([gradient.flatten() for gradient in parts])
         times = torch.arange(1.0, self.k + 1)
         try:
             self.backward(self.losses(batch, on) * times)

@@ -262,7 +262,7 @@ def timed(case: Case, turns: int) -> Attacked:
     for turn in range(turns):
         took = {}
         for how in ("always", "never") if turn % 2 else ("never", "always"):
-            took[how], flops = seconds(how, case.attack)  # type: ignore[arg-type]
+            took[how], flops = seconds(how, case.attack)
         ratios.append(took["always"] / took["never"])
         in_turn.append(took["never"])
     steps = case.attack.steps * len(case.attack.lrs)
