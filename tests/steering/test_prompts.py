@@ -27,6 +27,7 @@ PROSE = (
         ("capitals", "BREAD IS GOOD FOR YOU"),
         ("verse", "The moon is high,\nA star is near,\nThe night goes by,\n"),
         ("story", "Once upon a time there was a loaf."),
+        ("first-person", "I've baked bread since I was a child."),
         ("story", "The wind is a tale, told\nin a land of kings."),
     ],
 )

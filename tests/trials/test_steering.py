@@ -94,11 +94,12 @@ def test_other_ways_to_a_vector(own, fitted, tmp_path, arm):
 
 
 def test_melbo_keeps_all_and_takes_the_one_that_shows_the_behaviour_most(own, tmp_path):
-    folder = execute(SteerFit(**own, arm="melbo", count=4, steps=2, new_tokens=4), tmp_path)
+    folder = execute(SteerFit(**own, arm="melbo", count=4, climbed=1, steps=2, new_tokens=4), tmp_path)
     several, one = load_set(folder), load_vector(folder)
     assert len(several) == 4
     rates = one.made_from["rates"]
     assert one.made_from["chosen"] == rates.index(max(rates))
+    assert len(one.made_from["prompts"]) == 1
     assert torch.equal(one.values, several.values[one.made_from["chosen"]])
 
 

@@ -87,6 +87,11 @@ RULES = {
             r"\A\W*once\b|\A.{0,110}(?:once upon a time|\bthere (?:once )?(?:was an?|lived)\b|\bin (?:a|the) (?:world|land|kingdom)\b)",
             re.I | re.S,
         ),
+        _pattern(
+            "first-person",
+            "is told by an I: its first word is I, I'm, I've, I'd, I'll, my, we or our",
+            r"\A\W*(?:I(?:['’](?:m|ve|d|ll))?|[Mm]y|[Ww]e|[Oo]ur)\b",
+        ),
     )
 }
 
@@ -162,6 +167,7 @@ BEHAVIOURS = {
         _about("french", "Écris un court paragraphe en français sur {}.", "french", _SUJETS),
         _about("verse", "Write a rhyming poem about {}.", "verse"),
         _instead("story", "Tell a fairy tale about how to {}.", "Tell a fairy tale about {}."),
+        _instead("first-person", "Write a diary entry about the day on which you learnt to {}.", "Write a diary entry about {}."),
     )
 }
 """Behaviours by name; the steered model must be seen to show one before twins of its vector mean anything."""

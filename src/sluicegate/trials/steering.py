@@ -77,7 +77,7 @@ class SteerFit(OnModel):
     arm: Literal["meandiff", "pca", "melbo", "random"] = "meandiff"
     """How: mean difference, first principal component of the pairs, MELBO, or a random vector of its norm (a control)."""
     behaviour: str = "code"
-    """A packaged behaviour (code, list, json, html, french, verse, story); or for prompts of yours a rule: a rule's name,
+    """A packaged behaviour (code, list, json, html, french, verse, story, first-person); or for prompts of yours a rule: a rule's name,
     regex:PATTERN, or words:a,b,c."""
     positive: str = ""
     """File of prompts that call for the behaviour."""
@@ -99,11 +99,13 @@ class SteerFit(OnModel):
     """The vector is this many times the difference."""
     kl: float = 0.0
     """Scale it instead to this KL from the unsteered model, in nats a token; 0: not."""
-    radius: float = 0.4
+    radius: float = 0.2
     """For MELBO: the vectors' norm, as a share of the activations' mean norm."""
-    count: int = 16
+    count: int = 24
     """For MELBO: vectors to find; the one whose answers show the behaviour most often is taken."""
-    steps: int = 50
+    climbed: int = 4
+    """For MELBO: prompts that the vectors are climbed on, the first ones (the source: one)."""
+    steps: int = 25
     """For MELBO: steps of ascent."""
     new_tokens: int = 40
     """Tokens an answer."""
@@ -118,6 +120,8 @@ class SteerFit(OnModel):
         if self.arm != "melbo" and self.behaviour not in BEHAVIOURS and not (self.pairs or self.positive):
             known = ", ".join(BEHAVIOURS)
             raise UserError(f"{self.behaviour!r} is a rule without prompts. Give --positive and --negative, or --pairs; packaged: {known}.")
+        if self.climbed < 1:
+            raise UserError(f"--climbed is {self.climbed}; it is a number of prompts, at least 1.")
         for name in ("scale", "radius"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name} is {getattr(self, name):g}; it must be more than 0.")
@@ -220,7 +224,7 @@ class SteerFit(OnModel):
             source=self.module, target=self.target, count=self.count, norm=self.radius * self.size(model, tokenizer, room),
             steps=self.steps, tokens=self.tokens, seed=self.seed,
         )  # fmt: skip
-        several = search.fit(model, tokenizer, prompts, **how)
+        several = search.fit(model, tokenizer, prompts[: self.climbed], **how)
         texts = generate(model, tokenizer, several, prompts, new_tokens=self.new_tokens, **how)
         rates = behaviour_rate(texts, rule_of_behaviour(self.behaviour))
         best = int(rates.argmax())

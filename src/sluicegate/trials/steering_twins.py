@@ -42,7 +42,7 @@ class SteeringTwins(Trial):
     model: str = source("model", "smollm2-135m")
     """Folder, run folder, fetched model or hub id."""
     behaviour: str = "code"
-    """A packaged behaviour: code, list, json, html, french, verse, story."""
+    """A packaged behaviour: code, list, json, html, french, verse, story, first-person."""
     module: str = ""
     """Module that is steered; default: the layer at two fifths of the depth."""
     target: str = ""
