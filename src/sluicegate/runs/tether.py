@@ -14,6 +14,9 @@ from sluicegate.errors import UserError, first_line
 REACH_SECONDS = 5.0
 """How long the head of a cluster may take to answer."""
 
+QUIET = ("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+"""A setting of Ray's, read as it is imported, with which it does not print on our output whatever happens to its machines."""
+
 ADVICE = "Start one (ray start --head), or name its head with --address HOST:PORT."
 
 
@@ -26,6 +29,7 @@ def connected(address: str) -> Iterator[Any]:
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError("--on ray needs the package ray. Install it: pip install 'sluicegate[ray]'.")
+    os.environ.setdefault(*QUIET)
     import ray
 
     if ray.is_initialized():
