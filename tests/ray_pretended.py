@@ -1,6 +1,7 @@
 """A Ray cluster in this process, for the tests of what we do with one: a task runs when it is handed over."""
 
 import pickle
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -54,6 +55,7 @@ class Ray:
         if not self.sees:
             order["sight"] = ("/not/on/this/machine",)
         self.asked.append(options)
+        driver, sys.argv = sys.argv, ["default_worker.py", "--redis-password=secret"]
         try:
             if self.lost:
                 raise WorkerCrashedError("the worker died")
@@ -62,6 +64,8 @@ class Ray:
             found = error
         except Exception as error:
             found = RayTaskError(error)
+        finally:
+            sys.argv = driver
         return self._keep(found)
 
     def _keep(self, value):

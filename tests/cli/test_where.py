@@ -1,15 +1,20 @@
 """--on chooses where stages run, and options that do not go together are named before anything is."""
 
 import importlib.util
+import json
 
 import pytest
+import tomli_w
 
+from ray_pretended import pretend
 from sluicegate.cli import main
 from sluicegate.cli.where import Where
 from sluicegate.errors import UserError
 from sluicegate.runs.cluster import OnRay
 from sluicegate.runs.pool import LocalPool
 from sluicegate.runs.resources import Need, Resources
+from sluicegate.runs.room import result_of
+from tiny_stages import material, settings_of_verbs
 
 
 def test_this_machine_unless_told_else():
@@ -54,3 +59,13 @@ def test_a_single_stage_has_no_processes_of_this_machine_on_a_cluster(tmp_path, 
     config.write_text('verb = "train"\nmodel = "arithmetic-tiny"\nretain = "task:arithmetic/retain"\n')
     assert main(["run", str(config), "--on", "ray", "--procs", "2"]) == 2
     assert "--on ray runs each stage in one" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_single_stage_runs_on_a_cluster_too(tmp_path, monkeypatch, capsys):
+    ray = pretend(monkeypatch)
+    settings = settings_of_verbs(material(tmp_path / "material"), steps=1)["train"]
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(settings))
+    out = tmp_path / "out"
+    assert main(["run", str(tmp_path / "config.toml"), "--on", "ray", "--resources", "cpus=0.5", "--out", str(out), "--json"]) == 0
+    assert [options["num_cpus"] for options in ray.asked] == [0.5]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result_of(out)
