@@ -1,5 +1,6 @@
 """The trial of twins on a tiny model: every arm measures what it declares, and draws what its seed says."""
 
+import functools
 import math
 
 import pytest
@@ -13,6 +14,8 @@ from sluicegate.runs.room import Room
 from sluicegate.steering.parts import Slice
 from sluicegate.steering.prompts import TRAINING, prompt_ids
 from sluicegate.steering.vector import SteeringVector
+from sluicegate.trials import steering_twins
+from sluicegate.trials.steering import SteerFit
 from sluicegate.trials.steering_twins import SteeringTwins
 
 
@@ -43,7 +46,9 @@ def trial(model, **changes):
     ],
     ids=str,
 )
-def test_every_arm_measures_what_it_declares(model, changes):
+def test_every_arm_measures_what_it_declares(model, changes, monkeypatch):
+    # An untrained model hardly notices vectors as short as a trained one's.
+    monkeypatch.setattr(steering_twins, "SteerFit", functools.partial(SteerFit, radius=0.4))
     made = trial(model, **changes)
     measures = made.run(Room())["measures"]
     assert set(measures) <= set(SteeringTwins.MEASURES)
