@@ -81,8 +81,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "run_jobs", in_this_process)
 
 
-def in_this_process(jobs, executor=None, progress=None, *, workers=0):
-    """In place of `runs.jobs.run_jobs`, and of `runs.pool.run_jobs`."""
+def in_this_process(jobs, executor, progress=None):
     done: dict[str, Path] = {}
     for job in jobs:
         done[job.key] = execution.execute(execution.from_config(job.settings(done)), job.out, exact=job.exact, progress=progress)

@@ -10,8 +10,8 @@ from sluicegate.audit.attack import Attack
 from sluicegate.audit.verdict import Evidence, Verdict, judge
 from sluicegate.experiment import Arm
 from sluicegate.runs.identity import settings_of
-from sluicegate.runs.jobs import Job
-from sluicegate.runs.pool import run_jobs
+from sluicegate.runs.jobs import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from sluicegate.runs.room import Progress, result_of, write_atomic
 from sluicegate.stages import OnData, Relearn
 
@@ -85,7 +85,7 @@ def inspect(
         for seed in seeds
         for name, plan in plans.items()
     ]
-    folders = run_jobs(jobs, workers=workers, progress=progress)
+    folders = run_jobs(jobs, LocalPool(workers), progress)
     arms = {name: _arm(name, {seed: folders[f"{name} seed {seed}"] for seed in seeds}) for name in plans}
     evidence = {name: _evidence(arm) for name, arm in arms.items()}
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))

@@ -12,8 +12,8 @@ from sluicegate.audit import relearn as attacking
 from sluicegate.audit.attack import Attack
 from sluicegate.bench import pipeline
 from sluicegate.bench.pipeline import PLAIN, Attacked, Case, Measured, Ran, markdown, product_share, shortened, summary, weighted
-from sluicegate.execution import execute, from_config
 from sluicegate.recipe import load_recipe
+from throwaway import in_this_process
 
 CASE = Case("arithmetic-tiny", "arithmetic", Attack(lrs=(1e-3, 3e-3), steps=2, checkpoints=(0, 2), batch=4, probe=4))
 
@@ -95,15 +95,8 @@ def test_it_runs_the_pipeline_both_ways_and_profiles_every_verb(monkeypatch):
         ways.append((os.environ["SLUICEGATE_STACK"], workers))
         return run_recipe(recipe, out, seeds, workers=workers, progress=progress)
 
-    def here(jobs, *_, **__):
-        """The jobs one after the other in this process: starting another takes longer than they do."""
-        done = {}
-        for job in jobs:
-            done[job.key] = execute(from_config(job.settings(done)), job.out, exact=job.exact)
-        return done
-
     monkeypatch.setattr(pipeline, "run_recipe", spy)
-    monkeypatch.setattr(experiment, "run_jobs", here)
+    monkeypatch.setattr(experiment, "run_jobs", in_this_process)  # starting a process takes longer than the jobs do
     monkeypatch.setattr(pipeline, "product_share", lambda work: (work(), 0.5)[1])  # the profiler takes longer than what it looks at
     monkeypatch.setitem(pipeline.SHORT, "relearn", {"steps": 2, "checkpoints": [0, 2]})
     recipe = shortened(load_recipe("undo-arithmetic"), ("base",), 2)

@@ -27,7 +27,7 @@ def asked(monkeypatch):
     """Runs that are made by hand; the settings that they were asked for."""
     settings = []
 
-    def run_jobs(jobs, *, workers=0, progress=None):
+    def run_jobs(jobs, executor, progress=None):
         settings.extend(job.settings({}) for job in jobs)
         made = [job.settings({}) for job in jobs]
         return {job.key: run_folder(job.out, own["arm"], own["share"], own["seed"]) for job, own in zip(jobs, made, strict=True)}

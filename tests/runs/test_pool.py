@@ -11,7 +11,8 @@ import pytest
 
 from sluicegate.errors import UserError
 from sluicegate.execution import execute, from_config
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.jobs import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from tiny_stages import SRC, material, outcome, settings_of_verbs
 
 
@@ -33,7 +34,7 @@ def test_a_job_waits_for_those_it_needs_gets_their_folders_and_tells_how_far_it_
         return train | {"model": str(done["first"]), "seed": 1}
 
     jobs = [job("second", ("first",), second, tmp_path), job("first", (), train, tmp_path)]
-    done = run_jobs(jobs, workers=1, progress=lambda *message: told.append(message[:3]))
+    done = run_jobs(jobs, LocalPool(1), progress=lambda *message: told.append(message[:3]))
     assert told == [(f"{name} train", step, 2) for name in ("first", "second") for step in (1, 2)]
     assert set(done) == {"first", "second"}
     assert asked == [{"first": done["first"]}]
@@ -50,7 +51,7 @@ def test_a_failing_job_stops_those_that_need_it_and_no_others(train, tmp_path):
         job("after good", ("good",), train | {"seed": 3}, tmp_path),
     ]
     with pytest.raises(UserError) as error:
-        run_jobs(jobs, workers=2)
+        run_jobs(jobs, LocalPool(2))
     said = str(error.value)
     assert "3 of 5 stages did not finish; the others are kept" in said
     assert "broken: no model" in said
@@ -64,13 +65,13 @@ def test_an_error_nobody_foresaw_stops_no_others_either_and_keeps_its_trace(trai
     (tmp_path / "file").write_text("")
     jobs = [job("bad place", (), train, tmp_path / "file"), job("good", (), train, tmp_path / "good")]
     with pytest.raises(UserError, match=r"1 of 2 stages.*\n  bad place: (NotADirectory|FileExists)Error") as error:
-        run_jobs(jobs, workers=1)
+        run_jobs(jobs, LocalPool(1))
     assert isinstance(error.value.__cause__, OSError)
     assert len(list(tmp_path.glob("good/train-*/DONE"))) == 1
 
 
 def test_jobs_of_one_stage_share_its_folder(train, tmp_path):
-    done = run_jobs([job(name, (), train, tmp_path) for name in "abc"], workers=2)
+    done = run_jobs([job(name, (), train, tmp_path) for name in "abc"], LocalPool(2))
     assert set(done) == {"a", "b", "c"}
     assert len(set(done.values())) == 1
 
@@ -78,12 +79,12 @@ def test_jobs_of_one_stage_share_its_folder(train, tmp_path):
 def test_jobs_that_wait_for_one_another_are_named_and_not_waited_for(train, tmp_path):
     jobs = [job("a", ("b",), train, tmp_path), job("b", ("a",), train, tmp_path), job("c", ("gone",), train, tmp_path)]
     with pytest.raises(UserError, match=r"3 of 3 stages") as error:
-        run_jobs(jobs, workers=1)
+        run_jobs(jobs, LocalPool(1))
     assert "a: not run: it waits for a stage that waits for it, or that is not there" in str(error.value)
 
 
 def test_nothing_to_do():
-    assert run_jobs([]) == {}
+    assert run_jobs([], LocalPool()) == {}
 
 
 def test_a_killed_worker_is_reported_and_the_next_time_the_rest_is_done(train, tmp_path, monkeypatch):
@@ -103,23 +104,24 @@ def test_a_killed_worker_is_reported_and_the_next_time_the_rest_is_done(train, t
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(UserError, match=r"a worker process was killed from outside.*run the same command again"):
-        run_jobs(jobs, workers=2)
+        run_jobs(jobs, LocalPool(2))
     killer.join()
     assert len(finished()) == 1
-    done = run_jobs(jobs, workers=1)
+    done = run_jobs(jobs, LocalPool(1))
     assert outcome(done["long"]) == outcome(execute(from_config(long), tmp_path / "undisturbed"))
 
 
 INTERRUPTED = """
 import json, signal, sys
 from pathlib import Path
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.jobs import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from sluicegate.execution import execute, from_config
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     settings = json.loads(sys.argv[1])
-    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], workers=1, progress=lambda *a: print("step", flush=True))
+    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], LocalPool(1), progress=lambda *a: print("step", flush=True))
 """
 
 
@@ -163,10 +165,11 @@ def test_workers_end_with_a_parent_that_was_killed(train, tmp_path):
     program = """
 import json, sys
 from pathlib import Path
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.jobs import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
-    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], workers=1, progress=lambda *m: print("step", flush=True))
+    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], LocalPool(1), progress=lambda *m: print("step", flush=True))
 """
     script = tmp_path / "parent.py"
     script.write_text(program)

@@ -8,8 +8,9 @@ from sluicegate import cli
 from sluicegate.errors import UserError
 from sluicegate.execution import execute, from_config
 from sluicegate.models import encode
+from sluicegate.runs.jobs import Job, run_jobs
 from sluicegate.runs.launch import _what_happened
-from sluicegate.runs.pool import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from sluicegate.runs.ranks import ALONE, Ranks, _buckets, launched, processes
 from sluicegate.runs.room import Room, open_run
 from sluicegate.sampling import Mixture
@@ -138,7 +139,7 @@ def test_what_one_process_has_to_do_alone(monkeypatch, capsys, tmp_path):
     assert cli.main(["demo"]) == 2
     assert "demo runs in one process, and a launcher started 2" in capsys.readouterr().err
     with pytest.raises(UserError, match="a launcher started 2 processes"):
-        run_jobs([Job("a", (), lambda done: {}, tmp_path)])
+        run_jobs([Job("a", (), lambda done: {}, tmp_path)], LocalPool())
 
 
 def test_the_number_of_processes_is_recorded_and_not_in_the_hash(tmp_path):

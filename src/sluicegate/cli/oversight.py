@@ -13,8 +13,8 @@ from sluicegate.errors import UserError
 from sluicegate.execution import from_config
 from sluicegate.oversight.arms import CONTROLS, to_train, trained_as
 from sluicegate.oversight.board import Board, check_share
-from sluicegate.runs.jobs import Job
-from sluicegate.runs.pool import run_jobs
+from sluicegate.runs.jobs import Job, run_jobs
+from sluicegate.runs.pool import LocalPool
 from sluicegate.runs.room import write_atomic
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Oversight:
         print(plan, flush=True)
         with watching() as progress:
             jobs = {key: self._job(key, folder) for key in ((p, arm, s) for p in shares for arm in trained for s in seeds)}
-            done = run_jobs(list(jobs.values()), workers=self.workers, progress=progress)
+            done = run_jobs(list(jobs.values()), LocalPool(self.workers), progress)
         found = gather(names, shares, seeds, {key: done[job.key] for key, job in jobs.items()})
         page = report_oversight(found, folder / "oversight.html", command=self.command(), facts=f"{plan}{_seconds(found)}")
         write_atomic(folder / "oversight.json", json.dumps(_kept(found, self.command()), indent=1))

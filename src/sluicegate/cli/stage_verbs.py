@@ -55,15 +55,15 @@ def run_stage(verb: str, words: list[str]) -> int:
     elif common.shard:
         raise UserError(ALONE_SHARDED)
     else:
-        from sluicegate.runs.jobs import Job
-        from sluicegate.runs.pool import run_jobs
+        from sluicegate.runs.jobs import Job, run_jobs
+        from sluicegate.runs.pool import LocalPool
 
         jobs = [
             Job(f"seed {seed}", (), lambda done, seed=seed: {**stage.config(), "seed": seed}, place[seed], exact=bool(common.out))  # type: ignore[misc]
             for seed in seeds
         ]
         with watching() as progress:
-            done = run_jobs(jobs, progress=progress)
+            done = run_jobs(jobs, LocalPool(), progress)
         folders = [done[job.key] for job in jobs]
     if is_follower():
         return 0

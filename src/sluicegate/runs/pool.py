@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs import jobs as ordered
-from sluicegate.runs.jobs import KEPT, Crew, Ended, Job, Task
+from sluicegate.runs.jobs import KEPT, Crew, Ended, Task
 from sluicegate.runs.room import Progress
 
 
@@ -74,11 +73,6 @@ class _Processes:
             except Exception as error:
                 found.append((task, error))
         return found
-
-
-def run_jobs(jobs: Sequence[Job], *, workers: int = 0, progress: Progress | None = None) -> dict[str, Path]:
-    """Run all jobs in local processes; see `sluicegate.runs.jobs.run_jobs`."""
-    return ordered.run_jobs(jobs, LocalPool(workers), progress)
 
 
 _channel: Any = None
