@@ -204,4 +204,4 @@ def test_the_benchmark_says_what_it_compared():
     found = ranks.run(quick=True)
     assert found.world_size == 2
     assert max(found.difference, found.sharded) < 1e-6 < 1e-3 < found.moved
-    assert torch.isfinite(torch.tensor(list(found.summary().values()))).all()
+    assert torch.isfinite(torch.tensor(list(ranks.summary(found).values()))).all()

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -382,49 +383,12 @@ class Bench:
     """Print the figures as the last line."""
 
     def run(self) -> int:
-        if self.what == "ranks":
-            return self._ranks()
-        if self.what == "steering":
-            return self._steering()
-        if self.what == "pipeline":
-            return self._pipeline()
-        from sluicegate.bench import routing
-
+        measured = import_module(f"sluicegate.bench.{self.what}")
         with watching() as progress:
-            found = routing.run(quick=self.quick, progress=progress)
-        print(routing.markdown(found))
+            found = measured.run(quick=self.quick, progress=progress)
+        print(measured.markdown(found))
         if self.json:
-            print_json(routing.summary(found))
-        return 0
-
-    def _ranks(self) -> int:
-        from sluicegate.bench import ranks
-
-        with watching() as progress:
-            found = ranks.run(quick=self.quick, progress=progress)
-        print(ranks.markdown(found))
-        if self.json:
-            print_json(found.summary())
-        return 0
-
-    def _steering(self) -> int:
-        from sluicegate.bench import steering
-
-        with watching() as progress:
-            found = steering.run(quick=self.quick, progress=progress)
-        print(steering.markdown(found))
-        if self.json:
-            print_json(steering.summary(found))
-        return 0
-
-    def _pipeline(self) -> int:
-        from sluicegate.bench import pipeline
-
-        with watching() as progress:
-            found = pipeline.run(quick=self.quick, progress=progress)
-        print(pipeline.markdown(found))
-        if self.json:
-            print_json(pipeline.summary(found))
+            print_json(measured.summary(found))
         return 0
 
 
