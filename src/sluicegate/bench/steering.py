@@ -1,10 +1,11 @@
 """How fast orthogonal twins come, all at once against one after the other, to the same KL on held-out prompts; and MELBO in batches.
 
-Both searches run in this process on one thread, from the same base and the same training prompts, and are timed in CPU seconds
+All searches run in this process on one thread, from the same base and the same training prompts, and are timed in CPU seconds
 (`time.process_time`). While a search runs, the clock is stopped at every look at the held-out prompts. It has arrived when the held-out
-KL(base || twin), over several tokens of the base's answer, median over prompts, is at most `KL`:
+KL(base || twin), over several tokens of the base's answer, median over prompts, is low enough:
 
-- joint: the median over the twins is; its time is divided by the number of twins.
+- joint: the median over the twins is; its time is divided by the number of twins. Two are timed: of few twins, which is what the
+  sequential search is compared with, since it is stopped after few as well and its first twins are its easiest; and of all.
 - sequential, the post's algorithm (activations of a later layer on one prompt, no limit to the norm): each twin on its own; the mean of
   the twins' times. One that does not arrive counts with all its time, so that the speed-up is then a lower bound, which is said.
 """
@@ -12,7 +13,7 @@ KL(base || twin), over several tokens of the base's answer, median over prompts,
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from sluicegate.steering.vector import SteeringSet, SteeringVector
 
 KL = 0.5
-"""The held-out KL that both are timed to, in nats a token."""
+"""The held-out KL that the speed-up is given for, in nats a token."""
+LEVELS = (1.0, 0.8, 0.7, 0.65, 0.6, 0.55, KL)
+"""The KLs that all searches are timed to."""
 SHARE = 0.6
 """Taken alone, a twin counts that shows the behaviour on so many of the held-out prompts, and keeps within `KL`."""
 
@@ -40,9 +43,12 @@ class Size:
 
     k: int = 225
     """Twins of the joint search: 39 % of SmolLM2-135M's 576 dimensions."""
+    steps: int = 60
+    few: int = 32
+    """Twins of the joint search that the sequential one is compared with."""
+    few_steps: int = 24
     one_by_one: int = 3
     """Twins of the sequential search."""
-    steps: int = 60
     sequential_steps: int = 1000
     """The post's number."""
     looked_at: int = 16
@@ -58,20 +64,32 @@ class Size:
     melbo_steps: int = 10
 
 
-QUICK = Size(k=16, one_by_one=1, steps=10, sequential_steps=300, looked_at=8, looked_on=2, every=50, melbo_steps=3)
+QUICK = Size(k=16, steps=10, few=8, few_steps=10, one_by_one=1, sequential_steps=300, looked_at=8, looked_on=2, every=50, melbo_steps=3)
+
+
+Way = tuple[tuple[float, float], ...]
+"""(CPU seconds a twin so far, held-out KL) at every look."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One search: what it took a twin to arrive."""
+    """A search and its looks at the held-out prompts."""
 
-    seconds: float
-    """CPU seconds a twin until the held-out KL was reached, or in all where it was not."""
-    arrived: int
-    """How many of the searches arrived: of one for the joint, of each twin for the sequential."""
-    of: int
-    best: float
-    """The lowest held-out KL at any look: the median over twins."""
+    ways: tuple[Way, ...]
+    """One of a joint search, one of every twin of the sequential search."""
+    ends: tuple[float, ...]
+    """CPU seconds a twin in all, of each way."""
+
+    def to(self, kl: float = KL) -> tuple[float, int]:
+        """CPU seconds a twin until the held-out KL was first so low, or in all where it never was; and how many of the ways were."""
+        found = [next((seconds for seconds, seen in way if seen <= kl), None) for way in self.ways]
+        times = [end if seconds is None else seconds for seconds, end in zip(found, self.ends, strict=True)]
+        return float(np.mean(times)), sum(seconds is not None for seconds in found)
+
+    @property
+    def best(self) -> float:
+        """The lowest held-out KL at any look: the median over the ways."""
+        return float(np.median([min((kl for _, kl in way), default=math.nan) for way in self.ways]))
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,9 @@ class Measured:
     model: str
     size: Size
     joint: Timed
+    """Of `size.k` twins."""
+    few: Timed
+    """Of `size.few` twins."""
     sequential: Timed
     base_norm: float
     base_rate: float
@@ -97,24 +118,32 @@ class Measured:
     """Vectors a minute."""
     melbo_single: float
 
-    @property
-    def speedup(self) -> float:
+    def speedup(self, kl: float = KL, *, few: bool = True) -> float:
         """How many times more CPU time a twin takes in the sequential search; NaN where the joint one did not arrive."""
-        return self.sequential.seconds / self.joint.seconds if self.joint.arrived else math.nan
+        seconds, arrived = (self.few if few else self.joint).to(kl)
+        return self.sequential.to(kl)[0] / seconds if arrived else math.nan
+
+    def bounded(self, kl: float = KL) -> bool:
+        """Whether a speed-up is only a lower bound: not every twin of the sequential search has arrived."""
+        return self.sequential.to(kl)[1] < len(self.sequential.ways)
 
 
 def summary(found: Measured) -> dict[str, Any]:
     """The figures, by name; what is not finite is None."""
-    figures = {
-        name: getattr(found, name) for name in ("twins", "max_cos", "held_out_kl_median", "behaviour_rate", "speedup", "max_norm_ratio")
-    }
+    figures = {name: getattr(found, name) for name in ("twins", "max_cos", "held_out_kl_median", "behaviour_rate", "max_norm_ratio")}
     more = {
+        "speedup": found.speedup(),
+        "speedup_is_bound": found.bounded(),
+        "speedup_all": found.speedup(few=False),
         "to_kl": KL,
+        "twins_few": found.size.few,
         "twins_each": found.each,
-        "seconds_joint": found.joint.seconds,
-        "seconds_sequential": found.sequential.seconds,
-        "joint_arrived": bool(found.joint.arrived),
-        "sequential_arrived": f"{found.sequential.arrived} of {found.sequential.of}",
+        "seconds_few": found.few.to()[0],
+        "seconds_joint": found.joint.to()[0],
+        "seconds_sequential": found.sequential.to()[0],
+        "best_few": found.few.best,
+        "best_joint": found.joint.best,
+        "best_sequential": found.sequential.best,
         "base_rate": found.base_rate,
         "unsteered_kl": found.unsteered_kl,
         "melbo_batched": found.melbo_batched,
@@ -124,10 +153,8 @@ def summary(found: Measured) -> dict[str, Any]:
 
 
 def markdown(found: Measured) -> str:
-    """The figures as a table, and what they mean."""
-    joint, single = found.joint, found.sequential
-    bound = "" if single.arrived == single.of else "at least "
-    times = f"{bound}{found.speedup:.1f} times" if joint.arrived else "not known: the joint search did not arrive"
+    """The figures as two tables: what was found, and the time a twin took to each KL."""
+    size, searches = found.size, (found.few, found.joint, found.sequential)
     rows = [
         ("twins", f"{found.twins}"),
         (f"of these, each alone within {KL:g} nats and showing the behaviour on {SHARE:.0%} of the prompts", f"{found.each}"),
@@ -135,16 +162,26 @@ def markdown(found: Measured) -> str:
         ("held-out KL, median (unsteered)", f"{found.held_out_kl_median:.3f} ({found.unsteered_kl:.3f}) nats a token"),
         ("held-out answers that show the behaviour (base)", f"{found.behaviour_rate:.0%} ({found.base_rate:.0%})"),
         ("largest norm, in norms of the base", f"{found.max_norm_ratio:.3f}"),
-        (
-            f"CPU seconds a twin to a held-out KL of {KL:g}, joint",
-            f"{joint.seconds:.2f} ({'arrived' if joint.arrived else 'never arrived'})",
-        ),
-        ("the same, one after the other", f"{single.seconds:.2f} ({single.arrived} of {single.of} arrived)"),
-        ("speed-up", times),
-        ("lowest held-out KL on the way, joint / one after the other", f"{joint.best:.3f} / {single.best:.3f}"),
         ("MELBO, vectors a minute, in batches / one at a time", f"{found.melbo_batched:.2f} / {found.melbo_single:.2f}"),
     ]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    names = [f"{size.few} at once", f"{size.k} at once", f"one after the other ({size.one_by_one})"]
+    heads = ["CPU seconds a twin to a held-out KL of", *names, *(f"speed-up, {name}" for name in names[:2])]
+    table = [heads, ["---"] * len(heads)]
+    for kl in LEVELS:
+        bound = "at least " if found.bounded(kl) else ""
+        ratios = [found.speedup(kl, few=few) for few in (True, False)]
+        says = ["not known" if math.isnan(ratio) else f"{bound}{ratio:.1f}" for ratio in ratios]
+        table.append([f"{kl:g}", *(_said(search, kl) for search in searches), *says])
+    table.append(["lowest on the way", *(f"{search.best:.3f} nats" for search in searches), "", ""])
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "", *(f"| {' | '.join(row)} |" for row in table)]
+    )
+
+
+def _said(search: Timed, kl: float) -> str:
+    seconds, arrived = search.to(kl)
+    of = len(search.ways)
+    return f"{seconds:.2f}" + ("" if arrived == of else f" ({arrived} of {of} arrived)")
 
 
 def run(*, quick: bool = False, model: str = "smollm2-135m", progress: Progress | None = None) -> Measured:
@@ -182,7 +219,8 @@ def measure(
             base, _ = SteerFit(module=module).fitted(model, tokenizer, (code.positive, code.negative), room)
         rule = rule or code.rule
         looks = _Looks(model, tokenizer, base, size)
-        joint, twins = _joint(model, tokenizer, base, size, looks, room)
+        few, _ = _joint(model, tokenizer, base, size.few, size.few_steps, size, looks, room)
+        joint, twins = _joint(model, tokenizer, base, size.k, size.steps, size, looks, room)
         sequential = _sequential(model, tokenizer, base, target, size, looks, room)
         values = torch.cat([torch.zeros(1, len(base.values)), twins.values])
         several = np.median(kl(model, tokenizer, base, values, HELD_OUT, tokens=size.along, room=room).several, axis=1)
@@ -195,6 +233,7 @@ def measure(
         model=name,
         size=size,
         joint=joint,
+        few=few,
         sequential=sequential,
         base_norm=base.norm,
         base_rate=float(rates[0]),
@@ -244,22 +283,27 @@ class _Clock:
 
 
 def _joint(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", size: Size, looks: _Looks, room: Room
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    base: "SteeringVector",
+    k: int,
+    steps: int,
+    size: Size,
+    looks: _Looks,
+    room: Room,
 ) -> "tuple[Timed, SteeringSet]":
     from sluicegate.steering.orthogonal import Orthogonal
 
     seen: list[tuple[float, float]] = []
-    chosen = torch.linspace(0, size.k - 1, min(size.looked_at, size.k)).long()
+    chosen = torch.linspace(0, k - 1, min(size.looked_at, k)).long()
     clock = _Clock()
 
     def each(step: int, values: Tensor, *_: float) -> None:
         now = clock()
-        seen.append((now, clock.look(lambda: looks(values[chosen]))))
+        seen.append((now / k, clock.look(lambda: looks(values[chosen]))))
 
-    search = Orthogonal(k=size.k, steps=size.steps, tokens=size.along)
-    twins = search.fit(model, tokenizer, base, TRAINING, room=room, each=each)
-    seconds, arrived = _first(seen, clock())
-    return Timed(seconds / size.k, int(arrived), 1, min(kl for _, kl in seen)), twins
+    twins = Orthogonal(k=k, steps=steps, tokens=size.along).fit(model, tokenizer, base, TRAINING, room=room, each=each)
+    return Timed((tuple(seen),), (clock() / k,)), twins
 
 
 def _sequential(
@@ -297,14 +341,8 @@ def _sequential(
     )
     search.fit(model, tokenizer, base, TRAINING[:1], room=room, each=each)
     starts = {twin: ends.get(twin - 1, 0.0) for twin in ends}
-    found = [_first([(t - starts[twin], kl) for t, kl in seen.get(twin, [])], ends[twin] - starts[twin]) for twin in ends]
-    best = [min((kl for _, kl in seen.get(twin, [])), default=math.nan) for twin in ends]
-    return Timed(float(np.mean([s for s, _ in found])), sum(a for _, a in found), len(found), float(np.median(best)))
-
-
-def _first(seen: Sequence[tuple[float, float]], end: float) -> tuple[float, bool]:
-    """When the KL was first low enough, and whether it ever was; else the end."""
-    return next(((t, True) for t, kl in seen if kl <= KL), (end, False))
+    ways = (tuple((t - starts[twin], kl) for t, kl in seen.get(twin, [])) for twin in ends)
+    return Timed(tuple(ways), tuple(ends[twin] - starts[twin] for twin in ends))
 
 
 def _melbo(
