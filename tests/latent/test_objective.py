@@ -144,7 +144,7 @@ def test_a_block_that_is_off_can_come_on_again_by_its_own_images_only(leak, come
 
 def test_styles_of_a_block_that_is_off_are_free():
     model = net()
-    only = Settings(penalty=0.0, divergence=1.0, empty=0.0)
+    only = Settings(penalty=0.0, divergence=1.0, anneal=0.0, empty=0.0)
     with torch.no_grad():
         model.amount.weight[:] = 0.0
         model.amount.bias[:] = torch.tensor([1.0, -1.0, -1.0])
@@ -155,6 +155,15 @@ def test_styles_of_a_block_that_is_off_are_free():
     three = stepped(model, rows([0] * 4), only).log["divergence"]
     assert one > 1
     assert three > 2.5 * one
+
+
+def test_the_divergence_weighs_nothing_at_first_and_all_from_its_share_of_the_steps_on():
+    model, only = net(), Settings(penalty=0.0, divergence=2.0, anneal=0.5, rise=0.0, empty=0.0)
+    at = [float(stepped(model, rows([0] * 4, step=step), only).log["divergence"]) for step in (0, STEPS // 4, STEPS // 2, STEPS)]
+    assert at[0] == 0
+    assert at[1] == pytest.approx(at[2] / 2, rel=1e-5)
+    assert at[2] > 0
+    assert at[3] == pytest.approx(at[2], rel=1e-5)
 
 
 def test_the_penalty_pulls_towards_rest_once_the_noise_has_risen():

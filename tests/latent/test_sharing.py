@@ -17,7 +17,7 @@ X = torch.rand(5, 4, 4, generator=torch.Generator().manual_seed(1))
 
 def test_styles_begin_as_the_same_function_in_all_blocks_and_amounts_do_not():
     model = net()
-    share(model)
+    share(model, 0.3)
     code = model.encode(X)
     bias = model.style.bias.unflatten(0, (3, 2))
     same = code.styles - bias
@@ -30,7 +30,7 @@ def test_styles_begin_as_the_same_function_in_all_blocks_and_amounts_do_not():
 
 def test_folding_changes_nothing_and_leaves_an_ordinary_model():
     model, names = net(), set(net().state_dict())
-    share(model)
+    share(model, 0.3)
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
@@ -43,23 +43,38 @@ def test_folding_changes_nothing_and_leaves_an_ordinary_model():
 
 def test_one_block_teaches_the_common_part_and_no_other_block():
     model = net()
-    share(model)
+    share(model, 0.3)
     model.style(torch.rand(5, 8))[:, 2:4].sum().backward()  # the second block's styles
     own = model.style.parametrizations.weight.original.grad.unflatten(0, (3, 2)).abs().sum((1, 2))
     assert (own > 0).tolist() == [False, True, False]
     assert (model.style.parametrizations.weight[0].common.grad.abs().sum(1) > 0).all()
 
 
+def test_own_parts_of_styles_are_scaled_and_amounts_are_not():
+    model = net()
+    share(model, 0.3)
+    with torch.no_grad():
+        before = [layer.weight.clone() for layer in (model.style, model.spread, model.decoder[0])]
+        for layer in (model.style, model.spread, model.decoder[0]):
+            layer.parametrizations.weight.original += 1.0
+        style, spread, drawn = (
+            layer.weight - old for layer, old in zip((model.style, model.spread, model.decoder[0]), before, strict=True)
+        )
+    assert torch.allclose(style, torch.tensor(0.3), atol=1e-6)
+    assert torch.allclose(spread, torch.tensor(0.3), atol=1e-6)
+    assert torch.allclose(drawn.unflatten(1, (3, 3)), torch.tensor([1.0, 0.3, 0.3]), atol=1e-6)
+
+
 def test_a_block_begun_anew_while_sharing_keeps_the_common_part():
     model = net()
-    share(model)
+    share(model, 0.3)
     with torch.no_grad():
         model.style.parametrizations.weight.original += 1.0
         common = model.style.parametrizations.weight[0].common.clone()
     revive(model, 1, 0)
     weight = model.style.weight.unflatten(0, (3, 2))
     assert torch.allclose(weight[1], common)
-    assert torch.allclose(weight[0], common + 1.0)
+    assert torch.allclose(weight[0], common + 0.3)
 
 
 def test_nets_of_ones_own_and_nets_without_styles_do_not_share():

@@ -87,7 +87,7 @@ class Objective:
 
     def __call__(self, model: Autoencoder, batches: Batches) -> Loss:
         rows, settings = batches["train"], self.settings
-        noise = min(rows.step / max(settings.rise * self.steps, 1), 1.0)
+        noise, weight = (_ramp(rows.step, share * self.steps) for share in (settings.rise, settings.anneal))
         hidden = model.encoder(rows.x)
         mean = model.amount(hidden)
         amounts = self._above(mean + settings.sigma * noise * torch.randn_like(mean))
@@ -106,10 +106,15 @@ class Objective:
         # A block that is off draws nothing, so its styles are free; one that is hardly on pays in full, since the scale of what it
         # says means nothing to the decoder: a net without routing would say everything in the styles of blocks that are hardly on.
         held = (kl * (mean > 0)).sum(1)
-        parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * held}
+        parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * weight * held}
         log_of = {name: part.sum() / rows.total for name, part in parts.items()}
         if settings.empty:
             nothing = model.decoder(logits.new_zeros(1, shape[0] * (1 + model.k)))
             log_of["empty"] = settings.empty * F.softplus(nothing).sum() * len(rows.x) / rows.total
         value: Any = sum(log_of.values())
         return Loss(value, {name: part.detach() for name, part in log_of.items()})
+
+
+def _ramp(step: int, over: float) -> float:
+    """From 0 to 1 over so many steps."""
+    return min(step / over, 1.0) if over else 1.0

@@ -26,6 +26,11 @@ class Settings:
     """Share of the steps over which the noise rises from 0."""
     divergence: float = 1.0
     """Weight of the styles' divergence from a standard normal distribution."""
+    anneal: float = 0.8
+    """Share of the steps over which that weight rises from 0 (Bowman et al. 2016, arXiv 1511.06349): else styles that would pay later are
+    given up while they are still noise."""
+    own: float = 0.3
+    """Scale of a block's own part of the style weights, beside the part that is common to all (see `sharing`)."""
     empty: float = 1.0
     """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
     alone: float = 0.3
@@ -36,9 +41,9 @@ class Settings:
     """Pixels by which training images are moved at random, up, down, left and right."""
 
     def __post_init__(self) -> None:
-        for name in ("penalty", "rest", "leak", "sigma", "divergence", "empty", "shift"):
+        for name in ("penalty", "rest", "leak", "sigma", "divergence", "own", "empty", "shift"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        for name in ("rise", "alone", "sure"):
+        for name in ("rise", "anneal", "alone", "sure"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")

@@ -118,7 +118,7 @@ def fitted(
 
     sharing = arm != "unrouted" and can_share(model)  # which only hinders a net that uses all styles of all blocks
     if sharing:
-        share(model)
+        share(model, settings.own)
     done = fit(
         model,
         objective,
