@@ -2,10 +2,11 @@
 
 import inspect
 import json
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -25,9 +26,45 @@ def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = ""
         cls,
         prog=f"sluicegate {verb}",
         description=description or inspect.cleandoc(cls.__doc__ or ""),
-        args=list(words),
+        args=gathered(words, set(_lists(cls))),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def gathered(words: Sequence[str], lists: "set[str]") -> list[str]:
+    """The words, with the values of an option of `lists` that is given several times put together where it is first given.
+
+    argparse would keep the last ones only, and say nothing.
+    """
+    out: list[list[str]] = []
+    first: dict[str, list[str]] = {}
+    group: list[str] = []
+    out.append(group)
+    for n, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if word == "--":
+            return [w for part in out for w in part] + list(words[n:])
+        if not name.startswith("--"):
+            group.append(word)
+        elif (flag := name.replace("_", "-")) not in lists:
+            group = [word]
+            out.append(group)
+        else:
+            if flag not in first:
+                first[flag] = [flag]
+                out.append(first[flag])
+            group = first[flag]
+            group += [value] if equals else []
+    return [word for part in out for word in part]
+
+
+def _lists(cls: type[Any]) -> Iterator[str]:
+    """The options of a verb that take any number of values."""
+    for name, kind in get_type_hints(cls).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from _lists(kind)
+        elif get_origin(kind) is tuple and Ellipsis in get_args(kind):
+            yield "--" + name.replace("_", "-")
 
 
 def seeds_from(first: int, count: int) -> list[int]:
@@ -44,7 +81,7 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE, the value as TOML, or as a plain word where it is none; `UserError` where there is no name or no =."""
+    """Read NAME=VALUE, the value as TOML, a number like .5, or else a plain word; `UserError` without a name or a =."""
     import tomllib
 
     name, equals, value = text.partition("=")
@@ -53,4 +90,4 @@ def assignment(text: str) -> tuple[str, Any]:
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return name, value
+        return name, float(value) if re.fullmatch(r"[+-]?(\.\d+|\d+\.)(e[+-]?\d+)?", value) else value
