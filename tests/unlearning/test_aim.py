@@ -7,7 +7,7 @@ from sluicegate.models import encode, fresh
 from sluicegate.sampling import seed_of
 from sluicegate.schedule import Schedule
 from sluicegate.training import CrossEntropy, Ledger
-from sluicegate.unlearning.aim import TOGETHER, aimed, drawn_anew, importance
+from sluicegate.unlearning.aim import TOGETHER, aimed, at_random, drawn_anew, importance
 from sluicegate.unlearning.distill import undo
 
 
@@ -90,3 +90,18 @@ def test_undo_pays_for_its_aim(tiny, tokenizer, split):
     )
     assert sharp.fitted.ledger.student == plain.fitted.ledger.student
     assert sharp.fitted.ledger.teacher > plain.fitted.ledger.teacher
+
+
+def test_the_control_takes_as_many_weights_without_looking_at_any(tiny):
+    masks = at_random(tiny, 0.4, 3)
+    shapes = {name: p.shape for name, p in tiny.named_parameters() if p.dim() >= 2}
+    assert {name: mask.shape for name, mask in masks.items()} == shapes
+    taken, all_of_them = sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
+    assert taken == round(0.4 * all_of_them)
+    shares = [float(mask.float().mean()) for mask in masks.values() if mask.numel() > 1000]
+    assert all(abs(share - 0.4) < 0.1 for share in shares)
+    assert all(torch.equal(masks[name], mask) for name, mask in at_random(tiny, 0.4, 3).items())
+    assert any(not torch.equal(masks[name], mask) for name, mask in at_random(tiny, 0.4, 4).items())
+    assert list(at_random(tiny, 0.4, 3, sites="model.embed_tokens.weight")) == ["model.embed_tokens.weight"]
+    with pytest.raises(UserError, match=r"alpha is -0.1"):
+        at_random(tiny, -0.1, 3)

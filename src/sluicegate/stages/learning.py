@@ -243,9 +243,9 @@ class Undo(Distill):
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
     noise_sites: str = "*"
     """Which parameters are noised: globs over parameter names, joined by commas."""
-    aim: Literal["all", "fisher", "gradient"] = field(default="all", metadata=_ADDED)
+    aim: Literal["all", "fisher", "gradient", "random"] = field(default="all", metadata=_ADDED)
     """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
-    gradient on the forget set is largest beside that on the retain set."""
+    gradient on the forget set is largest beside that on the retain set. random: any of them (the control)."""
     budget: float = field(default=0.0, metadata=_ADDED)
     """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take --alpha."""
 

@@ -52,20 +52,39 @@ def aimed(
     Only matrices that match `sites` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
     arXiv 2308.07707), which shrinks the weights where we draw new ones.
     """
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha is {alpha:g}; it is a share of the weights, from 0 (none) to 1 (all).")
+    names = _candidates(model, alpha, sites)
     for_forget, for_retain = (importance(model, rows, by, ledger) for rows in (forget, retain))
-    names = [name for name in match_parameters(model, sites) if name in for_forget]
-    if not names:
-        raise UserError(f"the sites {sites!r} hold no matrices, and only those are drawn anew. Give others with --noise-sites.")
     # What the retain set does not touch at all is divided by next to nothing; what neither touches stays.
     floor = 1e-6 * torch.cat([for_retain[name].flatten() for name in names]).mean()
-    ratios = {name: for_forget[name] / (for_retain[name] + floor) for name in names}
+    return _largest({name: for_forget[name] / (for_retain[name] + floor) for name in names}, alpha)
+
+
+def at_random(model: PreTrainedModel, alpha: float, seed: int, *, sites: str = "*") -> dict[str, Tensor]:
+    """The control of `aimed`: as many weights, any."""
+    draw = torch.Generator().manual_seed(seed_of(seed, "aim"))
+    like = dict(model.named_parameters())
+    names = _candidates(model, alpha, sites)
+    return _largest({name: torch.rand(like[name].shape, generator=draw).to(like[name].device) for name in names}, alpha)
+
+
+def _candidates(model: PreTrainedModel, alpha: float, sites: str) -> list[str]:
+    """The matrices that match `sites`; `UserError` where there is none, or `alpha` is no share."""
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha is {alpha:g}; it is a share of the weights, from 0 (none) to 1 (all).")
+    shapes = dict(model.named_parameters())
+    names = [name for name in match_parameters(model, sites) if shapes[name].dim() >= 2]
+    if not names:
+        raise UserError(f"the sites {sites!r} hold no matrices, and only those are drawn anew. Give others with --noise-sites.")
+    return names
+
+
+def _largest(ratios: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Masks of the share `alpha` of all numbers, the largest ones."""
     order = torch.cat([ratio.flatten() for ratio in ratios.values()]).argsort(descending=True, stable=True)
     chosen = torch.zeros(len(order), dtype=torch.bool, device=order.device)
     chosen[order[: round(alpha * len(order))]] = True
     parts = chosen.split([ratio.numel() for ratio in ratios.values()])
-    return {name: part.view_as(ratios[name]) for name, part in zip(names, parts, strict=True)}
+    return {name: part.view_as(ratio) for (name, ratio), part in zip(ratios.items(), parts, strict=True)}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from sluicegate.sampling import Mixture, seed_of
 from sluicegate.schedule import Schedule, distilling_rate
 from sluicegate.scoring import score
 from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
-from sluicegate.unlearning.aim import aimed, drawn_anew
+from sluicegate.unlearning.aim import aimed, at_random, drawn_anew
 from sluicegate.unlearning.hidden import HiddenMatching
 
 CACHE_LIMIT = 4 * 2**30
@@ -189,18 +189,20 @@ def undo(
     retain: Sequence[Item] = (),
     match_hidden: float = 0.0,
     forget: Sequence[Item] = (),
-    aim: Literal["all", "fisher", "gradient"] = "all",
+    aim: Literal["all", "fisher", "gradient", "random"] = "all",
 ) -> Distilled:
     """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
     match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
-    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `aimed`).
+    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `aimed`), or any.
     """
     before = Ledger()
     if aim == "all":
         student = copy.deepcopy(model).requires_grad_(True)
         Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+    elif aim == "random":
+        student = drawn_anew(model, at_random(model, alpha, seed, sites=sites), seed)
     else:
         if not forget or not retain:
             raise UserError(f"aiming by {aim} compares the forget set with the retain set. Hand them in with --forget and --retain.")
