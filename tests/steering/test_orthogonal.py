@@ -9,6 +9,7 @@ import torch
 from architectures import build
 from sluicegate.errors import UserError
 from sluicegate.runs.room import Resumed, Room
+from sluicegate.steering.joint import Descent, descend
 from sluicegate.steering.orthogonal import Orthogonal
 from sluicegate.steering.score import kl
 from sluicegate.steering.vector import SteeringVector
@@ -101,6 +102,25 @@ def test_the_posts_search_goes_one_by_one(model, tokenizer, base):
         at_zero, *at_twins = (sum(float(loss(p, v[None])) for p in range(3)) for v in (torch.zeros(32), *twins.values))
     # The residual stream carries the vector itself to the target, so that on two layers little can be gained.
     assert max(at_twins) < at_zero
+
+
+@pytest.mark.parametrize(("together", "prompts"), [(1, 4), (2, 4), (4, 2), (8, 1), (50, 1)])
+def test_so_many_twins_at_least_meet_one_prompt_in_a_step(together, prompts):
+    met = []
+
+    def loss(prompt, values):
+        met.append((prompt, len(values)))
+        return (values - torch.arange(12)).square().sum(1)
+
+    how = Descent(steps=3, rate=0.3, cap=0.0, start=1.0, batch=100, seed=0, together=together)
+    descend(loss, 4, torch.eye(12)[0].double(), 8, how, room=Room())
+    each = met[4:]  # the first look for the common direction at every prompt
+    assert len(each) == 3 * prompts
+    for step in range(3):
+        own = each[step * prompts : (step + 1) * prompts]
+        assert len({prompt for prompt, _ in own}) == prompts
+        assert sum(count for _, count in own) == 8
+        assert min(count for _, count in own) >= min(together, 8)
 
 
 def test_a_search_can_be_ended_from_outside(model, tokenizer, base):

@@ -8,9 +8,10 @@ from architectures import build
 from sluicegate.errors import UserError
 from sluicegate.steering.dose import calibrate, curve, response
 from sluicegate.steering.meandiff import MeanDiff, activations
+from sluicegate.steering.parts import Slice
 from sluicegate.steering.pca import PCA
 from sluicegate.steering.prompts import RULES, Rule, prompt_ids
-from sluicegate.steering.score import Continued, behaviour_rate, generate, kl
+from sluicegate.steering.score import Continued, answered, behaviour_rate, continued, generate, kl
 from sluicegate.steering.vector import SteeringSet, SteeringVector
 
 PROMPTS = ("12 + 7", "ann likes red plums", "goat")
@@ -70,6 +71,32 @@ def test_a_batch_of_vectors_answers_as_each_alone(model, tokenizer):
     plain = generate(model, tokenizer, None, PROMPTS, new_tokens=6)
     assert len(plain) == 1
     assert generate(model, tokenizer, 0 * twins[0], PROMPTS, new_tokens=6) == plain
+
+
+def test_prompts_of_one_length_are_answered_together_and_as_each_alone(model, tokenizer, base):
+    prompts = [prompt_ids(tokenizer, prompt) for prompt in ("12 + 7", "13 + 8", "ann likes red plums", "goat", "34 + 5")]
+    assert len({len(ids) for ids in prompts}) > 1
+    assert len({len(ids) for ids in prompts}) < len(prompts)
+    found = answered(model, prompts, base, 4)
+    for ids, full in zip(prompts, found, strict=True):
+        assert torch.equal(full, answered(model, [ids], base, 4)[0])
+        assert torch.equal(full[: len(ids)], ids)
+        assert len(full) == len(ids) + 4
+    assert all(torch.equal(*both) for both in zip(answered(model, prompts, base, 0), prompts, strict=True))
+
+
+def test_several_prompts_are_what_each_is_and_the_model_is_asked_once_what_it_can_skip(model, tokenizer, base, monkeypatch):
+    prompts = [prompt_ids(tokenizer, prompt) for prompt in PROMPTS]
+    asked = []
+    agrees = Slice._agrees
+    monkeypatch.setattr(Slice, "_agrees", lambda self: asked.append(self) or agrees(self))
+    found = list(continued(model, prompts, base, tokens=3))
+    assert len(asked) == 1
+    for ids, one in zip(prompts, found, strict=True):
+        alone = Continued(model, ids, base, tokens=3)
+        assert one.part.cached == alone.part.cached
+        assert torch.allclose(one.kl(several().values), alone.kl(several().values), atol=1e-6)
+        assert torch.allclose(one.unsteered, alone.unsteered, atol=1e-6)
 
 
 def test_rates_count_answers():

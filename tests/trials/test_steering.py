@@ -219,6 +219,7 @@ def test_mistakes_in_fitting_are_named(own, changes, says):
         ({"k": 0}, "--k is 0"),
         ({"max_norm": -1.0}, "--max-norm is -1"),
         ({"searched": 0}, "--searched is 0"),
+        ({"together": 0}, "--together is 0"),
         ({"index": 3}, "holds a single vector"),
     ],
 )

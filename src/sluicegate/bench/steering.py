@@ -46,7 +46,9 @@ class Size:
     steps: int = 60
     few: int = 32
     """Twins of the joint search that the sequential one is compared with."""
-    few_steps: int = 24
+    few_steps: int = 20
+    together: int = 8
+    """Of these, so many at least meet the same prompt in a step."""
     one_by_one: int = 3
     """Twins of the sequential search."""
     sequential_steps: int = 1000
@@ -64,7 +66,9 @@ class Size:
     melbo_steps: int = 10
 
 
-QUICK = Size(k=16, steps=10, few=8, few_steps=10, one_by_one=1, sequential_steps=300, looked_at=8, looked_on=2, every=50, melbo_steps=3)
+QUICK = Size(
+    k=16, steps=10, few=8, few_steps=10, together=4, one_by_one=1, sequential_steps=300, looked_at=8, looked_on=2, every=50, melbo_steps=3
+)
 
 
 Way = tuple[tuple[float, float], ...]
@@ -219,7 +223,7 @@ def measure(
             base, _ = SteerFit(module=module).fitted(model, tokenizer, (code.positive, code.negative), room)
         rule = rule or code.rule
         looks = _Looks(model, tokenizer, base, size)
-        few, _ = _joint(model, tokenizer, base, size.few, size.few_steps, size, looks, room)
+        few, _ = _joint(model, tokenizer, base, size.few, size.few_steps, size, looks, room, together=size.together)
         joint, twins = _joint(model, tokenizer, base, size.k, size.steps, size, looks, room)
         sequential = _sequential(model, tokenizer, base, target, size, looks, room)
         values = torch.cat([torch.zeros(1, len(base.values)), twins.values])
@@ -254,9 +258,10 @@ class _Looks:
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", size: Size) -> None:
         from sluicegate.steering.prompts import prompt_ids
-        from sluicegate.steering.score import Continued
+        from sluicegate.steering.score import continued
 
-        self.some = [Continued(model, prompt_ids(tokenizer, prompt), base, tokens=size.along) for prompt in HELD_OUT[: size.looked_on]]
+        prompts = [prompt_ids(tokenizer, prompt) for prompt in HELD_OUT[: size.looked_on]]
+        self.some = list(continued(model, prompts, base, tokens=size.along))
 
     def __call__(self, values: Tensor) -> float:
         """The median over the vectors [k, d] of the median over the prompts."""
@@ -291,6 +296,7 @@ def _joint(
     size: Size,
     looks: _Looks,
     room: Room,
+    together: int = 1,
 ) -> "tuple[Timed, SteeringSet]":
     from sluicegate.steering.orthogonal import Orthogonal
 
@@ -302,7 +308,8 @@ def _joint(
         now = clock()
         seen.append((now / k, clock.look(lambda: looks(values[chosen]))))
 
-    twins = Orthogonal(k=k, steps=steps, tokens=size.along).fit(model, tokenizer, base, TRAINING, room=room, each=each)
+    search = Orthogonal(k=k, steps=steps, tokens=size.along, together=together)
+    twins = search.fit(model, tokenizer, base, TRAINING, room=room, each=each)
     return Timed((tuple(seen),), (clock() / k,)), twins
 
 

@@ -38,6 +38,8 @@ class Descent:
     """Length of a twin at the start."""
     batch: int
     seed: int
+    together: int = 1
+    """So many twins at least meet the same prompt in a step."""
     momentum: float = 0.85
     power: float = 0.5
     """The gradient is multiplied by (covariance of gradients)^-power: 0 plain, .5 as Adagrad's full matrix."""
@@ -77,6 +79,7 @@ def descend(
     `start` [k, d]: where to begin; by default all share the direction in which the loss falls fastest, and are else random.
     """
     begun = time.process_time()
+    groups = min(prompts, max(k // how.together, 1))
     width, spared = len(base), basis(base[None])
     draw = torch.Generator().manual_seed(how.seed)
     found = room.resume("twins")
@@ -96,7 +99,7 @@ def descend(
         deal = torch.randperm(k, generator=at)
         losses, slopes = torch.zeros(k, dtype=torch.float64), torch.zeros(k, width, dtype=torch.float64)
         turn = int(torch.randint(prompts, (1,), generator=at))
-        for p, rows in enumerate(deal.tensor_split(prompts)):
+        for p, rows in enumerate(deal.tensor_split(groups)):
             if len(rows):
                 losses[rows], slopes[rows] = gradients(loss, (p + turn) % prompts, scale[rows, None] * frame[rows], how.batch)
         radial = (slopes * frame).sum(1)

@@ -16,7 +16,7 @@ from sluicegate.errors import UserError, check_choices
 from sluicegate.runs.room import Room
 from sluicegate.steering.joint import Descent, Each, Loss, descend
 from sluicegate.steering.prompts import prompt_ids
-from sluicegate.steering.score import Continued
+from sluicegate.steering.score import Continued, continued
 from sluicegate.steering.sequential import one_by_one
 from sluicegate.steering.vector import SteeringSet, SteeringVector
 
@@ -46,13 +46,15 @@ class Orthogonal:
     """Weight of the answer's first token in that KL; each later one has 1. The first decides what kind of answer it becomes."""
     batch: int = 16
     """Vectors in a pass."""
+    together: int = 1
+    """Joint: so many twins at least meet the same prompt in a step. Passes of many cost less a twin; a step then sees fewer prompts."""
     rate: float = 0.0
     """Joint: length of the first step as a share of the vector's; sequential: see `sequential.RATE`. 0: the default of the mode."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choices(Orthogonal, {"objective": self.objective, "mode": self.mode})
-        for name in ("k", "steps", "tokens", "batch"):
+        for name in ("k", "steps", "tokens", "batch", "together"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.max_norm >= 0 or not self.rate >= 0:
@@ -109,13 +111,13 @@ class Orthogonal:
         if self.mode == "sequential":
             rows = one_by_one(loss, len(some), base.values, self.k, steps=self.steps, rate=self.rate, cap=cap, room=room, each=each)
         else:
-            how = Descent(self.steps, self.rate or 0.3, cap, cap or base.norm, self.batch, self.seed)
+            how = Descent(self.steps, self.rate or 0.3, cap, cap or base.norm, self.batch, self.seed, self.together)
             begin = None if start is None else start.values
             rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each, start=begin)
         made_from: dict[str, Any] = {
             "method": "Orthogonal", "objective": self.objective, "mode": self.mode, "target": self.target, "max_norm": self.max_norm,
-            "steps": self.steps, "tokens": self.tokens, "first": self.first, "seed": self.seed, "prompts": list(prompts),
-            "base_norm": base.norm, "base_effect": effect, "base": dict(base.made_from),
+            "steps": self.steps, "tokens": self.tokens, "first": self.first, "together": self.together, "seed": self.seed,
+            "prompts": list(prompts), "base_norm": base.norm, "base_effect": effect, "base": dict(base.made_from),
         }  # fmt: skip
         short = _float32(rows, cap)
         if self.objective == "activation":
@@ -137,12 +139,10 @@ class Orthogonal:
         template: bool | None,
         room: Room,
     ) -> list[Continued]:
-        some = []
-        for number, prompt in enumerate(prompts, start=1):
-            ids = prompt_ids(tokenizer, prompt, template)
-            tokens = self.tokens if self.objective == "kl" else 1
-            some.append(Continued(model, ids, base, tokens=tokens, target=self.target))
-            room.progress("prompts", number, len(prompts), {"effect": float(some[-1].unsteered.mean())})
+        ids, some = [prompt_ids(tokenizer, prompt, template) for prompt in prompts], list[Continued]()
+        for one in continued(model, ids, base, tokens=self.tokens if self.objective == "kl" else 1, target=self.target):
+            some.append(one)
+            room.progress("prompts", len(some), len(prompts), {"effect": float(one.unsteered.mean())})
         return some
 
     def loss(self, some: Sequence[Continued], base: SteeringVector, goal: Sequence[Tensor] | None = None) -> Loss:

@@ -33,12 +33,15 @@ class Slice:
 
     `ids` [s] are the tokens, `tokens` says which are steered (see `SteeringVector`). What lies before the source is cached where the
     model is a list of layers that are called one after the other; what a slice gives is compared with the whole model once, and where
-    they differ the whole model is run. Gradients flow to `values`; the model's own weights get none.
+    they differ the whole model is run; `skips` says so where it is known from another slice of the same model. Gradients flow to `values`;
+    the model's own weights get none.
 
     Raises `UserError` for a path that is no module, a target that the source cannot change, or more tokens than the model has positions.
     """
 
-    def __init__(self, model: nn.Module, ids: Tensor, *, source: str, target: str = "", tokens: str = "not_first") -> None:
+    def __init__(
+        self, model: nn.Module, ids: Tensor, *, source: str, target: str = "", tokens: str = "not_first", skips: bool | None = None
+    ) -> None:
         self.model, self.ids, self.source, self.target_path = model, ids.reshape(1, -1).to(_device(model)), source, target
         check_tokens(tokens)
         _check_length(model, self.ids.shape[1])
@@ -54,7 +57,7 @@ class Slice:
         self._head: nn.Module | None = head() if callable(head) else None
         self._few = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._record()
-        self.cached = bool(self._bypassed) and self._agrees()
+        self.cached = bool(self._bypassed) and (self._agrees() if skips is None else skips)
         """Whether what lies before the source is skipped."""
         if target:
             self._check_target()

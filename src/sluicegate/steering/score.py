@@ -1,6 +1,6 @@
 """What vectors do: KL to the base-steered model over several tokens, greedy answers with one vector a row, and the behaviour's rate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,11 +33,13 @@ def continuation(
 ) -> Tensor:
     """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: one row for a vector (or None), one a vector for a set.
 
-    `ids` [s]. With `stops` a row ends at the model's end token, and what follows is padding (that token again).
+    `ids` [s], or [b, s] of several prompts for one vector. With `stops` a row ends at the model's end token, and what follows is
+    padding (that token again).
     """
-    rows = len(vector) if isinstance(vector, SteeringSet) else 1
+    prompts = ids.reshape(-1, ids.shape[-1])
+    rows = len(vector) if isinstance(vector, SteeringSet) else len(prompts)
     edit = vector.rows(range(rows)) if isinstance(vector, SteeringSet) else vector
-    prompt = ids.reshape(1, -1).to(next(model.parameters()).device).expand(rows, -1)
+    prompt = prompts.to(next(model.parameters()).device).expand(rows, -1)
     settings: dict[str, Any] = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": _pad(model)}
     if not stops:
         settings["min_new_tokens"] = tokens
@@ -62,18 +64,40 @@ def _pad(model: PreTrainedModel) -> int:
     return 0
 
 
+def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: SteeringVector, tokens: int) -> list[Tensor]:
+    """Each prompt [s] with its greedy answer of `tokens` tokens, [s + tokens]; prompts of one length are answered together."""
+    found: list[Tensor] = list(prompts)
+    if tokens > 0:
+        for length in sorted({len(ids) for ids in prompts}):
+            own = [n for n, ids in enumerate(prompts) if len(ids) == length]
+            rows = continuation(model, torch.stack([prompts[n] for n in own]), vector, tokens, stops=False)
+            for n, row in zip(own, rows, strict=True):
+                found[n] = row
+    return found
+
+
 class Continued:
     """A prompt, what the base makes the model answer, and how likely the base-steered model finds each token of that.
 
-    `base` None: the plain model stands for it.
+    `base` None: the plain model stands for it. `full`: prompt and answer, where they are known (see `answered`); `skips`: see `Slice`.
     """
 
-    def __init__(self, model: PreTrainedModel, ids: Tensor, base: SteeringVector, *, tokens: int = 12, target: str = "") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ids: Tensor,
+        base: SteeringVector,
+        *,
+        tokens: int = 12,
+        target: str = "",
+        full: Tensor | None = None,
+        skips: bool | None = None,
+    ) -> None:
         if tokens < 1:
             raise UserError(f"the KL is over {tokens} tokens; it must be at least 1.")
-        full = continuation(model, ids, base, tokens - 1, stops=False)[0] if tokens > 1 else ids
+        full = answered(model, [ids], base, tokens - 1)[0] if full is None else full
         self.tokens, self.prompt, self.base = tokens, len(ids), base
-        self.part = Slice(model, full, source=base.module, target=target, tokens=base.tokens)
+        self.part = Slice(model, full, source=base.module, target=target, tokens=base.tokens, skips=skips)
         with torch.no_grad():
             self.wanted = self.part.logits(base.values[None], tokens)[0].log_softmax(-1)
             """[n, V] log-probabilities under the base."""
@@ -89,6 +113,17 @@ class Continued:
         return self._kl(self.part.logits(values, self.tokens))
 
 
+def continued(
+    model: PreTrainedModel, prompts: Sequence[Tensor], base: SteeringVector, *, tokens: int = 12, target: str = ""
+) -> Iterator[Continued]:
+    """`Continued` of each prompt [s]; cheaper than one by one, since prompts of one length are answered together."""
+    skips: bool | None = None  # a matter of the model, which need not be found out for every prompt
+    for ids, full in zip(prompts, answered(model, prompts, base, tokens - 1), strict=True):
+        one = Continued(model, ids, base, tokens=tokens, target=target, full=full, skips=skips)
+        skips = one.part.cached
+        yield one
+
+
 def kl(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -102,8 +137,8 @@ def kl(
     room: Room | None = None,
 ) -> Kls:
     """KL(base || vector) of vectors [k, d] on prompts, teacher-forced along the base's greedy answer of `tokens` tokens."""
-    some = [Continued(model, prompt_ids(tokenizer, prompt, template), base, tokens=tokens) for prompt in prompts]
-    return kl_of(some, values, batch=batch, room=room)
+    some = continued(model, [prompt_ids(tokenizer, prompt, template) for prompt in prompts], base, tokens=tokens)
+    return kl_of(list(some), values, batch=batch, room=room)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Steering: find the orthogonal twins of a vector."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -60,6 +60,8 @@ class SteerTwins(OnModel):
     """Weight of the answer's first token in that KL; each later one has 1."""
     searched: int = 16
     """How many of the prompts are searched on; each twin meets one of them a step."""
+    together: int = field(default=1, metadata={"added": True})
+    """So many twins at least meet the same prompt in a step: with 8, a step of few twins is about a sixth cheaper."""
 
     def resolved(self) -> Self:
         stage = super().resolved()
@@ -76,6 +78,8 @@ class SteerTwins(OnModel):
             )
         if not self.first > 0:
             raise UserError(f"--first is {self.first:g}; it is a weight, more than 0 (1: all tokens alike).")
+        if self.together < 1:
+            raise UserError(f"--together is {self.together}; it is a number of twins, at least 1.")
         if self.max_norm < 0:
             raise UserError(f"--max-norm is {self.max_norm:g}; it is a multiple of the base's norm, 0 for no limit.")
         return dataclasses.replace(stage, model=model, target=target, steps=steps, plain=self.plain or bool(base.made_from.get("plain")))
@@ -93,7 +97,7 @@ class SteerTwins(OnModel):
 
         return Orthogonal(
             k=self.k, objective=self.objective, mode=self.arm, target=self.target, max_norm=self.max_norm, steps=self.steps,
-            tokens=self.along, first=self.first, seed=self.seed,
+            tokens=self.along, first=self.first, together=self.together, seed=self.seed,
         )  # fmt: skip
 
     def run(self, room: "Room") -> dict[str, Any]:
