@@ -11,7 +11,7 @@ from sluicegate.errors import UserError
 from sluicegate.recipe import Recipe, load_recipe, packaged_recipes
 from sluicegate.report import numbers, report_experiment
 from sluicegate.report.figures import Point, Series
-from sluicegate.report.pareto import budgets, conclusion, front
+from sluicegate.report.pareto import _apart, budgets, conclusion, front
 
 PICTURE = {"kind": "pareto", "y": "B@100", "title": "Every variant"}
 COURSE = [[20, 0.3], [40, 0.95], [60, 0.9], [80, 0.99]]
@@ -129,3 +129,9 @@ def test_the_packaged_ones_can_be_read_and_compare_with_a_reference(name):
     if name.endswith("-variants"):
         assert recipe.arms["gold"]["check_every"] > 0
         assert {"route", "ablate", "undo", "distill"} <= set(verbs)
+
+
+def test_numbers_of_lines_that_lie_close_are_written_together():
+    assert _apart([1.0, 0.69, 0.72], 0.1) == [("2, 3", pytest.approx((0.69 * 0.72) ** 0.5)), ("1", 1.0)]
+    assert _apart([1.0, 0.5], 0.1) == [("2", 0.5), ("1", 1.0)]
+    assert _apart([], 0.1) == []

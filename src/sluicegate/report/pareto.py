@@ -118,6 +118,18 @@ def front(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
+def _apart(places: Sequence[float], least: float) -> list[tuple[str, float]]:
+    """What to write above lines at these places of a logarithmic axis, and where: numbers from 1, together where they would overlap."""
+    found: list[tuple[list[int], list[float]]] = []
+    for number, place in sorted(enumerate(places, 1), key=lambda both: both[1]):
+        if found and math.log(place / found[-1][1][-1]) < least:
+            found[-1][0].append(number)
+            found[-1][1].append(place)
+        else:
+            found.append(([number], [place]))
+    return [(", ".join(map(str, sorted(numbers))), math.exp(sum(map(math.log, at)) / len(at))) for numbers, at in found]
+
+
 def _picture(name: str, outcome: Outcome, table: Sequence[Row], looks: Mapping[str, Series], y: str) -> str:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -148,8 +160,9 @@ def _picture(name: str, outcome: Outcome, table: Sequence[Row], looks: Mapping[s
         axes.grid(axis="y")
         for number, (_, place) in enumerate(lines):
             axes.axvline(place, color=paint("reference"), lw=1.0, dashes=((8, 0.001), (5, 3), (1, 2))[number % 3], zorder=1)
+        for numbers, place in _apart([at for _, at in lines], math.log(high / low) / 20):
             axes.annotate(
-                str(number + 1),
+                numbers,
                 (place, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(0, 5),
