@@ -139,7 +139,7 @@ def test_the_joint_search_is_timed_to_its_first_low_look_and_shared_by_its_twins
 
     monkeypatch.setattr(Orthogonal, "fit", fit)
     kls = iter([0.9, 0.5, 0.2])
-    found, twins = steering._joint(model, tokenizer, base, 4, 3, SMALL, lambda values: next(kls), None)
+    found, twins = steering._joint(Orthogonal(k=4, steps=3), model, tokenizer, base, SMALL, lambda values: next(kls), None)
     assert found == Timed((((2.5, 0.9), (5.0, 0.5), (7.5, 0.2)),), (7.5,))
     assert len(twins) == 4
 

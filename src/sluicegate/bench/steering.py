@@ -27,6 +27,7 @@ from sluicegate.steering.prompts import BEHAVIOURS, HELD_OUT, TRAINING, Rule
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from sluicegate.steering.orthogonal import Orthogonal
     from sluicegate.steering.vector import SteeringSet, SteeringVector
 
 KL = 0.5
@@ -212,6 +213,7 @@ def measure(
     progress: Progress | None = None,
 ) -> Measured:
     """The same on a model at hand; `base` is by default the vector of the packaged behaviour "code"."""
+    from sluicegate.steering.orthogonal import Orthogonal
     from sluicegate.steering.score import behaviour_rate, generate, kl
     from sluicegate.trials.steering import SteerFit
 
@@ -223,8 +225,10 @@ def measure(
             base, _ = SteerFit(module=module).fitted(model, tokenizer, (code.positive, code.negative), room)
         rule = rule or code.rule
         looks = _Looks(model, tokenizer, base, size)
-        few, _ = _joint(model, tokenizer, base, size.few, size.few_steps, size, looks, room, together=size.together)
-        joint, twins = _joint(model, tokenizer, base, size.k, size.steps, size, looks, room)
+        fewer = Orthogonal(k=size.few, steps=size.few_steps, tokens=size.along, together=size.together)
+        few, _ = _joint(fewer, model, tokenizer, base, size, looks, room)
+        everything = Orthogonal(k=size.k, steps=size.steps, tokens=size.along)
+        joint, twins = _joint(everything, model, tokenizer, base, size, looks, room)
         sequential = _sequential(model, tokenizer, base, target, size, looks, room)
         values = torch.cat([torch.zeros(1, len(base.values)), twins.values])
         several = np.median(kl(model, tokenizer, base, values, HELD_OUT, tokens=size.along, room=room).several, axis=1)
@@ -288,18 +292,15 @@ class _Clock:
 
 
 def _joint(
+    search: "Orthogonal",
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     base: "SteeringVector",
-    k: int,
-    steps: int,
     size: Size,
     looks: _Looks,
     room: Room,
-    together: int = 1,
 ) -> "tuple[Timed, SteeringSet]":
-    from sluicegate.steering.orthogonal import Orthogonal
-
+    k = search.k
     seen: list[tuple[float, float]] = []
     chosen = torch.linspace(0, k - 1, min(size.looked_at, k)).long()
     clock = _Clock()
@@ -308,7 +309,6 @@ def _joint(
         now = clock()
         seen.append((now / k, clock.look(lambda: looks(values[chosen]))))
 
-    search = Orthogonal(k=k, steps=steps, tokens=size.along, together=together)
     twins = search.fit(model, tokenizer, base, TRAINING, room=room, each=each)
     return Timed((tuple(seen),), (clock() / k,)), twins
 

@@ -31,15 +31,13 @@ def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = ""
     )
 
 
-def gathered(words: Sequence[str], lists: "set[str]") -> list[str]:
+def gathered(words: Sequence[str], lists: set[str]) -> list[str]:
     """The words, with the values of an option of `lists` that is given several times put together where it is first given.
 
     argparse would keep the last ones only, and say nothing.
     """
-    out: list[list[str]] = []
-    first: dict[str, list[str]] = {}
     group: list[str] = []
-    out.append(group)
+    out, first = [group], dict[str, list[str]]()
     for n, word in enumerate(words):
         name, equals, value = word.partition("=")
         if word == "--":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sluicegate.latent.model import Autoencoder
 from sluicegate.latent.settings import UNKNOWN, Arm, Settings
+from sluicegate.routing.penalties import ramp
 from sluicegate.routing.router import Router
 from sluicegate.training import Batches, Loss
 
@@ -87,7 +88,7 @@ class Objective:
 
     def __call__(self, model: Autoencoder, batches: Batches) -> Loss:
         rows, settings = batches["train"], self.settings
-        noise, weight = (_ramp(rows.step, share * self.steps) for share in (settings.rise, settings.anneal))
+        noise, weight = (ramp(share, rows.step / self.steps) for share in (settings.rise, settings.anneal))
         hidden = model.encoder(rows.x)
         mean = model.amount(hidden)
         amounts = self._above(mean + settings.sigma * noise * torch.randn_like(mean))
@@ -113,8 +114,3 @@ class Objective:
             log_of["empty"] = settings.empty * F.softplus(nothing).sum() * len(rows.x) / rows.total
         value: Any = sum(log_of.values())
         return Loss(value, {name: part.detach() for name, part in log_of.items()})
-
-
-def _ramp(step: int, over: float) -> float:
-    """From 0 to 1 over so many steps."""
-    return min(step / over, 1.0) if over else 1.0

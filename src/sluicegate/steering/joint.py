@@ -100,8 +100,7 @@ def descend(
         losses, slopes = torch.zeros(k, dtype=torch.float64), torch.zeros(k, width, dtype=torch.float64)
         turn = int(torch.randint(prompts, (1,), generator=at))
         for p, rows in enumerate(deal.tensor_split(groups)):
-            if len(rows):
-                losses[rows], slopes[rows] = gradients(loss, (p + turn) % prompts, scale[rows, None] * frame[rows], how.batch)
+            losses[rows], slopes[rows] = gradients(loss, (p + turn) % prompts, scale[rows, None] * frame[rows], how.batch)
         radial = (slopes * frame).sum(1)
         turning = without(tangent(slopes, frame), spared)
         spread = 0.9 * spread + turning.T @ turning / k

@@ -62,20 +62,19 @@ def aimed(
 def at_random(model: PreTrainedModel, alpha: float, seed: int, *, sites: str = "*") -> dict[str, Tensor]:
     """The control of `aimed`: as many weights, any."""
     draw = torch.Generator().manual_seed(seed_of(seed, "aim"))
-    like = dict(model.named_parameters())
-    names = _candidates(model, alpha, sites)
-    return _largest({name: torch.rand(like[name].shape, generator=draw).to(like[name].device) for name in names}, alpha)
+    matrices = _candidates(model, alpha, sites)
+    return _largest({name: torch.rand(matrix.shape, generator=draw).to(matrix.device) for name, matrix in matrices.items()}, alpha)
 
 
-def _candidates(model: PreTrainedModel, alpha: float, sites: str) -> list[str]:
-    """The matrices that match `sites`; `UserError` where there is none, or `alpha` is no share."""
+def _candidates(model: PreTrainedModel, alpha: float, sites: str) -> dict[str, Tensor]:
+    """The matrices that match `sites`, by name; `UserError` where there is none, or `alpha` is no share."""
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is {alpha:g}; it is a share of the weights, from 0 (none) to 1 (all).")
-    shapes = dict(model.named_parameters())
-    names = [name for name in match_parameters(model, sites) if shapes[name].dim() >= 2]
-    if not names:
+    named = dict(model.named_parameters())
+    matrices: dict[str, Tensor] = {name: named[name] for name in match_parameters(model, sites) if named[name].dim() >= 2}
+    if not matrices:
         raise UserError(f"the sites {sites!r} hold no matrices, and only those are drawn anew. Give others with --noise-sites.")
-    return names
+    return matrices
 
 
 def _largest(ratios: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
