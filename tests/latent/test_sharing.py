@@ -50,7 +50,7 @@ def test_one_block_teaches_the_common_part_and_no_other_block():
     assert (model.style.parametrizations.weight[0].common.grad.abs().sum(1) > 0).all()
 
 
-def test_own_parts_of_styles_are_scaled_and_amounts_are_not():
+def test_own_parts_are_scaled_where_styles_are_drawn_and_nowhere_else():
     model = net()
     share(model, 0.3)
     with torch.no_grad():
@@ -60,8 +60,8 @@ def test_own_parts_of_styles_are_scaled_and_amounts_are_not():
         style, spread, drawn = (
             layer.weight - old for layer, old in zip((model.style, model.spread, model.decoder[0]), before, strict=True)
         )
-    assert torch.allclose(style, torch.tensor(0.3), atol=1e-6)
-    assert torch.allclose(spread, torch.tensor(0.3), atol=1e-6)
+    assert torch.allclose(style, torch.tensor(1.0), atol=1e-6)
+    assert torch.allclose(spread, torch.tensor(1.0), atol=1e-6)
     assert torch.allclose(drawn.unflatten(1, (3, 3)), torch.tensor([1.0, 0.3, 0.3]), atol=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_a_block_begun_anew_while_sharing_keeps_the_common_part():
     revive(model, 1, 0)
     weight = model.style.weight.unflatten(0, (3, 2))
     assert torch.allclose(weight[1], common)
-    assert torch.allclose(weight[0], common + 0.3)
+    assert torch.allclose(weight[0], common + 1.0)
 
 
 def test_nets_of_ones_own_and_nets_without_styles_do_not_share():

@@ -30,7 +30,7 @@ class Settings:
     """Share of the steps over which that weight rises from 0 (Bowman et al. 2016, arXiv 1511.06349): else styles that would pay later are
     given up while they are still noise."""
     own: float = 0.3
-    """Scale of a block's own part of the style weights, beside the part that is common to all (see `sharing`)."""
+    """Scale of a block's own part of the weights that draw its styles, beside the part that is common to all (see `sharing`)."""
     empty: float = 1.0
     """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
     alone: float = 0.3

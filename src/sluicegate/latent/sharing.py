@@ -3,8 +3,9 @@
 A block's own image is one in ten, so its style weights would see a tenth of what a net without routing learns from. Each block's weights
 are therefore the sum of a common part, which learns from whichever block is on, and its own. That is the same set of functions, and
 gradients still reach a block's code from rows of its own class only; after training the sum is written down and the common part is gone.
-The own part is scaled down. Adam's steps have one length for all weights, and a block's own gradient is ten times as noisy as the common
-one: a smaller scale is a smaller rate for what is learnt from fewer images.
+What the decoder draws with them is scaled down in its own part. Adam's steps have one length for all weights, and a block's own gradient is
+ten times as noisy as the common one: a smaller scale is a smaller rate for what is learnt from fewer images. Not so where the image is
+read: blocks that read alike draw each other's images, and the amounts then name fewer of them.
 """
 
 import torch
@@ -17,21 +18,18 @@ from sluicegate.latent.model import Autoencoder
 class Common(nn.Module):
     """Adds one matrix to every block's part of a weight: rows of a head that gives blocks, columns of a layer that takes them.
 
-    The blocks' own parts are multiplied by `own`; the amounts' columns are left as they are.
+    The blocks' own parts are multiplied by `scale`, [1] or [columns of a block].
     """
 
-    def __init__(self, like: Tensor, count: int, dim: int, own: float) -> None:
+    def __init__(self, like: Tensor, count: int, dim: int, scale: Tensor) -> None:
         super().__init__()
         self.count, self.dim = count, dim
         self.scale: Tensor
-        self.register_buffer("scale", torch.full((like.shape[dim] // count,), own))
-        if dim == 1:
-            self.scale[0] = 1.0
+        self.register_buffer("scale", scale.to(like))
         self.common = nn.Parameter(like.detach().unflatten(dim, (count, -1)).select(dim, 0).clone())
 
     def forward(self, own: Tensor) -> Tensor:
-        scale = self.scale if self.dim else self.scale[:, None]
-        whole: Tensor = own.unflatten(self.dim, (self.count, -1)) * scale + self.common.unsqueeze(self.dim)
+        whole: Tensor = own.unflatten(self.dim, (self.count, -1)) * self.scale + self.common.unsqueeze(self.dim)
         return whole.flatten(self.dim, self.dim + 1)
 
 
@@ -49,10 +47,12 @@ def _shared(model: Autoencoder) -> list[tuple[nn.Linear, int]]:
 def share(model: Autoencoder, own: float) -> None:
     """Begin: styles are the same function of the image in all blocks, and drawn the same; amounts are each block's own from the first."""
     count = len(model.classes)
+    columns = torch.full((1 + model.k,), own)
+    columns[0] = 1.0  # the amounts'
     for layer, dim in _shared(model):
-        common = Common(layer.weight, count, dim, own)
+        common = Common(layer.weight, count, dim, columns if dim else torch.ones(1))
         blocks = layer.weight.unflatten(dim, (count, -1))
-        if dim == 1:
+        if dim:
             common.common[:, 0] = 0.0  # the amounts' columns
             blocks[:, :, 1:] = 0.0
         else:
