@@ -166,7 +166,10 @@ def folder_name(stage: Stage, digest: str) -> str:
 
 
 def environment(device: str, threads: int, world_size: int = 1, shard: bool = False) -> dict[str, Any]:
-    """What the run's numbers may depend on beside its settings: an allow-list, never os.environ."""
+    """What the run's numbers may depend on beside its settings: an allow-list, never the whole of os.environ.
+
+    `stack` is there where SLUICEGATE_STACK asks for another way of training an attack's rates than the default.
+    """
     packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors")
     versions = {}
     for name in packages:
@@ -174,7 +177,7 @@ def environment(device: str, threads: int, world_size: int = 1, shard: bool = Fa
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return {
+    found = {
         "versions": versions | {"python": platform.python_version()},
         "git": _git_sha(),
         "machine": platform.machine(),
@@ -182,7 +185,9 @@ def environment(device: str, threads: int, world_size: int = 1, shard: bool = Fa
         "threads": threads,
         "world_size": world_size,
         "argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-    } | ({"shard": True} if shard else {})
+    }
+    asked = os.environ.get("SLUICEGATE_STACK", "auto")
+    return found | ({"shard": True} if shard else {}) | ({"stack": asked} if asked != "auto" else {})
 
 
 def _git_sha() -> str:
