@@ -20,7 +20,7 @@ CASE = Case("arithmetic-tiny", "arithmetic", Attack(lrs=(1e-3, 3e-3), steps=2, c
 
 def made(**changes):
     own = {
-        "recipe": "undo", "seeds": 2, "arms": 3, "cores": 2, "attacks": (Attacked(CASE, 2e8, 5.0, 0.7, 0.6, 0.8),),
+        "recipe": "undo", "seeds": 2, "arms": 3, "cores": 2, "attacks": (Attacked(CASE, 2e8, 70_000, 5.0, 0.7, 0.6, 0.8),),
         "piped": Ran(50.0, {"train": 20.0, "relearn": 60.0}), "in_order": Ran(120.0, {"train": 20.0, "relearn": 80.0}),
         "shares": {"train": 0.4, "relearn": 0.2, PLAIN: 0.1},
     }  # fmt: skip
@@ -42,7 +42,8 @@ def test_the_tables_name_what_is_measured():
     assert lines[2] == "| arithmetic-tiny, 2 rates, 4 rows | 200 | 5.0 ms | 0.70 | 0.60 to 0.80 | yes |"
     assert "| CPU seconds of the stages | 80.0 | 100.0 | 0.80 |" in lines
     assert "| ... relearn | 60.0 | 80.0 | 0.75 |" in lines
-    assert not Attacked(CASE, 1e12, 5.0, 0.7, 0.6, 0.8).used
+    assert not Attacked(CASE, 1e12, 70_000, 5.0, 0.7, 0.6, 0.8).used
+    assert not Attacked(CASE, 2e8, 500_000, 5.0, 0.7, 0.6, 0.8).used
 
 
 def test_the_share_is_of_products_and_of_nothing_else():
@@ -70,6 +71,7 @@ def test_an_attack_is_timed_both_ways(monkeypatch):
     assert calls == ["lr 0.001", "lr 0.003"] * 4, "in turn to warm up and in each of three turns; at once never calls fit"
     assert found.low <= found.ratio <= found.high
     assert 0 < found.flops < 1e8
+    assert found.weights == sum(p.numel() for p in pipeline.load(CASE.model)[0].parameters())
     assert os.environ["SLUICEGATE_STACK"] == "auto"
 
 

@@ -31,6 +31,8 @@ PART = "all rates"
 """Under this name a resume point holds all of them: they are at the same step, and one file says so."""
 STEP_FLOPS = 3e8
 """Most FLOPs of one rate's step (three forward passes) for which stacking pays; measured on one core, see docs/benchmarks.md."""
+WEIGHTS = 200_000
+"""Most weights of one model for which it does: of larger ones a step is slow, however few its rows, since every copy's are read."""
 Stacking = Literal["auto", "never", "always"]
 Measure = Callable[[Any, Ledger], dict[str, float]]
 
@@ -43,9 +45,14 @@ def stacking() -> Stacking:
     return asked  # type: ignore[return-value]  # mypy does not narrow a string by `in`
 
 
+def small(flops: float, weights: int) -> bool:
+    """Whether one rate's step on one model is small enough that sharing its overhead is worth anything."""
+    return flops <= STEP_FLOPS and weights <= WEIGHTS
+
+
 def pays(model: PreTrainedModel, batch: Batch) -> bool:
-    """Whether a step is small enough, on a CPU, that sharing its overhead is worth anything."""
-    return batch.ids.device.type == "cpu" and 3 * Meter(model)(batch) <= STEP_FLOPS
+    """Whether attacks on this model with such batches are better stacked: on a CPU, and `small`."""
+    return batch.ids.device.type == "cpu" and small(3 * Meter(model)(batch), sum(p.numel() for p in model.parameters()))
 
 
 def fit_together(

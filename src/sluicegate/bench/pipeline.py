@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
-from sluicegate.audit.stacked import STEP_FLOPS, Stacking
+from sluicegate.audit.stacked import Stacking, small
 from sluicegate.execution import execute, from_config
 from sluicegate.experiment import run_recipe
 from sluicegate.models import load
@@ -70,6 +70,8 @@ class Attacked:
     case: Case
     flops: float
     """Of one rate's step."""
+    weights: int
+    """Of the model."""
     in_turn: float
     """CPU milliseconds of a step of one rate, its share of measuring recall included."""
     ratio: float
@@ -80,7 +82,7 @@ class Attacked:
     @property
     def used(self) -> bool:
         """Whether the library stacks at this size by itself."""
-        return self.flops <= STEP_FLOPS
+        return small(self.flops, self.weights)
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,9 @@ def timed(case: Case, turns: int) -> Attacked:
         ratios.append(took["always"] / took["never"])
         in_turn.append(took["never"])
     steps = case.attack.steps * len(case.attack.lrs)
-    return Attacked(case, flops / steps, 1e3 * statistics.median(in_turn) / steps, statistics.median(ratios), min(ratios), max(ratios))
+    weights = sum(p.numel() for p in model.parameters())
+    per_step = 1e3 * statistics.median(in_turn) / steps
+    return Attacked(case, flops / steps, weights, per_step, statistics.median(ratios), min(ratios), max(ratios))
 
 
 def ran(
