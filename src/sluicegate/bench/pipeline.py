@@ -147,6 +147,7 @@ def summary(found: Measured) -> dict[str, Any]:
                 "model": a.case.model,
                 "rates": len(a.case.attack.lrs),
                 "batch": a.case.attack.batch,
+                "weights": a.weights,
                 "step_mflops": a.flops / 1e6,
                 "in_turn_ms": a.in_turn,
                 "ratio": a.ratio,
