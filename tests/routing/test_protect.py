@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import nn
+from torch.nn.utils.prune import random_unstructured
 from transformers.pytorch_utils import Conv1D
 
 from architectures import CONFIGS, build
@@ -438,3 +439,13 @@ def test_the_shares_of_a_parameter_are_a_partition():
                 view.fill_(piece.column)
         assert torch.equal(column, columns_of(name, parameter.shape))
     assert HIDDEN == 12
+
+
+@pytest.mark.parametrize("made_by", [nn.utils.weight_norm, lambda module: random_unstructured(module, "weight", 0.5)])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_a_hook_makes_are_an_error_that_says_what_to_do(made_by):
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    made_by(net[0])
+    with pytest.raises(UserError, match=r"module '0' \(Linear\) has a weight that a hook .* joint='0.\*'"):
+        Router(net, {"2": {"forget": 2}}, form="protect")
+    Router(net, {"2": {"forget": 2}}, form="protect", joint="0.*")

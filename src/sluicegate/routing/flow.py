@@ -13,6 +13,7 @@ from sluicegate.errors import UserError
 from sluicegate.routing.gate import Columns, Stretch, stretches
 from sluicegate.routing.labels import Assigned, Policy, Runs
 from sluicegate.routing.partitioned import Layout, layout
+from sluicegate.routing.siblings import Siblings
 
 _KEPT = 256
 Selection = slice | Tensor | None
@@ -45,6 +46,7 @@ class Flow:
         self.runs: Runs | None = None
         self.layout: Layout | None = None
         """Where the rows of each column lie; None where they do not lie together, or labels are soft or late."""
+        self.siblings = Siblings()
         self._rows: dict[int, list[tuple[Selection, float]]] = {}
         self._known: dict[Any, Any] = {}
         """Layouts and stretches of earlier passes: partitioned batches are often cut alike."""
@@ -80,6 +82,7 @@ class Flow:
         self.open = self.late = False
         self.backward = self.forward = self.index = self.runs = self.layout = None
         self._rows.clear()
+        self.siblings.leave()
         self.unfinished = self.applied > 0 and self.returned == 0
 
     def _recalled(self, key: tuple[Any, ...], make: Callable[..., Any]) -> Any:

@@ -22,8 +22,9 @@ from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, Selection, laid
 from sluicegate.routing.gains import NormGains, PerRow, is_fused, may_be_by_feature
 from sluicegate.routing.labels import transformed
-from sluicegate.routing.partitioned import Cut, Layout, PartitionedLinear
+from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
 from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.siblings import Ready
 from sluicegate.routing.sites import CHANNELS_FIRST, is_linear
 
 Rows = dict[int, list[tuple[Selection, float]]]
@@ -165,6 +166,11 @@ class Shield:
 
     def __init__(self, name: str, module: nn.Module, cut: dict[str, tuple[Piece, ...]], flow: Flow) -> None:
         self.name, self.module, self.cut, self.flow = name, module, cut, flow
+        if any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
+            raise UserError(  # weight_norm of the old kind, and pruning: what the module multiplies by is made anew before every call
+                f"module {name!r} ({type(module).__name__}) has a weight that a hook of torch.nn.utils makes from others, so its rows "
+                f"cannot be told apart. Use torch.nn.utils.parametrizations, or let it learn from everything: joint={name + '.*'!r}."
+            )
         self.own = module.__dict__.get("forward")
         """A `forward` that somebody else had put on the module itself."""
         self.columns = sorted({piece.column for own in cut.values() for piece in own})
@@ -178,7 +184,11 @@ class Shield:
             self.linear = None
         self.shadow = _without_hooks(module)
         self.seen: tuple[Layout, int, Any] | None = None
-        """The layout of the last partitioned batch, its dimensions, and the plan of a linear layer or the masks of a norm's vectors."""
+        """The layout of the last partitioned batch, its dimensions, and what linear layers compute or the masks of a norm's vectors."""
+        self.siblings: tuple[Shield, ...] = ()
+        """Linear layers that are called after this one with the same tensor."""
+        self.alone = False
+        """Whether there once was one that was not."""
         self.fused = is_fused(module)
         self.by_feature: bool | None = None if may_be_by_feature(module) else False
         """Whether its weights are multiplied feature by feature; None until that was tried."""
@@ -198,8 +208,11 @@ class Shield:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         flow, compiling = self.flow, is_compiling()
-        if not compiling and self.seen is not None and len(args) == 1 and not kwargs and (again := self._again(args[0])) is not None:
-            return again
+        if not compiling and len(args) == 1 and not kwargs:
+            if flow.siblings.ready and (y := flow.siblings.taken(self, args[0])) is not None:
+                return y
+            if self.seen is not None and (again := self._again(args[0])) is not None:
+                return again
         if not flow.open:
             if not compiling:
                 flow.idle(self.name)
@@ -251,7 +264,7 @@ class Shield:
         flow.applied += 1
         own: dict[str, Any] = self.module._parameters
         if self.linear is not None:
-            return PartitionedLinear.apply(x, own["weight"], own.get("bias"), self.linear[0], known, flow)  # type: ignore[no-any-return, no-untyped-call]
+            return self._with_siblings(x, known)
         return self._called({name: torch.where(mask, p := own[name], p.detach()) for name, mask in known.items()}, x)
 
     def _partitioned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -271,8 +284,33 @@ class Shield:
         flow.applied += 1
         if plan.whole:
             return self.plain(x)  # type: ignore[no-any-return]
-        self.seen = found, x.dim(), plan
-        return PartitionedLinear.apply(x, weight, bias, cut, plan, flow)  # type: ignore[no-any-return, no-untyped-call]
+        layers = [(self, cut, plan)]
+        for other in self.siblings:
+            if other.linear is not None and other.may_be_early:
+                layers.append((other, other.linear[0], other.linear[0].plan(found, other.module._parameters["weight"])))  # type: ignore[arg-type]
+        if len(layers) == 1:
+            flow.siblings.met(self, x)
+        self.seen = found, x.dim(), (tuple(shield for shield, _, _ in layers), tuple((c, p) for _, c, p in layers))
+        return self._with_siblings(x, self.seen[2])
+
+    def _with_siblings(self, x: Tensor, known: tuple[tuple["Shield", ...], tuple[Layer, ...]]) -> Tensor:
+        """The layer, and in advance those that are about to read the same."""
+        flow, (shields, layers) = self.flow, known
+        if len(shields) > 1 and not (torch.is_grad_enabled() and all(shield.may_be_early for shield in shields[1:])):
+            shields, layers = shields[:1], layers[:1]
+        own: list[Tensor | None] = []
+        for shield in shields:
+            parameters = shield.module._parameters
+            own += parameters["weight"], parameters.get("bias")
+        y, *others = partitioned(x, flow, None, layers, *own)
+        for shield, weight, other in zip(shields[1:], own[2::2], others, strict=True):
+            flow.siblings.ready[shield] = Ready(x, x._version, weight, other, self)  # type: ignore[arg-type]
+        return y
+
+    @property
+    def may_be_early(self) -> bool:
+        """Whether nothing is to happen between the call of the module and its product."""
+        return self.own is None and not self.module._forward_pre_hooks and self.module._parameters["weight"] is not None
 
     def _gains(self, x: Tensor, dense: Tensor) -> Tensor:
         """One of torch's own norms."""
@@ -325,12 +363,12 @@ class Shield:
 
     def _called(self, parameters: dict[str, Any], x: Tensor) -> Tensor:
         """The module's forward with these for its parameters: by the shadow, whose table takes any tensor."""
-        before, self.shadow._parameters = self.shadow._parameters, parameters
-        self.shadow.training = self.module.training
+        own = self.shadow.__dict__  # and not by setattr, which a module makes a search of
+        before, own["_parameters"], own["training"] = own["_parameters"], parameters, self.module.training
         try:
             return type(self.module).forward(self.shadow, x)  # type: ignore[no-any-return]
         finally:
-            self.shadow._parameters = before
+            own["_parameters"] = before
 
     def _linear(self, x: Tensor, dense: Tensor, compiling: bool) -> Tensor:
         assert self.linear is not None

@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure
 from sluicegate.routing.flow import Flow
+from sluicegate.routing.gated import GatedLinear, fits
 from sluicegate.routing.guard import Guard
 from sluicegate.routing.labels import REST, RETAIN, Assigned, Labels, Weights, as_index, assign, policy, transformed
 from sluicegate.routing.pieces import Piece, pieces
 from sluicegate.routing.protect import Shield
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
-from sluicegate.routing.taps import Tap
+from sluicegate.routing.taps import Removable, Tap
 
 Form = Literal["gate", "protect"]
 _LONGEST, _REMEMBERED = 1024, 256
@@ -94,7 +94,7 @@ class Router:
         self._known: dict[tuple[Any, ...], Assigned] = {}
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[Removable] = []
         self._shields: list[Shield] = []
         self._attached: dict[str, nn.Module] = {}
         self._attach()
@@ -269,9 +269,11 @@ class Router:
         for site, placed in self.places:
             if self.form == "gate" or self.policy.ablates:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
-                tap = Tap(site, columns, self._flow, gates=self.form == "gate")
-                self._hooks.append(tap.attach(modules[site.tap], site.at))
-                self._attached[site.tap] = modules[site.tap]
+                module, gates = modules[site.tap], self.form == "gate"
+                one = gates and fits(module)
+                tap = GatedLinear(site, columns, self._flow, module) if one else Tap(site, columns, self._flow, gates=gates)
+                self._hooks.append(tap.attach(module, site.at))
+                self._attached[site.tap] = module
         if self.form == "protect":
             by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
             for path, module in modules.items():  # by identity: a tied weight is used by two modules

@@ -1,12 +1,11 @@
 """Taps: the hooks of the activation form, put on once and idle while no pass is open."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.utils.hooks import RemovableHandle
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, laid
@@ -15,6 +14,12 @@ from sluicegate.routing.labels import transformed
 from sluicegate.routing.sites import Site
 
 _KEPT = 64
+
+
+class Removable(Protocol):
+    """Whatever can be taken off again."""
+
+    def remove(self) -> None: ...
 
 
 class Tap:
@@ -31,7 +36,7 @@ class Tap:
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
-    def attach(self, module: nn.Module, at: str) -> RemovableHandle:
+    def attach(self, module: nn.Module, at: str) -> "Removable":
         if at == "input":
             return module.register_forward_pre_hook(self.on_input, with_kwargs=True)
         return module.register_forward_hook(self.on_output)
