@@ -1,9 +1,11 @@
 """What routing costs: one forward and backward pass of a routed model against the same pass without a router.
 
-Every repetition runs plain training and all variants once, in an order drawn anew, on one thread; the
-figure is the median over repetitions of variant / plain within one repetition. Times are CPU seconds of
+Every repetition runs plain training and all variants in an order drawn anew, on one thread, each twice in a
+row: as in training, the pass before the one that is timed was the same. The figure is the median over repetitions of variant / plain within one repetition. Times are CPU seconds of
 this process (`time.process_time`), which other processes on the machine disturb less than the clock on
-the wall. No optimiser: it costs the same in each. Memory is what a forward pass keeps for its backward
+the wall. No optimiser: it costs the same in each. Freed memory is kept by the process: whether the heap's
+end is given back after a pass and faulted in anew depends on what else lies there, and took up to 4 % of the
+time of some passes and none of others'. Memory is what a forward pass keeps for its backward
 pass, each storage counted once, parameters not.
 
 Variants, on batches of which the first quarter are forget rows and the others unlabelled:
@@ -14,6 +16,7 @@ Variants, on batches of which the first quarter are forget rows and the others u
 - two_pass: a pass for each label's rows, and what they may not train set to zero in between (SGTM, arXiv 2512.05648).
 """
 
+import ctypes
 import random
 import statistics
 import time
@@ -119,11 +122,12 @@ def _rows(*shape: int) -> Callable[[], Tensor]:
 
 
 def run(*, quick: bool = False, progress: Progress | None = None) -> dict[str, Measured]:
-    """Measure every case: about a minute and a quarter, or a quarter of a minute when `quick`."""
+    """Measure every case: about two minutes and a half, or a quarter of a minute when `quick`."""
     found = {}
+    _keep_freed_memory()
     with _one_thread():
         for name, case in cases().items():
-            found[name] = measure(name, case, seconds=4.0 if quick else 24.0, progress=progress)
+            found[name] = measure(name, case, seconds=4.0 if quick else 48.0, progress=progress)
     return found
 
 
@@ -137,6 +141,7 @@ def measure(name: str, case: Case, *, seconds: float, progress: Progress | None 
     draw, end = random.Random(0), time.monotonic() + seconds
     while time.monotonic() < end or len(times["plain"]) < 3:
         for variant in draw.sample(list(passes), len(passes)):
+            passes[variant]()
             begin = time.process_time()
             passes[variant]()
             times[variant].append(time.process_time() - begin)
@@ -286,6 +291,17 @@ def _kept(once: Pass) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         once()
     return most
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator hold on to what is freed, for the rest of the process; where it is not glibc's, nothing happens."""
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold, gibibyte = -1, -3, 1 << 30
+    set_option(trim_threshold, gibibyte)
+    set_option(mmap_threshold, gibibyte)
 
 
 @contextmanager
