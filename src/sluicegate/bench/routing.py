@@ -1,12 +1,13 @@
 """What routing costs: one forward and backward pass of a routed model against the same pass without a router.
 
-Every repetition runs plain training and all variants in an order drawn anew, on one thread, each twice in a
-row: as in training, the pass before the one that is timed was the same. The figure is the median over repetitions of variant / plain within one repetition. Times are CPU seconds of
-this process (`time.process_time`), which other processes on the machine disturb less than the clock on
-the wall. No optimiser: it costs the same in each. Freed memory is kept by the process: whether the heap's
-end is given back after a pass and faulted in anew depends on what else lies there, and took up to 4 % of the
-time of some passes and none of others'. Memory is what a forward pass keeps for its backward
-pass, each storage counted once, parameters not.
+Every repetition runs plain training and all variants in an order drawn anew, on one thread, each twice in
+a row: as in training, the pass before the one that is timed was the same. The figure is the median over
+repetitions of variant / plain within one repetition. Times are CPU seconds of this process
+(`time.process_time`), which other processes on the machine disturb less than the clock on the wall. No
+optimiser: it costs the same in each. Freed memory is kept by the process: whether the heap's end is given
+back after a pass and faulted in anew depends on what else lies there, and took up to 4 % of the time of
+some passes and none of others'. Memory is what a forward pass keeps for its backward pass, each storage
+counted once, parameters not.
 
 Variants, on batches of which the first quarter are forget rows and the others unlabelled:
 

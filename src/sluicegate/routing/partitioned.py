@@ -9,7 +9,7 @@ the backward pass only multiplies.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,16 @@ from torch import Tensor
 from sluicegate.routing.labels import Runs
 from sluicegate.routing.pieces import JOINT, Piece
 
-if TYPE_CHECKING:
-    from sluicegate.routing.flow import Flow
+
+class Pass(Protocol):
+    """What a layer has to know of the pass that it is part of."""
+
+    number: int
+
+    def check(self, number: int, site: str) -> None: ...
+
+    def came_back(self, number: int) -> None: ...
+
 
 Stretches = tuple[tuple[int, int, float], ...]
 """Rows (first, last) and their weight, where it is not 0."""
@@ -193,7 +201,7 @@ class PartitionedLinear(torch.autograd.Function):
     """Linear layers that read one input, each weight's gradient the sum over each piece's own stretches of rows, with a gate or without."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flow: "Flow", site: str | None, layers: tuple[Layer, ...], *own: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, flow: Pass, site: str | None, layers: tuple[Layer, ...], *own: Tensor | None) -> tuple[Tensor, ...]:
         # One function and not two: with a setup_context, torch reads the signature anew at every call.
         ctx.held = flow, flow.number, site, layers
         ctx.save_for_backward(x, *own[::2])

@@ -5,12 +5,21 @@ inside the products, and small models spend less time between these. Who is a si
 holds from the next one on, so that a pass which is computed again under checkpointing finds what it found before.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from sluicegate.routing.protect import Shield
+
+class Reader(Protocol):
+    """A linear layer that may be computed with others."""
+
+    module: nn.Module
+    siblings: tuple[Any, ...]
+    """Those that are called after this one with the same tensor."""
+    alone: bool
+    """Whether there once was one that was not, after all."""
+    seen: Any
+    """What it knows of the last batch; None makes it look again."""
 
 
 class Ready(NamedTuple):
@@ -20,28 +29,28 @@ class Ready(NamedTuple):
     version: int
     weight: Tensor
     y: Tensor
-    first: "Shield"
+    first: Reader
 
 
 class Siblings:
     """Who is computed together; one a flow."""
 
     def __init__(self) -> None:
-        self.ready: dict[Shield, Ready] = {}
-        self._last: tuple[Tensor, Shield] | None = None
-        self._changes: list[tuple[Shield, Shield | None]] = []
+        self.ready: dict[Reader, Ready] = {}
+        self._last: tuple[Tensor, Reader] | None = None
+        self._changes: list[tuple[Reader, Reader | None]] = []
 
-    def met(self, shield: "Shield", x: Tensor) -> None:
+    def met(self, reader: Reader, x: Tensor) -> None:
         """Note that a layer was computed by itself."""
         if self._last is not None and self._last[0] is x:
-            self._changes.append((self._last[1], shield))
+            self._changes.append((self._last[1], reader))
         else:
-            self._last = x, shield
+            self._last = x, reader
 
-    def taken(self, shield: "Shield", x: Tensor) -> Tensor | None:
+    def taken(self, reader: Reader, x: Tensor) -> Tensor | None:
         """What was computed for a layer in advance; None if that was for something else."""
-        found = self.ready.pop(shield, None)
-        if found is None or found.x is not x or found.version != x._version or found.weight is not shield.module._parameters["weight"]:
+        found = self.ready.pop(reader, None)
+        if found is None or found.x is not x or found.version != x._version or found.weight is not reader.module._parameters["weight"]:
             return None
         return found.y
 
