@@ -21,6 +21,11 @@ def test_every_case_has_every_variant(case):
     assert set(routing.cases()) == {"block_256", "block_512", "linear_6"}
 
 
+def test_a_case_of_ones_own_is_measured_alone(case, monkeypatch):
+    monkeypatch.setattr(routing, "measure", lambda name, case, **given: (name, case.what, given["seconds"]))
+    assert routing.run(quick=True, wanted={"mine": case}) == {"mine": ("mine", "small", 4.0)}
+
+
 def gradients(once, holder):
     once()
     return {name: p.grad.clone() for name, p in holder.named_parameters()}
