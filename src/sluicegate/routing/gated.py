@@ -15,7 +15,7 @@ from sluicegate.routing.gate import Columns
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
 from sluicegate.routing.pieces import JOINT, Piece, Runs
-from sluicegate.routing.sites import Site, fan, is_linear, out_dim
+from sluicegate.routing.sites import Site, fan, only_multiplies, out_dim
 from sluicegate.routing.taps import Removable, Tap
 
 
@@ -90,9 +90,8 @@ class GatedLinear(Tap):
 
 
 def fits(module: nn.Module) -> bool:
-    """Whether a layer can be computed with its gate: a linear one of torch's own, or `Conv1D`, whose `forward` is its class's."""
-    plain = not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward
-    return is_linear(module) and plain and "forward" not in module.__dict__
+    """Whether a layer can be computed with its gate: nobody has put another `forward` on it."""
+    return only_multiplies(module) and "forward" not in module.__dict__
 
 
 def _divided(columns: tuple[tuple[int, int, int], ...], size: int) -> tuple[Piece, ...]:

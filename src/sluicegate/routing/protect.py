@@ -25,7 +25,7 @@ from sluicegate.routing.mixed import GroupedLinear, RoutedLinear, Rows
 from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
 from sluicegate.routing.pieces import JOINT, Piece
 from sluicegate.routing.siblings import Ready
-from sluicegate.routing.sites import CHANNELS_FIRST, is_linear
+from sluicegate.routing.sites import CHANNELS_FIRST, only_multiplies
 
 
 class Shield:
@@ -41,7 +41,7 @@ class Shield:
         self.own = module.__dict__.get("forward")
         """A `forward` that somebody else had put on the module itself."""
         self.columns = sorted({piece.column for own in cut.values() for piece in own})
-        if is_linear(module) and (not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward):
+        if only_multiplies(module):
             transposed = not isinstance(module, nn.Linear)
             whole = (Piece(JOINT, 0, None),)
             self.linear: tuple[Cut, Cut] | None = tuple(  # type: ignore[assignment]

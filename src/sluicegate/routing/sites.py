@@ -167,6 +167,11 @@ def is_linear(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
+def only_multiplies(module: nn.Module) -> bool:
+    """Whether its class's `forward` is the plain product: `nn.Linear` itself, not a subclass that does something else, or `Conv1D`."""
+    return is_linear(module) and (not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward)
+
+
 def fan(linear: nn.Module) -> tuple[int, int]:
     """Number of inputs and outputs of a linear layer of either orientation."""
     rows, columns = linear.weight.shape  # type: ignore[misc]

@@ -36,7 +36,7 @@ class Tap:
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
-    def attach(self, module: nn.Module, at: str) -> "Removable":
+    def attach(self, module: nn.Module, at: str) -> Removable:
         if at == "input":
             return module.register_forward_pre_hook(self.on_input, with_kwargs=True)
         return module.register_forward_hook(self.on_output)
