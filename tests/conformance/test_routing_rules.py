@@ -131,8 +131,8 @@ def test_labels_may_come_after_the_forward_pass(name, made, rows):
             with router(named(batch)):
                 model(input_ids=batch.ids, labels=batch.ids).loss.backward()
         grads.append({key: p.grad for key, p in model.named_parameters()})
-    for key, value in grads[0].items():
-        assert torch.equal(value, grads[1][key]), key
+    for key, value in grads[0].items():  # whose labels are known in time may leave products out, which rounds otherwise
+        torch.testing.assert_close(value, grads[1][key], rtol=1e-5, atol=1e-7, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @every

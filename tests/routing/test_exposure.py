@@ -245,4 +245,5 @@ def test_a_batch_without_rows_or_a_loss_is_refused(batch, message):
 def test_a_report_is_the_same_twice_and_for_a_copy():
     net = Net()
     first = Router(net, SITES).report(ids(3), nll).relative()
-    assert Router(copy.deepcopy(net), SITES).report(ids(3), nll).relative() == first
+    again = Router(copy.deepcopy(net), SITES).report(ids(3), nll).relative()
+    assert again == pytest.approx(first, rel=1e-12)  # where a copy lies in memory may decide the last bit

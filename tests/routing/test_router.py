@@ -391,7 +391,8 @@ def test_labels_may_come_after_the_forward_pass():
         loss = nll(net, batch)
         later.label(["one", "retain", "two", "unlabelled"])
         loss.backward()
-    assert all(torch.equal(value, early[name]) for name, value in gradients(net).items())
+    for name, value in gradients(net).items():  # whose labels are known in time may leave products out, which rounds otherwise
+        torch.testing.assert_close(value, early[name], **EXACT)
 
 
 def test_delayed_labels_that_do_not_come_are_missed():
@@ -435,7 +436,7 @@ def test_delayed_labels_are_for_plain_gates(options):
         ({"mlq": {"one": 2}}, {}, r"the site 'mlq' matches no module. Nearest: mlp"),
         ({"mlp": {"one": 2}, "mlp_hidden": {"two": 2}}, {}, r"the site 'mlp' is matched twice: by 'mlp' and by 'mlp_hidden'"),
         ({"mlp": {"one": (0, 3), "two": (2, 4)}}, {}, r"site 'mlp': blocks 'one' \(0 to 3\) and 'two' \(2 to 4\) overlap"),
-        ({"mlp": {"one": 13}}, {}, r"site 'mlp': block 'one' is units -1 to 12, but the site has 12 units"),
+        ({"mlp": {"one": 13}}, {}, r"site 'mlp': its blocks take 13 units \('one': 13\), but the site has 12"),
         ({"mlp": {"rest": 2}}, {}, r"a block cannot be called 'rest'"),
         ({"mlp": {"one": 2}}, {"ablate": {"retain": ["two"]}}, r"no block 'two'. There are: rest, one"),
         ({"mlp": {"one": 2}}, {"weights": {"two": 0}}, r"no label 'two'. There are: retain, one, unlabelled"),

@@ -239,7 +239,8 @@ def test_places_count_from_the_end_where_the_width_is_unknown():
     ("blocks", "message"),
     [
         ({"a": 0}, r"site 'somewhere': block 'a' has 0 units; give it at least 1"),
-        ({"a": 11}, r"site 'somewhere': block 'a' is units -1 to 10, but the site has 10 units"),
+        ({"a": 11}, r"site 'somewhere': its blocks take 11 units \('a': 11\), but the site has 10. Take fewer"),
+        ({"a": 6, "b": 5}, r"its blocks take 11 units \('a': 6 and 'b': 5\), but the site has 10"),
         ({"a": (8, 12)}, r"block 'a' is units 8 to 12, but the site has 10 units"),
         ({"a": (4, 4)}, r"block 'a' is units 4 to 4, but"),
         ({"a": (0, 5), "b": (4, 6)}, r"blocks 'a' \(0 to 5\) and 'b' \(4 to 6\) overlap. Set them apart"),

@@ -124,7 +124,7 @@ def test_two_texts_of_the_users_own_take_the_languages_place(tmp_path):
         ({"arm": "sgtm", "share": 0.0}, "share is 0"),
         ({"arm": "base", "retain": "task:arithmetic/retain"}, "only one is given"),
         ({"arm": "base", "model": "arithmetic-tiny"}, "needs texts"),
-        ({"arm": "sgtm", "forget_units": 30}, "block 'forget' is units -6 to 24"),
+        ({"arm": "sgtm", "forget_units": 30}, "its blocks take 30 units"),
         ({"verb": "languages-exposure"}, "two runs or more"),
     ],
 )

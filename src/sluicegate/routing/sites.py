@@ -351,6 +351,9 @@ def place(site: Site, blocks: dict[str, Extent]) -> dict[str, tuple[int, int]]:
     """
     counted = sum(extent for extent in blocks.values() if isinstance(extent, int))
     total = site.units if site.units is not None else 0
+    if site.units is not None and counted > site.units:
+        wanted = " and ".join(f"{name!r}: {extent}" for name, extent in blocks.items() if isinstance(extent, int))
+        raise UserError(f"site {site.name!r}: its blocks take {counted} units ({wanted}), but the site has {site.units}. Take fewer.")
     cursor, placed = total - counted, {}
     for name, extent in blocks.items():
         if isinstance(extent, int):
