@@ -136,6 +136,24 @@ def test_relearning_ends_after_its_minimum_and_leaves_the_model_alone(rows, bits
     assert found.flops > 0
 
 
+def test_what_is_measured_beside_the_loss_is_that_of_the_model_with_the_lowest(rows):
+    held = rows.select(range(0, len(rows), 2))
+    asked = []
+
+    def beside(model):
+        asked.append(loss_of(model, held))
+        return {"held": asked[-1]}
+
+    mine = rows.select(range(1, 9, 2))
+    found = relearn_to_minimum(
+        learner(), mine, lambda m: loss_of(m, held), beside=beside, lrs=(3e-3, 2e-2), batch=4, every=3, patience=2, max_steps=60
+    )
+    for track in found.tracks:
+        assert track.beside == {"held": track.minimum}
+    assert len(asked) < sum(len(track.losses) for track in found.tracks)  # a model that will not be the best is not asked
+    assert all(track.beside == {} for track in relearn_to_minimum(learner(), mine, lambda m: 0.0, lrs=(3e-3,), max_steps=1).tracks)
+
+
 def test_a_budget_that_ends_before_the_minimum_says_so(rows):
     found = relearn_to_minimum(learner(), rows, lambda m: loss_of(m, rows), lrs=(3e-3,), every=2, patience=3, max_steps=5)
     assert found.tracks[0].steps == (0, 2, 4, 5)
@@ -164,9 +182,9 @@ def test_relearning_that_was_killed_ends_with_the_same_numbers(rows, tmp_path):
             return loss_of(model, rows)
 
         with open_run(folder, digest="d", config={}, parents={}, environment={}, title="t", interval=0.0) as room:
-            return relearn_to_minimum(
-                learner(), rows.select(range(4)), evaluate, lrs=(2e-2, 5e-2), batch=2, every=1, patience=2, max_steps=40, room=room
-            )
+            beside = {"beside": lambda model: {"again": loss_of(model, rows)}}
+            budget = {"lrs": (2e-2, 5e-2), "batch": 2, "every": 1, "patience": 2, "max_steps": 40}
+            return relearn_to_minimum(learner(), rows.select(range(4)), evaluate, **beside, **budget, room=room)
 
     whole = attack(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

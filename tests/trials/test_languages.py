@@ -53,9 +53,11 @@ def runs(tmp_path_factory):
 def test_every_arm_measures_before_after_and_after_relearning(runs, arm):
     _, measures, curves, flops = runs[arm]
     assert set(measures) <= set(Languages.MEASURES)
-    assert {"retain_before", "forget_before", "retain_cut", "forget_cut", "forget_relearned", "relearn_steps", "passed"} <= set(measures)
+    assert {"retain_before", "forget_before", "retain_cut", "forget_cut", "forget_relearned", "retain_relearned"} <= set(measures)
+    assert {"relearn_steps", "passed"} <= set(measures)
     assert all(math.isfinite(value) for value in measures.values())
     assert measures["forget_relearned"] <= measures["forget_cut"]
+    assert (measures["retain_relearned"] == pytest.approx(measures["retain_cut"])) == (measures["relearn_steps"] == 0)
     assert curves["relearning"]["x"][0] == 0
     assert curves["relearning"]["y"][0] == pytest.approx(measures["forget_cut"])
     assert flops["total"] > 0 or arm == "cut"  # a cut that no repair improves costs nothing

@@ -8,7 +8,7 @@ reached as well (`calibrate`). `leakage` needs numpy only.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -41,6 +41,8 @@ class Track:
     """Whether the minimum lies clearly behind: that many measurements came after it and none was lower."""
     diverged: bool = False
     """Whether the loss or the gradient stopped being finite."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured of the model with the lowest loss."""
 
     @property
     def minimum(self) -> float:
@@ -94,6 +96,7 @@ def relearn_to_minimum(
     evaluate: Callable[[Any], float],
     *,
     lrs: Sequence[float],
+    beside: Callable[[Any], Mapping[str, float]] | None = None,
     batch: int = 16,
     every: int = 5,
     patience: int = 6,
@@ -107,7 +110,8 @@ def relearn_to_minimum(
 
     `rows` are the attacker's, drawn `batch` at a time and each once an epoch (or a call that gives a
     step's batches); `evaluate(model)` is the held-out loss, measured before the first step and every
-    `every` steps after. A rate is left when `patience` measurements in a row brought no new minimum, and
+    `every` steps after; `beside(model)`, where given, is what else to note of the model whenever that loss
+    is lower than before, and decides nothing. A rate is left when `patience` measurements in a row brought no new minimum, and
     at the latest after `max_steps`. `Relearning.passed` says whether that sufficed. AdamW without
     weight decay, a constant rate, the objective next-token cross-entropy unless another is given.
 
@@ -145,7 +149,8 @@ def relearn_to_minimum(
 
         def measure(model: Any, spent: "Ledger", seen: list[float] = seen) -> dict[str, float]:
             seen.append(float(evaluate(model)))
-            return {"loss": seen[-1]}
+            lowest = all(seen[-1] < earlier for earlier in seen[:-1])
+            return {"loss": seen[-1], **(beside(model) if beside is not None and lowest else {})}
 
         broke = False
         try:
@@ -169,7 +174,9 @@ def relearn_to_minimum(
         flops += run.ledger.student
         losses = tuple(record["loss"] for record in run.records)
         steps = tuple(int(record["step"]) for record in run.records)
-        tracks.append(Track(rate, steps, losses, broke or turned(losses, patience), broke))
+        at_minimum = run.records[losses.index(min(losses))]
+        noted = {key: value for key, value in at_minimum.items() if key not in ("step", "loss")}
+        tracks.append(Track(rate, steps, losses, broke or turned(losses, patience), broke, noted))
     return Relearning(tuple(tracks), flops)
 
 
