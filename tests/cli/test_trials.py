@@ -114,3 +114,10 @@ def test_a_plan_shows_arms_and_claims_and_runs_nothing(capsys: pytest.CaptureFix
     assert "routed throwaway arm = rare, level = 9" in text
     assert "claim: Routed is above the control. (a paper, table 2) routed.loss > control.loss + 0.5" in text
     assert not Path("runs").exists()
+
+
+def test_a_plan_keeps_the_paragraphs_of_what_the_recipe_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "languages", "--plan"])
+    first, second, *_ = capsys.readouterr().out.split("\n\n")
+    assert "2.773" in first
+    assert second.startswith("Two text files of yours")
