@@ -83,6 +83,11 @@ class Recipe:
         self._check_what_is_shown()
 
     @property
+    def paragraphs(self) -> list[str]:
+        """What it is about, without the line breaks of the file."""
+        return [" ".join(text.split()) for text in self.about.split("\n\n") if text.strip()]
+
+    @property
     def trials(self) -> tuple[str, ...]:
         """The arms that are trials: they measure themselves."""
         known = trials.found()

@@ -121,3 +121,5 @@ def test_a_plan_keeps_the_paragraphs_of_what_the_recipe_is_about(capsys: pytest.
     capsys.readouterr()
     main(["run", "by-hand.toml", "--plan"])
     assert "What was done.\n\nAnd with what of yours.\n\n" in capsys.readouterr().out
+    main(["run", "by-hand.toml", "--seeds", "1"])
+    assert '<p class="lead">And with what of yours.</p>' in Path("runs/by-hand/report.html").read_text()

@@ -114,8 +114,8 @@ def plan(recipe: "Recipe") -> None:
     """What a recipe is about, its arms with their settings, and what it claims."""
     console = terminal()
     console.print(f"[bold]{escape(recipe.title or recipe.name)}[/]", highlight=False)
-    for paragraph in recipe.about.split("\n\n"):
-        console.print(escape(" ".join(paragraph.split())) + "\n", highlight=False)
+    for paragraph in recipe.paragraphs:
+        console.print(escape(paragraph) + "\n", highlight=False)
     table = Table("arm", "verb", "settings", box=None, pad_edge=False)
     for name, settings in recipe.arms.items():
         own = ", ".join(f"{key} = {value}" for key, value in settings.items() if key != "verb")

@@ -69,7 +69,6 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
     page = render(
         "experiment.html",
         title=recipe.title or recipe.name,
-        about=" ".join(recipe.about.split()),
         recipe=recipe,
         seeds=outcome.seeds,
         seeds_note=words.seeds_note(outcome),
@@ -107,7 +106,6 @@ def write_trial(outcome: Outcome, content: Mapping[str, Any], path: Path) -> Pat
     page = render(
         "trial.html",
         title=recipe.title or recipe.name,
-        about=" ".join(recipe.about.split()),
         recipe=recipe,
         seeds=outcome.seeds,
         warnings=outcome.warnings(),
