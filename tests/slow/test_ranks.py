@@ -47,7 +47,14 @@ def together(verbs, tmp_path_factory):
     return place
 
 
-def alike(one, two, most=1e-6):
+def furthest(one, two):
+    """Largest difference of a weight of two models."""
+    own, other = (load_file(run / "model" / "model.safetensors") for run in (one, two))
+    assert set(own) == set(other)
+    return max(float((own[name] - other[name]).abs().max()) for name in own)
+
+
+def alike(one, two, most=lambda: 1e-6):
     """Whether two runs are one stage, with the same result up to rounding."""
     kept = [json.loads((run / "parents.json").read_text()) for run in (one, two)]
     assert kept[0] == kept[1]
@@ -59,9 +66,7 @@ def alike(one, two, most=1e-6):
     for own, other in zip(*logs, strict=True):
         assert {k: v for k, v in own.items() if k != "part"} == pytest.approx({k: v for k, v in other.items() if k != "part"}, abs=1e-4)
     if (one / "model").exists():
-        own, other = (load_file(run / "model" / "model.safetensors") for run in (one, two))
-        assert set(own) == set(other)
-        assert max(float((own[name] - other[name]).abs().max()) for name in own) < most
+        assert (apart := furthest(one, two)) < 1e-6 or apart < most()
     else:
         assert results[0]["owned"] == results[1]["owned"]
 
@@ -71,7 +76,13 @@ def test_two_processes_train_what_one_does(together, verbs, name, kind, monkeypa
     monkeypatch.setenv("SLUICEGATE_STACK", "never")  # several processes train an attack's rates in turn, and so log them in turn
     one = execute(from_config(verbs[name]), together / f"{name}-one", exact=True)
     two = together / f"{name}-{kind}"
-    alike(one, two)
+
+    def rounding():
+        """What cutting the batch in two does within one process: where a gradient is 0 but for rounding, AdamW makes a step of it."""
+        cut = verbs[name] | {"accumulate": 2 * verbs[name].get("accumulate", 1)}
+        return 1.5 * furthest(one, execute(from_config(cut), together / f"{name}-cut", exact=True))
+
+    alike(one, two, rounding)
     environment = json.loads((two / "env.json").read_text())
     assert environment["world_size"] == 2
     assert environment.get("shard", False) == (kind == "sharded")
@@ -122,7 +133,7 @@ def test_resumed_with_another_number_of_processes(verbs, tmp_path):
     process.kill()
     process.communicate()
     grown = execute(from_config(settings), tmp_path / "grown", exact=True, procs=2, shard=True)
-    alike(whole, grown, most=1e-5)
+    alike(whole, grown, most=lambda: 1e-5)
     assert json.loads((grown / "env.json").read_text())["world_sizes"] == [1, 2]
     assert len((grown / "metrics.jsonl").read_text().splitlines()) == 40
 
@@ -204,5 +215,5 @@ def test_the_benchmark_says_what_it_compared():
 
     found = ranks.run(quick=True)
     assert found.world_size == 2
-    assert max(found.difference, found.sharded) < 1e-6 < 1e-3 < found.moved
+    assert max(found.difference, found.sharded) < max(1e-6, 1.5 * found.control) < 1e-5 < 1e-3 < found.moved
     assert torch.isfinite(torch.tensor(list(ranks.summary(found).values()))).all()
