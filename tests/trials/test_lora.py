@@ -103,6 +103,11 @@ def test_the_attacker_has_half_of_the_unwanted_facts_and_scores_are_of_the_other
     assert len(data.wanted) == 24
 
 
+def test_the_user_is_not_warned_of_what_the_packages_call_each_other(files, recwarn):
+    stage(files, arm="plain").resolved().adapted()
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, FutureWarning)]
+
+
 def test_the_cut_takes_out_what_labelled_rows_taught(files, tmp_path):
     longer = {"steps": 80, "lr": 1e-2, "batch": 16, "warmup": 5, "rank": 8, "forget_rank": 8, "repair_steps": 0, "relearn_steps": 1}
     routed, cut = (ran(tmp_path, files, arm=arm, confident=1.0, **longer)["measures"] for arm in ("routed", "cut"))

@@ -8,6 +8,7 @@ adapter of lower rank. "Gradient routing beyond pretraining" of Cloud and Goldma
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -148,8 +149,9 @@ class Lora(Trial):
         targets = self.targets if self.targets == "all-linear" else [part.strip() for part in self.targets.split(",")]
         conv = any(type(module).__name__ == "Conv1D" for module in model.modules())
         config = LoraConfig(r=rank, lora_alpha=self.scaling * rank, target_modules=targets, fan_in_fan_out=conv)  # type: ignore[arg-type]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
             torch.manual_seed(self.seed)
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks transformers by its old name
             try:
                 return get_peft_model(model, config), tokenizer
             except ValueError as error:
