@@ -1,5 +1,7 @@
 """The benchmark measures what it says; timings themselves are no test."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -31,9 +33,10 @@ def gradients(once, holder):
     return {name: p.grad.clone() for name, p in holder.named_parameters()}
 
 
-def test_the_variants_train_what_they_say(case):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_variants_train_what_they_say(case, mixed):
     """Two passes and the parameter form give one gradient; a gate and the usual mixture give one gradient."""
-    gate, protect, mixture, plain, two = _by_name(_passes(case))
+    gate, protect, mixture, plain, two = _by_name(_passes(dataclasses.replace(case, mixed=mixed)))
     same = lambda a, b: all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)  # noqa: E731
     assert same(gate, mixture)
     assert same(protect, two)

@@ -9,7 +9,7 @@ back after a pass and faulted in anew depends on what else lies there, and took 
 some passes and none of others'. Memory is what a forward pass keeps for its backward pass, each storage
 counted once, parameters not.
 
-Variants, on batches of which the first quarter are forget rows and the others unlabelled:
+Variants, on batches of which the first quarter (or any, `Case.mixed`) are forget rows and the others unlabelled:
 
 - gate: activation gates at the sites (`Router(form="gate")`).
 - protect: the parameter form (`Router(form="protect")`), which leaves out weight gradients that nobody may use.
@@ -51,6 +51,8 @@ class Case:
     """How many of them are the forget block's."""
     make: Callable[[], nn.Module]
     batch: Callable[[], Tensor]
+    mixed: bool = False
+    """Whether forget rows lie anywhere in the batch, and not together in front."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ def _passes(case: Case) -> dict[str, Pass]:
     x = case.batch()
     count = len(x) // 4
     labels = torch.tensor([FORGET] * count + [UNLABELLED] * (len(x) - count))
+    if case.mixed:
+        labels = labels[torch.randperm(len(x))]
     state = case.make().state_dict()
 
     def model() -> nn.Module:
@@ -216,7 +220,7 @@ def _passes(case: Case) -> dict[str, Pass]:
         "gate": routed("gate"),
         "protect": routed("protect"),
         "mixture": plain(mixed),
-        "two_pass": _two_passes(model(), case, x, count),
+        "two_pass": _two_passes(model(), case, x[labels == FORGET], x[labels != FORGET]),
     }
 
 
@@ -242,22 +246,23 @@ def _mix(model: nn.Module, case: Case, labels: Tensor) -> None:
             module.register_forward_hook(lambda _, args, y: mixed(y))
 
 
-def _two_passes(model: nn.Module, case: Case, x: Tensor, count: int) -> Pass:
+def _two_passes(model: nn.Module, case: Case, forget: Tensor, others: Tensor) -> Pass:
     """Backward for the forget rows, their gradients set to zero outside the forget block, backward for the others."""
     pieces = Router(model, {case.site: {"forget": case.forget}}, form="protect")
     held = [(p, pieces.pieces().get(name, ())) for name, p in model.named_parameters()]
     pieces.remove()
+    whole = forget.numel() + others.numel()
 
     def once() -> None:
         _clear(model)
-        (model(x[:count]).square().sum() / x.numel()).backward()
+        (model(forget).square().sum() / whole).backward()
         for parameter, own in held:
             assert parameter.grad is not None
             for piece in own:
                 if piece.column == 0:
                     for start, stop in piece.runs or ((0, parameter.shape[piece.dim]),):
                         parameter.grad.narrow(piece.dim, start, stop - start).zero_()
-        (model(x[count:]).square().sum() / x.numel()).backward()
+        (model(others).square().sum() / whole).backward()
 
     return once
 
