@@ -119,10 +119,18 @@ def test_ablated_leaves_the_rest_alone_and_the_input_too():
 
 
 HALF = ((0, 2, 0, 3, 0.0), (2, 4, 3, 6, 0.5))
+BY_ROW = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.5], [1.0, 0.5]])
+own = HALF
+
+
+@pytest.fixture(params=[HALF, None], ids=["together", "mixed"])
+def plan(request, monkeypatch):
+    """The same weights, of rows that lie together and of each row by itself."""
+    monkeypatch.setitem(globals(), "own", request.param)
 
 
 def stretched(x):
-    return StretchGate.apply(x, None, (), -1, HALF, int)
+    return StretchGate.apply(x, BY_ROW, ((3, 6, 1),), -1, own, int)
 
 
 def held_by_the_user(x, w):
@@ -231,7 +239,7 @@ USES = [held_by_the_user, held_by_a_hook, retained, asked_for, added_to_another,
 
 
 @pytest.mark.parametrize("use", [*USES, twice, through_a_sum, again, a_view_of_what_is_kept, one_of_two_views, before_a_linear_layer])
-def test_a_gradient_that_others_hold_is_left_to_them(use, monkeypatch):
+def test_a_gradient_that_others_hold_is_left_to_them(use, plan, monkeypatch):
     def run():
         x, w = noise(4, 6).requires_grad_(), noise(4, 6, seed=1).requires_grad_()
         return use(x, w).clone(), x.grad, w.grad
@@ -242,8 +250,18 @@ def test_a_gradient_that_others_hold_is_left_to_them(use, monkeypatch):
         assert (got is None and expected is None) or torch.equal(got, expected)
 
 
+def test_rows_together_and_each_by_itself_are_scaled_alike(plan):
+    for shape in ((4, 6), (4, 2, 6)):
+        x, w = noise(*shape).requires_grad_(), noise(*shape, seed=1)
+        (stretched(x) * w).sum().backward()
+        expected = w.clone()
+        expected[:2, ..., :3] = 0.0
+        expected[2:, ..., 3:] *= 0.5
+        assert torch.equal(x.grad, expected)
+
+
 @pytest.mark.parametrize("layer", [lambda y: y * 3, lambda y: torch.nn.functional.linear(y, noise(6, 6, seed=5))], ids=["own", "view"])
-def test_a_gradient_of_its_own_is_written_to(layer):
+def test_a_gradient_of_its_own_is_written_to(layer, plan):
     before, after = [], []
     made = noise(4, 2, 6).requires_grad_() * 3
     made.register_hook(lambda g: after.append(g.data_ptr()))

@@ -66,6 +66,25 @@ def test_gates_multiply_the_gradients_of_the_units(by, weights):
         torch.testing.assert_close(got[name], expected, **EXACT)
 
 
+def test_what_was_found_for_one_batch_does_not_hold_the_labels_of_the_next():
+    net, batch, draw = Net(), ids(8), torch.Generator().manual_seed(2)
+    router = Router(net, SITES, weights={"one": -0.75, "two": {"one": 0.5}})
+    mixed = [torch.randint(0, 4, (8,), generator=draw) for _ in range(3)]
+    shares = [F.one_hot(labels, 4).float().flip(1) for labels in mixed]
+    batches = [*mixed, *shares, mixed[0].sort().values, torch.randint(0, 4, (8, 5), generator=draw), mixed[0]]
+    found = []
+    for labels in batches:
+        net.zero_grad()
+        with router(labels):
+            nll(net, batch).backward()
+        found.append(gradients(net))
+    router.remove()
+    for labels, got in zip(batches, found, strict=True):
+        table = labels @ router.policy.backward if labels.is_floating_point() else router.policy.backward[labels]
+        for name, expected in scaled_by_hand(net, batch, table).items():
+            torch.testing.assert_close(got[name], expected, **EXACT)
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_forward_pass_is_plain_bitwise(kind):
     net, batch = Net().to(kind), ids(8)

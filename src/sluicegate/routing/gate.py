@@ -34,11 +34,30 @@ def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
         return one.reshape(*one.shape, *(1,) * (missing + 1))
 
     out = x * column(0)
-    for start, stop, c in columns:
-        size = x.shape[axis]
-        start, stop = (start + size, stop + size) if start < 0 else (start, stop)
-        out.narrow(axis, start, stop - start).copy_(x.narrow(axis, start, stop - start) * column(c))
+    for start, stop, c in _runs(columns, x.shape[axis]):
+        if c:
+            out.narrow(axis, start, stop - start).copy_(x.narrow(axis, start, stop - start) * column(c))
     return out
+
+
+def scale(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
+    """`scaled`, in place."""
+    w = weights.to(x.dtype)
+    axis = dim % x.dim()
+    for start, stop, c in _runs(columns, x.shape[axis]):
+        one = w[..., c]
+        x.narrow(axis, start, stop - start).mul_(one.reshape(*one.shape, *(1,) * (x.dim() - one.dim())))
+    return x
+
+
+def _runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
+    """All features as runs (start, stop, column), the rest's (column 0) among them."""
+    parts: list[tuple[int, int, int]] = []
+    at = 0
+    for start, stop, c in sorted((start + size, stop + size, c) if start < 0 else (start, stop, c) for start, stop, c in columns):
+        parts += [(at, start, 0), (start, stop, c)]
+        at = stop
+    return [part for part in [*parts, (at, size, 0)] if part[0] < part[1]]
 
 
 def ablated(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
@@ -85,13 +104,7 @@ def stretches(runs: Runs, table: Sequence[Sequence[float]], columns: Columns, si
 
     `table` [labels][k + 1] are the labels' weights, `size` is the number of features.
     """
-    named = sorted((start + size, stop + size, c) if start < 0 else (start, stop, c) for start, stop, c in columns)
-    parts: list[tuple[int, int, int]] = []
-    at = 0
-    for start, stop, c in named:
-        parts += [(at, start, 0), (start, stop, c)]
-        at = stop
-    parts = [part for part in [*parts, (at, size, 0)] if part[0] < part[1]]
+    parts = _runs(columns, size)
     found, first = [], 0
     for label, count in runs:
         weights = table[label]
@@ -101,10 +114,13 @@ def stretches(runs: Runs, table: Sequence[Sequence[float]], columns: Columns, si
 
 
 class StretchGate(torch.autograd.Function):
-    """`Gate` for a batch partitioned by label: only what is scaled is touched, in a copy of the gradient if others hold it."""
+    """`Gate` where nothing is differentiated by `torch.func`: in the gradient's place, or in a copy if others hold it.
+
+    Of a batch partitioned by label only what is scaled is touched (`own`); None scales row by row.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...], check: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...] | None, check: Any) -> Tensor:
         # One function and not two: with a setup_context, torch reads the signature anew at every call.
         ctx.weights, ctx.columns, ctx.dim, ctx.own, ctx.check = weights, columns, dim, own, check
         return x.view_as(x)
@@ -112,12 +128,15 @@ class StretchGate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         ctx.check()
-        if not ctx.own:
+        if ctx.own == ():
             return g, None, None, None, None, None
         if torch.is_grad_enabled() and g.requires_grad:  # to be differentiated again
             return scaled(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
+        alone = _nobody_elses(g)
+        if ctx.own is None:
+            return (scale if alone else scaled)(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
         axis = ctx.dim % g.dim()
-        out = g if _nobody_elses(g) else g.clone()
+        out = g if alone else g.clone()
         for first, last, start, stop, value in ctx.own:
             own = out.narrow(0, first, last - first).narrow(axis, start, stop - start)
             if value:

@@ -31,8 +31,8 @@ class Tap:
         self.flow = flow
         self.known: set[int] = set()
         """Numbers of features that the blocks have been found to fit."""
-        self.plans: dict[Any, tuple[Stretch, ...]] = {}
-        """By runs of labels, shape and type: what is scaled here."""
+        self.plans: dict[Any, tuple[Stretch, ...] | None] = {}
+        """By labels, shape and type: what is scaled here; None: each row by itself."""
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
@@ -68,12 +68,15 @@ class Tap:
         if is_compiling():  # asked first, so that one graph serves all labels
             return self.route(x)
         flow = self.flow
-        key = (flow.runs, x.shape, x.dtype)
-        if (own := self.plans.get(key)) is None or flow.mutes or transformed():
+        if flow.late or flow.mutes or (key := self._key(x)) not in self.plans or transformed():
             return self.route(x)
         flow.applied += 1
-        number = flow.number
+        number, own = flow.number, self.plans[key]
         return StretchGate.apply(x, flow.backward, self.columns, self.dim, own, lambda: flow.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
+
+    def _key(self, x: Tensor) -> Any:
+        """By what a plan is found: labels that lie together by how they lie, others by their shape alone."""
+        return self.flow.runs or self.flow.backward.shape, x.shape, x.dtype  # type: ignore[union-attr]
 
     def route(self, x: Tensor) -> Tensor:
         flow = self.flow
@@ -96,14 +99,16 @@ class Tap:
             x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
-        if check is not None and self.dim % x.dim() and flow.index is not None and len(flow.index) == x.shape[0]:
+        own, shaped = None, self._shaped(weights, x.shape)
+        if check is None or not self.dim % x.dim():
+            return Gate.apply(x, shaped, self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
+        if flow.index is not None and len(flow.index) == x.shape[0]:
             own = flow.stretches(self.columns, x.shape[self.dim], x.dtype)
-            if own is not None:
-                if len(self.plans) >= _KEPT:
-                    self.plans.clear()
-                self.plans[flow.runs, x.shape, x.dtype] = own
-                return StretchGate.apply(x, weights, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
-        return Gate.apply(x, self._shaped(weights, x.shape), self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
+        if own is not None or shaped is weights:
+            if len(self.plans) >= _KEPT:
+                self.plans.clear()
+            self.plans[self._key(x)] = own
+        return StretchGate.apply(x, shaped, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:
         self.flow.check(number, self.name)
