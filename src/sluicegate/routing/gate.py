@@ -25,29 +25,36 @@ def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
     The leading dimensions of `weights` are the leading ones of `x`. No mask of the size of `x` is
     made: each run of features is multiplied by one number a row.
     """
-    w = weights.to(x.dtype)
-    axis = dim % x.dim()
-    missing = x.dim() - w.dim()
-
-    def column(c: int) -> Tensor:
-        one = w[..., c]
-        return one.reshape(*one.shape, *(1,) * (missing + 1))
-
-    out = x * column(0)
+    w, axis = weights.to(x.dtype), dim % x.dim()
+    out = x * _factor(w, 0, x)
     for start, stop, c in _runs(columns, x.shape[axis]):
         if c:
-            out.narrow(axis, start, stop - start).copy_(x.narrow(axis, start, stop - start) * column(c))
+            out.narrow(axis, start, stop - start).copy_(x.narrow(axis, start, stop - start) * _factor(w, c, x))
     return out
 
 
 def scale(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
     """`scaled`, in place."""
-    w = weights.to(x.dtype)
-    axis = dim % x.dim()
+    w, axis = weights.to(x.dtype), dim % x.dim()
     for start, stop, c in _runs(columns, x.shape[axis]):
-        one = w[..., c]
-        x.narrow(axis, start, stop - start).mul_(one.reshape(*one.shape, *(1,) * (x.dim() - one.dim())))
+        x.narrow(axis, start, stop - start).mul_(_factor(w, c, x))
     return x
+
+
+def ablated(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
+    """`x` with its blocks, and nothing else, times their row's weight."""
+    w, axis = weights.to(x.dtype), dim % x.dim()
+    out = x.clone()
+    for start, stop, c in _runs(columns, x.shape[axis]):
+        if c:
+            out.narrow(axis, start, stop - start).mul_(_factor(w, c, x))
+    return out
+
+
+def _factor(weights: Tensor, column: int, x: Tensor) -> Tensor:
+    """A column of the rows' weights in as many dimensions as `x` has."""
+    one = weights[..., column]
+    return one.reshape(*one.shape, *(1,) * (x.dim() - one.dim()))
 
 
 def _runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
@@ -58,19 +65,6 @@ def _runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
         parts += [(at, start, 0), (start, stop, c)]
         at = stop
     return [part for part in [*parts, (at, size, 0)] if part[0] < part[1]]
-
-
-def ablated(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
-    """`x` with its blocks, and nothing else, times their row's weight."""
-    w = weights.to(x.dtype)
-    axis = dim % x.dim()
-    out = x.clone()
-    for start, stop, c in columns:
-        size = x.shape[axis]
-        start, stop = (start + size, stop + size) if start < 0 else (start, stop)
-        one = w[..., c]
-        out.narrow(axis, start, stop - start).mul_(one.reshape(*one.shape, *(1,) * (x.dim() - one.dim())))
-    return out
 
 
 class Gate(torch.autograd.Function):
