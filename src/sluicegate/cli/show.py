@@ -121,7 +121,8 @@ def plan(recipe: "Recipe") -> None:
         own = ", ".join(f"{key} = {value}" for key, value in settings.items() if key != "verb")
         table.add_row(escape(name), escape(str(settings["verb"])), escape(own))
     console.print(table)
-    console.print(f"\n{recipe.seeds} seeds" + (", each arm attacked" if recipe.attack else ""), highlight=False)
+    seeds = f"{recipe.seeds} seed" + ("" if recipe.seeds == 1 else "s")
+    console.print(f"\n{seeds}" + (", each arm attacked" if recipe.attack else ""), highlight=False)
     for claim in recipe.claims:
         source = f" ({claim['source']})" if claim.get("source") else ""
         console.print(f"claim: {escape(str(claim.get('says', '')) + source)}\n  {escape(str(claim['test']))}", highlight=False)
