@@ -5,7 +5,7 @@ from hypothesis import given
 from torch import nn
 
 from sluicegate.routing import gate as gates
-from sluicegate.routing.gate import StretchGate, ablated, gate
+from sluicegate.routing.gate import InPlaceGate, ablated, gate
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 weights_of = st.floats(-3, 3, width=16)
@@ -130,7 +130,7 @@ def plan(request, monkeypatch):
 
 
 def stretched(x):
-    return StretchGate.apply(x, BY_ROW, ((3, 6, 1),), -1, own, int)
+    return InPlaceGate.apply(x, BY_ROW, ((3, 6, 1),), -1, own, int)
 
 
 def held_by_the_user(x, w):

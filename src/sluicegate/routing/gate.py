@@ -107,7 +107,7 @@ def stretches(runs: Runs, table: Sequence[Sequence[float]], columns: Columns, si
     return tuple(found)
 
 
-class StretchGate(torch.autograd.Function):
+class InPlaceGate(torch.autograd.Function):
     """`Gate` where nothing is differentiated by `torch.func`: in the gradient's place, or in a copy if others hold it.
 
     Of a batch partitioned by label only what is scaled is touched (`own`); None scales row by row.
@@ -178,9 +178,9 @@ def _alone() -> frozenset[Counts]:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             x, own = torch.ones(2, 2, 2, requires_grad=True), ((0, 1, 0, 1, 0.5),)
-            (StretchGate.apply(x * 2, None, (), -1, own, int) * 2).sum().backward()  # type: ignore[no-untyped-call]
-            torch.nn.functional.linear(StretchGate.apply(x * 2, None, (), -1, own, int), torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
-            StretchGate.apply(x * 2, None, (), -1, own, int).backward(torch.ones(2, 2, 2))  # type: ignore[no-untyped-call]
+            (InPlaceGate.apply(x * 2, None, (), -1, own, int) * 2).sum().backward()  # type: ignore[no-untyped-call]
+            torch.nn.functional.linear(InPlaceGate.apply(x * 2, None, (), -1, own, int), torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
+            InPlaceGate.apply(x * 2, None, (), -1, own, int).backward(torch.ones(2, 2, 2))  # type: ignore[no-untyped-call]
         return frozenset(_TOLD[:2]) - {_TOLD[2]} if len(_TOLD) == 3 else frozenset()
     except (TypeError, RuntimeError):
         return frozenset()

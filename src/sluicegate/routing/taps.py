@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, laid
-from sluicegate.routing.gate import Columns, Gate, LateGate, Stretch, StretchGate, ablated
+from sluicegate.routing.gate import Columns, Gate, LateGate, Stretch, InPlaceGate, ablated
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.sites import Site
 
@@ -72,7 +72,7 @@ class Tap:
             return self.route(x)
         flow.applied += 1
         number, own = flow.number, self.plans[key]
-        return StretchGate.apply(x, flow.backward, self.columns, self.dim, own, lambda: flow.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
+        return InPlaceGate.apply(x, flow.backward, self.columns, self.dim, own, lambda: flow.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
 
     def _key(self, x: Tensor) -> Any:
         """By what a plan is found: labels that lie together by how they lie, others by their shape alone."""
@@ -108,7 +108,7 @@ class Tap:
             if len(self.plans) >= _KEPT:
                 self.plans.clear()
             self.plans[self._key(x)] = own
-        return StretchGate.apply(x, shaped, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
+        return InPlaceGate.apply(x, shaped, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:
         self.flow.check(number, self.name)
