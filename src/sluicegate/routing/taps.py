@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow, laid
-from sluicegate.routing.gate import Columns, Gate, LateGate, Stretch, InPlaceGate, ablated
+from sluicegate.routing.gate import Columns, Gate, InPlaceGate, LateGate, Stretch, ablated
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.sites import Site
 
