@@ -27,7 +27,7 @@ def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
     """
     w, axis = weights.to(x.dtype), dim % x.dim()
     out = x * _factor(w, 0, x)
-    for start, stop, c in _runs(columns, x.shape[axis]):
+    for start, stop, c in feature_runs(columns, x.shape[axis]):
         if c:
             out.narrow(axis, start, stop - start).copy_(x.narrow(axis, start, stop - start) * _factor(w, c, x))
     return out
@@ -36,7 +36,7 @@ def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
 def scale(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
     """`scaled`, in place."""
     w, axis = weights.to(x.dtype), dim % x.dim()
-    for start, stop, c in _runs(columns, x.shape[axis]):
+    for start, stop, c in feature_runs(columns, x.shape[axis]):
         x.narrow(axis, start, stop - start).mul_(_factor(w, c, x))
     return x
 
@@ -45,7 +45,7 @@ def ablated(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
     """`x` with its blocks, and nothing else, times their row's weight."""
     w, axis = weights.to(x.dtype), dim % x.dim()
     out = x.clone()
-    for start, stop, c in _runs(columns, x.shape[axis]):
+    for start, stop, c in feature_runs(columns, x.shape[axis]):
         if c:
             out.narrow(axis, start, stop - start).mul_(_factor(w, c, x))
     return out
@@ -57,7 +57,7 @@ def _factor(weights: Tensor, column: int, x: Tensor) -> Tensor:
     return one.reshape(*one.shape, *(1,) * (x.dim() - one.dim()))
 
 
-def _runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
+def feature_runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
     """All features as runs (start, stop, column), the rest's (column 0) among them."""
     parts: list[tuple[int, int, int]] = []
     at = 0
@@ -98,7 +98,7 @@ def stretches(runs: Runs, table: Sequence[Sequence[float]], columns: Columns, si
 
     `table` [labels][k + 1] are the labels' weights, `size` is the number of features.
     """
-    parts = _runs(columns, size)
+    parts = feature_runs(columns, size)
     found, first = [], 0
     for label, count in runs:
         weights = table[label]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sluicegate.routing.flow import Flow
-from sluicegate.routing.gate import Columns
+from sluicegate.routing.gate import Columns, feature_runs
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
 from sluicegate.routing.pieces import JOINT, Piece, Runs
@@ -94,15 +94,9 @@ def fits(module: nn.Module) -> bool:
     return only_multiplies(module) and "forward" not in module.__dict__
 
 
-def _divided(columns: tuple[tuple[int, int, int], ...], size: int) -> tuple[Piece, ...]:
+def _divided(columns: Columns, size: int) -> tuple[Piece, ...]:
     """The features of a gate by column, the rest's (column 0) among them."""
     runs: dict[int, Runs] = {}
-    at = 0
-    for start, stop, column in sorted((start % size, stop if stop > 0 else stop + size, column) for start, stop, column in columns):
-        if at < start:
-            runs[0] = (*runs.get(0, ()), (at, start))
+    for start, stop, column in feature_runs(columns, size):
         runs[column] = (*runs.get(column, ()), (start, stop))
-        at = stop
-    if at < size:
-        runs[0] = (*runs.get(0, ()), (at, size))
     return tuple(Piece(column, 0, own) for column, own in runs.items())
