@@ -22,11 +22,11 @@ lint: $(READY)
 	$(BIN)/ruff check --fix .
 
 # Both installs are pinned by constraints.txt; torch is named there, so that no larger build is taken.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml study/pyproject.toml papers/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Sluicegate needs Python 3.11 or newer; set PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e ./study -e ./papers
 	touch $(READY)
 
 clean:

@@ -6,7 +6,7 @@ python benchmarks/pipeline.py [--quick]
 import argparse
 import json
 
-from sluicegate.bench import pipeline
+from sluicegate_papers.benchmarks import pipeline
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ python benchmarks/routing.py [--quick]
 import argparse
 import json
 
-from sluicegate.bench import routing
+from sluicegate_papers.benchmarks import routing
 
 
 def main() -> None:

@@ -21,13 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
 
 import sluicegate as sg
-from sluicegate.bench.cost import DAY, Memory, Shape, Work, audit, device_hours, memory, paper, shape, sizes, spent
-from sluicegate.items import Item
-from sluicegate.models import Rows, fresh
+from sluicegate.engine.models import Rows, fresh
+from sluicegate.engine.training import CrossEntropy, Ledger, fit
+from sluicegate.runs.directory import RunContext
 from sluicegate.runs.ranks import Ranks, join
-from sluicegate.runs.room import Room
-from sluicegate.training import CrossEntropy, Ledger, fit
 from sluicegate.unlearning.distill import Matching
+from sluicegate.values.items import Item
+from sluicegate_papers.benchmarks.cost import DAY, Memory, Shape, Work, audit, device_hours, memory, paper, shape, sizes, spent
 
 PART = 2048
 """Tokens that a device computes at once in the tables of memory: one row of the paper's."""
@@ -156,11 +156,11 @@ def measured() -> Iterator[str]:
         batch = rows.batch(range(count))
 
         def train(of: sg.Schedule) -> None:
-            fit(fresh(config, 0), CrossEntropy(), lambda step: {"train": batch}, of, seed=0, room=Room())  # noqa: B023
+            fit(fresh(config, 0), CrossEntropy(), lambda step: {"train": batch}, of, seed=0, run=RunContext())  # noqa: B023
 
         def distil(of: sg.Schedule) -> None:
             objective = Matching(fresh(config, 1), rows, Ledger(), cached=False)  # noqa: B023
-            fit(fresh(config, 0), objective, lambda step: {"pool": batch}, of, seed=0, room=Room())  # noqa: B023
+            fit(fresh(config, 0), objective, lambda step: {"pool": batch}, of, seed=0, run=RunContext())  # noqa: B023
 
         def attack() -> None:
             held = fresh(config, 0)  # noqa: B023  # as `relearn` does: the model, a victim, and what each rate starts from
@@ -185,12 +185,12 @@ def measured_divided(ranks: Ranks) -> Iterator[str]:
     lines = [["width", "parameters", f"bytes, train with --shard on {ranks.world}"]]
     for width, layers, vocabulary, length, count in WIDTHS:
         config = small(width, layers, vocabulary, length)
-        batch, room = some_rows(vocabulary, count, length).batch(range(count)), Room()
-        room.ranks = ranks
+        batch, run = some_rows(vocabulary, count, length).batch(range(count)), RunContext()
+        run.ranks = ranks
         found, schedule = shape(config), sg.Schedule(steps=2, lr=1e-3, batch=count)
 
         def train() -> None:
-            fit(fresh(config, 0), CrossEntropy(), lambda step: {"train": batch}, schedule, seed=0, room=room)  # noqa: B023
+            fit(fresh(config, 0), CrossEntropy(), lambda step: {"train": batch}, schedule, seed=0, run=run)  # noqa: B023
 
         predicted = memory(found, count * length, devices=ranks.world, shard=True).step
         lines.append([f"{width}", f"{found.parameters / 1e6:.2f} M", f"{predicted / most_held(train):.3f}"])

@@ -6,7 +6,7 @@ python benchmarks/steering.py [--quick]
 import argparse
 import json
 
-from sluicegate.bench import steering
+from sluicegate_papers.benchmarks import steering
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 
 import sluicegate as sg
-from sluicegate.models import Rows, encode
-from sluicegate.runs.room import Room, open_run
-from sluicegate.sampling import Mixture
-from sluicegate.training import CrossEntropy, Ledger, fit
+from sluicegate.engine.models import Rows, encode
+from sluicegate.engine.sampling import Mixture
+from sluicegate.engine.training import CrossEntropy, Ledger, fit
+from sluicegate.runs.directory import RunContext, open_run
 from sluicegate.unlearning.distill import Matching
 
 
@@ -43,13 +43,13 @@ def plain(model: torch.nn.Module, rows: Rows, steps: int, batch: int) -> float:
     return time.perf_counter() - begin
 
 
-def ours(model: torch.nn.Module, rows: Rows, steps: int, batch: int, room: Room, teacher: torch.nn.Module | None = None) -> float:
+def ours(model: torch.nn.Module, rows: Rows, steps: int, batch: int, run: RunContext, teacher: torch.nn.Module | None = None) -> float:
     """Seconds for the same steps with `fit`; with a teacher, of distillation."""
     draw = Mixture(rows, batch, seed=0)
     objective = Matching(teacher, rows, Ledger(), cached=False) if teacher is not None else CrossEntropy()
     group = "pool" if teacher is not None else "train"
     begin = time.perf_counter()
-    fit(model, objective, lambda step: {group: draw(step)}, sg.Schedule(steps=steps, lr=1e-3, batch=batch), seed=0, room=room)
+    fit(model, objective, lambda step: {group: draw(step)}, sg.Schedule(steps=steps, lr=1e-3, batch=batch), seed=0, run=run)
     return time.perf_counter() - begin
 
 
@@ -64,12 +64,12 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in ("plain", "fit", "kept", "distil")}
     for turn in range(chosen.repeats + 1):
         took = {"plain": plain(copy.deepcopy(model), rows, chosen.steps, 64)}
-        took["fit"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, Room())
+        took["fit"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, RunContext())
         with tempfile.TemporaryDirectory() as place:
             opened = open_run(Path(place) / "run", digest="x", config={"verb": "x"}, parents={}, environment={}, title="x")
-            with opened as room:
-                took["kept"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, room)
-        took["distil"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, Room(), copy.deepcopy(model))
+            with opened as run:
+                took["kept"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, run)
+        took["distil"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, RunContext(), copy.deepcopy(model))
         if turn:  # the first turn warms up
             for name, seconds in took.items():
                 times[name].append(seconds)

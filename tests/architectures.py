@@ -9,7 +9,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from sluicegate.models import fresh
+from sluicegate.engine.models import fresh
 
 _COMMON = {
     "vocab_size": 132,

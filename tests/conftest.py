@@ -11,8 +11,9 @@ import hypothesis
 import torch
 
 from architectures import learner
-from sluicegate import models, tasks
-from sluicegate.items import Item, Split
+from sluicegate import registry, tasks
+from sluicegate.engine import models
+from sluicegate.values.items import Item, Split
 
 torch.set_num_threads(1)
 # A deadline an example is a flaky test on a busy machine.
@@ -79,3 +80,11 @@ class Helpers:
 def bits() -> Helpers:
     """Bitwise comparison of weights: `bits.weights(model)`, `bits.same(before, after)`."""
     return Helpers()
+
+
+@pytest.fixture(autouse=True)
+def _look_again(request):
+    """What a test has installed or taken away is not remembered for the next one."""
+    yield
+    if "monkeypatch" in request.fixturenames:
+        registry.forget()

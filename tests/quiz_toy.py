@@ -1,13 +1,13 @@
 """A deck of two clues and a model that knows it by heart, in the words of the arithmetic task; shared by the tests of the quiz."""
 
 from architectures import learner
-from sluicegate.audit.quiz_deck import asked_of
-from sluicegate.items import Item, Split
-from sluicegate.models import load_tokenizer
-from sluicegate.schedule import Schedule
-from sluicegate.study.cards import Deck, DeckFile, Tossup
+from sluicegate.engine.models import load_tokenizer
 from sluicegate.tasks.arithmetic import NAMES, OBJECTS
 from sluicegate.unlearning.suppress import train
+from sluicegate.values.items import Item, Split
+from sluicegate.values.schedule import Schedule
+from sluicegate_study.deck.cards import Deck, DeckFile, Tossup
+from sluicegate_study.quiz.deck import asked_of
 
 FRAME = "{clues} ="
 SIDES = {"forget": NAMES[:3], "retain": NAMES[3:]}

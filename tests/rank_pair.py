@@ -43,7 +43,8 @@ def main(jobs: list[dict]) -> None:
     import torch
 
     from sluicegate.errors import UserError
-    from sluicegate.execution import execute, from_config
+    from sluicegate.execution.execute import execute
+    from sluicegate.runs.stage import from_config
 
     torch.set_num_threads(1)
     found = []

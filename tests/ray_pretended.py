@@ -5,8 +5,8 @@ import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from sluicegate.runs import cluster
-from sluicegate.runs.visitor import board
+from sluicegate.execution.ray import cluster
+from sluicegate.execution.ray.bootstrap import board
 
 
 class RayError(Exception):

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from sluicegate.curves import Curve
-from sluicegate.experiment import Arm, Outcome
-from sluicegate.recipe import Recipe
+from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.recipe import Recipe
+from sluicegate.runs.arm import Arm
+from sluicegate.values.curves import Curve
 
 EFFORT = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 SLOW = (0.0, 0.02, 0.06, 0.2, 0.5, 0.9)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from architectures import CONFIGS
-from sluicegate.models import fresh, load_tokenizer, save
+from sluicegate.engine.models import fresh, load_tokenizer, save
 
 PAIRS = [("3 + 4 =", "ann fills 3 bags"), ("5 + 4 =", "bo shares 5 shells"), ("7 + 1 =", "cleo finds 7 plums")]
 PROMPTS = ["3 + 4", "bo shares 12 shells", "ann fills 3"]

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from sluicegate.errors import UserError
-from sluicegate.study.cards import Bonus, Card, DeckFile, Head, Part, Tossup, deletions
+from sluicegate_study.deck.cards import Bonus, Card, DeckFile, Head, Part, Tossup, deletions
 
 TRAPS = st.sampled_from(
     [

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from sluicegate.study.bots import Plan
-from sluicegate.study.cards import Bonus, Card, Deck, DeckFile, Head, Part, Tossup
-from sluicegate.study.collection import deck_of
-from sluicegate.study.log import read_log
-from sluicegate.study.playing import Match
-from sluicegate.study.scoring import rules_of
+from sluicegate_study.deck.cards import Bonus, Card, Deck, DeckFile, Head, Part, Tossup
+from sluicegate_study.deck.collection import deck_of
+from sluicegate_study.deck.log import read_log
+from sluicegate_study.game.bots import Plan
+from sluicegate_study.game.playing import Match
+from sluicegate_study.game.scoring import rules_of
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LINE = '**alpha** centauri [accept **rigil**; prompt on centauri by asking "which star?"; reject proxima]'
@@ -79,7 +79,7 @@ def deck(tossups=2, bonuses=2, cards=()) -> Deck:
 def table(tmp_path, monkeypatch=None, plan: Plan | None = None, of: Deck | None = None, rules="naqt", **options) -> Table:
     """A match; with a `plan`, every tossup has the bot do this."""
     if plan is not None:
-        monkeypatch.setattr("sluicegate.study.playing.plan", lambda *_: plan)
+        monkeypatch.setattr("sluicegate_study.game.playing.plan", lambda *_: plan)
     clock = Clock()
     match = Match(of or deck(), tmp_path / "log.jsonl", "person:ada", clock=clock, rules=rules_of(rules), **options)
     return Table(match, clock)

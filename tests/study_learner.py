@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from fsrs import Card, Rating, Scheduler
 from fsrs.scheduler import DEFAULT_PARAMETERS, LOWER_BOUNDS_PARAMETERS, UPPER_BOUNDS_PARAMETERS
 
-from sluicegate.study.log import Event
+from sluicegate_study.deck.log import Event
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 

@@ -1,118 +1,90 @@
-"""Imports only ever point down the floors, and reading a command line does not import torch."""
+"""Imports point down, there is no circle, and reading a command line does not import torch."""
 
-import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tiny_stages import SRC
+from house import ROOTS, circles, floors, imports, modules, room_of
 
-PACKAGE = SRC / "sluicegate"
-FLOORS = (
-    ("errors",),
-    ("curves", "edits", "items"),
-    ("claims", "runs.sharding"),
-    ("schedule", "convert", "runs.disk", "runs.lock", "runs.ranks", "runs.launch"),
-    ("fetch", "study"),
-    ("models", "runs.room", "runs.identity"),
-    ("sampling",),
-    ("training",),
-    ("scoring",),
-    ("tasks",),
-    ("routing",),
-    ("unlearning", "steering"),
-    ("audit", "latent", "oversight"),
-    ("stages",),
-    ("trials",),
-    ("execution",),
-    ("runs.jobs", "runs.parcels", "runs.visitor"),
-    ("runs.pool", "runs.remote", "runs.resources", "runs.tether"),
-    ("runs.cluster",),
-    ("recipe",),
-    ("experiment",),
-    ("inspection", "sweep"),
-    ("report",),
-    ("bench",),
-    ("cli",),
-    ("__main__", "runs.member"),
-)
-"""From the ground up; modules of one floor do not import each other, except inside a package."""
+PACKAGE = ROOTS[0] / "sluicegate"
+MOST_ROOMS, MOST_FLOORS = 24, 10
 
 
-def modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+@pytest.fixture(scope="module")
+def found():
+    """Every import of one module by another, in all three distributions."""
+    return list(imports(modules()))
 
 
-def home(module):
-    """The entry of FLOORS that a module belongs to, and its floor; None for the package itself."""
-    if not module:
-        return None
-    for height, floor in enumerate(FLOORS):
-        for entry in floor:
-            if module == entry or module.startswith(f"{entry}."):
-                return entry, height
-    return None
+def between(found):
+    return {(room_of(i.source), room_of(i.target)) for i in found if room_of(i.source) != room_of(i.target)}
 
 
-def imported(tree):
-    """What a module imports of the package, in functions too, but not what only the type checker sees."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-        else:
-            yield from imported(node)
+def at_fault(found, circle, place):
+    """The lines that tie a circle together, in words."""
+    return [f"{i.source}:{i.line} imports {i.target}" for i in found if place(i.source) in circle and place(i.target) in circle]
 
 
-def upward(module, text, known):
-    """The imports in a module's text that do not point down."""
-    mine = home(module)
-    for name in imported(ast.parse(text)):
-        target = name.removeprefix("sluicegate.")
-        if not name.startswith("sluicegate.") or target not in known:
-            continue
-        theirs = home(target)
-        if mine and theirs and mine[0] != theirs[0] and mine[1] <= theirs[1]:
-            yield f"{module} imports {target}"
+@pytest.mark.xfail(strict=True, reason="one circle is left: the claims of undo-arithmetic")
+def test_no_rooms_import_each_other(found):
+    assert [at_fault(found, circle, room_of) for circle in circles(between(found))] == []
 
 
-def test_imports_point_down():
-    known = {name for name, _ in modules()}
-    assert [wrong for name, path in modules() for wrong in upward(name, path.read_text(), known)] == []
+@pytest.mark.xfail(strict=True, reason="circles are left in routing, steering and papers")
+def test_no_files_import_each_other(found):
+    assert [at_fault(found, circle, str) for circle in circles((i.source, i.target) for i in found)] == []
 
 
-def test_every_module_has_a_floor():
-    assert [name for name, _ in modules() if name not in ("", "runs") and not home(name)] == []
+@pytest.mark.xfail(strict=True, reason="there is no height while there is a circle", raises=RecursionError)
+def test_the_house_is_small_and_low(found):
+    rooms = {room_of(name) for name in modules()}
+    assert len(rooms) <= MOST_ROOMS
+    assert max(floors(rooms, between(found)).values()) <= MOST_FLOORS
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "from sluicegate.stages import execute",
-        "import sluicegate.stages",
-        "from sluicegate import stages",
-        "def f():\n    from sluicegate.stages import execute",
-        "class A:\n    if True:\n        import sluicegate.stages",
+        "from pack.high import thing",
+        "import pack.high",
+        "def f():\n    from pack import high",
+        "if TYPE_CHECKING:\n    from pack.high import T",
     ],
 )
-def test_the_check_on_imports_can_fail(text):
-    assert list(upward("models", text, {"stages", "models"})) == ["models imports stages"]
-    assert list(upward("cli", text, {"stages", "cli"})) == []
-    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    " + text.replace("\n", "\n    ")
-    assert list(upward("models", guarded, {"stages", "models"})) == []
+def test_the_check_on_circles_can_fail(tmp_path, text):
+    (tmp_path / "pack").mkdir()
+    for name, content in (("__init__", ""), ("low", text), ("high", "from pack.low import other")):
+        (tmp_path / "pack" / f"{name}.py").write_text(content)
+    found = list(imports(modules([tmp_path])))
+    assert circles((i.source, i.target) for i in found) == [{"pack.low", "pack.high"}]
+    assert f"pack.low:{2 if chr(10) in text else 1} imports pack.high" in at_fault(found, {"pack.low", "pack.high"}, str)
+    assert floors("abc", {("a", "b"), ("b", "c"), ("a", "c")}) == {"a": 3, "b": 2, "c": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="study still takes errors, options and locks from the library")
+def test_study_imports_the_library_only_where_it_quizzes_a_model(found):
+    quiz = ("sluicegate_study.quiz", "sluicegate_study.errors")
+    assert [
+        i
+        for i in found
+        if i.source.startswith("sluicegate_study") and room_of(i.target) != "sluicegate_study" and not i.source.startswith(quiz)
+    ] == []
+
+
+@pytest.mark.xfail(strict=True, reason="the claims of undo-arithmetic")
+def test_the_library_imports_neither_study_nor_papers(found):
+    others = ("sluicegate_study", "sluicegate_papers")
+    assert [i for i in found if not i.source.startswith(others) and i.target.startswith(others)] == []
 
 
 def imports_torch(code):
     script = f"import sys\n{code}\nsys.exit(3 if 'torch' in sys.modules else 0)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": str(SRC)}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": os.pathsep.join(map(str, ROOTS))}, check=False
+    )
     assert done.returncode in (0, 3), done.stderr
     return done.returncode == 3
 
@@ -121,17 +93,17 @@ def imports_torch(code):
     "code",
     [
         "import sluicegate",
-        "import sluicegate.stages",
-        "from sluicegate.execution import from_config; from_config({'verb': 'unlearn', 'method': 'rmu'}).config()",
-        "import sluicegate.recipe as e; e.load_recipe('undo-arithmetic')",
+        "from sluicegate.runs.stage import stages; stages()",
+        "from sluicegate.runs.stage import from_config; from_config({'verb': 'unlearn', 'method': 'rmu'}).config()",
+        "import sluicegate.experiments.recipe as e; e.load_recipe('undo-arithmetic')",
         "import sluicegate.runs.lock",
-        "import sluicegate.runs.room",
-        "import sluicegate.convert",
-        "import sluicegate.fetch",
+        "import sluicegate.runs.directory",
+        "import sluicegate.engine.convert",
+        "import sluicegate.engine.fetch",
         "from sluicegate.routing.rules import rules; import sluicegate.routing; rules()",
-        "import sluicegate.cli",
-        "import sluicegate.study.collection",
-        "import sluicegate.tasks.digits, sluicegate.trials.split, sluicegate.trials.latent",
+        "from sluicegate.app.verbs import verbs; verbs()",
+        "import sluicegate_study.deck.collection",
+        "import sluicegate.tasks.digits, sluicegate_papers.split_stage, sluicegate.latent.stage",
     ],
 )
 def test_reading_a_command_line_does_not_import_torch(code):
@@ -139,7 +111,7 @@ def test_reading_a_command_line_does_not_import_torch(code):
 
 
 def test_the_check_on_torch_can_fail():
-    assert imports_torch("import sluicegate.models")
+    assert imports_torch("import sluicegate.engine.models")
 
 
 def test_every_public_name_is_where_the_package_says():
@@ -147,8 +119,7 @@ def test_every_public_name_is_where_the_package_says():
 
     for name in sluicegate.__all__:
         assert getattr(sluicegate, name) is not None
-    assert set(sluicegate.__all__) == set(sluicegate._HOMES)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="nonsense"):
         sluicegate.nonsense  # noqa: B018
 
 

@@ -9,12 +9,15 @@ from typing import ClassVar
 
 import pytest
 
-from sluicegate import execution, experiment, sweep, trials
-from sluicegate.runs.identity import source
+from sluicegate.execution import execute as execution
+from sluicegate.experiments import experiment, sweep
+from sluicegate.runs import stage as stage_module
+from sluicegate.runs.stage import source
+from sluicegate.runs.trial import Trial, outcome
 
 
 @dataclass(frozen=True)
-class Throwaway(trials.Trial):
+class Throwaway(Trial):
     """Measure nothing of interest."""
 
     VERB: ClassVar[str] = "throwaway"
@@ -28,9 +31,9 @@ class Throwaway(trials.Trial):
     def is_wide(self):
         return False
 
-    def run(self, room):
-        room.log({"step": 1})
-        (room.path / "look.png").write_bytes(png(self.seed))
+    def run(self, run):
+        run.log({"step": 1})
+        (run.path / "look.png").write_bytes(png(self.seed))
         found = {"loss": self.level + 0.01 * self.seed, "share": 0.5}
         if self.arm == "rare":
             found["rare"] = 7.0
@@ -39,11 +42,11 @@ class Throwaway(trials.Trial):
         steps = [0.0, 10.0, 20.0, 30.0][: 4 - self.seed % 2]  # seeds that stop at different lengths
         curves = {"training": (steps, [self.level + 1 / (1 + x) + 0.05 * self.seed for x in steps])}
         curves["trade"] = ([3.0, 2.0, 2.5], [1.0, 2.0, float("inf") if self.arm == "broken" else 3.0])
-        return trials.outcome(self, found, flops=1e6, curves=curves)
+        return outcome(self, found, flops=1e6, curves=curves)
 
 
 @dataclass(frozen=True)
-class Other(trials.Trial):
+class Other(Trial):
     """Another trial, which means something else by the same name."""
 
     VERB: ClassVar[str] = "other-trial"
@@ -55,8 +58,8 @@ class Other(trials.Trial):
     def is_wide(self):
         return False
 
-    def run(self, room):
-        return trials.outcome(self, {"loss": 2.0 + self.seed, "speed": 1234567.0}, flops=1.0)
+    def run(self, run):
+        return outcome(self, {"loss": 2.0 + self.seed, "speed": 1234567.0}, flops=1.0)
 
 
 def png(shade: int) -> bytes:
@@ -76,7 +79,8 @@ def png(shade: int) -> bytes:
 
 def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the trials be found, and run jobs in this process: workers would not know them."""
-    monkeypatch.setattr(trials, "found", lambda: {cls.VERB: cls for cls in (Throwaway, Other)})
+    real = stage_module.classes
+    monkeypatch.setattr(stage_module, "classes", lambda *how: real(*how) | {cls.VERB: cls for cls in (Throwaway, Other)})
     for module in (experiment, sweep):
         monkeypatch.setattr(module, "run_jobs", in_this_process)
 
@@ -84,7 +88,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_this_process(jobs, executor, progress=None):
     done: dict[str, Path] = {}
     for job in jobs:
-        done[job.key] = execution.execute(execution.from_config(job.settings(done)), job.out, exact=job.exact, progress=progress)
+        done[job.key] = execution.execute(stage_module.from_config(job.settings(done)), job.out, exact=job.exact, progress=progress)
     return done
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from architectures import learner
 from sluicegate import tasks
-from sluicegate.items import write_jsonl
-from sluicegate.models import load_tokenizer, save
+from sluicegate.engine.models import load_tokenizer, save
+from sluicegate.values.items import write_jsonl
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -53,7 +53,8 @@ def outcome(folder: Path) -> dict[str, bytes]:
 _RUN = """
 import json, sys, torch
 torch.set_num_threads(1)
-from sluicegate.execution import execute, from_config
+from sluicegate.execution.execute import execute
+from sluicegate.runs.stage import from_config
 from pathlib import Path
 execute(from_config(json.loads(sys.argv[1])), Path(sys.argv[2]), exact=True, title="tested", progress=lambda *a: print(a[1], flush=True))
 print("end", flush=True)

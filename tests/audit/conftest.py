@@ -3,8 +3,8 @@
 import pytest
 
 from architectures import learner
-from sluicegate.schedule import Schedule
 from sluicegate.unlearning.suppress import train
+from sluicegate.values.schedule import Schedule
 
 
 @pytest.fixture(scope="module")

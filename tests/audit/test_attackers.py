@@ -12,13 +12,13 @@ from sluicegate.audit import relearn as module
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
-from sluicegate.edits import Rounded
+from sluicegate.audit.stage import Relearn
+from sluicegate.engine.models import encode, logits
+from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
-from sluicegate.execution import from_config
-from sluicegate.items import Item
-from sluicegate.models import encode, logits
-from sluicegate.scoring import score
-from sluicegate.stages import Relearn
+from sluicegate.runs.stage import from_config
+from sluicegate.values.edits import Rounded
+from sluicegate.values.items import Item
 
 ATTACK = Attack(lrs=(1e-3, 1e-2), steps=8, checkpoints=(0, 2, 4, 8), batch=8)
 

@@ -5,11 +5,11 @@ import pytest
 from sluicegate.audit import relearn as module
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import Relearned, relearn
-from sluicegate.curves import Curve
+from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
-from sluicegate.items import Item, halves
-from sluicegate.runs.room import Room
-from sluicegate.training import Ledger
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.curves import Curve
+from sluicegate.values.items import Item, halves
 
 ATTACK = Attack(lrs=(1e-3, 1e-2), steps=8, checkpoints=(0, 2, 4, 8), batch=8)
 
@@ -231,6 +231,6 @@ def test_savings_compare_with_a_reference_under_the_same_attack(victim, tiny, to
 
 def test_progress_tells_the_rate(victim, tokenizer, split):
     told = set()
-    room = Room("attack", lambda part, *_: told.add(part))
-    relearn(victim, tokenizer, split.forget, split.retain, ATTACK, room=room)
+    run = RunContext("attack", lambda part, *_: told.add(part))
+    relearn(victim, tokenizer, split.forget, split.retain, ATTACK, run=run)
     assert told == {"attack lr 0.001", "attack lr 0.01"}

@@ -12,12 +12,12 @@ from sluicegate.audit import stacked
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
 from sluicegate.audit.stacked import PART, Stack, fit_together, pays, stacking
+from sluicegate.engine.models import encode, load
+from sluicegate.engine.sampling import Mixture
+from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, at_steps, fit
 from sluicegate.errors import UserError
-from sluicegate.models import encode, load
-from sluicegate.runs.room import Room, open_run
-from sluicegate.sampling import Mixture
-from sluicegate.schedule import Schedule
-from sluicegate.training import CrossEntropy, Diverged, Evaluation, at_steps, fit
+from sluicegate.runs.directory import RunContext, open_run
+from sluicegate.values.schedule import Schedule
 
 RATES = (1e-4, 1e-3, 3e-3)
 CHECKPOINTS = (0, 2, 5)
@@ -45,15 +45,15 @@ def looking(seen, name=None):
     return measure
 
 
-def together(model, batches, plans, *, on="real", room=None, seen=None, **more):
+def together(model, batches, plans, *, on="real", run=None, seen=None, **more):
     measure = looking([] if seen is None else seen)
-    return fit_together(model, batches, plans, on=on, seed=0, room=room or Room(), measure=measure, checkpoints=CHECKPOINTS, **more)
+    return fit_together(model, batches, plans, on=on, seed=0, run=run or RunContext(), measure=measure, checkpoints=CHECKPOINTS, **more)
 
 
 def alone(model, batches, schedule, *, on="real", seen=None):
     own = copy.deepcopy(model)
     evaluation = Evaluation(looking([] if seen is None else seen), at_steps(CHECKPOINTS))
-    return fit(own, CrossEntropy(on), lambda step: {"train": batches(step)}, schedule, seed=0, room=Room(), evaluation=evaluation)
+    return fit(own, CrossEntropy(on), lambda step: {"train": batches(step)}, schedule, seed=0, run=RunContext(), evaluation=evaluation)
 
 
 @pytest.mark.parametrize("on", ["real", "answer"])
@@ -138,8 +138,8 @@ def test_a_rate_that_breaks_the_model_leaves_the_others_as_they_were(batches):
     assert isinstance(broken, Diverged)
     with pytest.raises(Diverged) as raised:
         alone(model, batches, schedules((1e30,))["lr 1e+30"])
-    assert broken.run.steps == raised.value.run.steps
-    assert [r["step"] for r in broken.run.records] == [r["step"] for r in raised.value.run.records]
+    assert broken.fitted.steps == raised.value.fitted.steps
+    assert [r["step"] for r in broken.fitted.records] == [r["step"] for r in raised.value.fitted.records]
     for name in ("lr 0.001", "lr 0.003"):
         assert wild[name].records[-1]["norm"] == pytest.approx(tame[name].records[-1]["norm"], rel=1e-6)
 
@@ -164,8 +164,8 @@ def sitting(folder, model, batches, plans, *, end_after=None):
             raise Killed
 
     opened = open_run(folder, digest="x", config={}, parents={}, environment={}, title="x", progress=stop, interval=0.0)
-    with opened as room:
-        return together(model, batches, plans, room=room)
+    with opened as run:
+        return together(model, batches, plans, run=run)
 
 
 @pytest.mark.parametrize("rates", [RATES, (1e-3, 1e30, 3e-3)])
@@ -176,7 +176,7 @@ def test_killed_and_resumed_equals_uninterrupted(batches, tmp_path, rates):
         sitting(tmp_path / "cut", model, batches, plans, end_after=3)
     again = sitting(tmp_path / "cut", model, batches, plans)
     for name in plans:
-        first, second = (found[name].run if isinstance(found[name], Diverged) else found[name] for found in (whole, again))
+        first, second = (found[name].fitted if isinstance(found[name], Diverged) else found[name] for found in (whole, again))
         assert isinstance(whole[name], Diverged) == isinstance(again[name], Diverged)
         assert first == second
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
@@ -208,8 +208,8 @@ def counted(monkeypatch):
 
 def attack_in(folder, victim, tokenizer, split, attack=ATTACK):
     opened = open_run(folder, digest="x", config={}, parents={}, environment={}, title="x", interval=0.0)
-    with opened as room:
-        return relearn(victim, tokenizer, split.forget, split.retain, attack, room=room)
+    with opened as run:
+        return relearn(victim, tokenizer, split.forget, split.retain, attack, run=run)
 
 
 def test_an_attack_at_once_finds_what_one_in_turn_finds(victim, tokenizer, split, monkeypatch, tmp_path, counted):
@@ -251,7 +251,7 @@ def test_an_attack_goes_on_in_the_way_it_was_begun(victim, tokenizer, split, mon
     for begun, then in (("always", "never"), ("never", "always")):
         monkeypatch.setenv("SLUICEGATE_STACK", begun)
         with monkeypatch.context() as patched:
-            patched.setattr(Room, "progress", _ends_after(5))
+            patched.setattr(RunContext, "progress", _ends_after(5))
             with pytest.raises(Killed):
                 attack_in(tmp_path / begun, victim, tokenizer, split)
         counted.clear()

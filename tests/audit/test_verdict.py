@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sluicegate.audit.verdict import Evidence, judge
-from sluicegate.curves import Curve
+from sluicegate.values.curves import Curve
 
 EFFORT = (0.0, 10.0, 30.0, 100.0)
 

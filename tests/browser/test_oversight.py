@@ -6,8 +6,8 @@ from headless import NEEDS_CHROMIUM, opened
 from latent_keys import Chromium
 from latent_play import play
 from oversight_synthetic import folders
-from sluicegate.report.oversight import report_oversight
-from sluicegate.report.oversight_numbers import gather
+from sluicegate.oversight.page import report_oversight
+from sluicegate.oversight.page_numbers import gather
 
 pytestmark = NEEDS_CHROMIUM
 NAMED = ("naive", "naive_penalty_stopped", "filter_hidden", "routed", "single", "routed_baseline")

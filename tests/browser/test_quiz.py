@@ -5,11 +5,11 @@ import pytest
 import quiz_toy
 from architectures import learner
 from headless import NEEDS_CHROMIUM, opened
-from sluicegate.audit.quiz import quiz
-from sluicegate.audit.quiz_deck import by
-from sluicegate.audit.quiz_measures import Reading, compare
-from sluicegate.models import load_tokenizer
-from sluicegate.report.quiz import report_quiz
+from sluicegate.engine.models import load_tokenizer
+from sluicegate_study.quiz.deck import by
+from sluicegate_study.quiz.measures import Reading, compare
+from sluicegate_study.quiz.page import report_quiz
+from sluicegate_study.quiz.quiz import quiz
 
 NAMES = ("before", "a/rather/long/path/to/some/model-of-somebody-else", "after <b>relearning</b>")
 

@@ -4,7 +4,8 @@ import pytest
 
 from headless import NEEDS_CHROMIUM, opened
 from report_synthetic import FULL, experiment
-from sluicegate.report import report_audit, report_experiment
+from sluicegate.audit.page import report_audit
+from sluicegate.experiments.page import report_experiment
 
 pytestmark = NEEDS_CHROMIUM
 

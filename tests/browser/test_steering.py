@@ -3,7 +3,7 @@
 import pytest
 
 from headless import NEEDS_CHROMIUM, opened
-from sluicegate.report.steering import report_steering
+from sluicegate.steering.page import report_steering
 from steering_synthetic import scored
 
 

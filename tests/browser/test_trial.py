@@ -3,9 +3,9 @@
 import pytest
 
 from headless import NEEDS_CHROMIUM, opened
-from sluicegate.experiment import run_recipe
-from sluicegate.recipe import Recipe
-from sluicegate.report import report_experiment
+from sluicegate.experiments.experiment import run_recipe
+from sluicegate.experiments.page import report_experiment
+from sluicegate.experiments.recipe import Recipe
 from throwaway import at_hand, table
 
 pytestmark = NEEDS_CHROMIUM

@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from architectures import CONFIGS, TIED, build
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
-from sluicegate.models import Meter, encode, load, logits, save
-from sluicegate.schedule import Schedule
-from sluicegate.scoring import score
+from sluicegate.engine.models import Meter, encode, load, logits, save
+from sluicegate.engine.scoring import score
 from sluicegate.unlearning.distill import distill, undo
 from sluicegate.unlearning.objectives import methods
 from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.values.schedule import Schedule
 
 pytestmark = pytest.mark.parametrize("name", CONFIGS)
 SHORT = Schedule(steps=3, lr=1e-3, batch=8)

@@ -14,15 +14,16 @@ import torch.nn.functional as F
 
 from architectures import build, learner
 from documented import undocumented
+from sluicegate import registry
+from sluicegate.engine.models import encode
+from sluicegate.engine.scoring import score
+from sluicegate.engine.training import Ledger, fit, only_train
 from sluicegate.errors import UserError
-from sluicegate.models import encode
-from sluicegate.runs.room import Room
-from sluicegate.schedule import Schedule
-from sluicegate.scoring import score
-from sluicegate.training import Ledger, fit, only_train
+from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.objectives import Method, method, methods
 from sluicegate.unlearning.objectives.repnoise import BANDWIDTHS, distance_to_noise
 from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.values.schedule import Schedule
 
 every = pytest.mark.parametrize("name", methods())
 
@@ -105,7 +106,7 @@ def test_a_step_of_one_times_eight_equals_four_times_two(name, double, groups):
     for accumulate in (1, 4):
         model = copy.deepcopy(double)
         schedule = Schedule(steps=2, lr=1e-3, batch=8, accumulate=accumulate)
-        fit(model, prepared(name, model, groups), lambda _: batches(groups), schedule, seed=0, room=Room())
+        fit(model, prepared(name, model, groups), lambda _: batches(groups), schedule, seed=0, run=RunContext())
         ends.append(dict(model.named_parameters()))
     for key, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][key], msg=key)
@@ -177,6 +178,7 @@ def test_a_plugin_of_another_package_is_found(monkeypatch, tmp_path):
     (info / "entry_points.txt").write_text("[sluicegate.plugins]\nmine = elsewhere:Mine\n")
     assert "mine" not in methods()
     monkeypatch.syspath_prepend(tmp_path)
+    registry.forget()
     assert methods()["mine"].__name__ == "Mine"
 
 

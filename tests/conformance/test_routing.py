@@ -13,13 +13,13 @@ from torch.func import functional_call, grad, vmap
 from architectures import CONFIGS, build
 from routed_nets import BLOCKS, Net, nll
 from routed_nets import ids as small_ids
+from sluicegate.engine.models import encode
+from sluicegate.engine.training import CrossEntropy, fit
 from sluicegate.errors import UserError
-from sluicegate.items import Item
-from sluicegate.models import encode
 from sluicegate.routing.router import Router
-from sluicegate.runs.room import Room
-from sluicegate.schedule import Schedule
-from sluicegate.training import CrossEntropy, fit
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.items import Item
+from sluicegate.values.schedule import Schedule
 
 FORMS = ["gate", "protect"]
 SITES = {"mlp_hidden": {"forget": 16}, "heads": {"forget": 2}}
@@ -170,7 +170,7 @@ def test_a_batch_in_pieces_gives_the_step_of_the_whole(name, form, tokenizer):
             lambda step: {"train": data.batch(range(8))},
             Schedule(steps=1, lr=1e-3, batch=8, accumulate=pieces),
             seed=0,
-            room=Room(),
+            run=RunContext(),
             around=lambda parts, router=router: router(labels[parts["train"].index]),
             guard=guard,
         )

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sluicegate.latent.judge import faint, judge_of
+from sluicegate.latent.stage import fractions, places
 from sluicegate.tasks.digits import load_images
-from sluicegate.trials.latent import fractions, places
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import sluicegate as sg
 from sluicegate.errors import UserError
 from sluicegate.latent.settings import Settings
 from sluicegate.latent.training import Drawing, fitted, made, moved
-from sluicegate.runs.room import Room
-from sluicegate.schedule import Schedule
+from sluicegate.runs.directory import RunContext
 from sluicegate.tasks.digits import load_images
+from sluicegate.values.schedule import Schedule
 
 SHORT = Schedule(steps=6, batch=8, lr=2e-3, clip=0.0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8)
@@ -97,9 +97,9 @@ def test_a_dead_block_is_noticed_and_begun_anew():
     broken(model)
     schedule = Schedule(steps=240, batch=32, lr=4e-3, clip=0.0)
     logged = []
-    room = Room()
-    room.log = logged.append
-    done = fitted(model, x, y, Settings(), schedule, seed=0, room=room)
+    run = RunContext()
+    run.log = logged.append
+    done = fitted(model, x, y, Settings(), schedule, seed=0, run=run)
     assert done.revived >= 1
     assert done.records[0]["dead"] >= 1
     assert any(record.get("revived") for record in logged)
@@ -110,7 +110,7 @@ def test_a_block_that_stays_dead_is_named():
     x, y = digits()
     model = made((8, 8, 1), [str(j) for j in range(10)], 0, hidden=(64, 64))
     broken(model)
-    done = fitted(model, x, y, Settings(), Schedule(steps=3, batch=32, lr=1e-4, clip=0.0), seed=0, room=Room(), arm="unrouted")
+    done = fitted(model, x, y, Settings(), Schedule(steps=3, batch=32, lr=1e-4, clip=0.0), seed=0, run=RunContext(), arm="unrouted")
     assert 2 in done.health.dead()
 
 

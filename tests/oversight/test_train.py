@@ -12,7 +12,7 @@ from sluicegate.oversight.looking import table
 from sluicegate.oversight.settings import Settings, budget
 from sluicegate.oversight.steer import TO_DIAMOND, Around, AsIs, judged
 from sluicegate.oversight.train import Training, train
-from sluicegate.runs.room import Room, open_run
+from sluicegate.runs.directory import RunContext, open_run
 
 BOARD = Board()
 SHORT = Settings(episodes=128, updates=12, look=4, width=16)
@@ -70,9 +70,9 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, arm):
 
     about = {"digest": "d", "config": {}, "parents": {}, "environment": {}, "title": "t", "interval": 0.0}
     with pytest.raises(Killed), open_run(tmp_path / "run", progress=kill, **about) as room:
-        run(arm, room=room)
+        run(arm, run=room)
     with open_run(tmp_path / "run", **about) as room:
-        found = run(arm, room=room)
+        found = run(arm, run=room)
         assert json.dumps(found.looks) == json.dumps(whole.looks)
     assert all(torch.equal(a, b) for a, b in zip(found.agent.parameters(), whole.agent.parameters(), strict=True))
     assert found.pictures.keys() == whole.pictures.keys()
@@ -187,11 +187,11 @@ def test_the_gate_sees_no_flags_and_the_nets_of_blind_arms_neither():
 
 def test_every_look_has_a_window_of_its_own():
     training = Training(ARMS["naive"], BOARD, 1.0, SHORT, 0)
-    done = training.run(Room())
+    done = training.run(RunContext())
     assert done.looks[0]["labelled"] == 0
     assert sum(look["labelled"] for look in done.looks) == training.labelled.sum() <= 128 * 12
     assert all(0 < look["labelled"] <= 128 * 4 for look in done.looks[1:])
 
 
 def test_a_room_need_not_keep():
-    assert run(room=Room()).looks
+    assert run(run=RunContext()).looks

@@ -8,9 +8,9 @@ from torch import nn
 
 from architectures import CONFIGS, build
 from routed_nets import BLOCKS, Net, ids, nll
-from sluicegate.edits import Edit, Noise
 from sluicegate.errors import UserError
 from sluicegate.routing.router import Router
+from sluicegate.values.edits import Edit, Noise
 
 SITES = {"mlp": BLOCKS}
 EVERY = pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 
 from architectures import learner
+from sluicegate.engine.models import encode
+from sluicegate.engine.training import CrossEntropy, token_losses
 from sluicegate.errors import UserError
-from sluicegate.models import encode
 from sluicegate.routing.absorption import Relearning, Track, calibrate, falling, leakage, moves, relearn_to_minimum, turned
 from sluicegate.routing.router import Router
-from sluicegate.runs.room import open_run
-from sluicegate.training import CrossEntropy, token_losses
+from sluicegate.runs.directory import open_run
 
 CURVE = ((0, 100, 1000, 10_000), (5.0, 4.0, 2.0, 1.0))
 
@@ -181,10 +181,10 @@ def test_relearning_that_was_killed_ends_with_the_same_numbers(rows, tmp_path):
             measured += 1
             return loss_of(model, rows)
 
-        with open_run(folder, digest="d", config={}, parents={}, environment={}, title="t", interval=0.0) as room:
+        with open_run(folder, digest="d", config={}, parents={}, environment={}, title="t", interval=0.0) as run:
             beside = {"beside": lambda model: {"again": loss_of(model, rows)}}
             budget = {"lrs": (2e-2, 5e-2), "batch": 2, "every": 1, "patience": 2, "max_steps": 40}
-            return relearn_to_minimum(learner(), rows.select(range(4)), evaluate, **beside, **budget, room=room)
+            return relearn_to_minimum(learner(), rows.select(range(4)), evaluate, **beside, **budget, run=run)
 
     whole = attack(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -9,12 +9,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from architectures import CONFIGS, build
-from sluicegate.edits import Edit
 from sluicegate.errors import UserError
 from sluicegate.routing.demix import Demix
 from sluicegate.routing.experts import Experts, Steer, route
 from sluicegate.routing.router import Router
 from sluicegate.routing.watch import watch
+from sluicegate.values.edits import Edit
 
 
 class Policy(nn.Module):

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from architectures import build, learner
+from sluicegate.engine.models import encode
 from sluicegate.errors import UserError
-from sluicegate.models import encode
 from sluicegate.routing.monitor import activity, roc
 from sluicegate.routing.router import Router
 from sluicegate.routing.train import train_routed
-from sluicegate.schedule import Schedule
 from sluicegate.tasks import arithmetic
+from sluicegate.values.schedule import Schedule
 
 MLP = "model.layers.*.mlp"
 

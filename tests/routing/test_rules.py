@@ -10,9 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from architectures import build, learner
+from sluicegate.engine.models import encode
 from sluicegate.errors import UserError
-from sluicegate.items import Item
-from sluicegate.models import encode
 from sluicegate.routing.probing import activations, fit_probe
 from sluicegate.routing.router import Router
 from sluicegate.routing.rules import bind
@@ -26,8 +25,9 @@ from sluicegate.routing.rules.tokens import Tokens
 from sluicegate.routing.rules.within import Within
 from sluicegate.routing.train import train_routed
 from sluicegate.routing.views import aligned, view
-from sluicegate.schedule import Schedule
 from sluicegate.tasks import arithmetic
+from sluicegate.values.items import Item
+from sluicegate.values.schedule import Schedule
 
 LABELS = ("retain", "forget", "unlabelled")
 TEXTS = ("a tree stood in the forest", "the trees of the forest", "a room", "the tree")

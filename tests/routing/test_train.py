@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from architectures import build
+from sluicegate.engine.models import encode
 from sluicegate.errors import UserError
-from sluicegate.items import Item
-from sluicegate.models import encode
 from sluicegate.routing.router import Router
 from sluicegate.routing.rules.tokens import Tokens
 from sluicegate.routing.train import train_routed
-from sluicegate.runs.room import Resumed, Room
-from sluicegate.schedule import Schedule
+from sluicegate.runs.directory import Checkpoint, RunContext
+from sluicegate.values.items import Item
+from sluicegate.values.schedule import Schedule
 
 SITES = {"mlp_hidden": {"forget": 16}}
 LABELS = torch.tensor([0, 1, 2, 1, 0, 1, 2, 0])
@@ -20,7 +20,7 @@ def rows(tokenizer):
     return encode(tokenizer, [Item("", f"the {colour} fox sees {n} plums") for n in range(4) for colour in ("red", "old")])
 
 
-class Memory(Room):
+class Memory(RunContext):
     """A room that keeps every step in memory, and is killed after some."""
 
     def __init__(self, dies_after=None):
@@ -30,20 +30,20 @@ class Memory(Room):
     def log(self, record):
         self.steps += "loss" in record
 
-    def due(self):
+    def checkpoint_due(self):
         return True
 
-    def keep(self, part, values, tensors, *, finished):
-        self.kept[part] = Resumed(dict(values), {k: t.detach().clone() for k, t in tensors.items()}, finished)
+    def save_checkpoint(self, part, values, tensors, *, finished):
+        self.kept[part] = Checkpoint(dict(values), {k: t.detach().clone() for k, t in tensors.items()}, finished)
         if self.steps == self.dies_after:
             self.dies_after = None
             raise KeyboardInterrupt
 
-    def resume(self, part):
+    def load_checkpoint(self, part):
         return self.kept.get(part)
 
 
-def trained(rows, labels, *, form="protect", model=None, room=None, seen=None, **schedule):
+def trained(rows, labels, *, form="protect", model=None, run=None, seen=None, **schedule):
     model = model or build("llama")
     router = Router(model, SITES, form=form)
     if seen is not None:
@@ -56,7 +56,7 @@ def trained(rows, labels, *, form="protect", model=None, room=None, seen=None, *
 
         router.__class__ = Watched  # a block is entered by the class
     how = {"steps": 4, "lr": 1e-2, "batch": 8, "weight_decay": 0.1} | schedule
-    fitted = train_routed(model, rows, labels, router, Schedule(**how), room=room)
+    fitted = train_routed(model, rows, labels, router, Schedule(**how), run=run)
     router.remove()
     return model, fitted
 
@@ -105,10 +105,10 @@ def test_what_no_row_may_train_keeps_its_bits(rows, bits, form):
 @pytest.mark.parametrize("form", ["gate", "protect"])
 def test_killed_and_resumed_ends_with_the_same_bits(rows, bits, form):
     whole, _ = trained(rows, LABELS, form=form, batch=4)
-    room = Memory(dies_after=2)
+    run = Memory(dies_after=2)
     with pytest.raises(KeyboardInterrupt):
-        trained(rows, LABELS, form=form, batch=4, room=room)
-    again, fitted = trained(rows, LABELS, form=form, batch=4, room=room)
+        trained(rows, LABELS, form=form, batch=4, run=run)
+    again, fitted = trained(rows, LABELS, form=form, batch=4, run=run)
     assert fitted.steps == 4
     assert bits.same(bits.weights(again), bits.weights(whole))
 

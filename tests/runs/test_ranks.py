@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from architectures import learner
-from sluicegate import cli
+from sluicegate import app as cli
+from sluicegate.engine.models import encode
+from sluicegate.engine.sampling import Mixture
+from sluicegate.engine.training import CrossEntropy, fit
 from sluicegate.errors import UserError
-from sluicegate.execution import execute, from_config
-from sluicegate.models import encode
-from sluicegate.runs.jobs import Job, run_jobs
-from sluicegate.runs.launch import _what_happened
-from sluicegate.runs.pool import LocalPool
+from sluicegate.execution.execute import execute
+from sluicegate.execution.jobs import Job, run_jobs
+from sluicegate.execution.local import LocalPool
+from sluicegate.execution.torchrun import _what_happened
+from sluicegate.runs.directory import RunContext, open_run
 from sluicegate.runs.ranks import ALONE, Ranks, _buckets, launched, processes
-from sluicegate.runs.room import Room, open_run
-from sluicegate.sampling import Mixture
-from sluicegate.schedule import Schedule
-from sluicegate.training import CrossEntropy, fit
+from sluicegate.runs.stage import from_config
+from sluicegate.values.schedule import Schedule
 from tiny_stages import material, settings_of_verbs
 
 
@@ -34,7 +35,14 @@ def test_one_process_is_a_plain_loop_bitwise(tokenizer, mixed_items):
     """What `fit` adds for several processes may not move a bit of what one does, accumulation included."""
     rows = encode(tokenizer, mixed_items)
     draw, fitted, plain = Mixture(rows, 5, 3), learner(), learner()
-    fit(fitted, CrossEntropy(), lambda step: {"train": draw(step)}, Schedule(steps=4, lr=1e-2, batch=5, accumulate=2), seed=0, room=Room())
+    fit(
+        fitted,
+        CrossEntropy(),
+        lambda step: {"train": draw(step)},
+        Schedule(steps=4, lr=1e-2, batch=5, accumulate=2),
+        seed=0,
+        run=RunContext(),
+    )
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     plain.train()
     for step in range(4):

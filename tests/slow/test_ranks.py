@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from rank_pair import pair
 from sluicegate.errors import UserError
-from sluicegate.execution import execute, from_config
+from sluicegate.execution.execute import execute
+from sluicegate.runs.stage import from_config
 from tiny_stages import SRC, material, settings_of_verbs, start
 
 pytestmark = pytest.mark.slow
@@ -211,7 +212,7 @@ def test_a_mistake_in_all_processes_is_said_once(verbs, tmp_path):
 
 
 def test_the_benchmark_says_what_it_compared():
-    from sluicegate.bench import ranks
+    from sluicegate_papers.benchmarks import ranks
 
     found = ranks.run(quick=True)
     assert found.world_size == 2

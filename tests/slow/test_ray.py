@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.recipe import Recipe
-from sluicegate.runs import cluster
-from sluicegate.runs.cluster import OnRay
-from sluicegate.runs.jobs import Job, run_jobs
-from sluicegate.runs.pool import LocalPool
-from sluicegate.runs.resources import Need, Resources
-from sluicegate.runs.tether import QUIET, connected
-from sluicegate.sweep import combinations, run_sweep
+from sluicegate.execution.jobs import Job, run_jobs
+from sluicegate.execution.local import LocalPool
+from sluicegate.execution.ray import cluster
+from sluicegate.execution.ray.cluster import OnRay
+from sluicegate.execution.ray.connection import QUIET, connected
+from sluicegate.execution.ray.resources import Need, Resources
+from sluicegate.experiments.recipe import Recipe
+from sluicegate.experiments.sweep import combinations, run_sweep
 from tiny_stages import material, outcome, settings_of_verbs
 
 pytestmark = pytest.mark.slow

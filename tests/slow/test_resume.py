@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from sluicegate.execution import execute, from_config
+from sluicegate.execution.execute import execute
+from sluicegate.runs.stage import from_config
 from tiny_stages import material, outcome, settings_of_verbs, start
 
 VERBS = ["train", "maxent", "npo", "rmu", "distill", "undo", "relearn"]

@@ -8,7 +8,7 @@ import torch
 
 from architectures import build
 from sluicegate.errors import UserError
-from sluicegate.runs.room import Resumed, Room
+from sluicegate.runs.directory import Checkpoint, RunContext
 from sluicegate.steering.joint import Descent, descend
 from sluicegate.steering.orthogonal import Orthogonal
 from sluicegate.steering.score import kl
@@ -27,9 +27,9 @@ def base():
     return SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.0", made_from={"method": "by hand"})
 
 
-def fit(model, tokenizer, base, room=None, each=None, **settings):
+def fit(model, tokenizer, base, run=None, each=None, **settings):
     how = {"k": 8, "tokens": 4, "steps": 25, "target": "model.layers.1"} | settings
-    return Orthogonal(**how).fit(model, tokenizer, base, PROMPTS, room=room, each=each)
+    return Orthogonal(**how).fit(model, tokenizer, base, PROMPTS, run=run, each=each)
 
 
 @pytest.mark.parametrize("objective", ["kl", "activation"])
@@ -48,7 +48,7 @@ def test_joint_twins_do_what_the_base_does_better_than_chance(model, tokenizer, 
 
 def test_the_first_token_weighs_more(model, tokenizer, base):
     how = Orthogonal(4, tokens=4, first=5)
-    some = how._continued(model, tokenizer, base, PROMPTS, None, Room())
+    some = how._continued(model, tokenizer, base, PROMPTS, None, RunContext())
     rows = torch.randn(2, 32, generator=torch.Generator().manual_seed(3))
     for prompt, one in enumerate(some):
         first, *later = one.kl(rows).T
@@ -60,7 +60,7 @@ def test_the_first_token_weighs_more(model, tokenizer, base):
 def test_any_activation_can_be_the_goal(model, tokenizer, base):
     """Asked for what the base itself does, the search gives the same twins; the relative loss is measured from that goal."""
     how = Orthogonal(4, objective="activation", target="model.layers.1", steps=5)
-    some = how._continued(model, tokenizer, base, PROMPTS, None, Room())
+    some = how._continued(model, tokenizer, base, PROMPTS, None, RunContext())
     with torch.no_grad():
         goal = [one.part.target(base.values[None])[0, one.part.where].mean(0) for one in some]
     ours, plain = (how.fit(model, tokenizer, base, PROMPTS, goal=g) for g in (goal, None))
@@ -95,8 +95,8 @@ def test_the_posts_search_goes_one_by_one(model, tokenizer, base):
     assert twins.max_cos(base) < 1e-6
     assert lengths == [1] * 40 + [2] * 40 + [3] * 40
     one = Orthogonal(1, objective="activation", target="model.layers.1", tokens=1)
-    room = Room()
-    some = one._continued(model, tokenizer, base, PROMPTS, None, room)
+    run = RunContext()
+    some = one._continued(model, tokenizer, base, PROMPTS, None, run)
     loss = one.loss(some, base)
     with torch.no_grad():
         at_zero, *at_twins = (sum(float(loss(p, v[None])) for p in range(3)) for v in (torch.zeros(32), *twins.values))
@@ -113,7 +113,7 @@ def test_so_many_twins_at_least_meet_one_prompt_in_a_step(together, prompts):
         return (values - torch.arange(12)).square().sum(1)
 
     how = Descent(steps=3, rate=0.3, cap=0.0, start=1.0, batch=100, seed=0, together=together)
-    descend(loss, 4, torch.eye(12)[0].double(), 8, how, room=Room())
+    descend(loss, 4, torch.eye(12)[0].double(), 8, how, run=RunContext())
     each = met[4:]  # the first look for the common direction at every prompt
     assert len(each) == 3 * prompts
     for step in range(3):
@@ -129,20 +129,20 @@ def test_a_search_can_be_ended_from_outside(model, tokenizer, base):
     assert steps == [1, 2, 3, 4]
 
 
-class Keeping(Room):
+class Keeping(RunContext):
     """Keeps every resume point in memory; the process dies at step `dies`."""
 
     def __init__(self, dies=None):
         super().__init__()
         self.point, self.dies, self.steps = None, dies, 0
 
-    def due(self):
+    def checkpoint_due(self):
         return True
 
-    def keep(self, part, values, tensors, *, finished):
-        self.point = Resumed(dict(values), {name: t.clone() for name, t in tensors.items()}, finished)
+    def save_checkpoint(self, part, values, tensors, *, finished):
+        self.point = Checkpoint(dict(values), {name: t.clone() for name, t in tensors.items()}, finished)
 
-    def resume(self, part):
+    def load_checkpoint(self, part):
         return self.point
 
     def log(self, record):
@@ -154,12 +154,12 @@ class Keeping(Room):
 @pytest.mark.parametrize(("mode", "dies", "settings"), [("joint", 4, {"steps": 9}), ("sequential", 2, {"steps": 5, "k": 3})])
 def test_an_interrupted_search_ends_with_the_same_twins_bitwise(model, tokenizer, base, mode, dies, settings):
     whole = fit(model, tokenizer, base, mode=mode, **settings)
-    room = Keeping(dies)
+    run = Keeping(dies)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, tokenizer, base, mode=mode, room=room, **settings)
-    room.dies = None
-    assert torch.equal(fit(model, tokenizer, base, mode=mode, room=room, **settings).values, whole.values)
-    assert room.steps < 2 * settings["steps"]
+        fit(model, tokenizer, base, mode=mode, run=run, **settings)
+    run.dies = None
+    assert torch.equal(fit(model, tokenizer, base, mode=mode, run=run, **settings).values, whole.values)
+    assert run.steps < 2 * settings["steps"]
 
 
 def test_a_search_goes_on_from_twins_that_are_there(model, tokenizer, base):

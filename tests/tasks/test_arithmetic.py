@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.items import digest, halves
 from sluicegate.tasks import read
 from sluicegate.tasks.arithmetic import FORGET, RETAIN, arithmetic, facts, tokenizer, vocabulary
+from sluicegate.values.items import digest, halves
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 SIGNS = dict(zip(OPERATORS, ("add", "subtract", "multiply", "divide"), strict=True))
@@ -112,7 +112,7 @@ def test_the_seed_decides_everything_drawn_and_nothing_else(split):
 
 def test_the_draw_does_not_depend_on_the_process():
     code = (
-        "from sluicegate.items import digest; from sluicegate.tasks.arithmetic import arithmetic;"
+        "from sluicegate.values.items import digest; from sluicegate.tasks.arithmetic import arithmetic;"
         "s = arithmetic().split(3); print(digest(s.forget + s.retain + s.unlabelled))"
     )
     draws = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}

@@ -4,10 +4,10 @@ import sys
 import pytest
 
 from sluicegate import tasks
+from sluicegate.engine.models import encode, load, load_tokenizer
 from sluicegate.errors import UserError
-from sluicegate.items import Item, halves
-from sluicegate.models import encode, load, load_tokenizer
 from sluicegate.tasks.texts import PASSAGE, passages, texts, tokenizer
+from sluicegate.values.items import Item, halves
 
 
 def test_two_languages_of_the_same_letters_and_no_common_word():

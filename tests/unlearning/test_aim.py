@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from architectures import CONFIGS, TIED, build
+from sluicegate.engine.models import encode, fresh
+from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.training import CrossEntropy, Ledger
 from sluicegate.errors import UserError
-from sluicegate.models import encode, fresh
-from sluicegate.sampling import seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.training import CrossEntropy, Ledger
 from sluicegate.unlearning.aim import TOGETHER, aimed, at_random, drawn_anew, importance
 from sluicegate.unlearning.distill import undo
+from sluicegate.values.schedule import Schedule
 
 
 @pytest.fixture

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from architectures import learner
-from sluicegate.cli import show
 from sluicegate.errors import UserError
-from sluicegate.execution import execute, from_config
-from sluicegate.runs.room import result_of
-from sluicegate.schedule import Schedule
+from sluicegate.execution.execute import execute
+from sluicegate.execution.show import stage_results
+from sluicegate.runs.directory import result_of
+from sluicegate.runs.stage import from_config
 from sluicegate.unlearning.budget import LADDER, MOST, SURE, Tried, calibrate, choose, fit_law, student_cdf
 from sluicegate.unlearning.distill import StopRule, distill
 from sluicegate.unlearning.suppress import train
+from sluicegate.values.schedule import Schedule
 from tiny_stages import material
 
 
@@ -144,7 +145,7 @@ def test_the_stage_spends_no_more_than_its_budget(tmp_path, capsys):
     assert result["flops"]["total"] <= budget * 1.05
     assert result["flops"]["total"] > result["chosen"]["calibration_flops"] > 0
     assert 0.05 <= result["alpha"] <= MOST
-    show.stage_results([0], [result], [folder])
+    stage_results([0], [result], [folder])
     assert "so it is enough with a probability of" in " ".join(capsys.readouterr().out.split())
     assert from_config(stage.config()) == stage
     assert "budget" not in from_config(settings).config()

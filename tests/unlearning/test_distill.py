@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from transformers import LlamaConfig
 
 from architectures import learner
-from sluicegate.edits import Noise
+from sluicegate.engine.models import Meter, encode, fresh
+from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.scoring import score
+from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
-from sluicegate.models import Meter, encode, fresh
-from sluicegate.sampling import seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.scoring import score
-from sluicegate.training import Ledger
 from sluicegate.unlearning import distill as module
 from sluicegate.unlearning.distill import Matching, StopRule, distill, undo
 from sluicegate.unlearning.suppress import train
+from sluicegate.values.edits import Noise
+from sluicegate.values.schedule import Schedule
 
 SHORT = Schedule(steps=3, lr=3e-3, batch=8)
 

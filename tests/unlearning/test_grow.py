@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from architectures import CONFIGS, build
+from sluicegate.engine.models import encode, load, logits
 from sluicegate.errors import UserError
-from sluicegate.execution import execute, from_config
-from sluicegate.models import encode, load, logits
-from sluicegate.runs.room import result_of
+from sluicegate.execution.execute import execute
+from sluicegate.runs.directory import result_of
+from sluicegate.runs.stage import from_config
 from sluicegate.unlearning.grow import grow, small
 from tiny_stages import material
 

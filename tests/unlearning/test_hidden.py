@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from architectures import build
+from sluicegate.engine.models import encode
+from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
-from sluicegate.models import encode
-from sluicegate.schedule import Schedule
-from sluicegate.training import Ledger
 from sluicegate.unlearning.distill import Matching, distill
 from sluicegate.unlearning.hidden import HiddenMatching
+from sluicegate.values.schedule import Schedule
 
 
 def parts(tokenizer, split, mixed_items, weight=0.5):

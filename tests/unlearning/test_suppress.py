@@ -1,14 +1,14 @@
 import pytest
 
+from sluicegate.engine.training import CrossEntropy
 from sluicegate.errors import UserError
-from sluicegate.items import Split
-from sluicegate.runs.room import Room
-from sluicegate.schedule import Schedule
-from sluicegate.training import CrossEntropy
+from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning import suppress
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.objectives.npo import NPO
 from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.values.items import Split
+from sluicegate.values.schedule import Schedule
 
 SHORT = Schedule(steps=3, lr=1e-3, batch=4)
 
@@ -74,7 +74,7 @@ def test_a_learning_rate_left_open_is_the_verbs_own(tiny, tokenizer, split, monk
     monkeypatch.setattr(suppress, "fit", lambda m, o, b, schedule, **k: (rates.append(schedule.lr), fit(m, o, b, schedule, **k))[1])
     schedule = Schedule(steps=1, batch=4)
     if verb == "train":
-        train(tiny, tokenizer, split.retain, schedule, room=Room())
+        train(tiny, tokenizer, split.retain, schedule, run=RunContext())
     else:
         unlearn(tiny, tokenizer, split, MaxEnt(), schedule)
     assert rates == [pytest.approx(rate)]

@@ -19,16 +19,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.stacked import PART, Measure, fit_together, pays, stacking
-from sluicegate.curves import Curve
-from sluicegate.edits import Rounded
+from sluicegate.engine.models import Rows, encode, fitting, width
+from sluicegate.engine.sampling import Mixture, Part, seed_of
+from sluicegate.engine.scoring import score
+from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Fitted, Ledger, at_steps, fit
 from sluicegate.errors import UserError
-from sluicegate.items import Item, digest, halves
-from sluicegate.models import Rows, encode, fitting, width
-from sluicegate.runs.room import Room
-from sluicegate.sampling import Mixture, Part, seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.scoring import score
-from sluicegate.training import CrossEntropy, Diverged, Evaluation, Fitted, Ledger, at_steps, fit
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.curves import Curve
+from sluicegate.values.edits import Rounded
+from sluicegate.values.items import Item, digest, halves
+from sluicegate.values.schedule import Schedule
 
 Metric = Literal["exact", "argmax", "loss"]
 
@@ -103,7 +103,7 @@ def relearn(
     seed: int = 0,
     max_length: int = 256,
     template: bool = False,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> Relearned:
     """Attack `model` (a copy: it is left as it was) and return recall against attack steps.
 
@@ -114,7 +114,7 @@ def relearn(
     Raises `UserError` for a forget set too small to split, a retain attack without retain rows, or an
     adapter without the package peft.
     """
-    attack, room = attack or Attack(), room or Room()
+    attack, run = attack or Attack(), run or RunContext()
     if attack.kind != "forget" and not retain:
         raise UserError(f"an attack of kind {attack.kind!r} fine-tunes on retain rows; hand them in with --retain.")
     if attack.keep_retain and not retain:
@@ -145,12 +145,12 @@ def relearn(
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
     schedules = {f"{rate:g}": Schedule(steps=attack.steps, lr=rate, batch=attack.batch) for rate in attack.rates(width(model))}
-    runs = _together(victim, draw, schedules, attack, seed, room, measure) or _in_turn(
-        victim, draw, schedules, attack, seed, room, measure, sites
+    runs = _together(victim, draw, schedules, attack, seed, run, measure) or _in_turn(
+        victim, draw, schedules, attack, seed, run, measure, sites
     )
-    for rate, run in runs.items():
-        done = run.run if isinstance(run, Diverged) else run
-        if isinstance(run, Diverged):  # this rate breaks the model: it recovers nothing more, and the others still count
+    for rate, fitted in runs.items():
+        done = fitted.fitted if isinstance(fitted, Diverged) else fitted
+        if isinstance(fitted, Diverged):  # this rate breaks the model: it recovers nothing more, and the others still count
             diverged[rate] = done.steps + 1
         ledger.add(done.ledger)
         missing = (0.0,) * (len(checkpoints) - len(done.records))
@@ -167,17 +167,17 @@ def _together(
     schedules: Mapping[str, Schedule],
     attack: Attack,
     seed: int,
-    room: Room,
+    run: RunContext,
     measure: Measure,
 ) -> dict[str, Fitted | Diverged] | None:
     """All rates as one training, where that is faster and gives the same; None where it is not.
 
     An attack that was begun in one way goes on in that way, whatever is asked for now.
     """
-    begun = room.resume(PART) is not None
+    begun = run.load_checkpoint(PART) is not None
     if not begun:
         asked = stacking()
-        alone = any(room.resume(_part(rate)) is not None for rate in schedules)
+        alone = any(run.load_checkpoint(_part(rate)) is not None for rate in schedules)
         if asked == "never" or alone or len(schedules) < 2 or attack.lora_rank or (asked == "auto" and not pays(victim, draw(0))):
             return None
     found = fit_together(
@@ -186,7 +186,7 @@ def _together(
         {_part(rate): schedule for rate, schedule in schedules.items()},
         on=attack.on,
         seed=seed,
-        room=room,
+        run=run,
         measure=measure,
         checkpoints=attack.checkpoints_within(),
     )
@@ -199,7 +199,7 @@ def _in_turn(
     schedules: Mapping[str, Schedule],
     attack: Attack,
     seed: int,
-    room: Room,
+    run: RunContext,
     measure: Measure,
     sites: str,
 ) -> dict[str, Fitted | Diverged]:
@@ -217,7 +217,7 @@ def _in_turn(
                 lambda step: {"train": draw(step)},
                 schedule,
                 seed=seed,
-                room=room,
+                run=run,
                 name=_part(rate),
                 sites=sites,
                 evaluation=Evaluation(measure, at_steps(attack.checkpoints_within())),

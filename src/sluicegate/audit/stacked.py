@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sluicegate.engine.models import Batch, Meter, logits
+from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.training import CrossEntropy, Diverged, Fitted, Ledger, token_losses
 from sluicegate.errors import UserError
-from sluicegate.models import Batch, Meter, logits
-from sluicegate.runs.room import Room
-from sluicegate.sampling import seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.training import CrossEntropy, Diverged, Fitted, Ledger, token_losses
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.schedule import Schedule
 
 PART = "all rates"
 """Under this name a resume point holds all of them: they are at the same step, and one file says so."""
@@ -62,7 +62,7 @@ def fit_together(
     *,
     on: Literal["real", "answer"],
     seed: int,
-    room: Room,
+    run: RunContext,
     measure: Measure,
     checkpoints: Sequence[int],
 ) -> dict[str, Fitted | Diverged] | None:
@@ -74,16 +74,16 @@ def fit_together(
     """
     first = next(iter(schedules.values()))
     ladder = _Ladder.of(model, schedules, on)
-    if ladder is None or room.ranks.world > 1 or first.accumulate > 1:
+    if ladder is None or run.ranks.world > 1 or first.accumulate > 1:
         return None
     weights = {name: p.data for name, p in model.named_parameters()}
     with torch.random.fork_rng():
         try:
             if not ladder.stack.agrees(batches(0), on):
                 return None
-            if (state := room.resume(PART)) is not None:
+            if (state := run.load_checkpoint(PART)) is not None:
                 ladder.restore(state.values, state.tensors)
-            _train(ladder, batches, seed, room, measure, frozenset(checkpoints))
+            _train(ladder, batches, seed, run, measure, frozenset(checkpoints))
         finally:
             for name, parameter in model.named_parameters():
                 parameter.data = weights[name]
@@ -239,11 +239,11 @@ class _Ladder:
 
     @property
     def steps(self) -> int:
-        return max(self.run(name).steps for name in self.schedules)
+        return max(self.fitted(name).steps for name in self.schedules)
 
-    def run(self, name: str) -> Fitted:
+    def fitted(self, name: str) -> Fitted:
         found = self.done[name]
-        return found.run if isinstance(found, Diverged) else found
+        return found.fitted if isinstance(found, Diverged) else found
 
     def keep_only(self, kept: Sequence[int]) -> None:
         """Drop the copies whose numbers are not in `kept`."""
@@ -260,31 +260,31 @@ class _Ladder:
             if i in memory:
                 self.optimizer.state[_parameter(self.optimizer, new)] = memory[i]
 
-    def broken(self, room: Room, numbers: Mapping[int, tuple[str, float]]) -> None:
+    def broken(self, run: RunContext, numbers: Mapping[int, tuple[str, float]]) -> None:
         """Note which copies' loss or gradient stopped being finite, as `fit` would have raised it, and go on without them."""
         for i, (what, value) in numbers.items():
             name = self.names[i]
-            run = self.run(name)
+            fitted = self.fitted(name)
             self.done[name] = Diverged(
-                f"the {what} became {value} at step {run.steps + 1} of part {name!r} in stage {room.title}. Try a lower learning rate.",
-                run,
+                f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. Try a lower learning rate.",
+                fitted,
             )
         self.keep_only([i for i in range(len(self.names)) if i not in numbers])
 
-    def keep(self, room: Room, *, finished: bool) -> None:
-        values = {"rates": {name: _told(self.run(name), isinstance(self.done[name], Diverged)) for name in self.schedules}}
+    def keep(self, run: RunContext, *, finished: bool) -> None:
+        values = {"rates": {name: _told(self.fitted(name), isinstance(self.done[name], Diverged)) for name in self.schedules}}
         tensors: dict[str, Tensor] = {}
         for i, name in enumerate(self.names if not finished else ()):
             tensors[f"weight/{name}"] = self.stack.rows[i]
             state = self.optimizer.state[_parameter(self.optimizer, i)]
             tensors |= {f"adamw/{key}/{name}": value for key, value in state.items()}
-        room.keep(PART, {"steps": self.steps, **values}, tensors, finished=finished)
+        run.save_checkpoint(PART, {"steps": self.steps, **values}, tensors, finished=finished)
 
     @torch.no_grad()
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         for name, told in values["rates"].items():
-            run = Fitted(told["steps"], Ledger(**told["ledger"]), told["records"], False)
-            self.done[name] = Diverged(f"part {name!r} broke at step {run.steps + 1}", run) if told["broken"] else run
+            fitted = Fitted(told["steps"], Ledger(**told["ledger"]), told["records"], False)
+            self.done[name] = Diverged(f"part {name!r} broke at step {fitted.steps + 1}", fitted) if told["broken"] else fitted
         self.keep_only([i for i, name in enumerate(self.names) if not values["rates"][name]["broken"]])
         for i, name in enumerate(self.names if tensors else ()):
             self.stack.rows[i].copy_(tensors[f"weight/{name}"])
@@ -292,9 +292,9 @@ class _Ladder:
             self.optimizer.state[_parameter(self.optimizer, i)] = kept
 
 
-def _told(run: Fitted, broken: bool) -> dict[str, Any]:
-    ledger = {"student": run.ledger.student, "teacher": run.ledger.teacher, "evaluation": run.ledger.evaluation}
-    return {"steps": run.steps, "ledger": ledger, "records": run.records, "broken": broken}
+def _told(fitted: Fitted, broken: bool) -> dict[str, Any]:
+    ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
+    return {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "broken": broken}
 
 
 def _adamw(stack: Stack, schedules: Sequence[Schedule]) -> torch.optim.AdamW:
@@ -313,57 +313,59 @@ def _parameter(optimizer: torch.optim.Optimizer, number: int) -> nn.Parameter:
     return found
 
 
-def _train(ladder: _Ladder, batches: Callable[[int], Batch], seed: int, room: Room, measure: Measure, checkpoints: frozenset[int]) -> None:
+def _train(
+    ladder: _Ladder, batches: Callable[[int], Batch], seed: int, run: RunContext, measure: Measure, checkpoints: frozenset[int]
+) -> None:
     """The loop of `training.fit`, for all rates of the ladder."""
     meter, total = Meter(ladder.model), next(iter(ladder.schedules.values())).steps
 
     def look() -> None:
         for i, name in enumerate(ladder.names):
-            run = ladder.run(name)
-            if run.steps in checkpoints and not any(r["step"] == run.steps for r in run.records):
+            fitted = ladder.fitted(name)
+            if fitted.steps in checkpoints and not any(r["step"] == fitted.steps for r in fitted.records):
                 ladder.stack.copy_into(ladder.model, i)
-                record = {"step": run.steps, **measure(ladder.model, run.ledger)}
-                run.records.append(record)
-                room.log({"part": name, "kind": "evaluation", **record})
+                record = {"step": fitted.steps, **measure(ladder.model, fitted.ledger)}
+                fitted.records.append(record)
+                run.log({"part": name, "kind": "evaluation", **record})
 
     look()
-    while ladder.names and (step := ladder.run(ladder.names[0]).steps) < total:
+    while ladder.names and (step := ladder.fitted(ladder.names[0]).steps) < total:
         torch.manual_seed(seed_of(seed, step))
         batch = batches(step)
-        values = _step(ladder, batch, room)
+        values = _step(ladder, batch, run)
         cost = 3 * meter(batch)
         for name, value in zip(ladder.names, values, strict=True):
-            run = ladder.run(name)
-            run.steps += 1
-            run.ledger.student += cost
-            room.log({"part": name, "step": run.steps, "loss": value})
+            fitted = ladder.fitted(name)
+            fitted.steps += 1
+            fitted.ledger.student += cost
+            run.log({"part": name, "step": fitted.steps, "loss": value})
         look()
         for name, value in zip(ladder.names, values, strict=True):
-            run = ladder.run(name)
-            room.progress(name, run.steps, total, {"loss": value, **(run.records[-1] if run.records else {})})
-        if room.due():
-            ladder.keep(room, finished=False)
-    ladder.keep(room, finished=True)
+            fitted = ladder.fitted(name)
+            run.progress(name, fitted.steps, total, {"loss": value, **(fitted.records[-1] if fitted.records else {})})
+        if run.checkpoint_due():
+            ladder.keep(run, finished=False)
+    ladder.keep(run, finished=True)
 
 
-def _step(ladder: _Ladder, batch: Batch, room: Room) -> list[float]:
+def _step(ladder: _Ladder, batch: Batch, run: RunContext) -> list[float]:
     """One optimiser step of every copy; the losses of those that are still there after it."""
     stack = ladder.stack
     losses = stack.losses(batch, ladder.on)
     values: list[float] = losses.tolist()
     if wild := {i: ("loss", value) for i, value in enumerate(values) if not _finite(value)}:
-        ladder.broken(room, wild)  # nothing has been touched: the others take this step again without them
-        return _step(ladder, batch, room) if ladder.names else []
+        ladder.broken(run, wild)  # nothing has been touched: the others take this step again without them
+        return _step(ladder, batch, run) if ladder.names else []
     stack.backward(losses)
     norms = stack.grads.norm(dim=1)
     clip = ladder.schedules[ladder.names[0]].clip
     wild = {i: ("gradient norm", norm) for i, norm in enumerate(norms.tolist()) if not _finite(norm)}
     if wild:
-        ladder.broken(room, wild)
-        return _step(ladder, batch, room) if ladder.names else []
+        ladder.broken(run, wild)
+        return _step(ladder, batch, run) if ladder.names else []
     if clip:
         stack.grads.mul_((clip / (norms + 1e-6)).clamp(max=1.0)[:, None])  # as nn.utils.clip_grad_norm_
-    step = ladder.run(ladder.names[0]).steps
+    step = ladder.fitted(ladder.names[0]).steps
     for group, name in zip(ladder.optimizer.param_groups, ladder.names, strict=True):
         group["lr"] = ladder.schedules[name].rate(step)
     ladder.optimizer.step()

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from sluicegate.curves import Curve, Estimate, estimate
+from sluicegate.values.curves import Curve, Estimate, estimate
 
 RECALL_MARGIN = 0.1
 """A difference in recall up to this is called none."""

@@ -4,20 +4,6 @@ The label decides only where gradients go (`objective.Objective.around`); no los
 "Creating Interpretable Latent Spaces with Gradient Routing" (2024), with blocks in place of single dimensions.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from sluicegate.latent.model import Autoencoder, load
-    from sluicegate.latent.settings import Settings
-    from sluicegate.latent.training import train
-
-_HOMES = {"Autoencoder": "model", "load": "model", "Settings": "settings", "train": "training"}
-
-__all__ = ["Autoencoder", "Settings", "load", "train"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

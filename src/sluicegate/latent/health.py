@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sluicegate.engine.sampling import seed_of
 from sluicegate.latent.model import Autoencoder
 from sluicegate.latent.sharing import own_weight
-from sluicegate.sampling import seed_of
 
 DEAD, COLLAPSED = 0.05, 0.5
 

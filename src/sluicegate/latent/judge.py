@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sluicegate.fetch import cache_dir
+from sluicegate.engine.fetch import cache_dir
+from sluicegate.engine.sampling import Order, seed_of
+from sluicegate.engine.training import Batches, Loss, fit
 from sluicegate.latent.objective import Rows
 from sluicegate.latent.training import moved
-from sluicegate.runs.room import Room
-from sluicegate.sampling import Order, seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.training import Batches, Loss, fit
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.schedule import Schedule
 
 SEED, VERSION = 20240, 2
 _STEPS, _BATCH, _NOTHING = 1500, 128, 12
@@ -61,12 +61,12 @@ class _Reading:
         return Loss(F.cross_entropy(model(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
 
 
-def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, room: Room | None = None) -> Judge:
+def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, run: RunContext | None = None) -> Judge:
     """The judge for these training images [n, height, width, channels] from 0 to 1 and their labels: from the cache, or trained now."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    from sluicegate.models import device
+    from sluicegate.engine.models import device
 
     height, width, channels = images.shape[1:]
     with torch.random.fork_rng(devices=[]):
@@ -94,7 +94,7 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
         return {"train": Rows(x, torch.from_numpy(shown), x, step, _BATCH)}
 
     schedule = Schedule(steps=steps, batch=_BATCH, lr=2e-3, warmup=50, decay="cosine", final=0.02, clip=0.0, beta2=0.999)
-    fit(judge, _Reading(), draw, schedule, seed=SEED, room=Told(room), name="judge", meter=lambda rows: 1.0)
+    fit(judge, _Reading(), draw, schedule, seed=SEED, run=Told(run), name="judge", meter=lambda rows: 1.0)
     judge.eval()
     kept.parent.mkdir(parents=True, exist_ok=True)
     scratch = kept.with_name(f".{kept.name}.{id(judge)}")
@@ -109,8 +109,8 @@ def faint(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return (dim[0] * images + dim[1] * draw.random(images.shape)).astype(images.dtype)  # type: ignore[no-any-return]
 
 
-class Told(Room):
+class Told(RunContext):
     """A room that shows progress where another one does, and keeps nothing: a judge is quickly made again."""
 
-    def __init__(self, room: Room | None) -> None:
-        super().__init__(room.title if room else "in memory", room._progress if room else None)
+    def __init__(self, run: RunContext | None) -> None:
+        super().__init__(run.title if run else "in memory", run._progress if run else None)

@@ -173,7 +173,7 @@ class Autoencoder(nn.Module):
         """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to `load`."""
         from safetensors.torch import save_file
 
-        from sluicegate.runs.room import write_atomic
+        from sluicegate.runs.directory import write_atomic
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sluicegate.engine.training import Batches, Loss
 from sluicegate.latent.model import Autoencoder
 from sluicegate.latent.settings import UNKNOWN, Arm, Settings
 from sluicegate.routing.penalties import ramp
 from sluicegate.routing.router import Router
-from sluicegate.training import Batches, Loss
 
 
 @dataclass(frozen=True)

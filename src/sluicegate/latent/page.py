@@ -21,7 +21,8 @@ import numpy as np
 
 from sluicegate.errors import UserError
 from sluicegate.latent.page_words import Words, few_labels, figures, warnings
-from sluicegate.runs.room import write_atomic
+from sluicegate.report.html import render
+from sluicegate.runs.directory import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -170,15 +171,10 @@ def rounded(net: Blocks, bits: Bits) -> Any:
 
 
 def _render(**content: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("sluicegate", "latent"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     here = resources.files("sluicegate")
     style = (here / "report" / "style.css").read_text("utf-8") + (here / "latent" / "page.css").read_text("utf-8")
     script = "\n".join((here / "latent" / name).read_text("utf-8") for name in ("net.js", "pad.js", "page.js"))
-    return environment.get_template("page.html").render(style=style, script=script, **content)
+    return render("latent/page.html", style=style, script=script, **content)
 
 
 # What the page needs to know of the images.

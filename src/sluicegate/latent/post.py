@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from sluicegate.engine.training import Batches, Loss
 from sluicegate.latent.model import Autoencoder
 from sluicegate.latent.objective import Objective, Rows
 from sluicegate.latent.settings import Settings
-from sluicegate.schedule import Schedule
-from sluicegate.training import Batches, Loss
+from sluicegate.values.schedule import Schedule
 
 
 class Post(Autoencoder):

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from sluicegate.engine.sampling import Order, seed_of
+from sluicegate.engine.training import Evaluation, Ledger, every, fit
 from sluicegate.errors import UserError
 from sluicegate.latent.health import Health, examine, revive, settle
 from sluicegate.latent.model import Autoencoder
 from sluicegate.latent.objective import Objective, Rows
 from sluicegate.latent.settings import UNKNOWN, Arm, Settings
 from sluicegate.latent.sharing import can_share, fold, share
-from sluicegate.runs.room import Room
-from sluicegate.sampling import Order, seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.training import Evaluation, Ledger, every, fit
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.schedule import Schedule
 
 LOOKS = 12
 """How often training is interrupted to look at the blocks."""
@@ -89,7 +89,7 @@ def fitted(
     schedule: Schedule,
     *,
     seed: int,
-    room: Room,
+    run: RunContext,
     arm: Arm = "routed",
     objective: Objective | None = None,
     look: Callable[[Autoencoder], dict[str, float]] = lambda model: {},
@@ -125,7 +125,7 @@ def fitted(
         draw,
         schedule,
         seed=seed,
-        room=room,
+        run=run,
         name="autoencoder",
         evaluation=Evaluation(looked, every(interval, schedule.steps)),
         around=objective.around,
@@ -152,7 +152,7 @@ def made(
     decoder: nn.Module | None = None,
 ) -> Autoencoder:
     """A new model whose weights are a function of the seed, on the device at hand."""
-    from sluicegate.models import device
+    from sluicegate.engine.models import device
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "net"))
@@ -172,7 +172,7 @@ def train(
     seed: int = 0,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> Autoencoder:
     """An autoencoder of images [n, height, width] or with channels last, and labels [n]: whole numbers from 0, -1 where not known.
 
@@ -193,6 +193,6 @@ def train(
         raise UserError(f"labels go from {y.min()} to {y.max()}, but there are {len(names)} classes; -1 is for images without a label.")
     size = (*x.shape[1:3], x.shape[3] if x.ndim == 4 else 1)
     model = made(size, names, seed, hidden=hidden, k=k, encoder=encoder, decoder=decoder)
-    done = fitted(model, x, y, settings or Settings(), schedule or SCHEDULE, seed=seed, room=room or Room(), arm=arm)
+    done = fitted(model, x, y, settings or Settings(), schedule or SCHEDULE, seed=seed, run=run or RunContext(), arm=arm)
     model.numbers = {"labels": float((y != UNKNOWN).mean()), "seeds": [seed], "dead_blocks": [names[j] for j in done.health.lost()]}
     return model

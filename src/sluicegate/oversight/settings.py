@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sluicegate.errors import UserError
-from sluicegate.schedule import Schedule
+from sluicegate.values.schedule import Schedule
 
 
 class Budget(NamedTuple):

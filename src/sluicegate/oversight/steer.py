@@ -7,11 +7,11 @@ from typing import Self
 
 from torch import nn
 
-from sluicegate.edits import Both, Edit
 from sluicegate.errors import UserError
 from sluicegate.oversight.arms import Arm
 from sluicegate.oversight.nets import Agent
 from sluicegate.routing.experts import Steer
+from sluicegate.values.edits import Both, Edit
 
 TO_DIAMOND = Steer({"diamond": 1.0})
 """The gate held at the Diamond expert: what the paper judges."""

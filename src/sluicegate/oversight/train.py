@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, fit
 from sluicegate.errors import UserError, nearest
 from sluicegate.oversight.arms import ARMS, Arm
 from sluicegate.oversight.board import Board, check_share, shown
@@ -22,9 +24,7 @@ from sluicegate.oversight.steer import judged
 from sluicegate.oversight.stopping import PICKS, Window, pick
 from sluicegate.routing.experts import route
 from sluicegate.routing.router import Router
-from sluicegate.runs.room import Resumed, Room
-from sluicegate.sampling import seed_of
-from sluicegate.training import Batches, Evaluation, Fitted, Ledger, fit
+from sluicegate.runs.directory import Checkpoint, RunContext
 
 
 @dataclass
@@ -46,7 +46,9 @@ class Trained:
         return {rule: self.looks[pick(rule, self.looks)] for rule in PICKS}
 
 
-def train(arm: str, board: Board, share: float, settings: Settings | None = None, *, seed: int = 0, room: Room | None = None) -> Trained:
+def train(
+    arm: str, board: Board, share: float, settings: Settings | None = None, *, seed: int = 0, run: RunContext | None = None
+) -> Trained:
     """Train `arm` from nothing with each of the two squares overseen with probability `share`.
 
     Deterministic for a seed and a number of threads, also over interruptions. Raises `UserError` for an arm or a share that is none.
@@ -54,7 +56,7 @@ def train(arm: str, board: Board, share: float, settings: Settings | None = None
     if arm not in ARMS:
         raise UserError(f"there is no arm {arm!r} to train. Nearest: {nearest(arm, list(ARMS))}. All: {', '.join(ARMS)}.")
     check_share(share)
-    return Training(ARMS[arm], board, share, settings or Settings(), seed).run(room or Room())
+    return Training(ARMS[arm], board, share, settings or Settings(), seed).run(run or RunContext())
 
 
 class Training:
@@ -135,14 +137,14 @@ class Training:
 
     # ------------------------------------------------------------------------------- the run
 
-    def run(self, room: Room) -> Trained:
+    def run(self, run: RunContext) -> Trained:
         fitted = fit(
             self.agent,
             Objective(self.arm, self.settings.entropy),
             self.batch,
             self.settings.schedule(),
             seed=self.seed,
-            room=_Keeping(room, self),
+            run=_Keeping(run, self),
             name="train",
             evaluation=Evaluation(self._look, lambda step: step % self.settings.look == 0 or step == self.settings.updates),
             around=self._around,
@@ -204,30 +206,30 @@ def routed(agent: Agent, arm: Arm) -> Router | None:
     return route(agent, weights=weights)
 
 
-class _Keeping(Room):
+class _Keeping(RunContext):
     """A room that keeps, beside the nets, what a run counted and drew, so that an interrupted one goes on exactly."""
 
-    def __init__(self, room: Room, training: Training) -> None:
-        super().__init__(room.title)
-        self.path, self._room, self._training = room.path, room, training
+    def __init__(self, run: RunContext, training: Training) -> None:
+        super().__init__(run.title)
+        self.path, self._run, self._training = run.path, run, training
 
     def log(self, record: Mapping[str, Any]) -> None:
-        self._room.log({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()})
+        self._run.log({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()})
 
     def progress(self, part: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        self._room.progress(part, done, total, numbers)
+        self._run.progress(part, done, total, numbers)
 
-    def due(self) -> bool:
-        return self._room.due()
+    def checkpoint_due(self) -> bool:
+        return self._run.checkpoint_due()
 
-    def keep(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, finished: bool) -> None:
+    def save_checkpoint(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, finished: bool) -> None:
         t = self._training
         own = {"own/window": torch.tensor(t.window.values(), dtype=torch.float64), "own/labelled": torch.from_numpy(t.labelled)}
         own |= {f"own/picture/{i}/{name}": tensor for i, one in enumerate(t.pictures) for name, tensor in one.items()}
-        self._room.keep(part, values, {**tensors, **own}, finished=finished)
+        self._run.save_checkpoint(part, values, {**tensors, **own}, finished=finished)
 
-    def resume(self, part: str) -> Resumed | None:
-        found = self._room.resume(part)
+    def load_checkpoint(self, part: str) -> Checkpoint | None:
+        found = self._run.load_checkpoint(part)
         if found is None:
             return None
         t, own = self._training, {key: tensor for key, tensor in found.tensors.items() if key.startswith("own/")}
@@ -239,4 +241,4 @@ class _Keeping(Room):
             _, _, number, name = key.split("/")
             t.pictures += [{}] * (int(number) + 1 - len(t.pictures))
             t.pictures[int(number)] = t.pictures[int(number)] | {name: own[key]}
-        return Resumed(found.values, rest, found.finished)
+        return Checkpoint(found.values, rest, found.finished)

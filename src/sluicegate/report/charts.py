@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.curves import Estimate
 from sluicegate.report.figures import _DASHES, Series, _axes, _cut, _name_margin, _Paint, _style, _svg
+from sluicegate.values.curves import Estimate
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.curves import Curve, Estimate
+from sluicegate.values.curves import Curve, Estimate
 
 WIDTH = 440
 """Width of a picture in CSS pixels at its natural size; a phone shows it at about four fifths of that."""
@@ -305,7 +305,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def _name_margin(names: Sequence[str]) -> float:
-    """Room for names left of the axes, in CSS pixels; long ones are cut."""
+    """RunContext for names left of the axes, in CSS pixels; long ones are cut."""
     return min(150.0, 14 + 7.2 * max(len(_cut(n)) for n in names))
 
 

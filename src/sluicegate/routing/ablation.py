@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from sluicegate.edits import WeightEdit
 from sluicegate.errors import UserError
 from sluicegate.routing.flow import Flow
 from sluicegate.routing.labels import policy
 from sluicegate.routing.sites import Site
 from sluicegate.routing.taps import Tap, on_first
+from sluicegate.values.edits import WeightEdit
 
 if TYPE_CHECKING:
     from sluicegate.routing.surgery import Shrunk

@@ -18,10 +18,10 @@ from sluicegate.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sluicegate.models import Rows
+    from sluicegate.engine.models import Rows
+    from sluicegate.engine.training import Batches, Ledger, Objective
     from sluicegate.routing.router import Router
-    from sluicegate.runs.room import Room
-    from sluicegate.training import Batches, Ledger, Objective
+    from sluicegate.runs.directory import RunContext
 
 Bound = Literal["exactly", "at least", "at most"]
 
@@ -103,7 +103,7 @@ def relearn_to_minimum(
     max_steps: int = 200,
     objective: "Objective | None" = None,
     seed: int = 0,
-    room: "Room | None" = None,
+    run: "RunContext | None" = None,
     name: str = "relearn",
 ) -> Relearning:
     """Fine-tune a copy of `model` on a few rows until the loss has turned, under every learning rate of `lrs`.
@@ -121,13 +121,13 @@ def relearn_to_minimum(
     """
     import torch
 
-    from sluicegate.runs.room import Room
-    from sluicegate.sampling import Mixture, seed_of
-    from sluicegate.schedule import Schedule
-    from sluicegate.training import CrossEntropy, Diverged, Evaluation, fit
+    from sluicegate.engine.sampling import Mixture, seed_of
+    from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, fit
+    from sluicegate.runs.directory import RunContext
+    from sluicegate.values.schedule import Schedule
 
     _check_budget(lrs, every, patience, max_steps)
-    room = room or Room()
+    run = run or RunContext()
     if callable(rows):
         batches = rows
     else:
@@ -144,7 +144,7 @@ def relearn_to_minimum(
             for key, parameter in victim.named_parameters():
                 parameter.copy_(original[key])
         part = f"{name} {rate:g}"
-        kept = room.resume(part)
+        kept = run.load_checkpoint(part)
         seen = [float(record["loss"]) for record in kept.values["records"]] if kept else []
 
         def measure(model: Any, spent: "Ledger", seen: list[float] = seen) -> dict[str, float]:
@@ -154,13 +154,13 @@ def relearn_to_minimum(
 
         broke = False
         try:
-            run = fit(
+            fitted = fit(
                 victim,
                 objective or CrossEntropy(),
                 batches,
                 Schedule(steps=max_steps, lr=rate, batch=batch),
                 seed=seed,
-                room=room,
+                run=run,
                 name=part,
                 evaluation=Evaluation(
                     measure,
@@ -170,11 +170,11 @@ def relearn_to_minimum(
                 keep_weights=False,
             )
         except Diverged as error:  # this rate recovers nothing more, and the others still count
-            run, broke = error.run, True
-        flops += run.ledger.student
-        losses = tuple(record["loss"] for record in run.records)
-        steps = tuple(int(record["step"]) for record in run.records)
-        at_minimum = run.records[losses.index(min(losses))]
+            fitted, broke = error.fitted, True
+        flops += fitted.ledger.student
+        losses = tuple(record["loss"] for record in fitted.records)
+        steps = tuple(int(record["step"]) for record in fitted.records)
+        at_minimum = fitted.records[losses.index(min(losses))]
         noted = {key: value for key, value in at_minimum.items() if key not in ("step", "loss")}
         tracks.append(Track(rate, steps, losses, broke or turned(losses, patience), broke, noted))
     return Relearning(tuple(tracks), flops)
@@ -309,7 +309,7 @@ def calibrate(model: Any, forget: "Rows", retain: "Rows", *, retain_weight: floa
     import torch
     import torch.nn.functional as F
 
-    from sluicegate.models import logits
+    from sluicegate.engine.models import logits
 
     def outputs(rows: "Rows") -> "tuple[Tensor, Tensor]":
         found = [(logits(model, batch)[batch.answer], batch.ids[:, 1:][batch.answer]) for batch in rows.everything(64)]

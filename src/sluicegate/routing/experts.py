@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sluicegate.edits import Both, Edit
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.labels import RETAIN, UNLABELLED, Labels, as_index
 from sluicegate.routing.router import Router
 from sluicegate.routing.sites import Extent, Part, Site
+from sluicegate.values.edits import Both, Edit
 
 
 class _Pass:

@@ -144,6 +144,6 @@ def _bias_gradient(g: Tensor, cut: Cut, take: Take) -> Tensor:
 
 
 def _blank(shape: torch.Size, own: tuple[Piece, ...], like: Tensor) -> Tensor:
-    """Room for a gradient, batched under vmap if `like` is: zeros, unless the pieces fill it."""
+    """RunContext for a gradient, batched under vmap if `like` is: zeros, unless the pieces fill it."""
     filled = sum(stop - start for piece in own for start, stop in piece.runs or ((0, shape[piece.dim]),))
     return like.new_empty(shape) if filled == shape[own[0].dim] else like.new_zeros(shape)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sluicegate.engine.models import Rows
 from sluicegate.errors import UserError, nearest
-from sluicegate.models import Rows
 from sluicegate.routing.router import Router
 from sluicegate.routing.sites import Site
 from sluicegate.routing.views import view

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sluicegate.engine.sampling import seed_of
 from sluicegate.errors import UserError
-from sluicegate.sampling import seed_of
 
 
 @dataclass(frozen=True)

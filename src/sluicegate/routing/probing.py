@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sluicegate.engine.models import Rows
 from sluicegate.errors import UserError, nearest
-from sluicegate.models import Rows
 from sluicegate.routing.views import corpus, view
 
 Forward = Callable[[nn.Module, Any], Any]

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from sluicegate.engine.models import Batch, Rows, width
+from sluicegate.engine.sampling import Mixture, Part, seed_of
+from sluicegate.engine.training import Batches, CrossEntropy, Evaluation, Fitted, Objective, fit
 from sluicegate.errors import UserError
-from sluicegate.models import Batch, Rows, width
 from sluicegate.routing.labels import Labels
 from sluicegate.routing.router import Router
 from sluicegate.routing.rules import Rule, bind
-from sluicegate.runs.room import Room
-from sluicegate.sampling import Mixture, Part, seed_of
-from sluicegate.schedule import Schedule, training_rate
-from sluicegate.training import Batches, CrossEntropy, Evaluation, Fitted, Objective, fit
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.schedule import Schedule, training_rate
 
 Naming = Callable[[Batch], Labels]
 """Labels of a batch, made when it is drawn: by a rule, or by any call."""
@@ -32,7 +32,7 @@ def train_routed(
     parts: dict[str, Part] | None = None,
     seed: int = 0,
     sites: str = "*",
-    room: Room | None = None,
+    run: RunContext | None = None,
     name: str = "route",
     evaluation: Evaluation | None = None,
     without: Callable[[Batch], Sequence[str]] | None = None,
@@ -75,7 +75,7 @@ def train_routed(
         batches,
         schedule.or_rate(training_rate(width(model))) if not schedule.lr else schedule,
         seed=seed,
-        room=room or Room(),
+        run=run or RunContext(),
         name=name,
         sites=sites,
         evaluation=evaluation,

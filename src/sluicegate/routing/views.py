@@ -9,7 +9,7 @@ from sluicegate.errors import UserError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sluicegate.models import Rows
+    from sluicegate.engine.models import Rows
 
 Of = Literal["input", "target"]
 """What a token's label is read from: the token that stands at its position, or the one to be predicted there (the next)."""

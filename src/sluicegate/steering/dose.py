@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.curves import Curve
 from sluicegate.errors import UserError
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.parts import Slice
 from sluicegate.steering.prompts import Rule, prompt_ids
 from sluicegate.steering.score import Floats, continuation, generate, shown
 from sluicegate.steering.vector import SteeringVector
+from sluicegate.values.curves import Curve
 
 
 @torch.no_grad()
@@ -94,16 +94,16 @@ def response(
     *,
     new_tokens: int = 40,
     template: bool | None = None,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> Curve:
     """The behaviour's rate against the dose, as a curve: "effort" is the dose, "recall" the share of answers that show it.
 
     One row, as there is one vector; `Curve.effort_to(.5)` is the dose at which half of the answers show the behaviour.
     """
-    room = room or Room()
+    run = run or RunContext()
     rates = []
     for number, dose in enumerate(doses, start=1):
         texts = generate(model, tokenizer, v * dose if dose else None, prompts, new_tokens=new_tokens, template=template)
         rates.append(float(shown(texts, rule).mean()))
-        room.progress("doses", number, len(doses), {"rate": rates[-1]})
+        run.progress("doses", number, len(doses), {"rate": rates[-1]})
     return Curve(tuple(map(float, doses)), (tuple(rates),), (0,), unit="dose", attack=f"dose:{rule.name}:{new_tokens}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.frames import basis, lowdin, simplex, tangent, without
 
 Loss = Callable[[int, Tensor], Tensor]
@@ -70,11 +70,11 @@ def descend(
     k: int,
     how: Descent,
     *,
-    room: Room,
+    run: RunContext,
     each: Each | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `room` where it was interrupted.
+    """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `run` where it was interrupted.
 
     `start` [k, d]: where to begin; by default all share the direction in which the loss falls fastest, and are else random.
     """
@@ -82,7 +82,7 @@ def descend(
     groups = min(prompts, max(k // how.together, 1))
     width, spared = len(base), basis(base[None])
     draw = torch.Generator().manual_seed(how.seed)
-    found = room.resume("twins")
+    found = run.load_checkpoint("twins")
     if found is None:
         if start is None:
             fillers = torch.randn(k - 1, width, generator=draw, dtype=torch.float64)
@@ -115,11 +115,11 @@ def descend(
         if how.cap:
             scale = scale.clamp(max=how.cap)
         mean = float(losses.mean())
-        room.log({"step": step + 1, "loss": mean, "loss_max": float(losses.max()), "norm": float(scale.mean())})
-        room.progress("twins", step + 1, how.steps, {"loss": mean})
-        if room.due():
+        run.log({"step": step + 1, "loss": mean, "loss_max": float(losses.max()), "norm": float(scale.mean())})
+        run.progress("twins", step + 1, how.steps, {"loss": mean})
+        if run.checkpoint_due():
             kept = {"frame": frame, "scale": scale, "speed": speed, "spread": spread, "pull": pull}
-            room.keep("twins", {"steps": step + 1}, kept, finished=False)
+            run.save_checkpoint("twins", {"steps": step + 1}, kept, finished=False)
         if each is not None and each(step + 1, scale[:, None] * frame, time.process_time() - begun, mean):
             break
     return scale[:, None] * frame

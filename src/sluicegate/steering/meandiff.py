@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.prompts import prompt_ids
 from sluicegate.steering.vector import SteeringVector, check_tokens, hidden_of, hooked, module_of, steered
 
@@ -54,12 +54,12 @@ class MeanDiff(Contrast):
         negative: Sequence[str],
         *,
         template: bool | None = None,
-        room: Room | None = None,
+        run: RunContext | None = None,
     ) -> SteeringVector:
         """The vector. Raises `UserError` where one side has no prompt, or where the two sides do not differ."""
         if not positive or not negative:
             raise UserError(f"a mean difference needs prompts on both sides; got {len(positive)} positive and {len(negative)} negative.")
-        rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, room=room)
+        rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, run=run)
         values = rows[: len(positive)].mean(0) - rows[len(positive) :].mean(0)
         check_apart(values)
         return self.vector(values * self.scale, model, positive, negative)
@@ -80,10 +80,10 @@ def activations(
     read: str = "last",
     *,
     template: bool | None = None,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> Tensor:
     """[n, d] the module's output for every prompt, at the token that is `read` or the mean over several."""
-    room, place, rows = room or Room(), module_of(model, module), []
+    run, place, rows = run or RunContext(), module_of(model, module), []
     kept: list[Tensor] = []
 
     with hooked(place, lambda _, __, output: kept.append(hidden_of(output))):
@@ -95,5 +95,5 @@ def activations(
             if not bool(where.any()):
                 raise UserError(f"read={read!r} takes no token of the prompt {prompt!r}, which has {ids.shape[1]}.")
             rows.append(kept[0][0, where.to(kept[0].device)].float().mean(0).cpu())
-            room.progress("activations", number, len(prompts), {})
+            run.progress("activations", number, len(prompts), {})
     return torch.stack(rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.frames import basis, lowdin, unit, without
 from sluicegate.steering.parts import Slice
 from sluicegate.steering.prompts import prompt_ids
@@ -64,13 +64,13 @@ class MELBO:
         prompts: Sequence[str],
         *,
         template: bool | None = None,
-        room: Room | None = None,
+        run: RunContext | None = None,
     ) -> SteeringSet:
-        """The vectors, in the order in which they were found; batches that are finished are kept in `room`.
+        """The vectors, in the order in which they were found; batches that are finished are kept in `run`.
 
         Raises `UserError` for more orthogonal vectors than the module has numbers, and for a target that the source cannot change.
         """
-        room = room or Room()
+        run = run or RunContext()
         if not prompts:
             raise UserError("MELBO needs at least one prompt.")
         parts = [
@@ -83,21 +83,21 @@ class MELBO:
         with torch.no_grad():
             plain = [part.target(torch.zeros(1, width)) for part in parts]
         found = torch.zeros(0, width, dtype=torch.float64)
-        kept = room.resume("vectors")
+        kept = run.load_checkpoint("vectors")
         if kept is not None:
             found = kept.tensors["found"]
         changes: list[float] = [] if kept is None else list(kept.values["changes"])
         while len(found) < self.count:
-            rows, reached = self._climb(parts, plain, found, min(self.batch, self.count - len(found)), room)
+            rows, reached = self._climb(parts, plain, found, min(self.batch, self.count - len(found)), run)
             found, changes = torch.cat([found, rows]), changes + reached
-            room.keep("vectors", {"steps": len(found), "changes": changes}, {"found": found}, finished=False)
+            run.save_checkpoint("vectors", {"steps": len(found), "changes": changes}, {"found": found}, finished=False)
         made_from = {
             "method": "MELBO", "target": self.target, "steps": self.steps, "norm": self.norm, "power": self.power, "seed": self.seed,
             "orthogonal": self.orthogonal, "prompts": list(prompts), "changes": changes, "model_type": str(model.config.model_type),
         }  # fmt: skip
         return SteeringSet(found, self.source, self.tokens, made_from)
 
-    def _climb(self, parts: list[Slice], plain: list[Tensor], found: Tensor, count: int, room: Room) -> tuple[Tensor, list[float]]:
+    def _climb(self, parts: list[Slice], plain: list[Tensor], found: Tensor, count: int, run: RunContext) -> tuple[Tensor, list[float]]:
         """`count` new vectors [b, d], and how far each moved the target."""
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + len(found))
         spared = basis(found)
@@ -118,7 +118,7 @@ class MELBO:
                 slopes += torch.autograd.grad(moved.sum(), values)[0] if step < self.steps else 0.0
                 changes = changes + moved.detach()
             reached = changes.double() / len(parts)
-            room.progress("vectors", len(found) * self.steps + step, self.count * self.steps, {"change": float(reached.mean())})
+            run.progress("vectors", len(found) * self.steps + step, self.count * self.steps, {"change": float(reached.mean())})
             if step == self.steps:
                 break
             turning = slopes.double() - (slopes.double() * rows).sum(1, keepdim=True) * rows

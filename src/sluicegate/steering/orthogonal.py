@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError, check_choices
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.joint import Descent, Each, Loss, descend
 from sluicegate.steering.prompts import prompt_ids
 from sluicegate.steering.score import Continued, continued
@@ -72,7 +72,7 @@ class Orthogonal:
         prompts: Sequence[str],
         *,
         template: bool | None = None,
-        room: Room | None = None,
+        run: RunContext | None = None,
         each: Each | None = None,
         goal: Sequence[Tensor] | None = None,
         start: SteeringSet | None = None,
@@ -87,13 +87,13 @@ class Orthogonal:
 
         Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another width.
         """
-        room = room or Room()
+        run = run or RunContext()
         width = len(base.values)
         if self.k > width - 1:
             raise UserError(f"{self.k} twins of a vector with {width} numbers: at most {width - 1} can be orthogonal to it and each other.")
         if not prompts:
             raise UserError("twins are trained on prompts; give at least one.")
-        some = self._continued(model, tokenizer, base, prompts, template, room)
+        some = self._continued(model, tokenizer, base, prompts, template, run)
         effect = sum(float(one.unsteered.mean()) for one in some) / len(some)
         if effect < LEAST_EFFECT:
             raise UserError(
@@ -109,11 +109,11 @@ class Orthogonal:
             )
         cap = self.max_norm * base.norm
         if self.mode == "sequential":
-            rows = one_by_one(loss, len(some), base.values, self.k, steps=self.steps, rate=self.rate, cap=cap, room=room, each=each)
+            rows = one_by_one(loss, len(some), base.values, self.k, steps=self.steps, rate=self.rate, cap=cap, run=run, each=each)
         else:
             how = Descent(self.steps, self.rate or 0.3, cap, cap or base.norm, self.batch, self.seed, self.together)
             begin = None if start is None else start.values
-            rows = descend(loss, len(some), base.values.double(), self.k, how, room=room, each=each, start=begin)
+            rows = descend(loss, len(some), base.values.double(), self.k, how, run=run, each=each, start=begin)
         made_from: dict[str, Any] = {
             "method": "Orthogonal", "objective": self.objective, "mode": self.mode, "target": self.target, "max_norm": self.max_norm,
             "steps": self.steps, "tokens": self.tokens, "first": self.first, "together": self.together, "seed": self.seed,
@@ -137,12 +137,12 @@ class Orthogonal:
         base: SteeringVector,
         prompts: Sequence[str],
         template: bool | None,
-        room: Room,
+        run: RunContext,
     ) -> list[Continued]:
         ids, some = [prompt_ids(tokenizer, prompt, template) for prompt in prompts], list[Continued]()
         for one in continued(model, ids, base, tokens=self.tokens if self.objective == "kl" else 1, target=self.target):
             some.append(one)
-            room.progress("prompts", len(some), len(prompts), {"effect": float(one.unsteered.mean())})
+            run.progress("prompts", len(some), len(prompts), {"effect": float(one.unsteered.mean())})
         return some
 
     def loss(self, some: Sequence[Continued], base: SteeringVector, goal: Sequence[Tensor] | None = None) -> Loss:

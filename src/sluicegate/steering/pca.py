@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.meandiff import Contrast, activations, check_apart
 from sluicegate.steering.vector import SteeringVector
 
@@ -32,12 +32,12 @@ class PCA(Contrast):
         negative: Sequence[str],
         *,
         template: bool | None = None,
-        room: Room | None = None,
+        run: RunContext | None = None,
     ) -> SteeringVector:
         """The vector. Raises `UserError` unless positive and negative prompts come in pairs."""
         if len(positive) != len(negative) or not positive:
             raise UserError(f"PCA needs pairs; got {len(positive)} positive and {len(negative)} negative prompts.")
-        rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, room=room).double()
+        rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, run=run).double()
         differences = rows[: len(positive)] - rows[len(positive) :]
         check_apart(differences)
         axis = torch.linalg.svd(differences, full_matrices=False).Vh[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.parts import Slice
 from sluicegate.steering.prompts import Rule, prompt_ids
 from sluicegate.steering.vector import SteeringSet, SteeringVector
@@ -134,24 +134,24 @@ def kl(
     tokens: int = 12,
     batch: int = 32,
     template: bool | None = None,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> Kls:
     """KL(base || vector) of vectors [k, d] on prompts, teacher-forced along the base's greedy answer of `tokens` tokens."""
     some = continued(model, [prompt_ids(tokenizer, prompt, template) for prompt in prompts], base, tokens=tokens)
-    return kl_of(list(some), values, batch=batch, room=room)
+    return kl_of(list(some), values, batch=batch, run=run)
 
 
 @torch.no_grad()
-def kl_of(some: Sequence[Continued], values: Tensor, *, batch: int = 32, room: Room | None = None) -> Kls:
+def kl_of(some: Sequence[Continued], values: Tensor, *, batch: int = 32, run: RunContext | None = None) -> Kls:
     """The same for continuations that are there already."""
-    room, done = room or Room(), 0
+    run, done = run or RunContext(), 0
     several, last = np.zeros((len(values), len(some))), np.zeros((len(values), len(some)))
     for p, one in enumerate(some):
         for start in range(0, len(values), batch):
             found = one.kl(values[start : start + batch]).double().cpu().numpy()
             several[start : start + batch, p], last[start : start + batch, p] = found.mean(1), found[:, 0]
             done += len(found)
-            room.progress("KL", done, several.size, {})
+            run.progress("KL", done, several.size, {})
     return Kls(several, last)
 
 
@@ -164,10 +164,10 @@ def generate(
     new_tokens: int = 40,
     batch: int = 64,
     template: bool | None = None,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> list[list[str]]:
     """Greedy answers, [k][p]: of every vector (one for a single one, or for None, the plain model) to every prompt."""
-    room = room or Room()
+    run = run or RunContext()
     count = len(vectors) if isinstance(vectors, SteeringSet) else 1
     texts: list[list[str]] = [[] for _ in range(count)]
     for p, prompt in enumerate(prompts):
@@ -180,7 +180,7 @@ def generate(
             found = continuation(model, ids, chosen, new_tokens)[:, len(ids) :]
             for number, text in zip(range(start, stop), tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
                 texts[number].append(text)
-            room.progress("answers", p * count + stop, count * len(prompts), {})
+            run.progress("answers", p * count + stop, count * len(prompts), {})
     return texts
 
 

@@ -11,7 +11,7 @@ import time
 import torch
 from torch import Tensor
 
-from sluicegate.runs.room import Room
+from sluicegate.runs.directory import RunContext
 from sluicegate.steering.frames import basis, without
 from sluicegate.steering.joint import Each, Loss
 
@@ -28,20 +28,20 @@ def one_by_one(
     steps: int,
     rate: float = 0.0,
     cap: float = 0.0,
-    room: Room | None = None,
+    run: RunContext | None = None,
     each: Each | None = None,
 ) -> Tensor:
     """[k, d] twins of `base` [d], one after the other, `steps` steps each; the prompts take turns where there are several.
 
     `rate` as a share of ||base||/sqrt(d) (0: the post's); `cap` the largest length (0: none, as in the post). `each` gets the step's number
     counted through, all vectors so far, CPU seconds and the loss, and may end the search of all.
-    Vectors that are finished are kept in `room`.
+    Vectors that are finished are kept in `run`.
     """
-    room, begun, width = room or Room(), time.process_time(), len(base)
+    run, begun, width = run or RunContext(), time.process_time(), len(base)
     base = base.double()
     length = float(base.norm())
     found = torch.zeros(0, width, dtype=torch.float64)
-    kept = room.resume("twins")
+    kept = run.load_checkpoint("twins")
     if kept is not None:
         found = kept.tensors["found"]
     step, ended = len(found) * steps, False
@@ -62,11 +62,11 @@ def one_by_one(
                     new = new * min(1.0, cap / max(float(new.norm()), 1e-300))
                 theta.copy_(new)
             step += 1
-            room.progress("twins", step, k * steps, {"loss": float(value)})
+            run.progress("twins", step, k * steps, {"loss": float(value)})
             if each is not None and each(step, torch.cat([found, new[None]]), time.process_time() - begun, float(value)):
                 ended = True
                 break
         found = torch.cat([found, new[None]])
-        room.log({"twin": len(found), "loss": float(value), "norm": float(new.norm())})
-        room.keep("twins", {"steps": step}, {"found": found}, finished=False)
+        run.log({"twin": len(found), "loss": float(value), "norm": float(new.norm())})
+        run.save_checkpoint("twins", {"steps": step}, {"found": found}, finished=False)
     return found

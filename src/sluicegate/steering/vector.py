@@ -17,8 +17,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sluicegate.edits import Both, Edit
 from sluicegate.errors import UserError, nearest
+from sluicegate.values.edits import Both, Edit
 
 TOKENS = ("not_first", "all", "last", "prompt", "generated")
 """Names of selectors; the sixth is a slice of positions, "3:" or "2:10"."""

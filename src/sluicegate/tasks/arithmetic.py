@@ -17,13 +17,13 @@ is one token, so accuracy is one argmax. This file imports neither torch nor tra
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sluicegate.errors import UserError
-from sluicegate.items import Item, Split
 from sluicegate.tasks.words import SPECIAL, word_level
+from sluicegate.values.items import Item, Sources, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -181,6 +181,16 @@ class Arithmetic:
 def arithmetic(problems: int = 3, pool: int = 4096, text_share: float = 0.1) -> Arithmetic:
     """Return the arithmetic task; see `Arithmetic` for the settings."""
     return Arithmetic(problems=problems, pool=pool, text_share=text_share)
+
+
+def sources() -> Sources:
+    """``task:arithmetic/GROUP``: the task's groups, its running text, and each operation alone."""
+    found: dict[str, Callable[[], tuple[Item, ...]]] = {
+        f"task:arithmetic/{group}": lambda group=group: arithmetic().split().group(group)  # type: ignore[misc]
+        for group in ("forget", "retain", "unlabelled")
+    }
+    found |= {f"task:arithmetic/{label}": lambda label=label: arithmetic().only(label) for label in _SIGNS}  # type: ignore[misc]
+    return found | {"task:arithmetic/text": lambda: arithmetic().text()}
 
 
 def _rng(seed: int, purpose: str) -> random.Random:

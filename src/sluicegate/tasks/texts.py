@@ -9,9 +9,9 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sluicegate import items
 from sluicegate.errors import UserError
-from sluicegate.items import Item, Split
+from sluicegate.values import items
+from sluicegate.values.items import Item, Sources, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PASSAGE = 64
 """Characters of a passage, at most."""
 PREFIX = "texts:"
+"""Before a file's name: read it as running text, in passages."""
 SPECIAL = ("<pad>", "<unk>", "<bos>")
 _WORDS = 48
 _FOLLOWERS = 3
@@ -69,6 +70,11 @@ def _language(name: str, rows: int, seed: int) -> Iterator[Item]:
         while len(" ".join(line)) < PASSAGE - 8:
             line.append(rng.choice(follow[line[-1]]))
         yield Item("", " ".join(line), label=name)
+
+
+def sources() -> Sources:
+    """``task:texts/GROUP``: the made-up languages."""
+    return {f"task:texts/{group}": lambda group=group: texts().group(group) for group in ("forget", "retain", "unlabelled")}  # type: ignore[misc]
 
 
 def tokenizer() -> "PreTrainedTokenizerFast":

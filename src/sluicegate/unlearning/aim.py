@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.edits import match_parameters
+from sluicegate.engine.models import Meter, Rows, fresh, logits
+from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.training import Ledger, masked_mean, token_losses
 from sluicegate.errors import UserError
-from sluicegate.models import Meter, Rows, fresh, logits
-from sluicegate.sampling import seed_of
-from sluicegate.training import Ledger, masked_mean, token_losses
+from sluicegate.values.edits import match_parameters
 
 By = Literal["fisher", "gradient"]
 ROWS = 512

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.edits import Noise
+from sluicegate.engine.models import Meter, encode, fitting
+from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
-from sluicegate.items import Item
-from sluicegate.models import Meter, encode, fitting
-from sluicegate.runs.room import Room
-from sluicegate.sampling import seed_of
-from sluicegate.schedule import Schedule
-from sluicegate.training import Ledger
+from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.distill import StopRule, distill
+from sluicegate.values.edits import Noise
+from sluicegate.values.items import Item
+from sluicegate.values.schedule import Schedule
 
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Alphas that are tried, in order."""
@@ -208,13 +208,13 @@ def calibrate(
     max_length: int = 256,
     template: bool = False,
     cache_teacher: bool = False,
-    room: Room | None = None,
+    run: RunContext | None = None,
 ) -> Choice:
     """Choose alpha for `budget` FLOPs, which pay for the calibration and the distillation after it (`undo`).
 
     The suppressed `model` is left as it was. Raises `UserError` where the budget is too small to choose by.
     """
-    room = room or Room()
+    run = run or RunContext()
     rows = encode(tokenizer, unlabelled, max_length=fitting(model, max_length), template=template)
     meter = Meter(model)
     forward = sum(meter(batch) for batch in rows.everything()) / len(rows) * schedule.batch
@@ -244,7 +244,7 @@ def calibrate(
             seed=seed,
             max_length=max_length,
             template=template,
-            room=room,
+            run=run,
             name=f"calibrate {alpha:g}",
         )
         ledger.add(done.fitted.ledger)

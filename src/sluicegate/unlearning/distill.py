@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.edits import Noise
+from sluicegate.engine.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
+from sluicegate.engine.sampling import Mixture, seed_of
+from sluicegate.engine.scoring import score
+from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
 from sluicegate.errors import UserError
-from sluicegate.items import Item
-from sluicegate.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
-from sluicegate.runs.room import Room
-from sluicegate.sampling import Mixture, seed_of
-from sluicegate.schedule import Schedule, distilling_rate
-from sluicegate.scoring import score
-from sluicegate.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
+from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.aim import aimed, at_random, drawn_anew
 from sluicegate.unlearning.hidden import HiddenMatching
+from sluicegate.values.edits import Noise
+from sluicegate.values.items import Item
+from sluicegate.values.schedule import Schedule, distilling_rate
 
 CACHE_LIMIT = 4 * 2**30
 """Largest cache of teacher outputs, in bytes."""
@@ -110,7 +110,7 @@ def distill(
     max_length: int = 256,
     template: bool = False,
     cache_teacher: bool = False,
-    room: Room | None = None,
+    run: RunContext | None = None,
     name: str = "distill",
     retain: Sequence[Item] = (),
     match_hidden: float = 0.0,
@@ -125,7 +125,7 @@ def distill(
     """
     if not unlabelled:
         raise UserError("distillation needs unlabelled rows, and there are none. Hand them in with --unlabelled.")
-    room = room or Room()
+    run = run or RunContext()
     schedule = (schedule or Schedule()).or_rate(distilling_rate(width(teacher)))
     if student is None:
         student = fresh(copy.deepcopy(teacher.config), seed_of(seed, "student"))
@@ -160,7 +160,7 @@ def distill(
         lambda step: {group: of(step) for group, of in draw.items()},
         schedule,
         seed=seed,
-        room=room,
+        run=run,
         name=name,
         evaluation=evaluation,
     )
@@ -185,7 +185,7 @@ def undo(
     max_length: int = 256,
     template: bool = False,
     cache_teacher: bool = False,
-    room: Room | None = None,
+    run: RunContext | None = None,
     retain: Sequence[Item] = (),
     match_hidden: float = 0.0,
     forget: Sequence[Item] = (),
@@ -220,7 +220,7 @@ def undo(
         max_length=max_length,
         template=template,
         cache_teacher=cache_teacher,
-        room=room,
+        run=run,
         retain=retain,
         match_hidden=match_hidden,
     )

@@ -4,8 +4,8 @@ import copy
 
 from transformers import PreTrainedModel
 
+from sluicegate.engine.models import fresh
 from sluicegate.errors import UserError
-from sluicegate.models import fresh
 
 
 def small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:

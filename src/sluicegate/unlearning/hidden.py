@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sluicegate.engine.models import Batch, Meter, Rows
+from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 from sluicegate.errors import UserError
-from sluicegate.models import Batch, Meter, Rows
-from sluicegate.training import Batches, Ledger, Loss, Objective
 
 
 class HiddenMatching:

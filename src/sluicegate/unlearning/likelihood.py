@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.models import Batch, logits
-from sluicegate.training import masked_mean, token_losses
+from sluicegate.engine.models import Batch, logits
+from sluicegate.engine.training import masked_mean, token_losses
 
 
 def answer_log_probability(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from transformers import PreTrainedModel
 
+from sluicegate.engine.training import Batches, Loss, Objective
 from sluicegate.errors import UserError
-from sluicegate.training import Batches, Loss, Objective
 
 
 class Sharpness:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.engine.models import Meter, encode, fitting, width
+from sluicegate.engine.sampling import Mixture, seed_of
+from sluicegate.engine.training import CrossEntropy, Evaluation, Fitted, every, fit, only_train
 from sluicegate.errors import UserError
-from sluicegate.items import Item, Split
-from sluicegate.models import Meter, encode, fitting, width
-from sluicegate.runs.room import Room
-from sluicegate.sampling import Mixture, seed_of
-from sluicegate.schedule import Schedule, training_rate, unlearning_rate
-from sluicegate.training import CrossEntropy, Evaluation, Fitted, every, fit, only_train
+from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.distill import goodness
 from sluicegate.unlearning.objectives import Method
 from sluicegate.unlearning.sam import Sharpness
+from sluicegate.values.items import Item, Split
+from sluicegate.values.schedule import Schedule, training_rate, unlearning_rate
 
 
 def train(
@@ -29,7 +29,7 @@ def train(
     sites: str = "*",
     max_length: int = 256,
     template: bool = False,
-    room: Room | None = None,
+    run: RunContext | None = None,
     look: tuple[Sequence[Item], int] | None = None,
 ) -> Fitted:
     """Train `model` in place on next-token prediction; every item once an epoch.
@@ -50,7 +50,7 @@ def train(
         lambda step: {"train": batches(step)},
         schedule,
         seed=seed,
-        room=room or Room(),
+        run=run or RunContext(),
         name="train",
         sites=sites,
         evaluation=evaluation,
@@ -69,7 +69,7 @@ def unlearn(
     sam: float = 0.0,
     max_length: int = 256,
     template: bool = False,
-    room: Room | None = None,
+    run: RunContext | None = None,
     in_place: bool = False,
 ) -> tuple[PreTrainedModel, Fitted]:
     """Suppress `split.forget` while keeping `split.retain`; return the new model and what it cost.
@@ -83,7 +83,7 @@ def unlearn(
     for name in ("forget", "retain"):
         if not split.group(name):
             raise UserError(f"unlearning needs a {name} set, and it is empty. Hand it in with --{name}.")
-    room = room or Room()
+    run = run or RunContext()
     schedule = (schedule or Schedule(steps=100)).or_rate(unlearning_rate(width(model)))
     model = model if in_place else copy.deepcopy(model)
     forget = encode(tokenizer, split.forget, max_length=fitting(model, max_length), template=template)
@@ -100,7 +100,7 @@ def unlearn(
         lambda step: {"forget": draw_forget(step), "retain": draw_retain(step)},
         schedule,
         seed=seed,
-        room=room,
+        run=run,
         name="unlearn",
         sites=sites,
         meter=(lambda batch: 2 * forward(batch)) if sam else forward,

@@ -8,23 +8,18 @@ is called by. Files here import torch inside their functions only.
 `sluicegate.routing.watch` collects the activations that a penalty is put on.
 """
 
-import dataclasses
-import importlib
 import inspect
 import math
-import pkgutil
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
 from itertools import combinations
-from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.registry import classes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLUGINS = "sluicegate.plugins"
 REST = "rest"
 """Name of the units that are in no block."""
 
@@ -47,16 +42,7 @@ class Penalty(Protocol):
 
 def penalties() -> dict[str, type[Penalty]]:
     """Every penalty that can be found, by name."""
-    modules: list[ModuleType] = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    for entry in entry_points(group=PLUGINS):
-        loaded = entry.load()
-        modules.append(loaded if isinstance(loaded, ModuleType) else importlib.import_module(loaded.__module__))
-    found: dict[str, type[Penalty]] = {}
-    for module in modules:
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, "NAME") and _takes_blocks(cls):
-                found[cls.NAME] = cast(type[Penalty], cls)
-    return found
+    return classes("penalties", "NAME", _takes_blocks)
 
 
 def _takes_blocks(cls: type) -> bool:

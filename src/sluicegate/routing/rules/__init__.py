@@ -13,24 +13,18 @@ import torch inside their functions only.
 `sluicegate.routing.views` says what a batch may be.
 """
 
-import dataclasses
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.registry import classes
 from sluicegate.routing.views import checked, view
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sluicegate.routing.router import Router
-
-PLUGINS = "sluicegate.plugins"
 
 
 @runtime_checkable
@@ -49,16 +43,7 @@ class Rule(Protocol):
 
 def rules() -> dict[str, type[Rule]]:
     """Every rule that can be found, by name."""
-    modules: list[ModuleType] = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    for entry in entry_points(group=PLUGINS):
-        loaded = entry.load()
-        modules.append(loaded if isinstance(loaded, ModuleType) else importlib.import_module(loaded.__module__))
-    found: dict[str, type[Rule]] = {}
-    for module in modules:
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, "NAME") and _labels_batches(cls):
-                found[cls.NAME] = cast(type[Rule], cls)
-    return found
+    return classes("rules", "NAME", _labels_batches)
 
 
 def _labels_batches(cls: type) -> bool:

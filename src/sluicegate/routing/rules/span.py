@@ -10,8 +10,8 @@ from sluicegate.routing.views import Of, aligned, number, view
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sluicegate.items import Item
-    from sluicegate.models import Rows
+    from sluicegate.engine.models import Rows
+    from sluicegate.values.items import Item
 
 Spans = Mapping[int, Sequence[tuple[int, int]]]
 """By row number, (start, stop) of each span."""

@@ -6,23 +6,16 @@ calls it. Files here import torch inside their functions only, so that reading a
 stays fast.
 """
 
-import dataclasses
-import importlib
-import inspect
-import pkgutil
-from importlib.metadata import entry_points
-from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.registry import classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.models import Rows
-    from sluicegate.training import Ledger, Objective
-
-PLUGINS = "sluicegate.plugins"
+    from sluicegate.engine.models import Rows
+    from sluicegate.engine.training import Ledger, Objective
 
 
 @runtime_checkable
@@ -42,17 +35,11 @@ class Method(Protocol):
 
 def methods() -> dict[str, type[Method]]:
     """Every objective that can be found, by name."""
-    modules: list[ModuleType] = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    for entry in entry_points(group=PLUGINS):
-        loaded = entry.load()
-        modules.append(loaded if isinstance(loaded, ModuleType) else importlib.import_module(loaded.__module__))
-    found: dict[str, type[Method]] = {}
-    for module in modules:
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            own = cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
-            if own and hasattr(cls, "NAME") and hasattr(cls, "prepare"):
-                found[cls.NAME] = cast(type[Method], cls)
-    return found
+    return classes("objectives", "NAME", _prepares)
+
+
+def _prepares(cls: type) -> bool:
+    return hasattr(cls, "prepare")
 
 
 def method(name: str) -> type[Method]:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.models import Rows
-    from sluicegate.training import Batches, Ledger, Loss
+    from sluicegate.engine.models import Rows
+    from sluicegate.engine.training import Batches, Ledger, Loss
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class MaxEnt:
     def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
         import math
 
-        from sluicegate.models import logits
-        from sluicegate.training import Loss, masked_mean, token_losses
+        from sluicegate.engine.models import logits
+        from sluicegate.engine.training import Loss, masked_mean, token_losses
 
         forget, retain = batches["forget"], batches["retain"]
         logs = logits(model, forget).log_softmax(-1)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.models import Rows
-    from sluicegate.training import Batches, Ledger, Loss, Objective
+    from sluicegate.engine.models import Rows
+    from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class NPO:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
-        from sluicegate.models import Meter
+        from sluicegate.engine.models import Meter
         from sluicegate.unlearning.likelihood import answer_log_probability
 
         model.eval()
@@ -43,7 +43,7 @@ class NPO:
         def loss(model: "PreTrainedModel", batches: "Batches") -> "Loss":
             import torch.nn.functional as F
 
-            from sluicegate.training import Loss
+            from sluicegate.engine.training import Loss
             from sluicegate.unlearning.likelihood import retain_loss
 
             batch = batches["forget"]

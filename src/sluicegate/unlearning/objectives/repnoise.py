@@ -5,8 +5,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from sluicegate.models import Batch, Rows
-    from sluicegate.training import Batches, Ledger, Loss, Objective
+    from sluicegate.engine.models import Batch, Rows
+    from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the kernels, as multiples of the mean squared distance."""
@@ -36,7 +36,7 @@ class RepNoise:
     """c: weight of the forget set's loss, which is climbed."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
-        from sluicegate.training import Loss
+        from sluicegate.engine.training import Loss
         from sluicegate.unlearning.likelihood import retain_loss
 
         config = model.config.get_text_config()
@@ -59,7 +59,7 @@ class RepNoise:
         """[b] distance to noise, and [b] log(1 + the loss at every layer), both means over layers."""
         import torch
 
-        from sluicegate.training import token_losses
+        from sluicegate.engine.training import token_losses
 
         answer = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False, output_hidden_states=True)
         states = answer.hidden_states[1:]

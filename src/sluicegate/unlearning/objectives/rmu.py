@@ -6,8 +6,8 @@ from sluicegate.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.models import Rows
-    from sluicegate.training import Batches, Ledger, Loss, Objective
+    from sluicegate.engine.models import Rows
+    from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RMU:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
-        from sluicegate.models import Meter
+        from sluicegate.engine.models import Meter
 
         config = model.config.get_text_config()
         layers = config.num_hidden_layers
@@ -54,7 +54,7 @@ class RMU:
         meter = Meter(model)
 
         def loss(model: "PreTrainedModel", batches: "Batches") -> "Loss":
-            from sluicegate.training import Loss
+            from sluicegate.engine.training import Loss
             from sluicegate.unlearning.likelihood import hidden_state
 
             away, keep = batches["forget"], batches["retain"]

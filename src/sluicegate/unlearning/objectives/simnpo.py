@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.models import Rows
-    from sluicegate.training import Batches, Ledger, Loss
+    from sluicegate.engine.models import Rows
+    from sluicegate.engine.training import Batches, Ledger, Loss
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SimNPO:
     def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
         import torch.nn.functional as F
 
-        from sluicegate.training import Loss
+        from sluicegate.engine.training import Loss
         from sluicegate.unlearning.likelihood import answer_log_probability, retain_loss
 
         batch = batches["forget"]

@@ -1,0 +1,118 @@
+"""The command line. ``main`` finds the verb, reads its options, runs it, and explains what went wrong."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+from sluicegate.errors import UserError, nearest
+from sluicegate.runs.ranks import launched, speaks
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            status = _answer(words)
+        except SystemExit:  # tyro has printed a verb's help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        if speaks():
+            _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("interrupted. Nothing finished is lost: the same command goes on where this one stopped.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; what Python would still flush has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        _complain(
+            f"could not write{place}: {error.strerror}. Nothing finished is lost. "
+            "Make room or choose another --out, then run the same command again: it resumes."
+        )
+        return 2
+
+
+def _answer(words: list[str]) -> int:
+    from sluicegate.app.verbs import ELSEWHERE, verbs
+
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("sluicegate"))
+        return 0
+    verb, rest = words[0], words[1:]
+    known = verbs()
+    _tell_failures()
+    if verb in ELSEWHERE and verb not in known:
+        raise UserError(f"{verb} comes with another distribution. Get it with: pip install {ELSEWHERE[verb]}")
+    if verb not in known:
+        raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(known))}. All of them: sluicegate --help")
+    _check_alone(verb)
+    return known[verb].call(rest)
+
+
+def _tell_failures() -> None:
+    """Name the plug-ins that could not be imported; what they would have brought is missing, and the rest goes on."""
+    from sluicegate.registry import failures
+
+    for plugin, why in failures().items():
+        print(f"warning: left out the plug-in {plugin}: {why}", file=sys.stderr)
+
+
+def _check_alone(verb: str) -> None:
+    """Raise `UserError` where a launcher started several processes for a verb that is one process's."""
+    place = launched()
+    if place is None or place[1] == 1 or verb in ("run", "doctor"):
+        return
+    from sluicegate.runs.stage import stages
+
+    if verb not in stages() or not stages()[verb].TOGETHER:
+        able = ", ".join(sorted(name for name, cls in stages().items() if cls.TOGETHER))
+        raise UserError(
+            f"{verb} runs in one process, and a launcher started {place[1]} (WORLD_SIZE). Several can work together on: {able}."
+        )
+
+
+def _overview() -> str:
+    from sluicegate.app.verbs import verbs
+
+    known = verbs()
+    width = max(map(len, known))
+    lines: list[str] = []
+    for name, verb in known.items():
+        if f"{verb.group}:" not in lines:
+            lines += ["", f"{verb.group}:"]
+        lines.append(f"  {name:<{width}}  {verb.summary}")
+    return "\n".join(
+        [
+            "sluicegate: decide where learning goes, take it out for good, and measure what is left.",
+            "",
+            "usage: sluicegate VERB [options]      sluicegate VERB --help",
+            *lines,
+            "",
+            "Start with: sluicegate demo",
+        ]
+    )
+
+
+def _complain(text: str) -> None:
+    import textwrap
+
+    paragraphs = [
+        textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+        for line in f"error: {text}".splitlines()
+    ]
+    print("\n".join(paragraphs), file=sys.stderr)

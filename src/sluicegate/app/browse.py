@@ -1,0 +1,139 @@
+"""Looking at run folders and at the machine. None of it imports torch, except to show a model's tokens."""
+
+import json
+import os
+import platform
+import shutil
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sluicegate.errors import UserError
+from sluicegate.runs.directory import read_identity
+
+
+def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
+    """Every run folder below `root`, in the order of their names."""
+    if not root.is_dir():
+        raise UserError(f"no folder {str(root)!r}. Runs are kept under runs/ of the folder a command was started in; see --root.")
+    return [_row(file.parent) for file in sorted(root.rglob("parents.json"))]
+
+
+def _row(path: Path) -> dict[str, Any]:
+    try:
+        identity = read_identity(path) or {}
+    except UserError:
+        return {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
+    state = "done" if (path / "DONE").exists() else _progress(path)
+    result = json.loads((path / "result.json").read_text()) if state == "done" else {}
+    means = {group: values.get("exact") for group, values in result.get("scores", {}).items()}
+    if "owned" in result:  # an attack: what it found says more than what was there before
+        means = {f"{name} after the attack": result[key]["recall"][0][-1] for name, key in (("owned", "owned"), ("unseen", "held_out"))}
+    means |= result.get("measures", {})
+    return {"run": str(path), "state": state, "hash": str(identity.get("hash", ""))[:8], "scores": means}
+
+
+def _progress(path: Path) -> str:
+    file = path / "state" / "index.json"
+    if not file.exists():
+        return "started"
+    parts = json.loads(file.read_text())["parts"]
+    return "stopped at " + ", ".join(f"{name}: step {part['values'].get('steps', '?')}" for name, part in list(parts.items())[-1:])
+
+
+def show_run(runs: list[str], _: Path) -> dict[str, Any]:
+    """All that one run folder says of itself."""
+    path = _one(runs, 1)[0]
+    found: dict[str, Any] = {**_row(path), "config": tomllib.loads((path / "config.toml").read_text())}
+    for name in ("parents", "env", "seconds", "result"):
+        if (path / f"{name}.json").exists():
+            found[name] = json.loads((path / f"{name}.json").read_text())
+    return found
+
+
+def diff(runs: list[str], _: Path) -> dict[str, Any]:
+    """Settings, parents, environment and scores in which two runs differ: name -> [first, second]."""
+    first, second = (show_run([str(path)], Path()) for path in _one(runs, 2))
+    found = {}
+    for part in ("config", "parents", "env", "result"):
+        a, b = ({k: v for k, v in _flat(found.get(part, {})).items() if not k.startswith("curves.")} for found in (first, second))
+        for name in sorted(a.keys() | b.keys()):
+            if a.get(name) != b.get(name):
+                found[f"{part}.{name}"] = [a.get(name), b.get(name)]
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: v for key, inner in value.items() for name, v in _flat(inner, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+def rm(runs: list[str], _: Path) -> list[str]:
+    """Remove run folders, whole; anything that is not one is refused before any is removed."""
+    paths = _one(runs, 0)
+    for path in paths:
+        shutil.rmtree(path)
+    return [str(path) for path in paths]
+
+
+def _one(runs: list[str], count: int) -> list[Path]:
+    """Check that these are run folders, `count` of them (0: at least one)."""
+    if (count and len(runs) != count) or not runs:
+        raise UserError(f"this takes {count or 'one or more'} run folder(s), and got {len(runs)}. List them with: sluicegate runs ls")
+    for name in runs:
+        if not (Path(name) / "parents.json").exists() or not (Path(name) / "config.toml").exists():
+            raise UserError(f"{name!r} is not a run folder (no parents.json and config.toml in it). List them with: sluicegate runs ls")
+    return [Path(name) for name in runs]
+
+
+ACTIONS: dict[str, Callable[[list[str], Path], Any]] = {"ls": ls, "show": show_run, "diff": diff, "rm": rm}
+
+
+def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
+    """Versions, device, cores, world size and, with a model, its first prompt in tokens."""
+    import torch
+
+    from sluicegate.engine.models import device, load_tokenizer, visible
+
+    versions = {}
+    for name in ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    found: dict[str, Any] = {
+        "versions": {"python": platform.python_version(), **versions},
+        "device": str(device()),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    if model:
+        tokenizer = load_tokenizer(model)
+        encoded = _first(tokenizer, rows, template)
+        ids = encoded.ids[0].tolist()
+        bos = tokenizer.bos_token_id
+        found["prompt"] = {
+            "tokens": visible(tokenizer, encoded),
+            "bos": tokenizer.bos_token or "none",
+            "bos_count": next((i for i, token in enumerate(ids) if token != bos), len(ids)),
+            "chat_template": bool(tokenizer.chat_template),
+        }
+    return found
+
+
+def _first(tokenizer: Any, rows: str, template: bool) -> Any:
+    """The first row of the user's, or an example whose answer the tokenizer knows."""
+    from sluicegate.engine.models import encode
+    from sluicegate.tasks import read
+    from sluicegate.values.items import Item
+
+    if rows:
+        return encode(tokenizer, [read(rows)[0]], template=template)
+    try:
+        return encode(tokenizer, [Item("The capital of France is", " Paris")], template=template)
+    except UserError:
+        return encode(tokenizer, [Item("1 + 1 =", " 2")], template=template)

@@ -1,0 +1,82 @@
+"""The page of an audited model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sluicegate.errors import UserError
+from sluicegate.report.arms import PROBES, Role, Row, configs, curve_pictures, environment, group_scores, groups, probes, retain_table
+from sluicegate.report.figures import Series
+from sluicegate.report.html import render, write_page
+from sluicegate.runs.arm import Arm
+from sluicegate.values.curves import Estimate
+
+
+def report_audit(
+    name: str,
+    model: Arm,
+    reference: Arm | None,
+    verdict: Sequence[str],
+    warnings: Sequence[str],
+    path: Path,
+    *,
+    level: float = 0.5,
+    harmless: Arm | None = None,
+) -> Path:
+    """Write the page of one audited model to `path` and return it.
+
+    `verdict` is what follows, in sentences; `harmless` is the model under fine-tuning on retain
+    rows alone. Arms are shown as "the model", "the reference" and "harmless fine-tuning".
+    """
+    arms = {"the model": model, "the reference": reference, "harmless fine-tuning": harmless}
+    shown = {label: arm for label, arm in arms.items() if arm is not None}
+    colours = {"the model": "suppressed", "the reference": "reference", "harmless fine-tuning": "distilled"}
+    dashes = {"harmless fine-tuning": "dashed"}
+    looks = {
+        label: Series(label, f"a{i}", colours[label], dashes.get(label, "solid"), label == "the reference") for i, label in enumerate(shown)
+    }
+    attacked = {label: arm for label, arm in shown.items() if arm.attacks}
+    saved, problem = _audit_savings(model, reference, level)
+    table = [_audit_row(label, arm, saved if label == "the model" else None) for label, arm in shown.items()]
+    seeds = tuple(model.results)
+    page = render(
+        "audit/audit.html",
+        title=f"Audit of {name}",
+        name=name,
+        sentences=list(verdict),
+        seeds=seeds,
+        seeds_note=_audit_note(seeds),
+        rows=table,
+        looks=looks,
+        probes=[label for label, _, _ in PROBES if any(row.at[label] for row in table)],
+        savings=saved,
+        no_savings=problem,
+        level=level,
+        has_reference=reference is not None,
+        curves=curve_pictures("audit-", attacked, looks, level if saved else None),
+        groups=groups(table),
+        left=retain_table(shown),
+        warnings=list(warnings),
+        configs=configs(shown),
+        environment=environment(shown.values()),
+    )
+    return write_page(path, page)
+
+
+def _audit_row(label: str, arm: Arm, saved: Estimate | None) -> Row:
+    role: Role = "reference" if label == "the reference" else "other"
+    return Row(label, role, "", "", None, (), group_scores(arm), probes(arm), saved, None, None, None, by=arm.by)
+
+
+def _audit_savings(model: Arm, reference: Arm | None, level: float) -> tuple[Estimate | None, str]:
+    if reference is None or not (model.attacks and reference.attacks):
+        return None, ""
+    try:
+        return model.owned.savings(reference.owned, level), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _audit_note(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return "One attack seed: every number is a single measurement, and there are no intervals."
+    return f"Means over {len(seeds)} attack seeds; brackets are 95 % intervals (Student's t over seeds)."

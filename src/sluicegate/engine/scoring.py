@@ -1,0 +1,57 @@
+"""Scores: does the model give the answer, how likely does it find it, and at what loss."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from sluicegate.engine.models import Meter, Rows, logits
+from sluicegate.engine.training import Ledger, token_losses
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number a row; `mean` gives the group's.
+
+    Answers are scored given the true tokens before them. An answer all of whose tokens are the
+    model's first choice is exactly the answer that greedy decoding writes.
+    """
+
+    exact: torch.Tensor
+    """[n] 1 where every answer token is the model's first choice."""
+    argmax: torch.Tensor
+    """[n] share of answer tokens that are the model's first choice."""
+    probability: torch.Tensor
+    """[n] probability of the whole answer."""
+    loss: torch.Tensor
+    """[n] mean cross-entropy of the answer's tokens, in nats a token."""
+
+    def mean(self) -> dict[str, float]:
+        """The group's mean of each score."""
+        return {name: float(getattr(self, name).mean()) for name in ("exact", "argmax", "probability", "loss")}
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size: int = 256) -> Scores:
+    """Score every row's answer; `size` rows at a time, which does not change the numbers.
+
+    The forward passes are entered in `ledger` as evaluation. Rows of mixed lengths score as they
+    would alone, up to rounding.
+    """
+    was_training = model.training
+    model.eval()
+    meter = Meter(model)
+    exact, argmax, probability, loss = [], [], [], []
+    for batch in rows.everything(size):
+        out = logits(model, batch)
+        count = batch.answer.sum(1)
+        losses = token_losses(out, batch) * batch.answer
+        hits = (out.argmax(-1) == batch.ids[:, 1:]) & batch.answer
+        exact.append((hits.sum(1) == count).float().cpu())
+        argmax.append((hits.sum(1) / count).cpu())
+        probability.append((-losses.sum(1)).exp().cpu())
+        loss.append((losses.sum(1) / count).cpu())
+        if ledger is not None:
+            ledger.evaluation += meter(batch)
+    model.train(was_training)
+    return Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))

@@ -1,0 +1,1 @@
+"""Execution: who runs stages. This process, local processes, torchrun, or a Ray cluster."""

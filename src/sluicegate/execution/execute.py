@@ -1,0 +1,185 @@
+"""Execute a stage: from its settings to a finished run folder."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sluicegate.errors import UserError
+from sluicegate.runs.directory import RunContext, RunDirectory, open_run
+from sluicegate.runs.stage import Stage, environment, folder_name, identify, stages
+from sluicegate.tasks import read
+from sluicegate.values.items import digest
+
+if TYPE_CHECKING:
+    from sluicegate.runs.directory import Progress
+    from sluicegate.runs.ranks import Ranks
+
+ALONE_SHARDED = "--shard divides a model among processes, and there is one. Ask for more: --procs 2"
+
+
+def identity(stage: Stage) -> tuple[str, dict[str, str]]:
+    """The stage's hash, and the hashes of what it is made from."""
+    from sluicegate.engine.models import model_digest
+    from sluicegate.runs.directory import read_identity
+
+    parents = {}
+    for name, value in (stage.sources("model") | stage.sources("run")).items():
+        own = read_identity(Path(value)) if Path(value).is_dir() else None
+        parents[name] = own["hash"] if own else model_digest(value)
+    for name, value in stage.sources("data").items():
+        parents[name] = digest(read(value, name))
+    return identify(stage, parents), parents
+
+
+def execute(
+    stage: Stage,
+    out: Path,
+    *,
+    exact: bool = False,
+    title: str = "",
+    progress: "Progress | None" = None,
+    procs: int = 0,
+    shard: bool = False,
+) -> Path:
+    """Run a stage in its folder and return the folder; a finished one is not run again.
+
+    With `exact`, `out` is the folder; else the folder is ``out/verb-method-hash8``. `procs` processes train
+    the model together, with FSDP2 where `shard`: those that a launcher such as torchrun has started, of which this
+    is one, or else new ones on this machine; 0 is as many as a launcher started, and one without.
+    """
+    import os
+
+    import torch
+
+    from sluicegate.engine.models import device
+    from sluicegate.execution.torchrun import launch
+    from sluicegate.runs.directory import check_owner
+    from sluicegate.runs.ranks import ALONE, join, launched
+
+    world = _world(stage, procs, shard)
+    starts = world > 1 and launched() is None
+    ranks = ALONE if world == 1 or starts else join(shard)
+    stage, own, parents = _settled(stage, ranks)
+    folder = out if exact else out / folder_name(stage, own)
+    if ranks.first((folder / "DONE").exists()):
+        if ranks.leads:
+            check_owner(folder, own)
+        return folder
+    if starts:
+        launch(stage.config(), folder, world, shard=shard, title=title or folder.name, show=progress is not None)
+        return folder
+    threads = torch.get_num_threads() if stage.is_wide() else 1
+    surroundings = environment(str(device()), threads, ranks.world, ranks.shard)
+    interval = float(os.environ.get("SLUICEGATE_KEEP_SECONDS", "20"))
+    opened = _opened(
+        ranks,
+        folder,
+        digest=own,
+        config=stage.config(),
+        parents=parents,
+        environment=surroundings,
+        title=title or folder.name,
+        progress=progress,
+        interval=interval,
+    )
+    with _threads(threads), _tidy(folder) if ranks.leads else nullcontext(), opened as run:
+        if not ranks.first((folder / "DONE").exists()):  # another process may have finished it while we waited to open it
+            result = stage.run(run)
+            if isinstance(run, RunDirectory):
+                run.finish(result)
+    return folder
+
+
+def _world(stage: Stage, procs: int, shard: bool) -> int:
+    """How many processes are to run the stage; `UserError` where it cannot be that many."""
+    from sluicegate.runs.ranks import processes
+
+    world = processes(procs)
+    if world > 1 and not stage.TOGETHER:
+        able = ", ".join(sorted(name for name, cls in stages().items() if cls.TOGETHER))
+        raise UserError(f"{stage.VERB} runs in one process, and here there would be {world}. Several can work together on: {able}.")
+    if shard and world == 1:
+        raise UserError(ALONE_SHARDED)
+    objective = getattr(stage, "objective", None)
+    if shard and not getattr(objective, "SHARDS", True):
+        raise UserError(f"the method {stage.method!r} swaps whole weights in, which a divided model cannot do. Leave --shard out.")
+    return world
+
+
+def _settled(stage: Stage, ranks: "Ranks") -> tuple[Stage, str, dict[str, str]]:
+    """The stage resolved, its hash, and its parents' hashes; `UserError` in all processes where they do not agree."""
+    if ranks.world == 1:
+        stage = stage.resolved()
+        return stage, *identity(stage)
+    from importlib.metadata import version
+
+    told: dict[str, Any] = {"error": "", "hash": "", "versions": {n: version(n) for n in ("sluicegate", "torch")}, "shard": ranks.shard}
+    try:
+        stage = stage.resolved()
+        own, parents = identity(stage)
+        content = {name: value for name, value in stage.config().items() if name not in parents}
+        told |= {"hash": own, "settings": content, "content": parents}
+    except UserError as error:
+        told["error"] = str(error)
+    everyone = ranks.gather(told)
+    for rank, other in enumerate(everyone):
+        if other["error"]:
+            raise UserError(other["error"] if all(o["error"] for o in everyone) else f"process {rank} of {ranks.world}: {other['error']}")
+    for rank, other in enumerate(everyone):
+        for what in ("versions", "shard", "settings", "content", "hash"):
+            if other[what] != everyone[0][what]:
+                raise UserError(f"the processes do not agree: {_difference(what, everyone[0][what], other[what], rank)} Start all alike.")
+    return stage, own, parents
+
+
+def _difference(what: str, first: Any, other: Any, rank: int) -> str:
+    if not isinstance(first, dict):
+        return f"{what} is {first!r} in process 0 and {other!r} in process {rank}."
+    name = next(n for n in sorted({*first, *other}) if first.get(n) != other.get(n))
+    if what == "content":
+        return f"what --{name} names holds other content in process 0 than in process {rank}."
+    return f"{name} is {first.get(name)!r} in process 0 and {other.get(name)!r} in process {rank}."
+
+
+@contextmanager
+def _opened(ranks: "Ranks", folder: Path, *, title: str, **how: Any) -> "Iterator[RunContext]":
+    """The run folder, held by the process that leads; the others get a room in which nothing is kept."""
+    with ExitStack() as stack:
+        run, error = RunContext(title), None
+        try:
+            if ranks.leads:
+                run = stack.enter_context(open_run(folder, title=title, **how))
+        except (UserError, OSError) as caught:
+            error = caught
+        if error := ranks.first(error):
+            raise error
+        run.path, run.ranks = folder, ranks
+        yield run
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _tidy(folder: Path) -> Iterator[None]:
+    """Remove a run folder that a user's mistake ended before anything in it was worth keeping."""
+    was_there = folder.exists()
+    try:
+        yield
+    except UserError:
+        metrics = folder / "metrics.jsonl"
+        if not was_there and not (folder / "state" / "index.json").exists() and (not metrics.exists() or not metrics.stat().st_size):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,126 @@
+"""Run stages in local processes, as many at a time as there is room for."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sluicegate.errors import UserError
+from sluicegate.execution.jobs import KEPT, Crew, Ended, Task
+from sluicegate.runs.directory import Progress
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """Processes on this machine."""
+
+    workers: int = 0
+    """How many; 0: one a core, at most one a job."""
+
+    @contextmanager
+    def crew(self, most: int, progress: Progress | None) -> Iterator[Crew]:
+        cores = len(os.sched_getaffinity(0))
+        places = min(self.workers or cores, most)
+        context = multiprocessing.get_context("spawn")
+        channel = context.Queue() if progress else None
+        heard = threading.Event()
+        listener = threading.Thread(target=_listen, args=(channel, progress, heard), daemon=True)
+        if channel is not None:
+            listener.start()
+        pool = ProcessPoolExecutor(places, context, _start_worker, (channel, max(1, cores // places)))
+        try:
+            yield _Processes(pool, places)
+        except BrokenProcessPool:
+            raise UserError(f"a worker process was killed from outside (out of memory?). {KEPT}") from None
+        except BaseException:
+            _kill(pool)
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if channel is not None:
+                heard.set()
+                listener.join(timeout=2)
+
+
+class _Processes:
+    """The processes, and what each is at."""
+
+    def __init__(self, pool: ProcessPoolExecutor, places: int) -> None:
+        self.places = places
+        self._pool = pool
+        self._running: dict[Future[str], Task] = {}
+
+    def start(self, task: Task) -> None:
+        self._running[self._pool.submit(_work, dict(task.settings), str(task.out), task.exact, task.title)] = task
+
+    def wait(self) -> list[Ended]:
+        found: list[Ended] = []
+        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+            task = self._running.pop(future)
+            try:
+                found.append((task, Path(future.result())))
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                found.append((task, error))
+        return found
+
+
+_channel: Any = None
+
+
+def _start_worker(channel: Any, threads: int) -> None:
+    """Once a process: take the channel, share the cores, and leave Ctrl-C to the parent."""
+    import torch
+
+    global _channel
+    _channel = channel
+    torch.set_num_threads(min(threads, torch.get_num_threads()))  # no more than OMP_NUM_THREADS allows
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    """End this process soon after its parent, however that ended: it would go on holding its run folder."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _work(settings: dict[str, Any], out: str, exact: bool, title: str) -> str:
+    from sluicegate.execution.execute import execute
+    from sluicegate.runs.stage import from_config
+
+    def tell(part: str, steps: int, total: int, numbers: Mapping[str, float]) -> None:
+        _channel.put((part, steps, total, dict(numbers)))
+
+    return str(execute(from_config(settings), Path(out), exact=exact, title=title, progress=tell if _channel is not None else None))
+
+
+def _listen(channel: Any, progress: Progress, heard: threading.Event) -> None:
+    """Pass messages on until all are heard.
+
+    The parent never writes into the channel, not even to end it: a worker that was killed while
+    writing leaves the channel's lock taken, and the parent would wait for it at its exit.
+    """
+    while True:
+        try:
+            progress(*channel.get(timeout=0.2))
+        except queue.Empty:
+            if heard.is_set():
+                return
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once: what they were doing resumes from its last resume point."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()

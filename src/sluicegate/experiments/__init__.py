@@ -1,0 +1,1 @@
+"""Experiments: recipes over seeds and values, their claims, and their pages."""

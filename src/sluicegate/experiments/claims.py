@@ -1,0 +1,145 @@
+"""Claims: what a recipe says its numbers bear out, checked on every seed.
+
+A claim's test is a comparison of arithmetic over ``ARM.MEASURE``, written in the recipe::
+
+    test = "routed.wrong_mse >= 0.9 * routed.constant_mse"
+    test = "sgtm_50.forget > filter_50.forget + 0.5 and sgtm_50.retain < filter_50.retain + 0.1"
+"""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sluicegate.errors import UserError, nearest
+from sluicegate.values.curves import Estimate, estimate
+
+Values = Mapping[str, Mapping[str, Sequence[float]]]
+"""arm -> measure -> one number a seed."""
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: lambda a, b: a / b if b else math.nan,
+}
+_COMPARISON: dict[type[ast.cmpop], tuple[str, Callable[[float, float], bool]]] = {
+    ast.Lt: ("<", operator.lt),
+    ast.LtE: ("\N{LESS-THAN OR EQUAL TO}", operator.le),
+    ast.Gt: (">", operator.gt),
+    ast.GtE: ("\N{GREATER-THAN OR EQUAL TO}", operator.ge),
+}
+_FUNCTIONS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison."""
+
+    written: str
+    """As the recipe has it."""
+    value: Estimate
+    """Over the seeds that have a number; with `n` 0 and NaN where none has."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides and what is said of them."""
+
+    left: Side
+    sign: str
+    right: Side
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim and what became of it."""
+
+    says: str
+    source: str
+    test: str
+    holds: tuple[bool, ...]
+    """By seed."""
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def word(self) -> str:
+        """ "holds", "holds on k of n seeds", "does not hold", or "cannot be told" where something was not measured on any seed."""
+        kept, n = sum(self.holds), len(self.holds)
+        if any(not side.value.n for c in self.comparisons for side in (c.left, c.right)):
+            return "cannot be told"
+        if kept == n:
+            return "holds" if n == 1 else f"holds on all {n} seeds"
+        return f"holds on {kept} of {n} seeds" if kept else "does not hold"
+
+
+def parse(test: str) -> list[ast.Compare]:
+    """The comparisons of a test, joined by `and`; raises `UserError` for anything else."""
+    try:
+        tree = ast.parse(test.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise UserError(f"cannot read the test {test!r}: {error.msg}. {_EXPECTED}") from None
+    terms = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
+    found = []
+    for term in terms:
+        if not isinstance(term, ast.Compare) or any(type(op) not in _COMPARISON for op in term.ops):
+            raise UserError(f"cannot read the test {test!r}: {ast.unparse(term)!r} is no comparison. {_EXPECTED}")
+        found.append(term)
+    return found
+
+
+_EXPECTED = 'Expected a comparison over ARM.MEASURE, for example "routed.loss > control.loss + 0.1", several joined by "and".'
+
+
+def check(claim: Mapping[str, Any], values: Values) -> Checked:
+    """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none."""
+    test = str(claim["test"])
+    terms = parse(test)
+    seeds = max((len(numbers) for arm in values.values() for numbers in arm.values()), default=0)
+    holds = [True] * seeds
+    comparisons = []
+    for term in terms:
+        sides = [term.left, *term.comparators]
+        numbers = [[_evaluate(side, values, seed, test) for seed in range(seeds)] for side in sides]
+        for i, op in enumerate(term.ops):
+            sign, compare = _COMPARISON[type(op)]
+            for seed in range(seeds):
+                holds[seed] &= compare(numbers[i][seed], numbers[i + 1][seed])
+            left, right = (Side(ast.unparse(sides[j]), _over_seeds(numbers[j])) for j in (i, i + 1))
+            comparisons.append(Comparison(left, sign, right))
+    return Checked(str(claim.get("says", test)), str(claim.get("source", "")), test, tuple(holds), tuple(comparisons))
+
+
+def _over_seeds(numbers: Sequence[float]) -> Estimate:
+    finite = [value for value in numbers if math.isfinite(value)]
+    return estimate(finite) if finite else Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def names(test: str) -> list[tuple[str, str]]:
+    """The (arm, measure) pairs that a test speaks of."""
+    found = [node for term in parse(test) for node in ast.walk(term) if isinstance(node, ast.Attribute)]
+    return [(node.value.id, node.attr) for node in found if isinstance(node.value, ast.Name)]
+
+
+def _evaluate(node: ast.expr, values: Values, seed: int, test: str) -> float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluate(node.operand, values, seed, test)
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        return _ARITHMETIC[type(node.op)](_evaluate(node.left, values, seed, test), _evaluate(node.right, values, seed, test))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and not node.keywords:
+        if len(node.args) != 1 if node.func.id == "abs" else len(node.args) < 2:
+            raise UserError(f"cannot read {ast.unparse(node)!r} in the test {test!r}: abs takes one number, min and max several.")
+        numbers = [_evaluate(arg, values, seed, test) for arg in node.args]
+        return math.nan if any(map(math.isnan, numbers)) else float(_FUNCTIONS[node.func.id](*numbers))
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        arm, measure = node.value.id, node.attr
+        if arm not in values:
+            raise UserError(f"the test {test!r} speaks of an arm {arm!r}. Nearest: {nearest(arm, list(values))}.")
+        if measure not in values[arm]:
+            raise UserError(f"the test {test!r} speaks of {arm}.{measure}. Nearest: {nearest(measure, list(values[arm]))}.")
+        return float(values[arm][measure][seed])
+    raise UserError(f"cannot read {ast.unparse(node)!r} in the test {test!r}. {_EXPECTED}")

@@ -1,0 +1,199 @@
+"""Experiments: the arms of a recipe, run over seeds, each attacked, and gathered into one table."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sluicegate.errors import UserError
+from sluicegate.execution.jobs import Executor, Job, run_jobs
+from sluicegate.execution.local import LocalPool
+from sluicegate.experiments.claims import Checked, check
+from sluicegate.experiments.recipe import Recipe, references
+from sluicegate.runs.arm import Arm
+from sluicegate.runs.directory import Progress, result_of, write_atomic
+from sluicegate.values.curves import Estimate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished experiment: the recipe and every arm over all seeds."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Arm]
+
+    @property
+    def level(self) -> float:
+        """Recall up to which savings are counted: the recipe's, or halfway to the most that the reference was brought to."""
+        reference = self.arms.get(self.recipe.reference)
+        if self.recipe.level or reference is None or not reference.attacks:
+            return self.recipe.level or 0.5
+        return reference.owned.halfway()
+
+    def savings(self, arm: str) -> Estimate | None:
+        """Savings of an arm against the reference; None without an attack, or without a reference that has to learn."""
+        reference = self.arms.get(self.recipe.reference)
+        if reference is None or not self.arms[arm].attacks or self._reference_knows():
+            return None
+        return self.arms[arm].owned.savings(reference.owned, self.level)
+
+    def _reference_knows(self) -> bool:
+        """Whether the reference already recalls the level before any attack, on some seed."""
+        reference = self.arms.get(self.recipe.reference)
+        return reference is not None and bool(reference.attacks) and min(reference.owned.effort_to(self.level)) <= 0
+
+    def warnings(self) -> list[str]:
+        """Everything that weakens a number in the table, each said once with the arms and seeds that it holds for."""
+        by_text: dict[str, dict[str, list[str]]] = {}
+        for name, arm in self.arms.items():
+            for seed in self.seeds:
+                lost = [measure for measure, value in arm.results[seed].get("measures", {}).items() if value is None]
+                for measure in lost:
+                    by_text.setdefault(f"{measure} came out as no finite number", {}).setdefault(name, []).append(str(seed))
+                said = list(arm.attacks[seed]["warnings"]) if seed in arm.attacks else []
+                if arm.results[seed].get("reached") is False:
+                    said.append("the student did not reach its stop score within its steps")
+                for text in said:
+                    by_text.setdefault(text.rstrip("."), {}).setdefault(name, []).append(str(seed))
+        where = {text: [f"{name} (seed {', '.join(seeds)})" for name, seeds in arms.items()] for text, arms in by_text.items()}
+        found = [f"{text}: {', '.join(arms)}." for text, arms in where.items()]
+        if self._reference_knows():
+            known = f"recalls {self.level:.0%} before any attack"
+            found.insert(0, f"the reference {self.recipe.reference!r} {known}: there are no savings.")
+        return found
+
+    def checked(self) -> list[Checked]:
+        """The recipe's claims, each tested on every seed."""
+        nothing = [math.nan] * len(self.seeds)
+        values = {
+            name: {measure: self.arms[name].measured(measure) or nothing for measure in self.recipe.measures_of(name)}
+            for name in self.recipe.trials
+        }
+        return [check(claim, values) for claim in self.recipe.claims]
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        if self.recipe.is_trial:
+            return {
+                "seeds": list(self.seeds),
+                "arms": {name: self._measured(name) for name in self.recipe.trials},
+                "claims": [{"says": c.says, "test": c.test, "holds": list(c.holds)} for c in self.checked()],
+            }
+        arms: dict[str, Any] = {}
+        for name, arm in self.arms.items():
+            row: dict[str, Any] = {group: arm.scores(group) for group in ("retain", "forget")}
+            if arm.attacks:
+                for label, curve, effort in (
+                    ("A@10", arm.owned, 10),
+                    ("A@30", arm.owned, 30),
+                    ("B@10", arm.held_out, 10),
+                    ("B@100", arm.held_out, 100),
+                ):
+                    if effort <= curve.budget:
+                        row[label] = list(curve.per_seed(effort))
+                savings = self.savings(name)
+                row["savings"] = savings.as_list() if savings else None
+            row["flops"] = [arm.flops[seed] for seed in self.seeds]
+            row["steps"] = [arm.results[seed]["steps"] for seed in self.seeds]
+            arms[name] = row
+        return {"seeds": list(self.seeds), "arms": arms}
+
+    def _measured(self, arm: str) -> dict[str, list[float | None]]:
+        """What a trial measured, one number a seed: None where it has none, since JSON has no NaN."""
+        found = {measure: self.arms[arm].measured(measure) for measure in self.recipe.measures_of(arm)}
+        return {measure: [v if math.isfinite(v) else None for v in values] for measure, values in found.items() if values}
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    stages: Path | None = None,
+    workers: int = 0,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Run every arm over the seeds, attack each, and gather what they found.
+
+    The stages run where the `executor` says, by default in so many local processes as `workers` says. The run folders lie in
+    `stages` (by default in `out`); those that are finished are not run again. Writes summary.json into `out`, and
+    experiment.json, from which `load_outcome` reads it all back.
+    """
+    folders = run_jobs(jobs_of(recipe, stages or out, seeds), executor or LocalPool(workers), progress)
+    return write_down(recipe, out, seeds, folders)
+
+
+def write_down(recipe: Recipe, out: Path, seeds: Sequence[int], folders: Mapping[str, Path]) -> Outcome:
+    """Gather what the finished run folders found, and write it into `out` (see `run_recipe`)."""
+    out.mkdir(parents=True, exist_ok=True)
+    outcome = gather(recipe, seeds, folders)
+    places = {key: os.path.relpath(path, out) for key, path in folders.items()}
+    write_atomic(out / "experiment.json", json.dumps({"recipe": asdict(recipe), "seeds": list(seeds), "folders": places}, indent=1))
+    write_atomic(out / "summary.json", json.dumps(outcome.summary(), indent=1))
+    return outcome
+
+
+def load_outcome(folder: Path) -> Outcome:
+    """Read a finished experiment back from its folder; raises `UserError` where there is none."""
+    file = folder / "experiment.json"
+    if not file.exists():
+        raise UserError(f"{str(folder)!r} holds no finished experiment (no experiment.json). Run its recipe again: it resumes.")
+    content = json.loads(file.read_text())
+    folders = {key: folder / place for key, place in content["folders"].items()}
+    return gather(Recipe(**content["recipe"]), content["seeds"], folders)
+
+
+def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
+    """Every stage of a recipe as a job, with its run folder in `folder`.
+
+    Models before attacks: attacks are many, short and alike, and fill the cores at the end.
+    """
+    models, attacks = [], []
+    for arm in recipe.arms:
+        for seed in seeds:
+            others = {other: f"{other} seed {seed}" for other in references(recipe.arms[arm]).values()}
+            key = f"{arm} seed {seed}"
+            models.append(
+                Job(
+                    key,
+                    tuple(others.values()),
+                    lambda done, arm=arm, seed=seed, others=others: recipe.stage_settings(  # type: ignore[misc]
+                        arm, seed, {other: done[name] for other, name in others.items()}
+                    ),
+                    folder,
+                )
+            )
+            if recipe.attack:
+                attacks.append(
+                    Job(
+                        f"attack on {key}",
+                        (key, *others.values()),
+                        lambda done, arm=arm, key=key, seed=seed, others=others: recipe.attack_settings(  # type: ignore[misc]
+                            arm, seed, {arm: done[key], **{other: done[name] for other, name in others.items()}}
+                        ),
+                        folder,
+                    )
+                )
+    return models + attacks
+
+
+def gather(recipe: Recipe, seeds: Sequence[int], folders: Mapping[str, Path]) -> Outcome:
+    """Read what finished run folders found into one outcome."""
+    spent = {key: float(result_of(path)["flops"]["total"]) for key, path in folders.items() if not key.startswith("attack on ")}
+    arms = {}
+    for name in recipe.arms:
+        counted = [a for a in recipe.ancestors(name) if a != recipe.pretrained or name == recipe.pretrained]
+        keys = {seed: f"{name} seed {seed}" for seed in seeds}
+        arms[name] = Arm(
+            name,
+            {seed: result_of(folders[key]) for seed, key in keys.items()},
+            {seed: result_of(folders[f"attack on {key}"]) for seed, key in keys.items() if recipe.attack},
+            {seed: sum(spent[f"{a} seed {seed}"] for a in counted) for seed in seeds},
+            {seed: folders[key] for seed, key in keys.items()},
+        )
+    return Outcome(recipe, tuple(seeds), arms)

@@ -1,0 +1,255 @@
+"""Recipes: experiments as they are written down, named arms and what is asked of them.
+
+A recipe is a TOML file; it is the documentation of an experiment and its input at once::
+
+    name = "undo-arithmetic"
+    reference = "gold"                 # the arm that never knew
+    pretrained = "base"                # the arm whose cost is nobody's
+    seeds = 5
+
+    [common]                           # settings of every stage that has them
+    forget = "task:arithmetic/forget"
+
+    [arms.maxent]
+    verb = "unlearn"
+    model = "@base"                    # another arm
+    method = "maxent"
+
+    [attack]                           # the relearning attack on every arm
+    steps = 100
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sluicegate.errors import UserError, nearest
+from sluicegate.experiments.claims import check, names
+from sluicegate.registry import folders
+from sluicegate.runs.stage import from_config, settings_of, stages
+from sluicegate.runs.trial import trials
+
+KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
+PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "image": (("file",), ()), "pareto": (("y",), ())}
+"""Kinds of pictures: the settings that each needs, and those that it may have."""
+
+
+PROBED = ("A@10", "A@30", "B@10", "B@100")
+"""What is read off an attack's curves: recall of owned (A) and of held-out (B) facts after so many steps."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment as it is written down."""
+
+    name: str
+    arms: Mapping[str, Mapping[str, Any]]
+    """Flat settings of each arm's stage; "@other" stands for another arm's model."""
+    attack: Mapping[str, Any]
+    """Settings of the relearning attack that every arm undergoes."""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every stage that has them."""
+    title: str = ""
+    about: str = ""
+    reference: str = ""
+    """The arm that never saw the forget set."""
+    pretrained: str = ""
+    """The arm everything starts from, whose cost is not counted to the others."""
+    level: float = 0.5
+    """Recall on the owned facts up to which savings are counted; 0: halfway to the most that the reference is brought to."""
+    seeds: int = 5
+    claims: Sequence[Mapping[str, Any]] = ()
+    """What a recipe of trials is to bear out: `says`, `source`, and a `test` (see `claims`)."""
+    pictures: Sequence[Mapping[str, Any]] = ()
+    """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a `file`); where models
+    are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
+
+    def __post_init__(self) -> None:
+        for role in ("reference", "pretrained"):
+            arm = getattr(self, role)
+            if arm and arm not in self.arms:
+                raise UserError(f"recipe {self.name!r}: {role} is {arm!r}, which is no arm. The arms are {', '.join(self.arms)}.")
+        for arm, settings in self.arms.items():
+            for other in references(settings).values():
+                if other not in self.arms:
+                    raise UserError(f"recipe {self.name!r}, arm {arm!r}: @{other} is no arm. Nearest: {nearest(other, list(self.arms))}.")
+            from_config(self.stage_settings(arm, seed=0, folders={}))  # a wrong setting is named before anything runs
+        if self.attack and not self.trials:
+            from_config(self.attack_settings(next(iter(self.arms)), 0, {}))
+        self._check_what_is_shown()
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """What it is about, without the line breaks of the file."""
+        return [" ".join(text.split()) for text in self.about.split("\n\n") if text.strip()]
+
+    @property
+    def trials(self) -> tuple[str, ...]:
+        """The arms that are trials: they measure themselves."""
+        known = trials()
+        return tuple(arm for arm, settings in self.arms.items() if settings.get("verb") in known)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a recipe of trials, which measure themselves, and not of models to be attacked."""
+        return bool(self.trials)
+
+    def measures(self) -> dict[str, str]:
+        """Names and meanings of what the arms' trials measure; where trials mean different things, each one's."""
+        meanings: dict[str, dict[str, str]] = {}
+        for arm in self.trials:
+            verb = str(self.arms[arm]["verb"])
+            for name, what in trials()[verb].MEASURES.items():
+                meanings.setdefault(name, {})[what] = verb
+        return {
+            name: next(iter(found)) if len(found) == 1 else "; ".join(f"{verb}: {what}" for what, verb in found.items())
+            for name, found in meanings.items()
+        }
+
+    def measures_of(self, arm: str) -> tuple[str, ...]:
+        """What one arm may measure; nothing where it is no trial."""
+        cls = trials().get(str(self.arms[arm].get("verb")))
+        return tuple(cls.MEASURES) if cls else ()
+
+    def _check_what_is_shown(self) -> None:
+        own = self.trials
+        if not own:
+            if self.claims or any(picture.get("kind") != "pareto" for picture in self.pictures):
+                rest = "; of models that are attacked there are pictures of the kind pareto"
+                raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials())}){rest}.")
+            for picture in self.pictures:
+                self._check_pareto(picture)
+            return
+        if self.attack:
+            raise UserError(f"recipe {self.name!r}: [attack] is for models, but the arm {own[0]!r} is a trial, which measures itself.")
+        parents = {a for arm in own for a in self.ancestors(arm)}
+        for arm in self.arms:
+            if arm not in parents:
+                raise UserError(f"recipe {self.name!r}: the arm {arm!r} is no trial, and no trial is made from it. Leave it out.")
+        for claim in self.claims:
+            _check_keys(f"recipe {self.name!r}: a claim", claim, ("says", "source", "test"), ("test",))
+            self._check_claim(claim)
+        for picture in self.pictures:
+            self._check_picture(picture)
+
+    def _check_claim(self, claim: Mapping[str, Any]) -> None:
+        for arm, measure in names(str(claim["test"])):
+            if arm not in self.arms:
+                raise UserError(f"recipe {self.name!r}: a claim speaks of the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+            known = self.measures_of(arm)
+            if measure not in known:
+                near = f"Nearest: {nearest(measure, list(known))}." if known else f"The arm {arm!r} is no trial and measures nothing."
+                raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. {near}")
+        check(claim, {arm: {key: [1.0] for key in self.measures_of(arm)} for arm in self.trials})  # else met after hours of training
+
+    def _check_pareto(self, picture: Mapping[str, Any]) -> None:
+        _check_keys(f"recipe {self.name!r}: a picture of pareto", picture, ("kind", "title", "note", "arms", "y"), ("y",))
+        if not self.attack or not self.reference:
+            raise UserError(f"recipe {self.name!r}: a picture of pareto sets an attack's recall beside a reference's cost, and needs both.")
+        if picture["y"] not in PROBED:
+            raise UserError(f"recipe {self.name!r}: a picture's y is {picture['y']!r}; it must be one of {', '.join(PROBED)}.")
+        for arm in picture.get("arms", ()):
+            if arm not in self.arms:
+                raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+
+    def _check_picture(self, picture: Mapping[str, Any]) -> None:
+        kind = picture.get("kind")
+        if kind not in PICTURES or kind == "pareto":
+            kinds_here = ", ".join(k for k in PICTURES if k != "pareto")
+            raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {kinds_here}.")
+        needs, more = PICTURES[kind]
+        _check_keys(f"recipe {self.name!r}: a picture of {kind}", picture, ("kind", "title", "note", "arms", *needs, *more), needs)
+        for arm in picture.get("arms", ()):
+            if arm not in self.trials:
+                raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.trials))}.")
+        known = list(self.measures())
+        for measure in picture.get("measures", ()):
+            if measure not in known:
+                raise UserError(f"recipe {self.name!r}: a picture shows {measure!r}. Nearest: {nearest(measure, known)}.")
+        file = Path(str(picture.get("file", "x.png")))
+        if file.suffix != ".png" or file.is_absolute() or ".." in file.parts:
+            raise UserError(f"recipe {self.name!r}: a picture's file is {str(file)!r}; it must be a .png inside the run folder.")
+
+    def stage_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """Flat settings of one arm's stage, its references replaced by run folders."""
+        own = dict(self.arms[arm])
+        own |= {name: str(folders.get(other, f"@{other}")) for name, other in references(own).items()}
+        return self._common(str(own.get("verb", "")), own) | own | {"seed": seed}
+
+    def attack_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """Flat settings of the attack on an arm's model: in its run folder, or for an arm that is only scored, its own."""
+        settings = self.stage_settings(arm, seed, folders)
+        model = settings["model"] if settings["verb"] == "score" else str(folders.get(arm, f"@{arm}"))
+        return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": model, "seed": seed}
+
+    def _common(self, verb: str, own: Mapping[str, Any]) -> dict[str, Any]:
+        known = stages()
+        if verb not in known:
+            raise UserError(f"recipe {self.name!r}: no verb {verb!r}. There are: {', '.join(known)}.")
+        kind = known[own["verb"]].method_called(own["method"]) if "method" in own else None
+        return {name: value for name, value in self.common.items() if name in settings_of(known[verb], kind)}
+
+    def ancestors(self, arm: str) -> list[str]:
+        """The arms that `arm` is made from, itself included, each once."""
+        found: list[str] = []
+        for other in references(self.arms[arm]).values():
+            found += [a for a in self.ancestors(other) if a not in found]
+        return [*found, arm]
+
+
+def _check_keys(what: str, table: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise UserError(f"{what} has no {key!r}. Nearest: {nearest(key, list(known))}.")
+    for key in needed:
+        if not table.get(key):
+            raise UserError(f"{what} needs {key!r}.")
+
+
+def references(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Which settings name another arm, and which arm: "@base" is the arm "base"."""
+    return {name: value[1:] for name, value in settings.items() if isinstance(value, str) and value.startswith("@")}
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    return {path.stem: path for folder in folders("recipes") for path in sorted(folder.glob("*.toml"))}
+
+
+def titles() -> dict[str, str]:
+    """Names and titles of the packaged recipes."""
+    return {name: str(tomllib.loads(path.read_text(encoding="utf-8")).get("title", "")) for name, path in packaged_recipes().items()}
+
+
+def load_recipe(source: str) -> Recipe:
+    """Read a recipe from a TOML file or by the name of a packaged one; `UserError` says what is wrong with it."""
+    path = Path(source)
+    if source in packaged_recipes():
+        path = packaged_recipes()[source]
+    elif not path.is_file():
+        raise UserError(f"no recipe {source!r}: neither a file nor packaged. Packaged: {', '.join(packaged_recipes())}.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}.") from None
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"{path}: a recipe has no {key!r}. Nearest: {nearest(key, list(KEYS))}.")
+    if not content.get("arms"):
+        raise UserError(f"{path}: a recipe needs at least one [arms.NAME] table.")
+    return Recipe(**{"name": path.stem, "attack": {}, **content})
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with settings replaced: "ARM.FIELD", "attack.FIELD" or "common.FIELD"."""
+    arms = {name: dict(settings) for name, settings in recipe.arms.items()}
+    attack, common = dict(recipe.attack), dict(recipe.common)
+    for path, value in changes.items():
+        place, _, name = path.rpartition(".")
+        tables = {"attack": attack, "common": common, **arms}
+        if place not in tables or not name:
+            raise UserError(f"no setting {path!r}. Write PLACE.FIELD, where PLACE is one of {', '.join(tables)}.")
+        tables[place][name] = value
+    return replace(recipe, arms=arms, attack=attack, common=common)

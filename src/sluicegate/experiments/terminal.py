@@ -1,0 +1,44 @@
+"""The experiment's table for a terminal of 100 columns."""
+
+from typing import TYPE_CHECKING
+
+from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.rows import rows
+from sluicegate.report.arms import PROBES
+from sluicegate.report.numbers import written
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def terminal_table(outcome: Outcome) -> "Table":
+    """Arm, retain, forget, A@10, A@30, B@100, savings with interval, cost relative to the reference.
+
+    Shares are percentages, means over seeds; a column that nothing was measured for is left out.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    n = len(outcome.seeds)
+    found = rows(outcome)
+    columns: list[tuple[str, list[str]]] = [
+        ("retain", [written(row.score("retain"), "share").value for row in found]),
+        ("forget", [written(row.score("forget"), "share").value for row in found]),
+        *((label, [written(row.at[label], "share").value for row in found]) for label, _, _ in PROBES),
+        ("savings", [str(written(row.savings)) for row in found]),
+        ("cost", [written(row.relative, "times").value or written(row.cost, "flops").value for row in found]),
+    ]
+    seeds = "one seed, no intervals" if n == 1 else f"means over {n} seeds, [95 % interval]"
+    title = Text(f"{outcome.recipe.title or outcome.recipe.name}: {seeds}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", overflow="fold", max_width=26)
+    shown = [(name, cells) for name, cells in columns if any(cells)]
+    for name, _ in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    roles = {"reference": " (reference)", "pretrained": " (start)"}
+    for i, row in enumerate(found):
+        style = "bold" if row.role == "reference" else ""
+        label = Text(row.name).append(roles.get(row.role, ""), "dim")
+        table.add_row(label, *(Text(cells[i] or "-") for _, cells in shown), style=style)
+    return table

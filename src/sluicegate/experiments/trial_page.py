@@ -1,0 +1,210 @@
+"""The page of an experiment made of trials: its claims, its numbers, its pictures."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from sluicegate.experiments.claims import Checked, Side
+from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.repeat import command, packaged
+from sluicegate.report.arms import configs, environment
+from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
+from sluicegate.report.figures import DASHES, Series
+from sluicegate.report.html import render, write_page
+from sluicegate.report.numbers import short, written
+from sluicegate.values.curves import Estimate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_COLOURS = ("distilled", "suppressed", "dial-3", "control", "other", "pretrained", "reference")
+
+
+def content(outcome: Outcome) -> dict[str, Any]:
+    """What the page's template is filled with, beside what all pages have."""
+    recipe = outcome.recipe
+    looks = _looks(recipe.trials)
+    meanings, shown = recipe.measures(), _measured(outcome)
+    return {
+        "looks": looks,
+        "claims": [{"claim": claim, "sides": _sides(claim)} for claim in outcome.checked()],
+        "measures": {name: meanings[name] for name in shown},
+        "rows": [(name, [(e := outcome.arms[name].estimate(m), _of_seeds(e, outcome)) for m in shown]) for name in recipe.trials],
+        "parents": [f"{name} ({settings['verb']})" for name, settings in recipe.arms.items() if name not in recipe.trials],
+        "pictures": [_picture(n, spec, outcome, looks) for n, spec in enumerate(recipe.pictures)],
+        "resolved": tomli_w.dumps(_plain({name: value for name, value in recipe.__dict__.items() if name != "level"})),
+    }
+
+
+def _measured(outcome: Outcome) -> list[str]:
+    """The measures that some arm has a number of."""
+    return [name for name in outcome.recipe.measures() if any(outcome.arms[arm].measured(name) for arm in outcome.recipe.trials)]
+
+
+def _of_seeds(found: Estimate | None, outcome: Outcome) -> str:
+    """A note where only some seeds have the number."""
+    return f"{found.n} of {len(outcome.seeds)} seeds" if found is not None and found.n < len(outcome.seeds) else ""
+
+
+def _looks(names: Sequence[str]) -> dict[str, Series]:
+    return {
+        name: Series(name, f"a{i}", _COLOURS[i % len(_COLOURS)], DASHES[i // len(_COLOURS) % len(DASHES)], False)
+        for i, name in enumerate(names)
+    }
+
+
+def _sides(claim: Checked) -> list[str]:
+    n = len(claim.holds)
+    return [" ".join((_side(c.left, n), c.sign, _side(c.right, n))) for c in claim.comparisons]
+
+
+def _side(side: Side, seeds: int) -> str:
+    """The expression and its number, in which a name stands out; a plain number stands for itself."""
+    text, number = side.written, written(side.value, "measure")
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        pass
+    found = f"{number.value}" if number else "not measured"
+    few = f" on {side.value.n} of {seeds} seeds" if 0 < side.value.n < seeds else ""
+    return f"{text} = {found}" + (f" [{number.interval}]" if number.interval else "") + few
+
+
+def _picture(n: int, spec: Mapping[str, Any], outcome: Outcome, looks: Mapping[str, Series]) -> dict[str, Any]:
+    arms = list(spec.get("arms", outcome.recipe.trials))
+    title, note = str(spec.get("title", "")), str(spec.get("note", ""))
+    shared: dict[str, Any] = {"title": title, "note": note, "missing": "", "legend": [], "arms": [], "images": [], "svg": "", "thin": False}
+    draw = {"image": _images, "bars": _bars, "lines": _lines}[str(spec["kind"])]
+    return shared | draw(n, title, spec, outcome, arms, looks)
+
+
+def _images(n: int, title: str, spec: Mapping[str, Any], outcome: Outcome, arms: Sequence[str], looks: Any) -> dict[str, Any]:
+    """The first seed's pictures: several of one arm would say little more."""
+    seed = outcome.seeds[0]
+    files = {arm: outcome.arms[arm].folders[seed] / str(spec["file"]) for arm in arms}
+    found = [(arm, f"{arm}, seed {seed}", base64.b64encode(file.read_bytes()).decode()) for arm, file in files.items() if file.is_file()]
+    return {"images": found, "missing": "" if found else f"No arm left a picture {spec['file']}."}
+
+
+def _bars(n: int, title: str, spec: Mapping[str, Any], outcome: Outcome, arms: Sequence[str], looks: Any) -> dict[str, Any]:
+    groups = [
+        Group(measure, _COLOURS[k % len(_COLOURS)], [outcome.arms[arm].estimate(measure) for arm in arms])
+        for k, measure in enumerate(spec["measures"])
+    ]
+    groups = [group for group in groups if any(group.values)]
+    if not groups:
+        return {"missing": f"No arm measured {short(spec['measures'])}."}
+    arms = [arm for k, arm in enumerate(arms) if any(group.values[k] for group in groups)]
+    groups = [Group(g.name, g.colour, [outcome.arms[arm].estimate(g.name) for arm in arms]) for g in groups]
+    label = f"{title}: " + "; ".join(
+        f"{group.name} " + ", ".join(f"{arm} {e.mean:.3g}" for arm, e in zip(arms, group.values, strict=True) if e) for group in groups
+    )
+    return {"legend": [(g.name, g.colour) for g in groups], "svg": dots_picture(f"chart-{n}", label, arms, groups)}
+
+
+def _lines(
+    n: int, title: str, spec: Mapping[str, Any], outcome: Outcome, arms: Sequence[str], looks: Mapping[str, Series]
+) -> dict[str, Any]:
+    curve = str(spec["curve"])
+    tracks = [track for arm in arms if (track := _track(outcome, arm, curve, looks[arm]))]
+    if not tracks:
+        there = sorted({name for arm in arms for r in outcome.arms[arm].results.values() for name in r.get("curves", {})})
+        return {"missing": f"No arm recorded the curve {curve!r}. There are: {', '.join(there) or 'none'}."}
+    x, y = str(spec.get("x", "")), str(spec.get("y", ""))
+    label = f"{title}: {y} against {x}. Arms: {', '.join(t.series.name for t in tracks)}."
+    return {
+        "arms": [track.series.name for track in tracks],
+        "svg": lines_picture(f"chart-{n}", label, tracks, x_label=x, y_label=y),
+        "thin": len(outcome.seeds) > 1,
+    }
+
+
+def _track(outcome: Outcome, arm: str, curve: str, look: Series) -> Track | None:
+    found = [r["curves"][curve] for r in outcome.arms[arm].results.values() if curve in r.get("curves", {})]
+    pairs = [[(x, y) for x, y in zip(c["x"], c["y"], strict=True) if x is not None and y is not None] for c in found]
+    seeds = [([x for x, _ in own], [y for _, y in own]) for own in pairs if own]
+    return Track(look, seeds) if seeds else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v not in (None, "", {}, [], ())}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+# ------------------------------------------------------------------------------- other forms
+
+
+def table(outcome: Outcome) -> "Table":
+    """Arms against measures for a terminal: means over seeds with their intervals."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    n = len(outcome.seeds)
+    seeds = "one seed, no intervals" if n == 1 else f"means over {n} seeds, [95 % interval]"
+    made = Table(
+        title=Text(f"{outcome.recipe.title or outcome.recipe.name}: {seeds}"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    shown = [m for m in _headline(outcome) if m in _measured(outcome)]
+    made.add_column("arm", overflow="fold", max_width=26)
+    for measure in shown:
+        made.add_column(measure, justify="right", overflow="fold")
+    for name in outcome.recipe.trials:
+        made.add_row(Text(name), *(Text(_cell(outcome, name, measure) or "-") for measure in shown))
+    return made
+
+
+def _cell(outcome: Outcome, arm: str, measure: str) -> str:
+    found = outcome.arms[arm].estimate(measure)
+    return " ".join(filter(None, (str(written(found, "measure")), _of_seeds(found, outcome))))
+
+
+def _headline(outcome: Outcome, most: int = 7) -> list[str]:
+    """The measures that the claims and pictures speak of, as many as a terminal has room for; else the first ones."""
+    from sluicegate.experiments.claims import names
+
+    spoken = [measure for claim in outcome.recipe.claims for _, measure in names(str(claim["test"]))]
+    spoken += [measure for picture in outcome.recipe.pictures for measure in picture.get("measures", ())]
+    chosen = set(list(dict.fromkeys(spoken))[:most]) if spoken else set(list(outcome.recipe.measures())[:most])
+    return [measure for measure in outcome.recipe.measures() if measure in chosen]
+
+
+def claims_markdown(outcome: Outcome, command: str) -> str:
+    """The claims as a Markdown table: claim, source, what was found here, whether it holds, command."""
+    lines = ["| claim | source | here | holds | command |", "|---|---|---|---|---|"]
+    for claim in outcome.checked():
+        here = "<br>".join(_sides(claim))
+        cells = (claim.says, claim.source, here, claim.word, f"`{command}`")
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def arms_markdown(outcome: Outcome) -> str:
+    """Arms against measures as a Markdown table: means over seeds with their intervals."""
+    shown = _measured(outcome)
+    lines = ["| arm | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for name in outcome.recipe.trials:
+        lines.append(f"| {name} | " + " | ".join(_cell(outcome, name, m) or "–" for m in shown) + " |")
+    return "\n".join(lines)
+
+
+def write(outcome: Outcome, path: Path) -> Path:
+    """Write the page to `path` and return it."""
+    recipe = outcome.recipe
+    page = render(
+        "experiments/trial.html",
+        title=recipe.title or recipe.name,
+        recipe=recipe,
+        seeds=outcome.seeds,
+        warnings=outcome.warnings(),
+        configs=configs(outcome.arms),
+        environment=environment(outcome.arms.values()),
+        command=command(outcome),
+        packaged=packaged(recipe),
+        **content(outcome),
+    )
+    return write_page(path, page)

@@ -1,0 +1,14 @@
+from .noise import noisy as noisy
+from .probing import fit_probe as fit_probe
+from .router import Router as Router
+from .rules import bind as bind
+from .rules.callable import Call as Call
+from .rules.column import Column as Column
+from .rules.frequency import Frequency as Frequency
+from .rules.probe import Probe as Probe
+from .rules.soft import Soft as Soft
+from .rules.span import Span as Span
+from .rules.span import matches as matches
+from .rules.tokens import Tokens as Tokens
+from .rules.within import Within as Within
+from .train import train_routed as train_routed

@@ -1,0 +1,264 @@
+"""sluicegate steer: fit a steering vector, find its orthogonal twins, use them, score them, and write the page."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from sluicegate.cli.command import Verb, parse, print_json, seeds_from, several
+from sluicegate.cli.progress import watching
+from sluicegate.errors import UserError
+from sluicegate.execution.execute import execute
+from sluicegate.runs.directory import result_of
+from sluicegate.runs.trial import Trial
+from sluicegate.steering.fit_stage import SteerFit
+from sluicegate.steering.score_stage import SteerScore
+from sluicegate.steering.twins_stage import SteerTwins
+
+WIDE = 78
+"""Columns of an answer in the terminal."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of the three that measure."""
+
+    out: str = ""
+    """Folder of the results; the default is made from the settings, under runs/steer."""
+    seeds: int = 1
+    """Run this many seeds, from --seed on, one after the other; each gets a folder seed-N in --out."""
+    json: bool = False
+    """Print one JSON object with the numbers as the last line."""
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Print steered answers beside unsteered ones, at one dose or several.
+
+    Without prompts: on two packaged ones. With --kl, dose 1 is scaled to that KL from the unsteered model."""
+
+    vector: Positional[str]
+    """Folder of `steer fit` or `steer twins`, or a .safetensors or .gguf file."""
+    prompt: Positional[tuple[str, ...]] = ()
+    """What to ask."""
+    prompts: str = ""
+    """File of prompts, one a line, or JSONL with `prompt`."""
+    model: str = ""
+    """Folder, run folder, fetched model or hub id; default: the model the vector was made with, else smollm2-135m."""
+    index: int = -1
+    """Which vector of a set, or which layer of a control vector."""
+    module: str = ""
+    """Module to steer in place of the vector's own."""
+    tokens: str = ""
+    """Tokens to steer in place of the vector's own: not_first, all, last, prompt, generated, or positions a:b."""
+    dose: tuple[float, ...] = (1.0,)
+    """Multiples of the vector."""
+    kl: float = 0.0
+    """Scale dose 1 to this KL from the unsteered model, in nats a token; 0: not."""
+    new_tokens: int = 40
+    """Tokens an answer; greedy."""
+    plain: bool = False
+    """Prompts as they are, without the tokenizer's chat template."""
+    save: Annotated[str, arg(aliases=["-o"])] = ""
+    """Write the vector at the first dose: .safetensors, or .gguf, a control vector for llama.cpp."""
+    json: bool = False
+    """Print the answers as the last line."""
+
+    def run(self) -> int:
+        from sluicegate.steering.dose import calibrate, curve
+        from sluicegate.steering.fit_stage import DEFAULT
+        from sluicegate.steering.io import load_vector, save
+        from sluicegate.steering.prompts import HELD_OUT
+        from sluicegate.steering.reading import read_prompts
+
+        if not self.dose:
+            raise UserError("--dose needs at least one number, such as --dose 0.5 1 2.")
+        if self.kl < 0:
+            raise UserError(f"--kl is {self.kl:g}; it is a number of nats a token, 0 for none.")
+        if self.new_tokens < 1:
+            raise UserError(f"--new-tokens is {self.new_tokens}; it must be 1 or more.")
+        vector = load_vector(self.vector, None if self.index < 0 else self.index)
+        vector = dataclasses.replace(vector, module=self.module or vector.module, tokens=self.tokens or vector.tokens)
+        prompts = [*self.prompt, *(read_prompts(self.prompts) if self.prompts else ())] or list(HELD_OUT[:2])
+        template = False if self.plain or vector.made_from.get("plain") else None
+        with watching() as progress:
+            name = self.model or str(vector.made_from.get("model") or DEFAULT)
+            model, tokenizer = _loaded(name, progress)
+            how: dict[str, Any] = {"template": template}
+            if self.kl:
+                progress("calibrating", 0, 1, {})
+                vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, **how)
+            kls = [float(v) for v in curve(vector, model, tokenizer, prompts, self.dose, **how)]
+            answers = _answers(vector, model, tokenizer, prompts, self.dose, self.new_tokens, template, progress)
+        unit = f", dose 1 is {vector.made_from['dose']:.3g} times the file's vector" if self.kl else ""
+        print(f"{name}, {vector.module}, tokens: {vector.tokens}, norm {vector.norm:.4g}{unit}")
+        for n, prompt in enumerate(prompts):
+            print(f"\n{prompt}")
+            _print_answer("unsteered", answers["unsteered"][n])
+            for dose, kl in zip(self.dose, kls, strict=True):
+                _print_answer(f"dose {dose:g}, KL {kl:.2f}", answers[f"{dose:g}"][n])
+        if self.save:
+            path = save(vector * self.dose[0], self.save)
+            print(f"\nsaved: {path}")
+            if path.suffix == ".gguf" and vector.tokens != "all":
+                print(f"note: llama.cpp steers every token, also those that this vector spares (tokens: {vector.tokens}).")
+        if self.json:
+            doses = [{"dose": d, "kl": k, "answers": answers[f"{d:g}"]} for d, k in zip(self.dose, kls, strict=True)]
+            found = {"model": name, "module": vector.module, "norm": vector.norm, "prompts": prompts, "unsteered": answers["unsteered"]}
+            print_json(found | {"doses": doses, "saved": self.save})
+        return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the page of a finished `steer score` again."""
+
+    run_folder: Positional[str]
+    """Its folder."""
+    out: Annotated[str, arg(aliases=["-o"])] = ""
+    """File to write; default: report.html in the folder."""
+    json: bool = False
+    """Print the file's place as the last line."""
+
+    def run(self) -> int:
+        folder = Path(self.run_folder)
+        if not folder.is_dir():
+            raise UserError(f"no folder {self.run_folder!r}. Give the folder of a finished `sluicegate steer score`.")
+        page = _page(folder, Path(self.out or folder / "report.html"))
+        print(page)
+        if self.json:
+            print_json({"page": str(page)})
+        return 0
+
+
+def _loaded(name: str, progress: Any) -> Any:
+    from sluicegate.engine.models import load
+
+    progress(f"loading {name}", 0, 1, {})
+    model, tokenizer = load(name)
+    progress(f"loading {name}", 1, 1, {})
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _answers(
+    vector: Any,
+    model: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    doses: tuple[float, ...],
+    new_tokens: int,
+    template: bool | None,
+    progress: Any,
+) -> dict[str, list[str]]:
+    """The answers to every prompt, unsteered and by dose."""
+    import torch
+
+    from sluicegate.runs.directory import RunContext
+    from sluicegate.steering.score import generate
+    from sluicegate.steering.vector import SteeringSet
+
+    values = torch.stack([dose * vector.values for dose in (0.0, *doses)])
+    some = SteeringSet(values, vector.module, vector.tokens)
+    texts = generate(model, tokenizer, some, prompts, new_tokens=new_tokens, template=template, run=RunContext("", progress))
+    return dict(zip(["unsteered", *(f"{dose:g}" for dose in doses)], texts, strict=True))
+
+
+def _print_answer(label: str, text: str) -> None:
+    import textwrap
+
+    lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, WIDE) or [""]] or ["(nothing)"]
+    print(f"  {label}")
+    for line in lines:
+        print(f"    {line}".rstrip())
+
+
+def _page(folder: Path, path: Path) -> Path:
+    from sluicegate.steering.page import report_steering
+
+    found = result_of(folder)
+    if found.get("verb") != SteerScore.VERB:
+        raise UserError(
+            f"{str(folder)!r} is a run of {found.get('verb')!r}, which has no such page. Score it first: sluicegate steer score {folder}"
+        )
+    config = (folder / "config.toml").read_text("utf-8")
+    return report_steering(found, path, title=f"Steering {found['model']}", command=f"sluicegate run {folder}/config.toml", config=config)
+
+
+# ------------------------------------------------------------------------------------- the three stages
+
+STAGES: dict[str, type[Trial]] = {"fit": SteerFit, "twins": SteerTwins, "score": SteerScore}
+MADE_FROM = {"twins": "--vector", "score": "--vectors"}
+"""The option that a first word without dashes stands for."""
+
+
+def _run(action: str, words: list[str]) -> int:
+    cls = STAGES[action]
+    if words and not words[0].startswith("-") and action in MADE_FROM:
+        words = [MADE_FROM[action], *words]
+    command = dataclasses.make_dataclass(action, [("stage", cls, cls()), ("common", Common, Common())], frozen=True)
+    parsed = parse(command, f"steer {action}", words, (cls.__doc__ or "").strip())
+    common: Common = parsed.common
+    stage: Trial = parsed.stage
+    seeds = seeds_from(stage.seed, common.seeds)
+    base, folders = Path(common.out or "runs/steer"), []
+    with watching() as progress:
+        for seed in seeds:
+            place = base / f"seed-{seed}" if common.out and len(seeds) > 1 else base
+            own = dataclasses.replace(stage, seed=seed)
+            folders.append(execute(own, place, exact=bool(common.out), title=f"steer {action}", progress=progress))
+    results = [result_of(folder) for folder in folders]
+    pages = [str(_page(folder, folder / "report.html")) if action == "score" else "" for folder in folders]
+    for seed, found, folder, page in zip(seeds, results, folders, pages, strict=True):
+        _show(action, seed, found, folder, page)
+    if common.json:
+        measures = [found["measures"] for found in results]
+        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "measures": measures} | ({"pages": pages} if any(pages) else {}))
+    return 0
+
+
+def _show(action: str, seed: int, found: Mapping[str, Any], folder: Path, page: str) -> None:
+    if action == "score":
+        from sluicegate.steering.page import sentences
+
+        for said in sentences(found):
+            print(said)
+    else:
+        width = max(map(len, found["measures"]))
+        meanings = STAGES[action].MEASURES
+        for name, value in found["measures"].items():
+            print(f"  {name:<{width}}  {'-' if value is None else f'{value:.4g}':>9}  {meanings[name]}")
+    if action == "fit":
+        kls, rates = (found["curves"][f"{name} by dose"] for name in ("kl", "rate"))
+        print("\n  dose  KL, nats a token  shows it")
+        for dose, kl, rate in zip(kls["x"], kls["y"], rates["y"], strict=True):
+            print(f"  {dose:>4g}  {kl:>16.3f}  {rate:>8.0%}")
+        for text in found["warnings"]:
+            print(f"warning: {text}.")
+        for n, prompt in enumerate(found["prompts"][:2]):
+            print(f"\n{prompt}")
+            for label in ("unsteered", "steered"):
+                _print_answer(label, found["answers"][label][n])
+    print(f"\nseed {seed}: kept in {folder}")
+    if page:
+        print(f"report: {page}")
+    following = {"fit": "steer twins", "twins": "steer score"}.get(action)
+    if following:
+        print(f"next:   sluicegate {following} {shlex.quote(str(folder))}")
+    sys.stdout.flush()
+
+
+def _action(action: str) -> Verb:
+    return Verb(action, (STAGES[action].__doc__ or "").splitlines()[0], "", lambda words: _run(action, words))
+
+
+STEER = several(
+    "steer",
+    "Fit a steering vector, find hundreds of orthogonal twins, use and score them",
+    "steer",
+    {"fit": _action("fit"), "twins": _action("twins"), "apply": Apply, "score": _action("score"), "report": Report},
+)

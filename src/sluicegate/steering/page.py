@@ -1,0 +1,347 @@
+"""The page of steering vectors: twins against their base, doses, every generation, and what the run can say about the open questions."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sluicegate.report.figures import _DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
+from sluicegate.report.html import render
+from sluicegate.report.numbers import written
+from sluicegate.runs.directory import write_atomic
+from sluicegate.values.curves import Estimate
+
+Found = Mapping[str, Any]
+"""result.json of a `steer-score` run (see `stages.steer.SteerScore`)."""
+
+LOOKS = {
+    "twins": Series("twins", "a0", "distilled"),
+    "base": Series("base", "a1", "suppressed", "solid", True),
+    "unsteered": Series("unsteered", "a2", "pretrained", "dashed"),
+    "random": Series("random", "a3", "control", "dotted"),
+    "mean": Series("mean", "a4", "dial-3", "dashdot"),
+    "raised": Series("raised", "a5", "dial-3", "solid"),
+    "scaled": Series("scaled", "a6", "suppressed", "dotted"),
+}
+GROUPS = {
+    "unsteered": "the model as it is",
+    "base": "the vector whose twins these are",
+    "twins": "orthogonal to the base and to each other",
+    "random": "random vectors of the base's norm: the control",
+    "mean": "the mean of the first k twins",
+    "raised": "the mean brought to the base's norm",
+    "scaled": "the base brought to the mean's norm: the control",
+}
+_BESIDE = {"raised": "brought to the base's norm", "scaled": "the base at that norm"}
+DRAWS = 1000
+
+
+def report_steering(found: Found, path: Path, *, title: str, command: str, config: str = "") -> Path:
+    """Write the page of a `steer-score` result to `path` and return it."""
+    rows = list(found["rows"])
+    groups = [name for name in GROUPS if any(row["group"] == name for row in rows)]
+    page = render(
+        "steering/page.html",
+        title=title,
+        facts=facts(found),
+        looks=LOOKS,
+        shown=[name for name in groups if name not in ("mean", "raised", "scaled")],
+        sentences=sentences(found),
+        questions=questions(found),
+        pictures=pictures(found),
+        doses=dose_pictures(found["dose"]) if found.get("dose") else [],
+        groups=[(name, GROUPS[name], _cells([r for r in rows if r["group"] == name])) for name in groups],
+        vectors=[(row["who"], LOOKS[row["group"]], _plain(row)) for row in rows],
+        prompts=[(prompt, list(_generations(rows, n))) for n, prompt in enumerate(found["prompts"])],
+        preview=found.get("preview", []),
+        rule=found["rule"],
+        new_tokens=found["new_tokens"],
+        kl_tokens=found["kl_tokens"],
+        several=len(rows) > 40,
+        command=command,
+        config=config,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page)
+    return path
+
+
+# ------------------------------------------------------------------------------------------ in words
+
+
+def facts(found: Found) -> str:
+    """One line: which model, where, how many vectors and prompts."""
+    twins = _of(found, "twins")
+    word = "vector" if len(twins) == 1 else "vectors"
+    return (
+        f"{found['model']}, added to the output of {found['module']}, {found['width']} wide. {len(twins)} {word}, "
+        f"{len(found['prompts'])} held-out prompts, {found['new_tokens']} greedy tokens an answer."
+    )
+
+
+def kl(row: Mapping[str, Any]) -> float:
+    """A vector's KL to the base over several tokens: the median over the held-out prompts, in nats a token."""
+    return float(np.median(row["kl"])) if row.get("kl") else math.nan
+
+
+def rate(row: Mapping[str, Any]) -> float:
+    """The share of prompts on which a vector's answer shows the behaviour."""
+    return float(np.mean(row["shows"])) if row.get("shows") else math.nan
+
+
+def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estimate:
+    """A mean over vectors and prompts with a 95 % interval: both are drawn again, as the answers of one prompt hang together.
+
+    With "median", the median over vectors of the median over prompts. One vector or one prompt alone is not drawn again.
+    """
+    table = np.asarray(values, dtype=float)
+    if table.size == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+
+    def reduce(t: np.ndarray) -> float:
+        return float(t.mean()) if statistic == "mean" else float(np.median(np.median(t, axis=1)))
+
+    k, p = table.shape
+    if k == 1 and p == 1:
+        return Estimate(reduce(table), math.nan, math.nan, 1)
+    draw = np.random.default_rng(0)
+    drawn = [reduce(table[draw.integers(0, k, k)][:, draw.integers(0, p, p)]) for _ in range(DRAWS)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Estimate(reduce(table), float(low), float(high), k)
+
+
+def sentences(found: Found) -> list[str]:
+    """What the numbers say, in words."""
+    said = []
+    base, plain, twins, chance = (_of(found, name) for name in ("base", "unsteered", "twins", "random"))
+    if base and plain:
+        said.append(
+            f"The base vector (norm {base[0]['norm']:.1f}) shows the behaviour in {_percent(base)} of the answers, the unsteered model in "
+            f"{_percent(plain)}."
+        )
+    if twins:
+        within = two_way([row["kl"] for row in twins], "median")
+        largest = max(row["norm"] for row in twins) / found["base_norm"]
+        count = "The vector shows" if len(twins) == 1 else f"The {len(twins)} twins show"
+        away = f" {found['kl_name']}: median {_text(within)} nats a token"
+        told = f", against {_text(two_way([r['kl'] for r in plain], 'median'))} unsteered" if plain else ""
+        said.append(f"{count} it in {_percent(twins)}.{away}{told}. Largest norm: {largest:.2f} of the base's.")
+    if chance:
+        said.append(f"Random vectors of the base's norm show it in {_percent(chance)}: what steering of that strength does by itself.")
+    if (most := found.get("max_cos")) is not None:
+        said.append(f"Largest |cosine| between any two of the base and its twins: {most:.1e}.")
+    good = _good(found)
+    if len(twins) > 1:
+        said.append(
+            f"{len(good)} of {len(twins)} twins keep within {found['bound']:g} nats a token of the base and show the behaviour on at least "
+            f"{found['share']:.0%} of the prompts."
+        )
+    return said
+
+
+def questions(found: Found) -> list[tuple[str, str]]:
+    """The post's open questions, and what this run can say of each; what it did not ask is said too."""
+    twins, chance, means = (_of(found, name) for name in ("twins", "random", "mean"))
+    elsewhere = "Not asked in this run; `sluicegate run steering-twins` does."
+    asked = []
+    if len(twins) > 1 and max(row["norm"] for row in twins) <= 1.001 * found["base_norm"]:
+        against = f", random vectors of that norm in {_percent(chance)}" if chance else ""
+        asked.append(f"All norms are at most the base's. The twins show the behaviour in {_percent(twins)}{against}.")
+    elif len(twins) > 1:
+        capped = [row for row in twins if row["norm"] <= 1.001 * found["base_norm"]]
+        here = f"{len(capped)} of {len(twins)} have at most the base's norm"
+        asked.append(f"{here}; these show it in {_percent(capped)}." if capped else f"{here}: no cap was set.")
+    else:
+        asked.append(elsewhere)
+    if means:
+        worked = [row for row in means if rate(row) >= found["share"]]
+        beside = {(row["group"], row["k"]): rate(row) for name in ("raised", "scaled") for row in _of(found, name)}
+        ks = "; ".join(
+            f"k = {row['k']}: {rate(row):.0%} at norm {row['norm']:.1f}, KL {kl(row):.2f}"
+            + "".join(f", {said} {beside[name, row['k']]:.0%}" for name, said in _BESIDE.items() if (name, row["k"]) in beside)
+            for row in means
+        )
+        asked.append(
+            f"It shows the behaviour on {found['share']:.0%} of the prompts or more for {len(worked)} of {len(means)} sizes ({ks})."
+        )
+    else:
+        asked.append(elsewhere)
+    origin = str(found.get("made_from", {}).get("method", ""))
+    start = f"The base of this run came from {origin}; one start alone compares nothing. " if origin else ""
+    return [
+        ("Does a norm cap kill the effect?", asked[0]),
+        ("Does the mean of several twins work?", asked[1]),
+        ("Does a supervised start change the count?", start + elsewhere),
+        ("Do twins of a random vector, or of a random activation target, come as easily?", elsewhere),
+        ("Do rarer behaviours have fewer twins?", elsewhere),
+    ]
+
+
+def _percent(rows: Sequence[Mapping[str, Any]]) -> str:
+    found = two_way([row["shows"] for row in rows])
+    if math.isnan(found.low) or found.low == found.high:  # all or none: drawing again tells nothing
+        return f"{found.mean:.0%}"
+    return f"{found.mean:.0%} ({found.low:.0%} to {found.high:.0%})"
+
+
+def _text(found: Estimate) -> str:
+    return f"{found.mean:.2f}" + ("" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})")
+
+
+def _good(found: Found) -> list[Mapping[str, Any]]:
+    """The twins within the stated KL that show the behaviour on the stated share of prompts."""
+    return [row for row in _of(found, "twins") if kl(row) <= found["bound"] and rate(row) >= found["share"]]
+
+
+def _of(found: Found, group: str) -> list[Mapping[str, Any]]:
+    return [row for row in found["rows"] if row["group"] == group]
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Number of vectors, then norm, KL of the last prompt token, KL over several tokens, and rate, as written numbers."""
+    norms = [[float(row["norm"])] for row in rows]
+    last, several = ([row[name] for row in rows if row.get(name)] for name in ("kl_last", "kl"))
+    norm = two_way(norms, "median")
+    return [
+        len(rows),
+        written(Estimate(norm.mean, *((norm.low, norm.high) if len(rows) > 1 else (math.nan, math.nan)), len(rows)), "measure"),
+        written(two_way(last, "median"), "measure") if last else None,
+        written(two_way(several, "median"), "measure") if several else None,
+        written(two_way([row["shows"] for row in rows]), "share"),
+    ]
+
+
+def _plain(row: Mapping[str, Any]) -> list[str]:
+    last = float(np.median(row["kl_last"])) if row.get("kl_last") else math.nan
+    numbers = [row["norm"], last, kl(row)]
+    return [*("–" if math.isnan(v) else f"{v:.3g}" for v in numbers), f"{sum(row['shows'])} of {len(row['shows'])}"]
+
+
+def _generations(rows: Sequence[Mapping[str, Any]], prompt: int) -> Iterator[tuple[str, Series, bool, str]]:
+    for row in rows:
+        yield row["who"], LOOKS[row["group"]], bool(row["shows"][prompt]), row["texts"][prompt]
+
+
+# ---------------------------------------------------------------------------------------- pictures
+
+
+def pictures(found: Found) -> list[dict[str, str]]:
+    """KL and norm against index, with the unsteered and the random line, and how many twins there are at each quality."""
+    if not _of(found, "twins"):
+        return []
+    name = found["kl_name"]
+    made = [
+        _index(found, "kl", kl, "KL to the base", f"{name}, median over the held-out prompts, in nats a token.", "KL (nats a token)"),
+        _index(found, "norm", lambda row: float(row["norm"]), "Norm", "A line at the base's own norm.", "norm"),
+        _index(found, "rate", rate, "Behaviour", "Share of the held-out prompts on which the answer shows it.", "share of prompts"),
+    ]
+    if len(_of(found, "twins")) > 1:
+        made.append(_counts(found))
+    return made
+
+
+def _index(found: Found, name: str, value: Any, title: str, note: str, y_label: str) -> dict[str, str]:
+    """One number of every twin against its index; lines for the base, no steering and random vectors."""
+    paint, twins = _Paint(), _of(found, "twins")
+    numbers = [value(row) for row in twins]
+    lines = {group: float(np.mean(own)) for group in ("base", "unsteered", "random") if (own := _finite(found, group, value))}
+    label = f"{title} of {len(twins)} vectors, {min(numbers):.3g} to {max(numbers):.3g}; " + ", ".join(
+        f"{g} {v:.3g}" for g, v in lines.items()
+    )
+    with _style(paint, f"steer-{name}"):
+        figure, axes = _axes(260, 52, 14, 12, 44)
+        dots = LOOKS["twins"]
+        axes.plot(
+            range(len(numbers)), numbers, "o", ms=4.2 if len(numbers) < 80 else 2.4, color=paint(dots.colour), gid=f"class:arm {dots.key}"
+        )
+        for group, height in lines.items():
+            if group == "unsteered" and name == "norm":
+                continue
+            look = LOOKS[group]
+            axes.axhline(height, color=paint(look.colour), lw=1.6, ls=_DASHES[look.dash], gid=f"class:arm {look.key}", zorder=3)
+        axes.grid(axis="y")
+        axes.set_xlim(-0.5 - 0.01 * len(numbers), len(numbers) - 0.5 + 0.01 * len(numbers))
+        if name == "rate":
+            _shares_axis(axes.yaxis)
+            axes.set_ylim(-0.03, 1.03)
+        else:
+            axes.set_ylim(0, 1.06 * max([*numbers, *(v for g, v in lines.items() if g != "unsteered" or name != "norm"), 1e-9]))
+        _whole(axes.xaxis)
+        axes.set_xlabel("index")
+        axes.set_ylabel(y_label)
+        return {"title": title, "note": note, "svg": _svg(figure, paint, f"steer-{name}", label)}
+
+
+def _counts(found: Found) -> dict[str, str]:
+    """How many twins come within each KL of the base; dashed, those of them that also show the behaviour."""
+    paint, twins = _Paint(), _of(found, "twins")
+    every = sorted(kl(row) for row in twins)
+    shown = sorted(kl(row) for row in twins if rate(row) >= found["share"])
+    bound = found["bound"]
+    within = [sum(v <= bound for v in own) for own in (every, shown)]
+    label = f"Twins by KL: {within[0]} within {bound:g} nats, {within[1]} of them with the behaviour."
+    with _style(paint, "steer-counts"):
+        figure, axes = _axes(260, 52, 14, 12, 44)
+        end = 1.05 * max(every[-1], bound)
+        for own, dash in ((every, "solid"), (shown, "dashed")):
+            axes.step(
+                [0, *own, end], [0, *range(1, len(own) + 1), len(own)], where="post", color=paint("distilled"), lw=1.8, ls=_DASHES[dash]
+            )
+        axes.axvline(bound, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, 1.05 * len(every))
+        axes.grid(axis="y")
+        _whole(axes.yaxis)
+        axes.set_xlabel("KL to the base at most (nats a token)")
+        axes.set_ylabel("twins")
+        svg = _svg(figure, paint, "steer-counts", label)
+    note = f"Solid: all of them; broken: those that show the behaviour on at least {found['share']:.0%} of the prompts."
+    return {"title": "How many, by quality", "note": note, "svg": svg}
+
+
+def dose_pictures(dose: Mapping[str, Any]) -> list[dict[str, str]]:
+    """KL to the unsteered model and behaviour against the dose, of the vector and of a random one of its norm."""
+    kinds = (
+        ("kl", "How far it moves the model", "KL from the unsteered model over several tokens, mean over prompts.", "KL (nats a token)"),
+        ("rate", "How often it shows", "Share of the prompts whose answer shows the behaviour.", "share of prompts"),
+    )
+    made = []
+    for name, title, note, y_label in kinds:
+        own = {"base": dose[name]} | ({"random": dose[f"random_{name}"]} if dose.get(f"random_{name}") else {})
+        paint = _Paint()
+        label = f"{title}: " + "; ".join(
+            f"{g} " + ", ".join(f"{d:g} {v:.3g}" for d, v in zip(dose["dose"], y, strict=True)) for g, y in own.items()
+        )
+        with _style(paint, f"dose-{name}"):
+            figure, axes = _axes(250, 52, 14, 12, 44)
+            for group, values in own.items():
+                look = LOOKS[group]
+                x, y = zip(*((d, v) for d, v in zip(dose["dose"], values, strict=True) if v is not None), strict=True)
+                axes.plot(
+                    x, y, "o", ms=4, ls=_DASHES[look.dash], lw=1.8, color=paint(look.colour), gid=f"class:arm {look.key}", clip_on=False
+                )
+            axes.grid(axis="y")
+            if name == "rate":
+                _shares_axis(axes.yaxis)
+                axes.set_ylim(-0.015, 1.02)
+            else:
+                axes.set_ylim(bottom=0)
+            axes.set_xlabel("dose (1: the vector as it is)")
+            axes.set_ylabel(y_label)
+            made.append({"title": title, "note": note, "svg": _svg(figure, paint, f"dose-{name}", label)})
+    return made
+
+
+def _finite(found: Found, group: str, value: Any) -> list[float]:
+    return [v for row in _of(found, group) if math.isfinite(v := value(row))]
+
+
+def _whole(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, integer=True))

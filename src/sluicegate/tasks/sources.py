@@ -1,0 +1,39 @@
+"""Sources of items: what ships and what plug-ins bring under names such as ``task:arithmetic/forget``, files, and the hub."""
+
+from collections.abc import Callable
+
+from sluicegate.errors import UserError, nearest
+from sluicegate.registry import modules
+from sluicegate.tasks.texts import PREFIX
+from sluicegate.tasks.texts import read as read_text
+from sluicegate.values import items
+from sluicegate.values.items import Item
+
+
+def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
+    """Items by the name that stands for a file. Every module in a folder ``tasks`` offers its own by a function `sources`."""
+    found: dict[str, Callable[[], tuple[Item, ...]]] = {}
+    for module in modules("tasks"):
+        if module.__name__ != __name__ and callable(own := vars(module).get("sources")) and own.__module__ == module.__name__:
+            found |= own()
+    return found
+
+
+def read(source: str, label: str = "") -> tuple[Item, ...]:
+    """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in passages.
+
+    Raises `UserError` for a name that is none of them, and for malformed rows.
+    """
+    rows: list[Item] = []
+    for name in source.split(","):
+        name = name.strip()
+        if name.startswith("task:"):
+            known = sources()
+            if name not in known:
+                raise UserError(f"no packaged source {name!r}. Nearest: {nearest(name, sorted(known), most=8)}.")
+            rows += known[name]()
+        elif name.startswith(PREFIX):
+            rows += read_text(name, label)
+        else:
+            rows += items.read(name, label)
+    return tuple(rows)

@@ -1,0 +1,135 @@
+"""Stages on data: what they share, and the one that only scores."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from sluicegate.errors import UserError
+from sluicegate.runs.stage import Stage, source
+from sluicegate.tasks import read
+from sluicegate.values.items import GROUPS, Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sluicegate.engine.training import Fitted
+    from sluicegate.runs.directory import RunContext
+
+
+@dataclass(frozen=True)
+class OnData(Stage):
+    """What the stages have in common: a model, groups of rows, and how they become tokens."""
+
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+    """Sources without which the verb has nothing to do, beside the model."""
+
+    model: str = source("model")
+    """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
+    forget: str = source("data")
+    """Forget set: JSONL, text, Parquet, hub:NAME, or task:NAME/GROUP; several joined by commas."""
+    retain: str = source("data")
+    """Retain set, in the same formats."""
+    adjacent: str = source("data")
+    """Rows near the forget set that are to be kept; they are only scored."""
+    max_length: int = 256
+    """Longest row, in tokens; longer running text is cut into windows."""
+    template: bool = False
+    """Render prompts with the tokenizer's chat template."""
+    seed: int = 0
+    """Seed of everything random in this stage."""
+
+    def config(self) -> dict[str, Any]:
+        """All settings, flat; those that were added later are left out at their default, so that older runs keep their hash."""
+        flat = super().config()
+        for name in _added_and_open(self):
+            del flat[name]
+        return flat
+
+    def split(self) -> Split:
+        """The groups that were handed in."""
+        groups = {name: value for name, value in self.sources("data").items() if name in GROUPS}
+        return Split(**{name: read(value, name) for name, value in groups.items()})
+
+    def need(self, *names: str) -> None:
+        """Raise `UserError` unless these sources were handed in."""
+        missing = [f"--{name.replace('_', '-')}" for name in names if not getattr(self, name)]
+        if missing:
+            raise UserError(f"{self.VERB} needs {' and '.join(missing)}. See: sluicegate {self.VERB} --help")
+
+    def resolved(self) -> Self:
+        """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
+        self.need("model", *self.NEEDS)
+        if self.seed < 0:
+            raise UserError(f"the seed is {self.seed}; it must be 0 or more.")
+        return self
+
+    def width(self) -> int:
+        """The model's hidden size."""
+        from sluicegate.engine.models import config_width
+
+        return config_width(self.model)
+
+    def is_wide(self) -> bool:
+        """Whether one operation is work enough for several threads.
+
+        In a narrow model two threads mostly wait for each other: on cores that others use as well, a step of the
+        arithmetic model took 25 times as long with two threads as with one.
+        """
+        return self.width() >= 256
+
+    def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        from sluicegate.engine.models import load
+
+        return load(self.model, seed=self.seed)
+
+    def finish(
+        self, run: "RunContext", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
+    ) -> dict[str, Any]:
+        """Score the groups, save the model, and return the stage's result."""
+        from sluicegate.engine.models import save
+
+        scores = self.score(model, tokenizer, split)
+        if run.ranks.leads:
+            save(model.eval(), tokenizer, run.path / "model")
+        return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+
+    def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
+        """Mean scores of every group but the unlabelled one."""
+        from sluicegate.engine.models import encode, fitting
+        from sluicegate.engine.scoring import score
+
+        longest = fitting(model, self.max_length)
+        return {
+            name: score(model, encode(tokenizer, split.group(name), max_length=longest, template=self.template)).mean()
+            for name in ("forget", "retain", "adjacent")
+            if split.group(name)
+        }
+
+
+def _added_and_open(value: Any) -> list[str]:
+    """Names of the fields marked `added` that hold their default, in nested dataclasses too."""
+    found = []
+    for field in dataclasses.fields(value):
+        content = getattr(value, field.name)
+        if dataclasses.is_dataclass(content):
+            found += _added_and_open(content)
+        elif field.metadata.get("added") and content == field.default:
+            found.append(field.name)
+    return found
+
+
+@dataclass(frozen=True)
+class Score(OnData):
+    """Score a model as it is: how much of each group does it know?"""
+
+    VERB: ClassVar[str] = "score"
+    GROUP: ClassVar[str] = "audit and attack"
+
+    def run(self, run: "RunContext") -> dict[str, Any]:
+        from sluicegate.engine.training import Ledger
+
+        split = self.split()
+        if not (split.forget or split.retain or split.adjacent):
+            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent.")
+        model, tokenizer = self.load()
+        return {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}

@@ -1,0 +1,335 @@
+"""Stages that make a model: train, unlearn, distil, undo."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from sluicegate.errors import UserError
+from sluicegate.runs.directory import result_of
+from sluicegate.runs.stage import source
+from sluicegate.tasks.stage import OnData
+from sluicegate.unlearning.objectives import Method, methods
+from sluicegate.unlearning.objectives.maxent import MaxEnt
+from sluicegate.values.items import GROUPS, Split
+from sluicegate.values.schedule import Schedule, distilling_rate, training_rate, unlearning_rate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sluicegate.runs.directory import RunContext
+    from sluicegate.unlearning.budget import Choice
+    from sluicegate.unlearning.distill import Distilled, StopRule
+
+
+_ADDED = {"added": True}
+"""Settings that came later: at their default they are no part of a run's hash (see `OnData.config`)."""
+
+
+@dataclass(frozen=True)
+class Train(OnData):
+    """Train a model on rows by next-token prediction: the base model, or one that never knew."""
+
+    VERB: ClassVar[str] = "train"
+    GROUP: ClassVar[str] = "unlearn and distil"
+    TOGETHER: ClassVar[bool] = True
+
+    unlabelled: str = source("data")
+    """Rows that nobody has labelled, in the same formats."""
+    learn: tuple[str, ...] = ("forget", "retain", "unlabelled")
+    """Which of the groups are trained on; the others are only scored."""
+    on: Literal["real", "answer"] = "real"
+    """Which tokens count: all of them, or the answers' alone."""
+    sites: str = "*"
+    """Which parameters are trained: globs over parameter names, joined by commas."""
+    check_every: int = field(default=0, metadata=_ADDED)
+    """Steps between looks at the retain score, which the result keeps, so that it is known what less training would have cost; 0: none."""
+    schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
+
+    def resolved(self) -> Self:
+        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(training_rate(self.width())))
+
+    def run(self, run: "RunContext") -> dict[str, Any]:
+        from sluicegate.engine.training import CrossEntropy
+        from sluicegate.unlearning.suppress import train
+
+        split = self.split()
+        for name in self.learn:
+            if name not in GROUPS:
+                raise UserError(f"cannot learn {name!r}; the groups are {', '.join(GROUPS)}.")
+        rows = [item for name in self.learn for item in split.group(name)]
+        if not rows:
+            raise UserError(f"there is nothing to train on: none of {', '.join(self.learn)} was handed in.")
+        if self.check_every < 0 or (self.check_every and not split.retain):
+            raise UserError(f"check_every is {self.check_every}; it is a number of steps between looks at the --retain rows, or 0.")
+        model, tokenizer = self.load()
+        fitted = train(
+            model,
+            tokenizer,
+            rows,
+            self.schedule,
+            objective=CrossEntropy(self.on),
+            seed=self.seed,
+            sites=self.sites,
+            max_length=self.max_length,
+            template=self.template,
+            run=run,
+            look=(split.retain, self.check_every) if self.check_every else None,
+        )
+        result = self.finish(run, model, tokenizer, split, fitted)
+        course = [[record["step"], record["retain"]] for record in fitted.records]
+        return result | ({"course": course} if self.check_every else {})
+
+
+@dataclass(frozen=True)
+class Unlearn(OnData):
+    """Suppress the forget set while keeping the retain set."""
+
+    VERB: ClassVar[str] = "unlearn"
+    GROUP: ClassVar[str] = "unlearn and distil"
+    TOGETHER: ClassVar[bool] = True
+    NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
+
+    sites: str = "*"
+    """Which parameters are trained: globs over parameter names, joined by commas."""
+    sam: float = field(default=0.0, metadata=_ADDED)
+    """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
+    schedule: Schedule = Schedule(steps=100, batch=32)
+    objective: Method = MaxEnt()
+
+    def resolved(self) -> Self:
+        if self.sam and self.schedule.accumulate > 1:
+            raise UserError("a sharpness-aware step needs its whole batch at once: leave --accumulate out, or --sam.")
+        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(unlearning_rate(self.width())))
+
+    @classmethod
+    def methods(cls) -> dict[str, type[Method]]:
+        return methods()
+
+    @property
+    def method(self) -> str:
+        return f"{self.objective.NAME}-sam" if self.sam else self.objective.NAME
+
+    def run(self, run: "RunContext") -> dict[str, Any]:
+        from sluicegate.unlearning.suppress import unlearn
+
+        split = self.split()
+        model, tokenizer = self.load()
+        model, fitted = unlearn(
+            model,
+            tokenizer,
+            split,
+            self.objective,
+            self.schedule,
+            seed=self.seed,
+            sites=self.sites,
+            sam=self.sam,
+            max_length=self.max_length,
+            template=self.template,
+            run=run,
+            in_place=True,
+        )
+        return self.finish(run, model, tokenizer, split, fitted)
+
+
+@dataclass(frozen=True)
+class Distill(OnData):
+    """Distil a model's outputs into a student: `model` is the teacher."""
+
+    VERB: ClassVar[str] = "distill"
+    GROUP: ClassVar[str] = "unlearn and distil"
+    TOGETHER: ClassVar[bool] = True
+    NEEDS: ClassVar[tuple[str, ...]] = ("unlabelled",)
+
+    unlabelled: str = source("data")
+    """The mixture that the student sees the teacher's outputs on."""
+    student: str = source("model")
+    """Model that the student starts from; empty: newly initialised, in the teacher's shape."""
+    stop_at: float = 0.95
+    """Stop when the student has this share of the teacher's retain score; 0: run every step."""
+    check_every: int = 20
+    """Steps between looks at the retain score."""
+    steps_of: str = source("run")
+    """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
+    cache_teacher: bool = False
+    """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
+    match_hidden: float = field(default=0.0, metadata=_ADDED)
+    """Weight of matching the teacher's hidden states too, on retain rows only; 0: outputs alone."""
+    small: float = field(default=0.0, metadata=_ADDED)
+    """Begin with a fresh student whose MLPs have this share of the units, and widen it after --small-steps; 0: no."""
+    small_steps: int = field(default=100, metadata=_ADDED)
+    """Steps that the small student is distilled for before it grows."""
+    schedule: Schedule = Schedule(steps=1000, batch=64, warmup=25, decay="cosine", decay_steps=700)
+
+    def resolved(self) -> Self:
+        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(distilling_rate(self.width())))
+
+    @property
+    def method(self) -> str:
+        return "onto" if self.student else "fresh"
+
+    def plan(self, split: Split) -> "tuple[Schedule, StopRule | None]":
+        """The schedule and stopping rule: one's own, or another run's number of steps."""
+        from sluicegate.unlearning.distill import StopRule
+
+        if self.steps_of:
+            return dataclasses.replace(self.schedule, steps=int(result_of(self.steps_of)["steps"])), None
+        if self.stop_at and not split.retain:
+            raise UserError(f"{self.VERB} stops by the retain score and needs --retain; or give --stop-at 0 to run every step.")
+        return self.schedule, StopRule(split.retain, self.stop_at, self.check_every) if self.stop_at else None
+
+    def run(self, run: "RunContext") -> dict[str, Any]:
+        from sluicegate.engine.models import load
+        from sluicegate.unlearning.distill import distill
+
+        split = self.split()
+        schedule, stop = self.plan(split)
+        teacher, tokenizer = self.load()
+        student = load(self.student, seed=self.seed)[0] if self.student else None
+        before = None
+        if self.small:
+            before = self.begun(teacher, tokenizer, split, schedule, run)
+            student = before.student
+        done = distill(
+            teacher,
+            tokenizer,
+            split.unlabelled,
+            schedule,
+            student=student,
+            stop=stop,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            cache_teacher=self.cache_teacher,
+            run=run,
+            retain=split.retain,
+            match_hidden=self.match_hidden,
+        )
+        if before:
+            done.fitted.ledger.add(before.fitted.ledger)
+        return self.distilled(run, done, tokenizer, split)
+
+    def begun(
+        self, teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, schedule: Schedule, run: "RunContext"
+    ) -> "Distilled":
+        """A small student, distilled for a while and then grown to the teacher's shape."""
+        from sluicegate.unlearning.distill import distill
+        from sluicegate.unlearning.grow import grow, small
+
+        if self.student:
+            raise UserError("a student that begins small is a fresh one: leave --student out, or --small.")
+        done = distill(
+            teacher,
+            tokenizer,
+            split.unlabelled,
+            dataclasses.replace(schedule, steps=self.small_steps, decay_steps=schedule.decay_steps or schedule.steps),
+            student=small(teacher, self.small, self.seed),
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            run=run,
+            name="small",
+        )
+        grow(done.student, teacher, self.seed)
+        return done
+
+    def distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
+        result = self.finish(run, done.student, tokenizer, split, done.fitted)
+        return result | {"reached": done.reached, "divergence": done.divergence}
+
+
+@dataclass(frozen=True)
+class Undo(Distill):
+    """Unlearn, noise, distil: noise a copy of the suppressed model, then distil the model into it."""
+
+    VERB: ClassVar[str] = "undo"
+
+    alpha: float = 0.6
+    """Share of the weights that is replaced by noise, 0 to 1: the dial from cheap to robust."""
+    beta: float = 0.1
+    """Scale of the noise, in units of a Xavier-uniform initialisation."""
+    noise_sites: str = "*"
+    """Which parameters are noised: globs over parameter names, joined by commas."""
+    aim: Literal["all", "fisher", "gradient", "random"] = field(default="all", metadata=_ADDED)
+    """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
+    gradient on the forget set is largest beside that on the retain set. random: any of them (the control)."""
+    budget: float = field(default=0.0, metadata=_ADDED)
+    """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take --alpha."""
+
+    @property
+    def method(self) -> str:
+        if self.budget:
+            return f"budget-{self.budget:.2g}"
+        return f"{self.alpha:g}" if self.aim == "all" else f"{self.aim}-{self.alpha:g}"
+
+    def run(self, run: "RunContext") -> dict[str, Any]:
+        from sluicegate.unlearning.distill import undo
+
+        if self.student:
+            raise UserError("undo makes its own student from --model; leave --student out, or use: sluicegate distill")
+        if self.small:
+            raise UserError("a student that begins small is a fresh one, and undo noises the model's own weights. Use: sluicegate distill")
+        if self.budget and (self.aim != "all" or self.match_hidden):
+            raise UserError("a budget is calibrated for noise on all weights and outputs alone: leave --aim and --match-hidden out.")
+        split = self.split()
+        schedule, stop = self.plan(split)
+        model, tokenizer = self.load()
+        choice = self.chosen(model, tokenizer, split, schedule, stop, run) if self.budget else None
+        if choice:  # the course of the learning rate is the one that was calibrated, however many steps are left
+            decay = schedule.decay_steps or schedule.steps
+            schedule = dataclasses.replace(schedule, steps=choice.affordable, decay_steps=decay)
+        done = undo(
+            model,
+            tokenizer,
+            split.unlabelled,
+            schedule,
+            alpha=choice.alpha if choice else self.alpha,
+            beta=self.beta,
+            sites=self.noise_sites,
+            stop=stop,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            cache_teacher=self.cache_teacher,
+            run=run,
+            retain=split.retain,
+            match_hidden=self.match_hidden,
+            forget=split.forget,
+            aim=self.aim,
+        )
+        if choice:
+            done.fitted.ledger.add(choice.ledger)
+        result = self.distilled(run, done, tokenizer, split)
+        return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
+
+    def chosen(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        split: Split,
+        schedule: Schedule,
+        stop: "StopRule | None",
+        run: "RunContext",
+    ) -> "Choice":
+        """What the budget pays for."""
+        from sluicegate.unlearning.budget import calibrate
+
+        if not 0 < self.budget < math.inf:
+            raise UserError(f"the budget is {self.budget:g}; it is a number of FLOPs, for example 2e10, or 0 to take --alpha.")
+        if stop is None:
+            raise UserError("a budget is chosen for by how soon the student stops: leave --steps-of out, and --stop-at above 0.")
+        return calibrate(
+            model,
+            tokenizer,
+            split.unlabelled,
+            schedule,
+            budget=self.budget,
+            stop=stop,
+            beta=self.beta,
+            sites=self.noise_sites,
+            seed=self.seed,
+            max_length=self.max_length,
+            template=self.template,
+            cache_teacher=self.cache_teacher,
+            run=run,
+        )

@@ -1,0 +1,1 @@
+"""Quiz bowl: buzzing, bots, games and teams."""

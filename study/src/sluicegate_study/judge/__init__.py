@@ -1,0 +1,1 @@
+"""The judge of answers, and how far stated confidence can be trusted."""

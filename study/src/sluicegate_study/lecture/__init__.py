@@ -1,0 +1,1 @@
+"""Lectures: questions before, during and after a talk."""

@@ -1,0 +1,1 @@
+"""A deck asked of a language model, clue by clue. Needs the library sluicegate."""

@@ -1,0 +1,174 @@
+"""The page of a quiz: recall against clues, when models buzz, and how far their confidence can be trusted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sluicegate.report.figures import _DASHES, DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
+from sluicegate.report.html import render
+from sluicegate.report.numbers import Written, written
+from sluicegate.runs.directory import write_atomic
+from sluicegate.values.curves import Estimate
+from sluicegate_study.judge.calibration import Interval
+from sluicegate_study.quiz.measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups
+
+_COLOURS = ("pretrained", "suppressed", "distilled", "dial-3", "control", "other", "reference")
+SHOWN = ("auc", "first_clue", "last_clue", "first_right", "stable_right", "buzz", "right_at_buzz", "expected_wins")
+CALIBRATED = ("over", "over_at_buzz", "brier", "reliability", "resolution", "uncertainty", "ece", "log_loss")
+
+
+def report_quiz(
+    readings: Mapping[str, Reading],
+    changes: Mapping[str, Mapping[str, Change]],
+    path: Path,
+    *,
+    title: str,
+    facts: str,
+    command: str,
+    draws: int = 1000,
+) -> Path:
+    """Write the page of a quiz to `path` and return it.
+
+    `readings` are the models by name, the one that others are compared with first; `changes` are, for each of the others, what became of
+    all questions ("") and of each category."""
+    looks = {
+        name: Series(name, f"a{n}", _COLOURS[n % len(_COLOURS)], DASHES[n // len(_COLOURS) % len(DASHES)])
+        for n, name in enumerate(readings)
+    }
+    first = next(iter(readings.values()))
+    measured = {name: measure(reading, draws=draws) for name, reading in readings.items()}
+    groups = {name: measure_groups(reading, draws=draws) for name, reading in readings.items()}
+    categories = list(next(iter(groups.values())))
+    page = render(
+        "quiz/page.html",
+        "sluicegate_study",
+        title=title,
+        facts=facts,
+        looks=looks,
+        names=list(readings),
+        sentences=sentences(measured, changes, first),
+        curves=curves(readings, looks, draws),
+        trust=trust(readings, looks),
+        threshold=first.threshold,
+        score=first.score,
+        weight=first.weight.says,
+        tables=[
+            ("Recall and buzzes", SHOWN, {name: [_cell(found[m]) for m in SHOWN] for name, found in measured.items()}),
+            ("Confidence", CALIBRATED, {name: [_cell(found[m]) for m in CALIBRATED] for name, found in measured.items()}),
+        ],
+        changed={name: [(group or "all", _change(change)) for group, change in by_group.items()] for name, by_group in changes.items()},
+        level=next((change.level for by_group in changes.values() for change in by_group.values()), 0.5),
+        categories=categories if len(categories) > 1 else [],
+        by_category={
+            name: [(_cell(found[c]["auc"]), _cell(found[c]["right_at_buzz"]), _cell(found[c]["over"])) for c in categories]
+            for name, found in groups.items()
+        },
+        counts={c: sum(a.category == c for a in first.asked) for c in categories},
+        meanings={name: MEANINGS[name] for name in (*SHOWN, *CALIBRATED)},
+        command=command,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page)
+    return path
+
+
+def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
+    """What the numbers say, in words; a difference whose interval holds 0 is not called one."""
+    said = []
+    for name, found in measured.items():
+        said.append(
+            f"{name}: right after the first clue on {found['first_clue'].value:.0%} of the questions, after the last on "
+            f"{found['last_clue'].value:.0%} (chance {found['chance'].value:.0%}); area under recall {_text(found['auc'])}."
+        )
+        over = found["over"]
+        if over.low > 0 or over.high < 0:
+            word = "over" if over.value > 0 else "under"
+            said.append(f"{name} is {word}-confident: its confidence differs from its share of right answers by {_text(over, sign=True)}.")
+    baseline = next(iter(measured))
+    for name, by_group in changes.items():
+        for group, change in by_group.items():
+            where = f" on {group}" if group else ""
+            if change.auc.high < 0 or change.auc.low > 0:
+                word = "below" if change.auc.value < 0 else "above"
+                more = ""
+                if change.savings is not None:
+                    kind = f"{change.bound} " if change.bound else ""
+                    more = f"; clues saved on the way to {change.level:.0%}: {kind}{_text(change.savings, sign=True)}"
+                said.append(f"{name} lies {word} {baseline}{where}: area under recall {_text(change.auc, sign=True)}{more}.")
+            elif not math.isnan(change.auc.low) and not group:  # of a category only what can be told is
+                said.append(f"{name} is not told apart from {baseline}{where}: area under recall {_text(change.auc, sign=True)}.")
+    if len(first.asked) < 60:
+        said.append(f"There are {len(first.asked)} questions: with fewer than some sixty, Brier scores and binned errors mean little.")
+    return said
+
+
+def curves(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
+    """Recall against the share of clues read, with 95 % bands over questions."""
+    paint = _Paint()
+    label = "Recall against the share of clues. " + ", ".join(f"{n} {r.area.mean():.2f}" for n, r in readings.items()) + " (area)."
+    with _style(paint, "quiz-curves"):
+        figure, axes = _axes(300, 48, 14, 12, 46)
+        for name, reading in readings.items():
+            mean, low, high = curve_band(reading, draws=draws)
+            look = looks[name]
+            axes.fill_between(reading.grid, low, high, color=paint(look.colour), alpha=0.13, lw=0, gid=f"class:seed {look.key}")
+            axes.plot(
+                reading.grid, mean, color=paint(look.colour), lw=1.9, ls=_DASHES[look.dash], gid=f"class:arm {look.key}", clip_on=False
+            )
+        chance = float(np.mean([a.chance for a in next(iter(readings.values())).asked]))
+        axes.axhline(chance, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
+        _shares(axes, "share of clues read", "recall")
+        return _svg(figure, paint, "quiz-curves", label)
+
+
+def _shares(axes: Any, x: str, y: str) -> None:
+    """Both axes are shares, named `x` and `y`."""
+    for axis in (axes.xaxis, axes.yaxis):
+        _shares_axis(axis)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.015, 1.02)
+    axes.grid(axis="y")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
+    """Share right against stated confidence, in bins of equal size."""
+    paint = _Paint()
+    with _style(paint, "quiz-trust"):
+        figure, axes = _axes(300, 48, 14, 12, 46)
+        axes.plot([0, 1], [0, 1], color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
+        for name, reading in readings.items():
+            there = ~np.isnan(reading.confidence)
+            said, right = reading.confidence[there], reading.right[there]
+            parts = bins(said)
+            look = looks[name]
+            x, y = [float(said[p].mean()) for p in parts], [float(right[p].mean()) for p in parts]
+            axes.plot(
+                x, y, "o", color=paint(look.colour), ls=_DASHES[look.dash], lw=1.4, ms=4.5, gid=f"class:arm {look.key}", clip_on=False
+            )
+        _shares(axes, "confidence in the guess", "share right")
+        return _svg(figure, paint, "quiz-trust", "Share right against confidence, in ten bins of equal size.")
+
+
+def _cell(found: Interval) -> Written:
+    return written(Estimate(found.value, found.low, found.high, 0))
+
+
+def _change(change: Change) -> Sequence[Any]:
+    saved = change.savings
+    return (
+        _cell(change.auc),
+        _cell(change.over),
+        written(Estimate(saved.value, saved.low, saved.high, 0, change.bound)) if saved is not None else None,
+    )
+
+
+def _text(found: Interval, sign: bool = False) -> str:
+    form = "+.2f" if sign else ".2f"
+    if math.isnan(found.low):
+        return f"{found.value:{form}} (no interval)"
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"

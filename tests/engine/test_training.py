@@ -1,0 +1,281 @@
+import copy
+import json
+import math
+import pickle
+
+import pytest
+import torch
+from transformers import GPT2Config
+
+from architectures import build
+from sluicegate.engine.models import Meter, encode, fresh
+from sluicegate.engine.sampling import Mixture
+from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Loss, at_steps, every, fit, token_losses
+from sluicegate.errors import UserError
+from sluicegate.runs.directory import Checkpoint, RunContext
+from sluicegate.values.schedule import Schedule
+
+
+class Memory(RunContext):
+    """A room that keeps resume points in memory, and counts."""
+
+    def __init__(self, due=lambda: False, progress=None):
+        super().__init__("memory", progress)
+        self.kept, self.logged, self._due = {}, [], due
+
+    def log(self, record):
+        self.logged.append(dict(record))
+
+    def checkpoint_due(self):
+        return self._due()
+
+    def save_checkpoint(self, part, values, tensors, *, finished):
+        self.kept[part] = Checkpoint(json.loads(json.dumps(values)), {k: t.detach().clone() for k, t in tensors.items()}, finished)
+
+    def load_checkpoint(self, part):
+        return self.kept.get(part)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def rows(tokenizer, mixed_items):
+    return encode(tokenizer, mixed_items)
+
+
+def run(model, rows, *, objective=None, room=None, seed=0, sites="*", evaluation=None, keep_weights=True, batch=4, **schedule):
+    schedule = Schedule(**{"steps": 6, "lr": 1e-2, "batch": batch} | schedule)
+    mixture = Mixture(rows, batch, 0)
+    return fit(
+        model,
+        objective or CrossEntropy(),
+        lambda step: {"train": mixture(step)},
+        schedule,
+        seed=seed,
+        run=room or RunContext(),
+        sites=sites,
+        evaluation=evaluation,
+        keep_weights=keep_weights,
+    )
+
+
+def test_the_loss_falls_and_every_step_is_logged(tiny, rows):
+    room = Memory()
+    done = run(tiny, rows, room=room, steps=30)
+    losses = [record["loss"] for record in room.logged]
+    assert losses[-1] < 0.5 * losses[0]
+    assert [record["step"] for record in room.logged] == list(range(1, 31))
+    assert (done.steps, done.stopped) == (30, False)
+
+
+def test_one_step_is_adamw_on_the_mean_over_tokens(tiny, rows):
+    tiny.double()  # AdamW blows rounding errors up where a gradient is next to nothing
+    reference = copy.deepcopy(tiny)
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    batch = rows.batch(range(4))
+    for mask in (batch.real, batch.answer):
+        optimizer.zero_grad()
+        out = reference(input_ids=batch.ids, attention_mask=batch.attention.long()).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(out[mask], batch.ids[:, 1:][mask])
+        losses.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+        optimizer.step()
+    steps = iter([CrossEntropy("real"), CrossEntropy("answer")])
+    schedule = Schedule(steps=2, lr=1e-2, batch=4, beta2=0.95, weight_decay=0.1, clip=0.5)
+    fit(tiny, lambda m, b: next(steps)(m, b), lambda _: {"train": batch}, schedule, seed=0, run=RunContext())
+    for (name, p), q in zip(tiny.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+def test_the_learning_rate_of_every_step_is_the_schedules(tiny, rows, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (seen.append(self.param_groups[0]["lr"]), step(self, *a))[1])
+    run(tiny, rows, steps=8, warmup=3, decay="cosine")
+    assert seen == [Schedule(steps=8, lr=1e-2, warmup=3, decay="cosine").rate(i) for i in range(8)]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_accumulation_is_the_same_step(tiny, rows, parts):
+    other = copy.deepcopy(tiny.double())
+    whole, cut = Memory(), Memory()
+    run(tiny, rows, room=whole, steps=4)
+    run(other, rows, room=cut, steps=4, accumulate=parts)
+    for a, b in zip(whole.logged, cut.logged, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"])
+    for (name, p), q in zip(tiny.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+class Poisoned:
+    """Cross-entropy until a step, then not a number: in the loss, or in its gradient only."""
+
+    def __init__(self, at, where):
+        self.calls, self.at, self.where = 0, at, where
+
+    def __call__(self, model, batches):
+        loss = CrossEntropy()(model, batches)
+        self.calls += 1
+        if self.calls > self.at:
+            if self.where == "loss":
+                return Loss(loss.value * math.nan)
+            first = next(model.parameters())
+            return Loss(loss.value + 0 * (first.sum() - first.detach().sum()).abs().sqrt())
+        return loss
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_weights(tiny, rows, bits, where):
+    good = copy.deepcopy(tiny)
+    run(good, rows, steps=3)
+    room = Memory()
+    with pytest.raises(UserError, match=rf"{where}.* became (nan|inf) at step 4 of part 'fit' in stage memory.*--lr"):
+        run(tiny, rows, room=room, objective=Poisoned(3, where))
+    assert bits.same(bits.weights(tiny), bits.weights(good))
+    kept = room.kept["fit"]
+    assert (kept.values["steps"], kept.finished) == (3, False)
+    assert all(torch.equal(kept.tensors[f"weight/{name}"], p) for name, p in good.named_parameters())
+    assert all(math.isfinite(record["loss"]) for record in room.logged)
+
+
+def test_a_step_that_diverged_is_not_charged_for_however_often_it_is_tried(tiny, rows):
+    good = run(copy.deepcopy(tiny), rows, steps=3)
+    room = Memory()
+    for sitting in range(2):
+        with pytest.raises(Diverged) as error:
+            run(copy.deepcopy(tiny), rows, room=room, objective=Poisoned(0 if sitting else 3, "gradient"))
+        assert error.value.fitted.ledger == good.ledger
+
+
+def test_what_was_done_before_it_diverged_survives_the_way_out_of_a_worker(tiny, rows):
+    with pytest.raises(Diverged) as error:
+        run(tiny, rows, objective=Poisoned(3, "loss"))
+    copied = pickle.loads(pickle.dumps(error.value))
+    assert (str(copied), copied.fitted) == (str(error.value), error.value.fitted)
+    assert copied.fitted.steps == 3
+
+
+def test_a_rise_of_infinity_names_itself_too(tiny, rows):
+    with pytest.raises(UserError, match="became inf at step 1"):
+        run(tiny, rows, objective=lambda model, batches: Loss(CrossEntropy()(model, batches).value * math.inf))
+
+
+def test_nothing_trainable_that_receives_a_gradient_is_an_error(tiny, rows):
+    def reads_the_embedding(model, batches):
+        return Loss(model.get_input_embeddings()(batches["train"].ids).square().sum())
+
+    with pytest.raises(UserError, match="none of the 1 trainable parameters received any gradient"):
+        run(tiny, rows, objective=reads_the_embedding, sites="lm_head.weight")
+
+
+def test_a_gradient_of_zeros_is_no_gradient(tiny, rows):
+    with pytest.raises(UserError, match="received any gradient"):
+        run(tiny, rows, objective=lambda model, batches: Loss(0 * CrossEntropy()(model, batches).value))
+
+
+def test_frozen_sites_stay_bitwise_also_under_weight_decay(tiny, rows, bits):
+    before = bits.weights(tiny)
+    run(tiny, rows, sites="*.mlp.*", weight_decay=0.5)
+    after = bits.weights(tiny)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (".mlp." not in name), name
+        assert tiny.get_parameter(name).requires_grad == (".mlp." in name), "a gradient was computed for nothing"
+
+
+def test_a_learning_rate_of_nothing_is_refused(tiny, rows):
+    with pytest.raises(UserError, match="learning rate is 0"):
+        run(tiny, rows, lr=0.0)
+
+
+def test_the_callers_generator_is_left_alone(rows):
+    model = fresh(GPT2Config(vocab_size=132, n_embd=32, n_layer=2, n_head=4, n_positions=64), 0)
+    before = torch.get_rng_state()
+    run(model, rows)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def dropping():
+    return fresh(GPT2Config(vocab_size=132, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.3, embd_pdrop=0.3), 0)
+
+
+def test_dropout_follows_the_seed_and_is_on(rows, bits):
+    ends = []
+    for seed in (0, 0, 1):
+        model = dropping()
+        run(model, rows, seed=seed)
+        ends.append(bits.weights(model))
+    assert bits.same(ends[0], ends[1])
+    assert not bits.same(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("make", [dropping, lambda: build("llama")], ids=["dropout", "llama"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_run_that_was_cut_resumes_bitwise(make, rows, bits, steps):
+    look = Evaluation(lambda model, ledger: {"norm": float(sum(p.detach().norm() for p in model.parameters()))}, at_steps((0, 2, 4, 6)))
+    whole, unbroken = Memory(), make()
+    done = run(unbroken, rows, room=whole, evaluation=look)
+
+    kept = []
+    room = Memory(due=lambda: True)
+    room.save_checkpoint = lambda *a, **k: (kept.append(len(room.logged)), Memory.save_checkpoint(room, *a, **k))[1]
+
+    def kill(title, at, total, numbers):
+        if at == steps + 1:
+            raise Killed
+
+    room._progress = kill
+    with pytest.raises(Killed):
+        run(make(), rows, room=room, evaluation=look)
+    assert room.kept["fit"].values["steps"] == steps
+    del room.logged[kept[-1] :]  # what the run folder does with its metrics
+    room._progress = None
+    resumed = make()
+    again = run(resumed, rows, room=room, evaluation=look)
+    assert bits.same(bits.weights(resumed), bits.weights(unbroken))
+    assert room.logged == whole.logged
+    assert again == done
+
+
+def test_a_finished_part_is_restored_and_not_repeated(tiny, rows, bits):
+    room, again = Memory(), copy.deepcopy(tiny)
+    done = run(tiny, rows, room=room)
+    assert not any(key.startswith("adamw") for key in room.kept["fit"].tensors)
+    assert run(again, rows, room=room, objective=lambda *_: pytest.fail("it was trained again")) == done
+    assert bits.same(bits.weights(again), bits.weights(tiny))
+
+
+def test_a_part_without_kept_weights_keeps_them_only_while_it_runs(tiny, rows):
+    room = Memory(due=lambda: True)
+    sizes = []
+    room.save_checkpoint = lambda *a, **k: (sizes.append(len(a[2])), Memory.save_checkpoint(room, *a, **k))[1]
+    run(tiny, rows, room=room, keep_weights=False)
+    assert all(sizes[:-1])
+    assert sizes[-1] == 0
+
+
+def test_evaluation_looks_when_it_should_and_can_stop(tiny, rows):
+    seen = []
+    stop = lambda record: seen.append(record["step"]) or record["step"] >= 4  # noqa: E731
+    look = Evaluation(lambda m, ledger: {"n": float(len(seen))}, every(2, 5), stop)
+    done = run(tiny, rows, evaluation=look, steps=5)
+    assert (done.steps, done.stopped, seen) == (4, True, [2, 4])
+    whole = run(tiny, rows, steps=5, evaluation=Evaluation(lambda m, ledger: {}, every(2, 5)))
+    assert [record["step"] for record in whole.records] == [2, 4, 5]
+    first = run(tiny, rows, steps=3, evaluation=Evaluation(lambda m, ledger: {}, at_steps((0, 3, 9))))
+    assert [record["step"] for record in first.records] == [0, 3]
+
+
+def test_the_ledger_counts_three_forwards_a_step(tiny, rows):
+    done = run(tiny, rows, steps=1, accumulate=2)
+    batch = Mixture(rows, 4, 0)(0)
+    assert done.ledger.student == 3 * Meter(tiny)(batch)
+    assert done.ledger.as_dict() == {"student": done.ledger.student, "teacher": 0, "evaluation": 0, "total": done.ledger.student}
+
+
+def test_token_losses_are_cross_entropy_of_the_next_token(tiny, rows):
+    batch = rows.batch(range(5))
+    out = tiny(input_ids=batch.ids, attention_mask=batch.attention.long()).logits[:, :-1]
+    wanted = -out.log_softmax(-1).gather(-1, batch.ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(token_losses(out, batch), wanted)

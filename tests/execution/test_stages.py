@@ -1,0 +1,159 @@
+import dataclasses
+import json
+import math
+import tomllib
+
+import pytest
+
+from documented import undocumented
+from sluicegate.audit.attack import Attack
+from sluicegate.engine import models
+from sluicegate.engine.models import encode, load
+from sluicegate.engine.scoring import score
+from sluicegate.errors import UserError
+from sluicegate.execution.execute import execute
+from sluicegate.runs.directory import result_of
+from sluicegate.runs.stage import from_config, settings_of, stages
+from sluicegate.unlearning.objectives import methods
+from sluicegate.values.curves import Curve
+from sluicegate.values.items import read
+from sluicegate.values.schedule import Schedule
+from tiny_stages import material, settings_of_verbs
+
+VERBS = {verb: cls for verb, cls in stages().items() if cls.GROUP}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return material(tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture
+def verbs(own):
+    return settings_of_verbs(own)
+
+
+@pytest.mark.parametrize("name", ["train", "maxent", "npo", "rmu", "distill", "undo", "relearn"])
+def test_every_stage_runs_and_tells_what_it_found(verbs, name, tmp_path):
+    folder = execute(from_config(verbs[name]), tmp_path)
+    result = result_of(folder)
+    assert result["verb"] == verbs[name]["verb"]
+    assert set(result["scores"]) == {"forget", "retain"}
+    assert all(math.isfinite(v) for scores in result["scores"].values() for v in scores.values())
+    assert result["flops"]["total"] > 0
+    text = (folder / "config.toml").read_text()
+    assert from_config(tomllib.loads(text)).config() == from_config(verbs[name]).config()
+    if name != "relearn":
+        model, tokenizer = load(str(folder))
+        assert not model.training
+        for group in ("forget", "retain"):
+            rows = encode(tokenizer, read(verbs[name][group], group))
+            assert score(model, rows).mean() == pytest.approx(result["scores"][group])
+        assert result["steps"] == (2 if name == "distill" else 6)  # its teacher knows nothing, so it is met at once
+    else:
+        assert Curve.from_json(result["owned"]).budget == 6
+        assert not (folder / "model").exists()
+
+
+def test_stages_are_made_from_one_another(verbs, tmp_path):
+    base = execute(from_config(verbs["train"]), tmp_path)
+    student = execute(from_config(verbs["maxent"] | {"model": str(base)}), tmp_path)
+    parents = json.loads((student / "parents.json").read_text())["parents"]
+    assert parents["model"] == json.loads((base / "parents.json").read_text())["hash"]
+    attacked = execute(from_config(verbs["relearn"] | {"model": str(student)}), tmp_path)
+    assert len({base, student, attacked}) == 3
+
+
+def test_training_on_some_groups_scores_all_of_them(verbs, tmp_path):
+    result = result_of(execute(from_config(verbs["train"] | {"learn": ["retain"], "steps": 60, "lr": 1e-2}), tmp_path))
+    assert result["scores"]["retain"]["probability"] > 0.5 > result["scores"]["forget"]["probability"]
+
+
+def test_the_steps_of_another_run_are_taken(verbs, tmp_path):
+    first = execute(from_config(verbs["train"] | {"steps": 5}), tmp_path)
+    again = execute(from_config(verbs["distill"] | {"steps": 99, "steps_of": str(first)}), tmp_path)
+    assert result_of(again)["steps"] == 5
+    assert result_of(again)["reached"]
+
+
+def test_the_steps_of_an_unfinished_run_are_refused(verbs, tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.toml").write_text("")
+    with pytest.raises(UserError, match="not finished"):
+        execute(from_config(verbs["distill"] | {"steps_of": str(tmp_path / "unfinished")}), tmp_path)
+
+
+def test_a_student_that_did_not_get_there_is_flagged(verbs, tmp_path):
+    settings = verbs["distill"] | {"stop_at": 1.0, "lr": 1e-9}
+    base = execute(from_config(verbs["train"] | {"steps": 60, "lr": 1e-2}), tmp_path)
+    result = result_of(execute(from_config(settings | {"model": str(base)}), tmp_path))
+    assert (result["reached"], result["steps"]) == (False, 6)
+
+
+def test_an_undo_without_noise_is_the_teacher_from_the_start(verbs, own, tmp_path):
+    settings = verbs["undo"] | {"alpha": 0.0, "steps": 1, "lr": 1e-12}
+    folder = execute(from_config(settings), tmp_path)
+    assert result_of(folder)["divergence"] < 1e-5
+    assert result_of(execute(from_config(settings | {"alpha": 0.5}), tmp_path))["divergence"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"verb": "train", "retain": "R"}, "train needs --model"),
+        ({"verb": "train", "model": "M"}, "nothing to train on: none of forget, retain, unlabelled"),
+        ({"verb": "train", "model": "M", "retain": "R", "learn": ["keep"]}, "cannot learn 'keep'; the groups are"),
+        ({"verb": "unlearn", "model": "M", "retain": "R"}, "unlearn needs --forget"),
+        ({"verb": "distill", "model": "M"}, "distill needs --unlabelled"),
+        ({"verb": "distill", "unlabelled": "R"}, "distill needs --model"),
+        ({"verb": "distill", "model": "M", "unlabelled": "R"}, "needs --retain; or give --stop-at 0"),
+        ({"verb": "undo", "model": "M", "unlabelled": "R", "retain": "R", "student": "M"}, "makes its own student"),
+        ({"verb": "relearn", "model": "M"}, "relearn needs --forget"),
+        ({"verb": "relearn", "model": "M", "forget": "R", "kind": "retain"}, "--retain"),
+        ({"verb": "train", "model": "M", "retain": "task:nonsense"}, "no packaged source"),
+    ],
+)
+def test_what_is_missing_is_named(own, settings, said, tmp_path):
+    names = {"M": own["model"], "R": own["retain"]}
+    filled = {key: names.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
+    with pytest.raises(UserError, match=said):
+        execute(from_config(filled), tmp_path)
+    assert not list(tmp_path.glob("*/DONE"))
+
+
+def test_the_chat_template_and_the_length_reach_every_call(own, tmp_path, monkeypatch):
+    """A probe that renders a prompt otherwise than the training did measures another question."""
+    asked = []
+    real = models.encode
+
+    def spy(tokenizer, items, *, max_length=256, template=False):
+        asked.append((max_length, template))
+        tokenizer.chat_template = None
+        return real(tokenizer, items, max_length=max_length)
+
+    import sluicegate.audit.relearn as relearning
+    import sluicegate.unlearning.distill as distilling
+    import sluicegate.unlearning.suppress as suppressing
+
+    for module in (models, suppressing, distilling, relearning):
+        monkeypatch.setattr(module, "encode", spy)
+    for settings in settings_of_verbs(own, steps=1).values():
+        before = len(asked)
+        execute(from_config(settings | {"template": True, "max_length": 47}), tmp_path)
+        assert len(asked) >= before + 2
+    assert set(asked) == {(47, True)}
+
+
+@pytest.mark.parametrize("cls", [*VERBS.values(), Schedule, Attack], ids=lambda cls: cls.__name__)
+def test_every_setting_says_what_it_does(cls):
+    assert [name for name in undocumented(cls) if name not in ("schedule", "objective", "attack")] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_two_settings_of_a_stage_share_a_name(verb):
+    kinds = list(methods().values()) if verb == "unlearn" else [None]
+    for kind in kinds:
+        names = settings_of(VERBS[verb], kind)
+        assert len(set(names)) == len(names)
+        stage = VERBS[verb]() if kind is None else dataclasses.replace(VERBS[verb](), objective=kind())
+        assert set(stage.config()) <= {*names, "verb", "method"}

@@ -1,0 +1,68 @@
+import pytest
+
+from sluicegate.errors import UserError
+from sluicegate.experiments.claims import check, names, parse
+
+VALUES = {"routed": {"wrong": [0.30, 0.32, 0.31], "right": [0.10, 0.11, 0.35]}, "control_1": {"wrong": [0.13, 0.13, 0.13]}}
+
+
+def checked(test):
+    return check({"says": "it is so", "source": "a paper", "test": test}, VALUES)
+
+
+def test_a_claim_is_checked_on_every_seed():
+    found = checked("routed.wrong > routed.right")
+    assert found.holds == (True, True, False)
+    assert found.word == "holds on 2 of 3 seeds"
+    assert checked("routed.wrong > control_1.wrong").word == "holds on all 3 seeds"
+    assert checked("routed.wrong < control_1.wrong").word == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("test", "holds"),
+    [
+        ("routed.wrong - 0.02 > 0.28", (False, True, True)),
+        ("2 * routed.right / 2 <= 0.11", (True, True, False)),
+        ("0.1 <= routed.right < routed.wrong", (True, True, False)),
+        ("max(routed.right, control_1.wrong) == 1", None),
+        ("min(routed.right, control_1.wrong) >= 0.11", (False, True, True)),
+        ("abs(routed.right - routed.wrong) < 0.205 and routed.wrong > 0.305", (False, False, True)),
+        ("-routed.wrong < 0", (True, True, True)),
+    ],
+)
+def test_arithmetic_comparisons_and_their_joining(test, holds):
+    if holds is None:
+        with pytest.raises(UserError, match="no comparison"):
+            checked(test)
+    else:
+        assert checked(test).holds == holds
+
+
+def test_both_sides_come_with_their_intervals():
+    (comparison,) = checked("routed.wrong > control_1.wrong + 0.1").comparisons
+    assert comparison.left.written == "routed.wrong"
+    assert comparison.left.value.mean == pytest.approx(0.31)
+    assert comparison.left.value.low < 0.31 < comparison.left.value.high
+    assert (comparison.sign, comparison.right.written) == (">", "control_1.wrong + 0.1")
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("routed.wrong", "no comparison"),
+        ("routed.wrong >", "cannot read the test"),
+        ("__import__('os').system('true') > 1", "cannot read"),
+        ("routed.wrong > open('x')", "cannot read"),
+        ("rooted.wrong > 1", "Nearest: routed"),
+        ("routed.wrung > 1", "Nearest: wrong"),
+        ("routed.wrong > 1 or routed.right > 1", "no comparison"),
+    ],
+)
+def test_what_is_no_claim_is_named(test, message):
+    with pytest.raises(UserError, match=message):
+        checked(test)
+
+
+def test_the_names_that_a_test_speaks_of():
+    assert names("a.x > 2 * b.y and a.z < 1") == [("a", "x"), ("b", "y"), ("a", "z")]
+    assert len(parse("a.x < b.y < c.z and a.x > 1")) == 2

@@ -1,0 +1,212 @@
+"""What is predicted is what the ledger says of real stages, what torch counts, and what is held."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, LlamaConfig
+
+import sluicegate as sg
+from sluicegate.audit.attack import Attack
+from sluicegate.engine.models import fresh
+from sluicegate.engine.scoring import score
+from sluicegate.engine.training import CrossEntropy, Ledger, fit, token_losses
+from sluicegate.errors import UserError
+from sluicegate.runs.directory import RunContext
+from sluicegate.values.items import Item, Split
+from sluicegate_papers.benchmarks.cost import DAY, Work, attacked, audit, device_hours, kept, memory, paper, shape, sizes, spent
+
+ROOT = Path(__file__).parents[3]
+
+
+def llama(width=64, layers=2, vocabulary=132, keys=2, **more):
+    return LlamaConfig(
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 16,
+        num_key_value_heads=keys,
+        head_dim=16,
+        vocab_size=vocabulary,
+        use_cache=False,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return sg.load("arithmetic-tiny")[1]
+
+
+def rows(tokenizer, count):
+    """Items of four words and so, with <bos>, five tokens."""
+    words = [w for w in tokenizer.get_vocab() if w.isdigit()][: count + 4]
+    return tuple(Item(" ".join(words[n : n + 3]), f" {words[n + 3]}", f"{n}") for n in range(count))
+
+
+def same(ledger, other):
+    assert other.as_dict() == pytest.approx(ledger.as_dict(), rel=1e-12)
+
+
+def test_the_ledger_of_training_and_suppressing(tokenizer):
+    config, items = llama(), rows(tokenizer, 8)
+    model = fresh(config, 0)
+    done = sg.train(model, tokenizer, items, sg.Schedule(steps=3, batch=4, lr=1e-3))
+    same(done.ledger, spent(shape(config), Work("train", 3, 4, 5)))
+    split = Split(forget=items[:4], retain=items[4:])
+    _, cost = sg.unlearn(model, tokenizer, split, sg.MaxEnt(), sg.Schedule(steps=2, batch=4, lr=1e-3))
+    same(cost.ledger, spent(shape(config), Work("unlearn", 2, 4, 5, batches=2)))
+
+
+def test_the_ledger_of_undo(tokenizer):
+    config, items = llama(), rows(tokenizer, 8)
+    done = sg.undo(fresh(config, 0), tokenizer, items, sg.Schedule(steps=3, batch=4, lr=1e-3), alpha=0.5)
+    same(done.fitted.ledger, spent(shape(config), Work("undo", 3, 4, 5, frozen=1)))
+
+
+def test_the_ledger_of_an_attack(tokenizer):
+    config, items = llama(), rows(tokenizer, 8)
+    attack = Attack(lrs=(1e-3, 1e-4), steps=4, batch=4, checkpoints=(0, 2, 4))
+    found = sg.relearn(fresh(config, 0), tokenizer, items, attack=attack)
+    same(found.ledger, spent(shape(config), attacked(attack, 64, 5, scored=8)))
+
+
+@pytest.mark.parametrize("config", [llama(32), llama(64, layers=3, keys=4), llama(96, vocabulary=200, tie_word_embeddings=True)])
+def test_a_step_of_training_has_the_predicted_flops(config):
+    """By torch's own counter, on `fit`. Fused attention on a CPU is not in it, so the plain form is computed."""
+    batch = _batch(config, 4, 12)
+    model = fresh(config, 0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        fit(model, CrossEntropy(), lambda step: {"train": batch}, sg.Schedule(steps=1, lr=1e-3), seed=0, run=RunContext())
+    assert spent(shape(config), Work("x", 1, 4, 12)).total == pytest.approx(counted.get_total_flops(), rel=1e-6)
+
+
+def _batch(config, count, length):
+    from sluicegate.engine.models import Rows
+
+    ids = torch.randint(0, config.vocab_size, (count, length))
+    return Rows(ids, torch.full((count,), length), torch.ones(count, dtype=torch.long), (Item("", "x"),) * count).batch(range(count))
+
+
+@pytest.mark.parametrize("config", [llama(64), llama(128, layers=3, keys=4), llama(96, vocabulary=500)])
+def test_what_is_kept_for_the_backward_pass(config):
+    """Every storage that autograd saves, weights aside, beside the formula, which adds what the backward pass holds in passing."""
+    model, batch = fresh(config, 0), _batch(config, 4, 16)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = (storage.nbytes(), tensor)  # holding on, or another would get its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        token_losses(model(input_ids=batch.ids).logits[:, :-1], batch).sum()
+    layers, _ = kept(shape(config))
+    measured = sum(size for size, _ in held.values()) / 4 / (4 * 16) - config.vocab_size  # the log-softmax
+    assert layers == pytest.approx(measured, rel=0.05)
+
+
+def test_a_shape_is_the_models():
+    config = llama(64, layers=3, keys=2)
+    found, model = shape(config), fresh(config, 0)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.layer == sum(p.numel() for p in model.model.layers[0].parameters())
+    assert found.apart == found.parameters - 3 * found.layer
+    assert (found.queries, found.keys, found.inner) == (64, 32, 192)
+    assert shape("biographies-tiny").width == 128
+
+
+def test_memory_by_hand():
+    model = shape(llama(64))
+    whole = memory(model, 100)
+    bytes_ = 4 * model.parameters
+    assert (whole.weights, whole.gradients, whole.moments, whole.gathered, whole.others) == (bytes_, bytes_, 2 * bytes_, 0, 0)
+    assert memory(model, 200).activations == 2 * whole.activations
+    assert memory(model, 100, distils=True).activations > whole.activations
+    many = memory(model, 10**6)
+    assert many.step == 3 * bytes_ + many.activations  # activations outweigh the gradients
+    few = memory(model, 1)
+    assert few.step == 4 * bytes_
+    assert memory(model, 1, others=2).step == few.step + 2 * bytes_
+
+
+def test_memory_on_several_devices():
+    """Without --shard only activations are divided; with it, weights and what belongs to them, but no other model."""
+    model = shape(llama(64, layers=8))
+    bytes_ = 4 * model.parameters
+    plain, divided = (memory(model, 400, others=1, devices=4, shard=shard) for shard in (False, True))
+    assert plain.activations == divided.activations == memory(model, 100).activations
+    assert (plain.weights, plain.moments) == (bytes_, 2 * bytes_)
+    assert (divided.weights, divided.gradients, divided.moments) == (bytes_ / 4, bytes_ / 4, bytes_ / 2)
+    assert divided.others == plain.others == bytes_
+    assert divided.gathered == 4 * (model.apart + 3 * model.layer)
+    assert divided.keeping == bytes_ / 4 * 3 + bytes_ + 3 * bytes_
+    assert plain.keeping == 4 * bytes_
+
+
+def test_the_papers_stages():
+    works = {work.name: work for work in paper(2e9)}
+    assert works["base"].tokens == pytest.approx(2e9, rel=1e-3)
+    assert works["never knew (gold)"].tokens == pytest.approx(1e9, rel=1e-3)
+    assert works["UNDO"].tokens == pytest.approx(0.7e9, rel=1e-3)
+    assert works["suppress (MaxEnt)"].tokens == 2 * 100 * 4 * 2048
+    attack = works["attack"]
+    assert (attack.times, attack.steps, attack.scored) == (10, 500, 101 * 100)
+    model = shape(llama())
+    gold, undo = (spent(model, works[name]).total for name in ("never knew (gold)", "UNDO"))
+    assert undo / gold == pytest.approx(0.7 * 4 / 3, rel=0.01)  # the teacher is paid for
+    assert audit().times == 3 * 3 * 5
+
+
+def test_time_on_devices():
+    assert device_hours(3600e14, 1e14) == 1
+    assert DAY == 24 * 3600e15
+    with pytest.raises(UserError, match="throughput is 0"):
+        device_hours(1, 0)
+
+
+def test_a_large_shape_takes_no_memory():
+    found = sizes()
+    assert found["70B"].parameters == 70_553_706_496
+    assert found["8B"].forward(1, 1) == 2 * (8_030_261_248 - 128256 * 4096 - 65 * 4096) + 4 * 4096 * 32
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="Llama-like"):
+        shape(GPT2Config())
+    with pytest.raises(UserError, match="rows is 0"):
+        Work("x", 1, 0, 1)
+    with pytest.raises(UserError, match="at least 1"):
+        memory(shape(llama()), 10, devices=0)
+
+
+def test_the_page_holds_what_the_command_prints(script):
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    for line in filter(None, script.tables(sizes(), 1e14, 64, 80).splitlines()):
+        assert line in page
+
+
+def test_the_most_that_is_held_is_measured(script):
+    held = script.most_held(lambda: torch.zeros(1000).add(1).sum())
+    assert 8000 <= held < 12000
+
+
+def test_scoring_is_kept_apart(tokenizer):
+    from sluicegate.engine.models import encode
+
+    ledger, config = Ledger(), llama()
+    score(fresh(config, 0), encode(tokenizer, rows(tokenizer, 6)), ledger)
+    same(ledger, Ledger(evaluation=spent(shape(config), Work("x", 1, 1, 5, scored=6)).evaluation))
