@@ -27,7 +27,6 @@ from .unlearning.objectives.simnpo import SimNPO as SimNPO
 from .unlearning.suppress import train as train
 from .unlearning.suppress import unlearn as unlearn
 from .values.curves import Curve as Curve
-from .values.curves import Estimate as Estimate
 from .values.curves import stack as stack
 from .values.edits import Edit as Edit
 from .values.edits import Noise as Noise
@@ -36,3 +35,4 @@ from .values.items import Split as Split
 from .values.items import halves as halves
 from .values.items import read as read
 from .values.schedule import Schedule as Schedule
+from .values.statistics import Estimate as Estimate

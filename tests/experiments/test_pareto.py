@@ -12,7 +12,7 @@ from sluicegate.experiments.pareto import _apart, budgets, conclusion, front
 from sluicegate.experiments.recipe import Recipe, load_recipe, packaged_recipes
 from sluicegate.experiments.rows import rows
 from sluicegate.report.figures import Point, Series
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 PICTURE = {"kind": "pareto", "y": "B@100", "title": "Every variant"}
 COURSE = [[20, 0.3], [40, 0.95], [60, 0.9], [80, 0.99]]

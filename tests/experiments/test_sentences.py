@@ -6,7 +6,7 @@ from report_synthetic import CURVES, FAST, FULL, MIDDLE, SLOW, experiment, witho
 from sluicegate.experiments.rows import paired, rows
 from sluicegate.experiments.sentences import direction, sentences, what_the_scores_show
 from sluicegate.report.numbers import flops, percent, share, written
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 
 def test_a_suppressed_model_that_is_quickly_relearned_is_called_hidden():

@@ -9,7 +9,7 @@ from sluicegate.execution.execute import execute
 from sluicegate.execution.show import stage_results
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import from_config
-from sluicegate.unlearning.budget import LADDER, MOST, SURE, Tried, calibrate, choose, fit_law, student_cdf
+from sluicegate.unlearning.budget import LADDER, MOST, SURE, Tried, calibrate, choose, fit_law
 from sluicegate.unlearning.distill import StopRule, distill
 from sluicegate.unlearning.suppress import train
 from sluicegate.values.schedule import Schedule
@@ -21,11 +21,6 @@ def on_the_law(alphas, a=2.0, b=2.0):
 
 
 # ------------------------------------------------------------------------------------------ the law
-
-
-@pytest.mark.parametrize(("t", "freedom", "known"), [(0, 3, 0.5), (1, 1, 0.75), (12.706, 1, 0.975), (-2.776, 4, 0.025), (2.228, 10, 0.975)])
-def test_students_distribution(t, freedom, known):
-    assert student_cdf(t, freedom) == pytest.approx(known, abs=2e-4)
 
 
 def test_the_law_finds_what_the_points_were_made_by():

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sluicegate.errors import UserError
-from sluicegate.values.curves import Curve, estimate, stack
+from sluicegate.values.curves import Curve, stack
 
 shares = st.floats(0, 1)
 
@@ -108,35 +108,10 @@ def test_a_curve_that_never_gets_there_gives_a_bound():
     assert str(least).startswith("at least 0.50 [one seed")
 
 
-def test_the_interval_of_known_numbers():
-    # Mean 3, standard deviation sqrt(2.5), t(4 degrees of freedom) = 2.776: half a width of 1.963.
-    found = estimate([1, 2, 3, 4, 5])
-    assert (found.mean, found.n) == (3, 5)
-    assert found.low == pytest.approx(3 - 1.9629, abs=1e-3)
-    assert found.high == pytest.approx(3 + 1.9629, abs=1e-3)
-    two = estimate([0.0, 1.0])
-    assert two.high == pytest.approx(0.5 + 12.706 * 0.5, abs=1e-3)
-
-
-@pytest.mark.parametrize("n", [31, 32, 200])
-def test_the_interval_of_many_seeds(n):
-    found = estimate([0.0, 1.0] * (n // 2) + [0.5] * (n % 2))
-    sd = math.sqrt((n // 2 * 2) * 0.25 / (n - 1))
-    assert (found.high - found.mean) / (sd / math.sqrt(n)) == pytest.approx(2.042 if n == 31 else 1.96)
-
-
 def test_the_interval_is_cut_at_what_the_quantity_can_be():
     curve = Curve((0.0,), ((1.0,), (0.9,), (0.1,)), (0, 1, 2))
     assert curve.at(0).low == 0
     assert curve.at(0).high == 1
-
-
-def test_one_seed_has_no_interval_and_none_is_an_error():
-    found = estimate([0.25])
-    assert found.as_list() == [0.25, None, None]
-    assert str(found) == "0.25 [one seed: no interval]"
-    with pytest.raises(UserError, match="at least one seed"):
-        estimate([])
 
 
 def test_effort_outside_what_was_measured_is_named():

@@ -104,6 +104,7 @@ class SteeringScalar(Trial):
         from sluicegate.routing.router import Router
         from sluicegate.routing.rules.tokens import Tokens
         from sluicegate.routing.train import train_routed
+        from sluicegate.values.statistics import auroc
 
         model, tokenizer, train, held = self._material()
         chosen = _chosen(tokenizer, self.token, self._mates(), train, self.seed)
@@ -243,15 +244,6 @@ def _chosen(tokenizer: "PreTrainedTokenizerBase", token: str, mates: Sequence[st
         )
     drawn = np.random.default_rng([seed, own]).choice(pool, len(relatives) + 1, replace=False)
     return Chosen(own, relatives, int(drawn[0]), drawn[1:], seen)
-
-
-def auroc(positive: "np.ndarray", negative: "np.ndarray") -> float:
-    """Probability that one of `positive` is larger than one of `negative`, ties counting one half."""
-    import numpy as np
-
-    ordered = np.sort(negative)
-    below, upto = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
-    return float((below + upto).mean() / (2 * len(ordered)))
 
 
 def steered(model: "PreTrainedModel", site: str, rows: "Rows", strengths: Sequence[float]) -> "dict[float, np.ndarray]":

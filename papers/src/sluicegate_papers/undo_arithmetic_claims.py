@@ -12,7 +12,7 @@ from typing import Any
 
 from sluicegate.errors import UserError
 from sluicegate.experiments.experiment import Outcome
-from sluicegate.values.curves import Estimate, estimate
+from sluicegate.values.statistics import Estimate, estimate
 
 ARMS = ("base", "gold", "maxent", "graddiff", "oracle_match", "oracle_match_steps", "distill", "undo_0.4", "undo_0.6", "undo_0.8")
 UNDO = ("undo_0.4", "undo_0.6", "undo_0.8")

@@ -8,7 +8,7 @@ from sluicegate.report.arms import PROBES, Role, Row, configs, curve_pictures, e
 from sluicegate.report.figures import Series
 from sluicegate.report.html import render, write_page
 from sluicegate.runs.arm import Arm
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 
 def report_audit(

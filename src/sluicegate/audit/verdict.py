@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from sluicegate.values.curves import Curve, Estimate, estimate
+from sluicegate.values.curves import Curve
+from sluicegate.values.statistics import Estimate, estimate
 
 RECALL_MARGIN = 0.1
 """A difference in recall up to this is called none."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.values.curves import Estimate, estimate
+from sluicegate.values.statistics import Estimate, estimate
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
 """arm -> measure -> one number a seed."""

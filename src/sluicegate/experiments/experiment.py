@@ -15,7 +15,7 @@ from sluicegate.experiments.claims import Checked, check
 from sluicegate.experiments.recipe import Recipe, references
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sluicegate.report.arms import PROBES, Row, configs, curve_pictures, environ
 from sluicegate.report.figures import DASHES, Point, Series
 from sluicegate.report.html import Link, render, write_page
 from sluicegate.runs.stage import stages
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ from sluicegate.experiments.experiment import Outcome
 from sluicegate.report.arms import Row
 from sluicegate.report.figures import Point, Series, _axes, _cross, _label_points, _Paint, _shares_axis, _style, _svg
 from sluicegate.report.numbers import plain, short
-from sluicegate.values.curves import Estimate, estimate
+from sluicegate.values.statistics import Estimate, estimate
 
 SHARE = 0.95
 """Of the retain score at which a student stops, and at which training might have."""

@@ -7,7 +7,8 @@ from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.report.arms import Role, Row, group_scores, probes, read_toml
 from sluicegate.runs.arm import Arm
-from sluicegate.values.curves import Curve, Estimate, estimate
+from sluicegate.values.curves import Curve
+from sluicegate.values.statistics import Estimate, estimate
 
 
 def rows(outcome: Outcome) -> list[Row]:

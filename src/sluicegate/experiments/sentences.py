@@ -11,7 +11,7 @@ from sluicegate.experiments.rows import paired, rows, savings_by_seed
 from sluicegate.report.arms import Row
 from sluicegate.report.numbers import flops, has_interval, percent, plain, short, times
 from sluicegate.runs.arm import Arm
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 Direction = Literal["more", "less", "same", "open"]
 

@@ -15,7 +15,7 @@ from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
 from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.html import render, write_page
 from sluicegate.report.numbers import short, written
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table

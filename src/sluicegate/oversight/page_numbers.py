@@ -9,7 +9,7 @@ from typing import Any
 from sluicegate.oversight.arms import trained_as, values_of
 from sluicegate.report.numbers import short
 from sluicegate.runs.directory import result_of
-from sluicegate.values.curves import Estimate, estimate
+from sluicegate.values.statistics import Estimate, estimate
 
 Key = tuple[float, str, int]
 """(share, arm that was trained, seed)."""

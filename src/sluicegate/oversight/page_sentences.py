@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sluicegate.oversight.page_numbers import BEST, Found, apart, percent
 from sluicegate.oversight.page_pictures import label_of
 from sluicegate.report.numbers import has_interval, plain, short
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 STOPPED = ("naive_stopped", "naive_penalty_stopped")
 NO_RIVAL = ("oracle", "placebo")

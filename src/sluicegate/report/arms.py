@@ -12,7 +12,8 @@ import tomli_w
 from sluicegate.report import figures
 from sluicegate.report.figures import Line, Series
 from sluicegate.runs.arm import Arm
-from sluicegate.values.curves import Curve, Estimate, estimate
+from sluicegate.values.curves import Curve
+from sluicegate.values.statistics import Estimate, estimate
 
 Role = Literal["reference", "pretrained", "suppressed", "distilled", "dial", "control", "other"]
 

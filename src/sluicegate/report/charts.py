@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluicegate.report.figures import _DASHES, Series, _axes, _cut, _name_margin, _Paint, _style, _svg
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 
 
 @dataclass(frozen=True)

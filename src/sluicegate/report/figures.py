@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.values.curves import Curve, Estimate
+from sluicegate.values.curves import Curve
+from sluicegate.values.statistics import Estimate
 
 WIDTH = 440
 """Width of a picture in CSS pixels at its natural size; a phone shows it at about four fifths of that."""

@@ -20,6 +20,7 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.routing.router import Router
 from sluicegate.routing.sites import Site
 from sluicegate.routing.views import view
+from sluicegate.values.statistics import auroc
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def roc(scores: Tensor | Sequence[float] | np.ndarray, positive: Tensor | Sequen
     last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # equal scores are passed together
     true = np.concatenate([[0.0], np.cumsum(y)[last] / y.sum()])
     false = np.concatenate([[0.0], np.cumsum(~y)[last] / (~y).sum()])
-    return Roc(false, true, np.concatenate([[np.inf], s[last]]), float(np.trapezoid(true, false)))
+    return Roc(false, true, np.concatenate([[np.inf], s[last]]), auroc(s[y], s[~y]))
 
 
 def activity(

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sluicegate.values.curves import Curve, Estimate, estimate, stack
+from sluicegate.values.curves import Curve, stack
+from sluicegate.values.statistics import Estimate, estimate
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sluicegate.report.figures import _DASHES, Series, _axes, _Paint, _shares_ax
 from sluicegate.report.html import render
 from sluicegate.report.numbers import written
 from sluicegate.runs.directory import write_atomic
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate, bootstrap_two_way
 
 Found = Mapping[str, Any]
 """result.json of a `steer-score` run (see `stages.steer.SteerScore`)."""
@@ -35,7 +35,6 @@ GROUPS = {
     "scaled": "the base brought to the mean's norm: the control",
 }
 _BESIDE = {"raised": "brought to the base's norm", "scaled": "the base at that norm"}
-DRAWS = 1000
 
 
 def report_steering(found: Found, path: Path, *, title: str, command: str, config: str = "") -> Path:
@@ -92,24 +91,12 @@ def rate(row: Mapping[str, Any]) -> float:
 
 
 def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estimate:
-    """A mean over vectors and prompts with a 95 % interval: both are drawn again, as the answers of one prompt hang together.
+    """A mean over vectors and prompts [k, p] with a 95 % interval; with "median", the median over vectors of that over prompts.
 
-    With "median", the median over vectors of the median over prompts. One vector or one prompt alone is not drawn again.
+    Both are drawn again, as the answers to one prompt hang together. One vector or one prompt alone is not drawn again.
     """
-    table = np.asarray(values, dtype=float)
-    if table.size == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-
-    def reduce(t: np.ndarray) -> float:
-        return float(t.mean()) if statistic == "mean" else float(np.median(np.median(t, axis=1)))
-
-    k, p = table.shape
-    if k == 1 and p == 1:
-        return Estimate(reduce(table), math.nan, math.nan, 1)
-    draw = np.random.default_rng(0)
-    drawn = [reduce(table[draw.integers(0, k, k)][:, draw.integers(0, p, p)]) for _ in range(DRAWS)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(reduce(table), float(low), float(high), k)
+    reduce = (lambda t: float(t.mean())) if statistic == "mean" else (lambda t: float(np.median(np.median(t, axis=1))))
+    return bootstrap_two_way(values, reduce)
 
 
 def sentences(found: Found) -> list[str]:

@@ -28,6 +28,7 @@ from sluicegate.unlearning.distill import StopRule, distill
 from sluicegate.values.edits import Noise
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
+from sluicegate.values.statistics import student_cdf
 
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Alphas that are tried, in order."""
@@ -110,18 +111,6 @@ def _line(points: Sequence[Tried]) -> Law:
 
 def _x(alpha: float) -> float:
     return -math.log(1 - alpha)
-
-
-def student_cdf(t: float, freedom: int) -> float:
-    """Distribution function of Student's t, by Simpson's rule on theta = atan(t / sqrt(freedom)), where it is smooth."""
-    end = math.atan(t / math.sqrt(freedom))
-    theta = np.linspace(0, end, 401)
-    values = np.cos(theta) ** (freedom - 1)
-    weights = np.ones(401)
-    weights[1:-1:2], weights[2:-1:2] = 4, 2
-    area = float((weights * values).sum()) * end / 400 / 3
-    whole = math.gamma(freedom / 2) * math.sqrt(math.pi) / math.gamma((freedom + 1) / 2)
-    return 0.5 + area / whole
 
 
 @dataclass(frozen=True)

@@ -17,52 +17,7 @@ from typing import Any
 import numpy as np
 
 from sluicegate.errors import UserError
-
-# Student's t, two-sided 95 %, for 1 to 30 degrees of freedom; beyond, the normal value is within 2 %.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval (Student's t over seeds)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    """Number of seeds. With one seed there is no interval: `low` and `high` are NaN."""
-    bound: str = ""
-    """"at least" or "at most" where some seed's curve ended before the level was reached."""
-
-    def __str__(self) -> str:
-        words = f"{self.bound} " if self.bound else ""
-        if math.isnan(self.low):
-            return f"{words}{self.mean:.2f} [one seed: no interval]"
-        return f"{words}{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def as_list(self) -> list[float | None]:
-        """[mean, low, high], with None for what is not known: JSON has no NaN."""
-        return [None if not math.isfinite(v) else v for v in (self.mean, self.low, self.high)]
-
-
-def estimate(values: Sequence[float], *, at_most: float = math.inf, at_least: float = -math.inf) -> Estimate:
-    """Return mean and 95 % t-interval over seeds; the interval is cut at what the quantity can be.
-
-    `values` holds one number a seed. Raises `UserError` when it is empty.
-    """
-    data = np.asarray(values, dtype=float)
-    if data.size == 0:
-        raise UserError("an estimate needs the value of at least one seed; got none.")
-    mean = float(data.mean())
-    if data.size == 1 or not np.isfinite(data).all():
-        return Estimate(mean, math.nan, math.nan, int(data.size))
-    t = _T95[data.size - 2] if data.size - 2 < len(_T95) else 1.96
-    half = t * float(data.std(ddof=1)) / math.sqrt(data.size)
-    return Estimate(mean, max(mean - half, at_least), min(mean + half, at_most), int(data.size))
+from sluicegate.values.statistics import Estimate, estimate
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sluicegate.report.figures import _DASHES, DASHES, Series, _axes, _Paint, _s
 from sluicegate.report.html import render
 from sluicegate.report.numbers import Written, written
 from sluicegate.runs.directory import write_atomic
-from sluicegate.values.curves import Estimate
+from sluicegate.values.statistics import Estimate
 from sluicegate_study.judge.calibration import Interval
 from sluicegate_study.quiz.measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups
 
