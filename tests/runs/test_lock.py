@@ -118,3 +118,18 @@ def test_a_group_that_shares_the_folder_shares_the_lock(path):
             assert path.stat().st_mode & 0o777 == 0o664
     finally:
         os.umask(before)
+
+
+def test_a_link_is_not_followed_and_what_it_points_to_is_left_alone(path, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    path.symlink_to(precious)
+    with pytest.raises(UserError, match=r"the lock file .* is a link.*Remove it"), take(path):
+        pass
+    assert precious.read_text() == "kept"
+
+
+def test_who_is_refused_does_not_empty_the_file(path, holder):
+    before = path.read_text()
+    assert not free(path)
+    assert path.read_text() == before != ""

@@ -1,14 +1,15 @@
-"""One process at a time: a lock that the kernel drops when its holder dies, however it dies.
+"""One process at a time: a lock that the kernel drops when its holder dies, however it dies (filelock's, over `flock`).
 
-The file itself may stay behind and means nothing: what counts is the kernel's `flock` on it. Its text names the holder,
-for the message that the next one gets.
+The file itself may stay behind and means nothing. Its text names the holder, for the message that the next one gets.
 """
 
 import contextlib
-import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sluicegate.errors import UserError
 
@@ -24,16 +25,25 @@ def held(path: Path, what: str, advice: str) -> Iterator[None]:
     Raises `Busy`, a `UserError`, where another process holds it: `what`, as in ``"the run folder 'x' is in use"``, then
     "by another process" and which one, then the `advice`, whole sentences. The folder of `path` must exist.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask, as any file: a group may share a folder
+    if path.is_symlink():
+        raise UserError(f"the lock file {str(path)!r} is a link, which is not followed. Remove it and run again.")
+    # With `on_acquired`, filelock never falls back to a lock that would stay when its holder is killed.
+    lock = FileLock(path, blocking=False, thread_local=False, preserve_lock_file=True, on_acquired=_write_holder)
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 100).decode(errors="replace").strip() or "unknown"
-            raise Busy(f"{what} by another process ({holder}). {advice}") from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        taken = lock.acquire()
+    except Timeout:
+        raise Busy(f"{what} by another process ({_read_holder(path)}). {advice}") from None
+    with taken:
         yield
-        os.ftruncate(file, 0)
-    finally:
-        os.close(file)
+
+
+def _write_holder(file: int) -> None:
+    """Name this process in the lock file, by the descriptor that the lock is held with."""
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def _read_holder(path: Path) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(100).decode(errors="replace").strip() or "unknown"
+    return "unknown"
