@@ -5,4 +5,8 @@ Names are loaded when they are first used, so that ``import sluicegate`` costs n
 
 import lazy_loader
 
+from sluicegate.deprecated import find_moved_modules
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+find_moved_modules()

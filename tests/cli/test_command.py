@@ -6,6 +6,7 @@ import pytest
 
 from sluicegate.cli.command import assignment, gathered, parse
 from sluicegate.execution.where import Where
+from sluicegate.runs.stage import setting
 
 
 @dataclass
@@ -59,3 +60,16 @@ def test_other_options_and_what_follows_two_dashes_are_left_alone():
 )
 def test_values_are_toml_or_plain_words_or_short_numbers(text, value):
     assert assignment(f"attack.lrs={text}") == ("attack.lrs", value)
+
+
+def test_an_option_is_taken_by_its_earlier_name(capsys):
+    @dataclass
+    class Renamed:
+        """Renamed options."""
+
+        max_units: int = setting(3, was="most_units")
+        """A number."""
+
+    for words in ("--most-units 4", "--most_units=4", "--max-units 4"):
+        assert parse(Renamed, "some", words.split()).max_units == 4
+        assert ("note: --most-units is now --max-units" in capsys.readouterr().err) == ("most" in words)

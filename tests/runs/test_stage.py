@@ -1,8 +1,10 @@
 import dataclasses
+import hashlib
 import json
 import shutil
 import tomllib
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import tomli_w
@@ -10,7 +12,7 @@ import tomli_w
 from sluicegate.audit.attack import Attack
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import identity
-from sluicegate.runs.stage import environment, folder_name, from_config, stages
+from sluicegate.runs.stage import Stage, build, environment, folder_name, from_config, identify, identities, setting, stages
 from sluicegate.unlearning.objectives import methods
 from tiny_stages import material, settings_of_verbs
 
@@ -202,3 +204,46 @@ def test_the_environment_says_how_rates_were_trained_where_it_was_asked_for(monk
     assert "stack" not in environment("cpu", 1)
     monkeypatch.setenv("SLUICEGATE_STACK", "never")
     assert environment("cpu", 1)["stack"] == "never"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """Settings inside settings."""
+
+    rate: float = setting(0.5, added=True, was="speed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Aged(Stage):
+    """A stage with a history."""
+
+    VERB: ClassVar[str] = "aged"
+
+    units: int = setting(4, was="places")
+    """Renamed."""
+    extra: int = setting(0, added=True)
+    """Came later."""
+    inner: Inner = Inner()
+
+
+def test_settings_added_later_and_renamed_leave_the_hash_as_it_was():
+    digest = identify(Aged(), {})
+    assert Aged().config() == {"verb": "aged", "units": 4}
+    assert identities(Aged(), {})[0] == digest
+    assert len(identities(Aged(), {})) == 2, "trials wrote out what was added later, at first"
+    as_it_was = {"verb": "aged", "version": 1, "config": {"verb": "aged", "places": 4}, "parents": {}}
+    assert digest == hashlib.sha256(json.dumps(as_it_was, sort_keys=True).encode()).hexdigest()
+    assert identify(Aged(extra=1), {}) != digest
+    assert identify(Aged(inner=Inner(0.25)), {}) != digest
+    assert build(Aged, {"places": 5, "speed": 1.0}) == Aged(units=5, inner=Inner(1.0))
+    with pytest.raises(UserError, match="units is 5 and 6"):
+        build(Aged, {"places": 5, "units": 6})
+
+
+@pytest.mark.parametrize("verb", sorted(stages()))
+def test_no_stage_has_a_setting_in_its_hash_that_was_added_later_and_holds_its_default(verb):
+    stage = stages()[verb]()
+    for field in dataclasses.fields(stage):
+        if field.metadata.get("added"):
+            assert field.name not in stage.config()
+            assert field.default is not dataclasses.MISSING

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.schedule import Schedule, training_rate
 
@@ -58,7 +58,7 @@ class Lora(Trial):
     labelled unwanted rows)."""
     share: float = 1.0
     """Share of the unwanted rows that is labelled; routing takes the others for unlabelled rows, everything else for wanted ones."""
-    by: Literal["row", "fact"] = "row"
+    by: Literal["row", "fact"] = setting("row", added=True)
     """What the share is of: of rows, so that most facts have some labelled phrasing, or of facts with all their phrasings."""
     base: str = source("run")
     """A finished run whose model is fine-tuned, where no model is given."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.steering.fit_stage import SteerFit, rule_of_behaviour
 from sluicegate.steering.measured import MEASURES, SIZES, Measured, counted, curves
@@ -73,7 +73,7 @@ class SteeringTwins(Trial):
     """Held-out prompts that are scored."""
     randoms: int = 8
     """Random vectors of the base's norm: the control."""
-    means: bool = True
+    means: bool = setting(True, added=True)
     """Whether the means of the first 2, 4, 8 ... twins are measured, each with its controls."""
     bound: float = 0.5
     """A twin counts up to this KL to the base on held-out prompts, in nats a token."""

@@ -1,13 +1,11 @@
 """The settings of a relearning attack. Apart from the attack, so that reading them needs no torch."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sluicegate.errors import UserError, check_choices
-
-_ADDED = {"added": True}
-"""Settings that came later: at their default they are no part of an attack's identity, so that older curves still compare."""
+from sluicegate.runs.stage import setting
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,15 @@ class Attack:
     """Which tokens the attacker trains on: all of them, or the answers' alone."""
     probe: int = 0
     """Measure each group on at most this many rows, the same ones for every model; 0: all."""
-    lora_rank: int = field(default=0, metadata=_ADDED)
+    lora_rank: int = setting(0, added=True)
     """Train a LoRA adapter of this rank on every linear layer and leave the model's own weights alone; 0: train these."""
-    keep_retain: float = field(default=0.0, metadata=_ADDED)
+    keep_retain: float = setting(0.0, added=True)
     """The attacker must keep this share of the model's retain score: what does not is no success. Use with --kind mixed; 0: no matter."""
-    round_bits: int = field(default=0, metadata=_ADDED)
+    round_bits: int = setting(0, added=True)
     """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back is recall at
     step 0. 0: leave them as they are."""
 
-    measure: Literal["auto", "loss"] = field(default="auto", metadata=_ADDED)
+    measure: Literal["auto", "loss"] = setting("auto", added=True)
     """What recall is. auto: the share of exact answers, and on running text of tokens that are the first choice. loss: exp(-loss), the
     geometric mean of what the tokens are given, which moves where no first choice does."""
 

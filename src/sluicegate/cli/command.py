@@ -1,5 +1,6 @@
 """What all verbs share: what a verb is, how words become options, which seeds, and the last line of JSON."""
 
+import dataclasses
 import inspect
 import json
 import re
@@ -59,6 +60,14 @@ def several(name: str, summary: str, group: str, actions: Mapping[str, type[Any]
 
 
 def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = "") -> Any:
+    """The dataclass that the words describe; an option's earlier name is taken, and said to be one on the standard error."""
+    words = list(words)
+    for old, new in _earlier(cls):
+        for n, word in enumerate(words):
+            flag, equals, value = word.partition("=")
+            if flag.replace("_", "-") == old:
+                print(f"note: {old} is now {new}", file=sys.stderr)
+                words[n] = new + equals + value
     return tyro.cli(
         cls,
         prog=f"sluicegate {verb}",
@@ -91,6 +100,15 @@ def gathered(words: Sequence[str], lists: set[str]) -> list[str]:
             group = first[flag]
             group += [value] if equals else []
     return [word for part in out for word in part]
+
+
+def _earlier(cls: type[Any]) -> Iterator[tuple[str, str]]:
+    """Earlier and present names of a verb's options."""
+    for field in dataclasses.fields(cls):
+        if isinstance(field.type, type) and is_dataclass(field.type):
+            yield from _earlier(field.type)
+        elif was := field.metadata.get("was"):
+            yield "--" + was.replace("_", "-"), "--" + field.name.replace("_", "-")
 
 
 def _lists(cls: type[Any]) -> Iterator[str]:

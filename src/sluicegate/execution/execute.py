@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext, RunDirectory, open_run
-from sluicegate.runs.stage import Stage, environment, folder_name, identify, stages
+from sluicegate.runs.directory import RunContext, RunDirectory, open_run, read_identity
+from sluicegate.runs.stage import Stage, environment, folder_name, identify, identities, stages
 from sluicegate.tasks import read
 from sluicegate.values.items import digest
 
@@ -22,7 +22,6 @@ ALONE_SHARDED = "--shard divides a model among processes, and there is one. Ask 
 def identity(stage: Stage) -> tuple[str, dict[str, str]]:
     """The stage's hash, and the hashes of what it is made from."""
     from sluicegate.engine.models import model_digest
-    from sluicegate.runs.directory import read_identity
 
     parents = {}
     for name, value in (stage.sources("model") | stage.sources("run")).items():
@@ -31,6 +30,21 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
     for name, value in stage.sources("data").items():
         parents[name] = digest(read(value, name))
     return identify(stage, parents), parents
+
+
+def home_of(stage: Stage, out: Path, *, exact: bool = False) -> tuple[Path, str, dict[str, str]]:
+    """The run folder of a stage, its hash there, and the hashes of what it is made from.
+
+    With `exact`, `out` is the folder; else it is ``out/verb-method-hash8``. A run that is there under an earlier form of its hash is
+    found (see `runs.stage.identities`).
+    """
+    _, parents = identity(stage)
+    known = identities(stage, parents)
+    if exact:
+        there = read_identity(out)
+        return out, there["hash"] if there and there["hash"] in known else known[0], parents
+    own = next((digest for digest in known if (out / folder_name(stage, digest)).exists()), known[0])
+    return out / folder_name(stage, own), own, parents
 
 
 def execute(
@@ -61,8 +75,7 @@ def execute(
     world = _world(stage, procs, shard)
     starts = world > 1 and launched() is None
     ranks = ALONE if world == 1 or starts else join(shard)
-    stage, own, parents = _settled(stage, ranks)
-    folder = out if exact else out / folder_name(stage, own)
+    stage, folder, own, parents = _settled(stage, ranks, out, exact)
     if ranks.first((folder / "DONE").exists()):
         if ranks.leads:
             check_owner(folder, own)
@@ -108,17 +121,19 @@ def _world(stage: Stage, procs: int, shard: bool) -> int:
     return world
 
 
-def _settled(stage: Stage, ranks: "Ranks") -> tuple[Stage, str, dict[str, str]]:
-    """The stage resolved, its hash, and its parents' hashes; `UserError` in all processes where they do not agree."""
+def _settled(stage: Stage, ranks: "Ranks", out: Path, exact: bool) -> tuple[Stage, Path, str, dict[str, str]]:
+    """The stage resolved, and `home_of`'s answer for it; `UserError` in all processes where they do not agree."""
     if ranks.world == 1:
         stage = stage.resolved()
-        return stage, *identity(stage)
+        return stage, *home_of(stage, out, exact=exact)
     from importlib.metadata import version
 
+    home = None
     told: dict[str, Any] = {"error": "", "hash": "", "versions": {n: version(n) for n in ("sluicegate", "torch")}, "shard": ranks.shard}
     try:
         stage = stage.resolved()
         own, parents = identity(stage)
+        home = home_of(stage, out, exact=exact)
         content = {name: value for name, value in stage.config().items() if name not in parents}
         told |= {"hash": own, "settings": content, "content": parents}
     except UserError as error:
@@ -131,7 +146,8 @@ def _settled(stage: Stage, ranks: "Ranks") -> tuple[Stage, str, dict[str, str]]:
         for what in ("versions", "shard", "settings", "content", "hash"):
             if other[what] != everyone[0][what]:
                 raise UserError(f"the processes do not agree: {_difference(what, everyone[0][what], other[what], rank)} Start all alike.")
-    return stage, own, parents
+    # Rank 0 says where: another process might look at the folder before, or after, it was made.
+    return stage, *ranks.first(home)
 
 
 def _difference(what: str, first: Any, other: Any, rank: int) -> str:

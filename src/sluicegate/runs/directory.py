@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.runs.disk import plain_disk_errors, sync
 from sluicegate.runs.lock import held
@@ -281,3 +282,6 @@ def result_of(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{str(folder)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
     found: dict[str, Any] = json.loads((path / "result.json").read_text())
     return found
+
+
+__getattr__ = alias(__name__, Room="RunContext", RunFolder="RunDirectory", Resumed="Checkpoint")

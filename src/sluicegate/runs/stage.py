@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -24,6 +24,15 @@ Kind = Literal["model", "run", "data"]
 def source(kind: Kind, default: str = "") -> Any:
     """A field that names something the stage is made from; its content is hashed, not its name."""
     return dataclasses.field(default=default, metadata={"source": kind})
+
+
+def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
+    """A setting whose history is known.
+
+    added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of the hash.
+    was: its earlier name. It stands in the hash under that name, and may still be given by it.
+    """
+    return dataclasses.field(default=default, metadata={"added": added, "was": was})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,23 +88,32 @@ class Stage:
         return {name: value for name in named if (value := getattr(self, name))}
 
     def config(self) -> dict[str, Any]:
-        """All settings, flat, as TOML can hold them; empty sources are left out."""
+        """All settings, flat, as TOML can hold them. Empty sources are left out, and settings added later at their default."""
+        return self._table(earliest=False, added=False)
+
+    def _table(self, *, earliest: bool, added: bool) -> dict[str, Any]:
+        """The settings, under their earliest names where `earliest`; with those added later at their default where `added`."""
         flat: dict[str, Any] = {"verb": self.VERB}
-        _flatten(self, flat)
+        for name, field, content in _flat(self):
+            history = field.metadata if field else {}
+            name = (history.get("was") or name) if earliest else name
+            if name in flat:
+                raise TypeError(f"two settings of one stage are called {name!r}")
+            if field is None or added or not (history.get("added") and content == field.default):
+                flat[name] = list(content) if isinstance(content, tuple) else content
         return flat
 
 
-def _flatten(value: Any, into: dict[str, Any]) -> None:
+def _flat(value: Any) -> "Iterator[tuple[str, dataclasses.Field[Any] | None, Any]]":
+    """Name, field and value of every setting, those of nested dataclasses too; no field for the name of a method."""
     for field in dataclasses.fields(value):
         content = getattr(value, field.name)
         if dataclasses.is_dataclass(content):
             if name := getattr(content, "NAME", ""):
-                into["method"] = name
-            _flatten(content, into)
-        elif not (field.metadata.get("source") and not content):
-            if field.name in into:
-                raise TypeError(f"two settings of one stage are called {field.name!r}")
-            into[field.name] = list(content) if isinstance(content, tuple) else content
+                yield "method", None, name
+            yield from _flat(content)
+        elif content or not field.metadata.get("source"):
+            yield field.name, field, content
 
 
 def stages() -> dict[str, type[Stage]]:
@@ -124,6 +142,11 @@ def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | Non
     Raises `UserError` for a setting that the stage does not have.
     """
     left = dict(settings)
+    for old, new in earlier(cls, method).items():
+        if old in left:
+            if new in left:
+                raise UserError(f"{new} is {left[old]!r} and {left[new]!r}: once by its earlier name {old}. Leave one out.")
+            left[new] = left.pop(old)
     if method is not None and not any(hasattr(_default(field), "NAME") for field in dataclasses.fields(cls)):
         left["method"] = method  # nothing takes it, so it is refused below
     stage: Stage = _build(cls, left, method)
@@ -166,6 +189,18 @@ def settings_of(cls: type[Any], method: type[Any] | None = None) -> list[str]:
     return names
 
 
+def earlier(cls: type[Any], method: type[Any] | None = None) -> dict[str, str]:
+    """The names that settings had before, with those they have now."""
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(cls):
+        default = _default(field)
+        if dataclasses.is_dataclass(default):
+            found |= earlier(method if hasattr(default, "NAME") and method else type(default))
+        elif was := field.metadata.get("was"):
+            found[was] = field.name
+    return found
+
+
 def _typed(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     """Check settings against the field's default type, so that a wrong one is named and not met later."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -193,7 +228,19 @@ def _entries(name: str, values: list[Any], kind: type[Any]) -> list[Any]:
 
 def identify(stage: Stage, parents: Mapping[str, str]) -> str:
     """The stage's hash (hex): verb, version, settings without paths, and the content of its sources."""
-    plain = {name: value for name, value in stage.config().items() if name not in parents}
+    return _digest(stage, parents, added=False)
+
+
+def identities(stage: Stage, parents: Mapping[str, str]) -> tuple[str, ...]:
+    """Every hash under which a run of this stage may be found: its own first, then the one with all settings written out.
+
+    The latter is that of trials made before settings added later were left out for every stage.
+    """
+    return tuple(dict.fromkeys((identify(stage, parents), _digest(stage, parents, added=True))))
+
+
+def _digest(stage: Stage, parents: Mapping[str, str], *, added: bool) -> str:
+    plain = {name: value for name, value in stage._table(earliest=True, added=added).items() if name not in parents}
     content = {"verb": stage.VERB, "version": stage.VERSION, "config": plain, "parents": dict(sorted(parents.items()))}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

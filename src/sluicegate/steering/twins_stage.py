@@ -1,12 +1,12 @@
 """Steering: find the orthogonal twins of a vector."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import outcome
 from sluicegate.steering.fit_stage import DEFAULT, OnModel, as_file, places
 from sluicegate.steering.prompts import TRAINING
@@ -60,7 +60,7 @@ class SteerTwins(OnModel):
     """Weight of the answer's first token in that KL; each later one has 1."""
     searched: int = 16
     """How many of the prompts are searched on; each twin meets one of them a step."""
-    together: int = field(default=1, metadata={"added": True})
+    together: int = setting(1, added=True)
     """So many twins at least meet the same prompt in a step: with 8, a step of few twins is about a sixth cheaper."""
 
     def resolved(self) -> Self:

@@ -1,6 +1,5 @@
 """Stages on data: what they share, and the one that only scores."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -37,13 +36,6 @@ class OnData(Stage):
     """Render prompts with the tokenizer's chat template."""
     seed: int = 0
     """Seed of everything random in this stage."""
-
-    def config(self) -> dict[str, Any]:
-        """All settings, flat; those that were added later are left out at their default, so that older runs keep their hash."""
-        flat = super().config()
-        for name in _added_and_open(self):
-            del flat[name]
-        return flat
 
     def split(self) -> Split:
         """The groups that were handed in."""
@@ -104,18 +96,6 @@ class OnData(Stage):
             for name in ("forget", "retain", "adjacent")
             if split.group(name)
         }
-
-
-def _added_and_open(value: Any) -> list[str]:
-    """Names of the fields marked `added` that hold their default, in nested dataclasses too."""
-    found = []
-    for field in dataclasses.fields(value):
-        content = getattr(value, field.name)
-        if dataclasses.is_dataclass(content):
-            found += _added_and_open(content)
-        elif field.metadata.get("added") and content == field.default:
-            found.append(field.name)
-    return found
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import result_of
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData
 from sluicegate.unlearning.objectives import Method, methods
 from sluicegate.unlearning.objectives.maxent import MaxEnt
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
     from sluicegate.unlearning.budget import Choice
     from sluicegate.unlearning.distill import Distilled, StopRule
-
-
-_ADDED = {"added": True}
-"""Settings that came later: at their default they are no part of a run's hash (see `OnData.config`)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Train(OnData):
     """Which tokens count: all of them, or the answers' alone."""
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    check_every: int = field(default=0, metadata=_ADDED)
+    check_every: int = setting(0, added=True)
     """Steps between looks at the retain score, which the result keeps, so that it is known what less training would have cost; 0: none."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
 
@@ -92,7 +88,7 @@ class Unlearn(OnData):
 
     sites: str = "*"
     """Which parameters are trained: globs over parameter names, joined by commas."""
-    sam: float = field(default=0.0, metadata=_ADDED)
+    sam: float = setting(0.0, added=True)
     """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
     schedule: Schedule = Schedule(steps=100, batch=32)
     objective: Method = MaxEnt()
@@ -153,11 +149,11 @@ class Distill(OnData):
     """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
-    match_hidden: float = field(default=0.0, metadata=_ADDED)
+    match_hidden: float = setting(0.0, added=True)
     """Weight of matching the teacher's hidden states too, on retain rows only; 0: outputs alone."""
-    small: float = field(default=0.0, metadata=_ADDED)
+    small: float = setting(0.0, added=True)
     """Begin with a fresh student whose MLPs have this share of the units, and widen it after --small-steps; 0: no."""
-    small_steps: int = field(default=100, metadata=_ADDED)
+    small_steps: int = setting(100, added=True)
     """Steps that the small student is distilled for before it grows."""
     schedule: Schedule = Schedule(steps=1000, batch=64, warmup=25, decay="cosine", decay_steps=700)
 
@@ -250,10 +246,10 @@ class Undo(Distill):
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
     noise_sites: str = "*"
     """Which parameters are noised: globs over parameter names, joined by commas."""
-    aim: Literal["all", "fisher", "gradient", "random"] = field(default="all", metadata=_ADDED)
+    aim: Literal["all", "fisher", "gradient", "random"] = setting("all", added=True)
     """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
     gradient on the forget set is largest beside that on the retain set. random: any of them (the control)."""
-    budget: float = field(default=0.0, metadata=_ADDED)
+    budget: float = setting(0.0, added=True)
     """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take --alpha."""
 
     @property

@@ -232,12 +232,9 @@ def _hung(ray: Any) -> Any:
 
 def _home_of(stage: "Stage", task: Task) -> tuple[Path, str]:
     """The run folder that a task will have, and its hash; `UserError` where the folder is another's."""
-    from sluicegate.execution.execute import identity
-    from sluicegate.runs.stage import folder_name
+    from sluicegate.execution.execute import home_of
 
-    stage = stage.resolved()
-    digest, _ = identity(stage)
-    folder = task.out if task.exact else task.out / folder_name(stage, digest)
+    folder, digest, _ = home_of(stage.resolved(), task.out, exact=task.exact)
     check_owner(folder, digest)
     check_strangers(folder)
     return folder, digest

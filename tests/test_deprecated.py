@@ -1,0 +1,45 @@
+"""What was called otherwise in the release before still works, and warns."""
+
+import importlib
+import sys
+
+import pytest
+
+from sluicegate.deprecated import MODULES, alias, renamed
+
+
+@pytest.mark.parametrize("old", sorted(MODULES))
+def test_a_module_is_found_under_its_earlier_name(old):
+    sys.modules.pop(f"sluicegate.{old}", None)
+    new = importlib.import_module(f"sluicegate.{MODULES[old]}")
+    spec = new.__spec__
+    with pytest.warns(DeprecationWarning, match=f"sluicegate.{old} is now sluicegate.{MODULES[old]}"):
+        assert importlib.import_module(f"sluicegate.{old}") is new
+    assert new.__spec__ is spec
+    assert new.__name__ == f"sluicegate.{MODULES[old]}"
+
+
+def test_a_module_that_never_was_is_not_found():
+    with pytest.raises(ModuleNotFoundError, match="nonsense"):
+        importlib.import_module("sluicegate.nonsense")
+
+
+def test_a_keyword_is_taken_by_its_earlier_name():
+    @renamed(room="run")
+    def work(x, run=None):
+        return x, run
+
+    with pytest.warns(DeprecationWarning, match=r"work\(room=\.\.\.\) is now run="):
+        assert work(1, room=2) == (1, 2)
+    assert work(1, run=3) == (1, 3)
+    with pytest.raises(TypeError, match="twice"):
+        work(1, room=2, run=3)
+
+
+def test_an_attribute_is_found_by_its_earlier_name():
+    from sluicegate.runs import directory
+
+    with pytest.warns(DeprecationWarning, match="is now RunContext"):
+        assert directory.Room is directory.RunContext
+    with pytest.raises(AttributeError, match="no attribute 'Hall'"):
+        alias("somewhere", Room="RunContext")("Hall")
