@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from sluicegate.errors import UserError
@@ -36,6 +38,32 @@ def test_arithmetic_comparisons_and_their_joining(test, holds):
             checked(test)
     else:
         assert checked(test).holds == holds
+
+
+ODD = {"undo_0.8": {"A@10": [0.3, 0.2, 0.9], "low": [0.1, 0.1, 0.1]}, "gold": {"A@10": [0.3, 0.3, 0.3], "low": [math.nan, 0.0, 0.0]}}
+
+
+def test_a_name_in_quotes_may_hold_anything():
+    (compared,) = (found := check({"test": '"undo_0.8.A@10" <= "gold.A@10" + 0.05'}, ODD)).comparisons
+    assert (compared.left.written, compared.right.written) == ("undo_0.8.A@10", "gold.A@10 + 0.05")
+    assert found.holds == (True, True, False)
+    assert names('"undo_0.8.A@10" <= gold.low') == [("undo_0.8", "A@10"), ("gold", "low")]
+    assert check({"test": '"gold.A@10" < 0.8 * log(2)\n  and 1 < 2'}, ODD).holds == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("test", "verdict"),
+    [
+        ('"undo_0.8.A@10" <= "gold.A@10"', "holds on 2 of 3 seeds, and on the median"),
+        ('"undo_0.8.A@10" >= 0.9', "holds on 1 of 3 seeds, not on the median"),
+        ('"undo_0.8.A@10" <= "gold.A@10" and "undo_0.8.A@10" >= 0.25', "holds on 1 of 3 seeds, and on the median"),
+        ("gold.low >= 0", "holds on 2 of 3 seeds, not on the median"),
+        ('"undo_0.8.low" > 0', "holds on all 3 seeds"),
+        ('"undo_0.8.low" > 1', "does not hold"),
+    ],
+)
+def test_the_verdict_says_on_how_many_seeds_and_whether_on_the_median(test, verdict):
+    assert check({"test": test}, ODD).verdict == verdict
 
 
 def test_both_sides_come_with_their_intervals():

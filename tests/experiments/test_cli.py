@@ -48,11 +48,11 @@ def test_the_report_prints_claims_and_numbers_as_markdown(capsys: pytest.Capture
     capsys.readouterr()
     assert main(["report", "runs/by-hand", "--claims"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| claim | source | here | holds | command |"
-    assert lines[2].startswith(
-        "| Routed is above the control. | a paper, table 2 | routed.loss = 2.00 [1.94 to 2.07] > control.loss + 0.5 = 1.50 ["
-    )
-    assert lines[2].endswith("| holds on all 2 seeds | `sluicegate run by-hand --seed 0 --seeds 2` |")
+    assert lines[0].startswith("Command: `sluicegate run by-hand.toml --seeds 2` (seeds 0, 1; intervals: 95 %")
+    assert lines[2] == "| claim | source | here | control | verdict |"
+    here, control = "routed.loss = 2.00 [1.94 to 2.07]", "> control.loss + 0.5 = 1.50"
+    assert lines[4] == f"| Routed is above the control. | a paper, table 2 | {here} | {control} | holds on all 2 seeds |"
+    assert lines[5].startswith("| Small on some seeds. | this page | control.loss = 1.00 [0.94 to 1.07] | < 1.015 |")
     assert "| arm | loss | share | rare | speed |" in lines
     assert "| control | 1.00 [0.94 to 1.07] | 0.500 | – | – |" in lines
 

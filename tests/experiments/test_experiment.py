@@ -4,6 +4,7 @@ import math
 import pytest
 import tomli_w
 
+import report_synthetic
 from sluicegate.errors import UserError
 from sluicegate.experiments.experiment import Outcome, gather, run_recipe
 from sluicegate.experiments.recipe import Recipe, load_recipe, override, packaged_recipes
@@ -53,6 +54,32 @@ def test_every_arm_is_run_and_attacked_over_the_seeds(ran):
         assert arm.owned.seeds == arm.held_out.seeds == (0, 1)
         assert arm.owned.effort == (0, 3, 6, 10, 12)
     assert outcome.arms["copy"].results[0]["steps"] == 3
+
+
+def test_claims_speak_of_what_models_gave_under_attack():
+    """Recall is read off the curves of each seed, cost is counted from the pretrained arm on, and what nobody measured is NaN."""
+    tests = ['"maxent.A@10" > "gold.A@10" + 0.5', '"harsh.B@100" <= 0.57', "maxent.savings > 0.8", "gold.divergence < 1"]
+    outcome = report_synthetic.experiment(claims=[{"says": "so", "test": test} for test in tests], seeds=(0, 1, 2))
+    numbers = outcome.numbers("maxent")
+    assert numbers["A@10"] == pytest.approx([0.95, 0.9595, 0.969])
+    assert numbers["B@100"] == pytest.approx([0.6] * 3)
+    assert numbers["flops"] == [2e9] * 3
+    assert numbers["loss"] == [4.0] * 3
+    assert numbers["savings"] == pytest.approx([1 - (1 + 2 * 0.1 / 0.3) / 30, *numbers["savings"][1:]])
+    assert all(map(math.isnan, numbers["divergence"]))
+    assert [claim.verdict for claim in outcome.checked()] == [
+        "holds on all 3 seeds",
+        "holds on 1 of 3 seeds, not on the median",
+        "holds on all 3 seeds",
+        "cannot be told",
+    ]
+    assert [claim["holds"] for claim in outcome.summary()["claims"]] == [[True] * 3, [True, False, False], [True] * 3, [False] * 3]
+
+
+def test_a_short_attack_leaves_what_comes_later_untold():
+    claims = [{"test": '"maxent.A@10" > 0'}, {"test": '"maxent.A@30" > 0'}]
+    outcome = report_synthetic.experiment(claims=claims, effort=(0.0, 1.0, 3.0, 10.0))
+    assert [claim.word for claim in outcome.checked()] == ["holds on all 3 seeds", "cannot be told"]
 
 
 def test_the_table_in_summary_json_is_what_the_runs_found(ran):

@@ -96,10 +96,32 @@ def test_a_claim_about_a_parent_says_why_there_is_nothing_to_claim(tmp_path):
         loaded(tmp_path, content)
 
 
-def test_claims_are_for_trials_only():
-    arms = {"base": {"verb": "train", "model": "arithmetic-tiny"}}
-    with pytest.raises(UserError, match="claims and pictures are for recipes of trials"):
-        Recipe(name="x", arms=arms, attack={}, claims=[{"test": "base.loss > 1"}])
+MODELS = {"base": {"verb": "train", "model": "arithmetic-tiny"}, "base_0.5": {"verb": "train", "model": "arithmetic-tiny"}}
+
+
+def test_claims_speak_of_models_that_are_attacked():
+    claim = {"test": '"base_0.5.A@10" < "base.A@10" - 0.1 and base.retain > 0.9'}
+    assert Recipe(name="x", arms=MODELS, attack={}, claims=[claim]).measures_of("base_0.5")[:2] == ("retain", "forget")
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ('"base_0.6.A@10" > 1', r"speaks of the arm 'base_0\.6'. Nearest: .*base_0\.5"),
+        ('"base_0.5.A@11" > 1', r"speaks of base_0\.5\.A@11. Nearest: A@10"),
+        ('"base" > 1', "cannot read"),
+        ("base.A@10 > 1", "a name with @ stands in quotes"),
+        ('"base.A@10" + "base.A@30" > log(1, 2)', "log too"),
+    ],
+)
+def test_a_mistake_in_a_claim_about_models_is_named(test, said):
+    with pytest.raises(UserError, match=said):
+        Recipe(name="x", arms=MODELS, attack={}, claims=[{"test": test}])
+
+
+def test_pictures_other_than_pareto_are_for_trials_only():
+    with pytest.raises(UserError, match="such pictures are for recipes of trials"):
+        Recipe(name="x", arms=MODELS, attack={}, pictures=[{"kind": "bars", "measures": ["loss"]}])
 
 
 def test_titles_are_those_of_the_packaged_recipes():

@@ -6,9 +6,10 @@ import tomllib
 import pytest
 
 from sluicegate.experiments.experiment import load_outcome, run_recipe
+from sluicegate.experiments.markdown import arms_table, claims_table
 from sluicegate.experiments.page import report_experiment
 from sluicegate.experiments.recipe import Recipe
-from sluicegate.experiments.trial_page import arms_markdown, claims_markdown, content
+from sluicegate.experiments.trial_page import content
 from sluicegate.report.charts import Track
 from sluicegate.report.figures import Series
 from throwaway import at_hand, table
@@ -102,7 +103,7 @@ def test_a_number_that_is_none_is_left_out_said_and_keeps_no_claim(tmp_path):
     assert "loss came out as no finite number: control (seed 1)." in text
     assert "Holds on 2 of 3 seeds. Routed is above the control." in text
     assert "control.loss + 0.5 = 1.51 [1.38 to 1.64] on 2 of 3 seeds" in text
-    assert "2 of 3 seeds" in arms_markdown(outcome)
+    assert "2 of 3 seeds" in arms_table(outcome)
     assert "NaN" not in json.dumps(outcome.summary())
     assert outcome.summary()["arms"]["control"]["loss"] == [1.0, None, 1.02]
 
@@ -140,7 +141,7 @@ def test_text_of_the_user_is_escaped(tmp_path):
     source = page(outcome, tmp_path)
     assert "<script" not in source
     assert text_of(source).count("<script>alert('x')</script>") > 5
-    row = claims_markdown(outcome, "sluicegate run x").splitlines()[2]
+    row = claims_table(outcome.checked()).splitlines()[2]
     assert len(re.findall(r"(?<!\\)\|", row)) == 6
 
 
@@ -152,7 +153,7 @@ def test_a_parent_is_named_but_has_no_row(tmp_path):
     assert outcome.summary()["arms"] == {"routed": {"loss": [1.0], "share": [0.5], "rare": [7.0]}}
     text = text_of(page(outcome, tmp_path))
     assert "1 arm, 1 seed. Made from: base (train)." in text
-    assert arms_markdown(outcome).splitlines()[2:] == ["| routed | 1.00 | 0.500 | 7.00 |"]
+    assert arms_table(outcome).splitlines()[2:] == ["| routed | 1.00 | 0.500 | 7.00 |"]
     parents = json.loads((outcome.arms["routed"].folders[0] / "parents.json").read_text())["parents"]
     own = json.loads((outcome.arms["base"].folders[0] / "parents.json").read_text())["hash"]
     assert parents == {"model": own}

@@ -7,7 +7,8 @@ from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
 from sluicegate.experiments.recipe import load_recipe
 from sluicegate.runs.stage import from_config
-from sluicegate_papers.languages_stage import ARMS, Languages
+from sluicegate_papers.languages_settings import ARMS
+from sluicegate_papers.languages_stage import Languages
 
 TINY = {
     "verb": "languages",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sluicegate.engine.training import Objective
     from sluicegate.routing.router import Router
     from sluicegate.runs.directory import RunContext
-    from sluicegate_papers.languages_stage import Languages
+    from sluicegate_papers.languages_settings import LanguagesSettings
     from sluicegate_papers.tasks.languages import Corpus
 
 
@@ -53,7 +53,7 @@ class Made:
     absorbed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def _plainly(trial: "Languages", corpus: "Corpus", run: "RunContext", rows: "np.ndarray") -> Made:
+def _plainly(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext", rows: "np.ndarray") -> Made:
     """Ordinary training on some of the rows."""
     from sluicegate.engine.sampling import Mixture, Part, seed_of
     from sluicegate.engine.training import CrossEntropy, fit
@@ -65,7 +65,7 @@ def _plainly(trial: "Languages", corpus: "Corpus", run: "RunContext", rows: "np.
     return Made(model, fitted.ledger.student, rows)
 
 
-def _base(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
+def _base(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> Made:
     import numpy as np
 
     from sluicegate.engine.models import save
@@ -75,14 +75,14 @@ def _base(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
     return made
 
 
-def _filter(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
+def _filter(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> Made:
     import numpy as np
 
     hidden = corpus.labelled(trial.share, trial.seed)[1]
     return _plainly(trial, corpus, run, np.concatenate([np.arange(corpus.kept), hidden]))
 
 
-def _cut(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
+def _cut(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> Made:
     """The control: the same units cut out of a model that was never routed."""
     import numpy as np
 
@@ -94,7 +94,7 @@ def _cut(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
     return Made(model, flops, np.arange(len(corpus.train)), before, absorbed)
 
 
-def _routed(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
+def _routed(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> Made:
     """SGTM and ERA: route, then cut; ERA repairs as well."""
     import numpy as np
 
@@ -127,7 +127,7 @@ def _routed(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
     return Made(model, flops, np.arange(len(corpus.train)), before, absorbed)
 
 
-def _demix(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
+def _demix(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> Made:
     import numpy as np
     import torch
 
@@ -161,7 +161,7 @@ def _demix(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
     return Made(model, fitted.ledger.student, np.arange(len(corpus.train)), before)
 
 
-def _unlearned(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
+def _unlearned(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> Made:
     """Gradient difference and RMU, on the base; what is not labelled counts as retain data."""
     import numpy as np
 
@@ -199,7 +199,7 @@ def _unlearned(trial: "Languages", corpus: "Corpus", run: "RunContext") -> Made:
     return Made(model, fitted.ledger.total + spent.total, np.arange(len(corpus.train)), before)
 
 
-WAYS: dict[str, Callable[["Languages", "Corpus", "RunContext"], Made]] = {
+WAYS: dict[str, Callable[["LanguagesSettings", "Corpus", "RunContext"], Made]] = {
     "base": _base,
     "filter": _filter,
     "cut": _cut,
@@ -213,17 +213,6 @@ WAYS: dict[str, Callable[["Languages", "Corpus", "RunContext"], Made]] = {
 
 def _before(model: "PreTrainedModel", corpus: "Corpus") -> dict[str, float]:
     return {f"{name}_before": loss_of(model, rows) for name, rows in corpus.held.items()}
-
-
-def joint_of(model: "PreTrainedModel") -> list[str]:
-    """Embeddings and norms learn from every row, as in the bilingual runs of SGTM."""
-    from torch import nn
-
-    found = []
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
-            found += [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
-    return found
 
 
 def _absorption(router: "Router", corpus: "Corpus") -> dict[str, float]:
@@ -254,7 +243,7 @@ def _without(model: "PreTrainedModel", router: "Router") -> float:
     return 0.0
 
 
-def _repair(trial: "Languages", model: "PreTrainedModel", corpus: "Corpus", run: "RunContext") -> float:
+def _repair(trial: "LanguagesSettings", model: "PreTrainedModel", corpus: "Corpus", run: "RunContext") -> float:
     """Train on a few retain rows up to the step at which other retain rows have their lowest loss; return the FLOPs."""
     from sluicegate.engine.sampling import Mixture, seed_of
     from sluicegate.engine.training import CrossEntropy, fit

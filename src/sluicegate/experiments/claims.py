@@ -1,14 +1,22 @@
-"""Claims: what a recipe says its numbers bear out, checked on every seed.
+"""Claims: what a recipe says its numbers bear out, checked on every seed and on the median over seeds.
 
 A claim's test is a comparison of arithmetic over ``ARM.MEASURE``, written in the recipe::
 
     test = "routed.wrong_mse >= 0.9 * routed.constant_mse"
     test = "sgtm_50.forget > filter_50.forget + 0.5 and sgtm_50.retain < filter_50.retain + 0.1"
+
+A name that is more than letters, digits and underscores stands in quotes, arm and measure together; the measure is what
+follows the last dot::
+
+    test = '"undo_0.8.A@10" <= "gold.A@10" + 0.05 and distill.retain >= 0.9'
+
+A comparison holds on the median where the median over seeds of the difference of its two sides says so.
 """
 
 import ast
 import math
 import operator
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +39,13 @@ _COMPARISON: dict[type[ast.cmpop], tuple[str, Callable[[float, float], bool]]] =
     ast.Gt: (">", operator.gt),
     ast.GtE: ("\N{GREATER-THAN OR EQUAL TO}", operator.ge),
 }
-_FUNCTIONS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs}
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "log": lambda a: math.log(a) if a > 0 else math.nan,
+}
+_OF_ONE = ("abs", "log")
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,14 @@ class Checked:
     holds: tuple[bool, ...]
     """By seed."""
     comparisons: tuple[Comparison, ...]
+    median: bool
+    """Whether every comparison holds on the median over seeds."""
+
+    @property
+    def verdict(self) -> str:
+        """The word, and where the seeds disagree, what the median over them says."""
+        split = 0 < sum(self.holds) < len(self.holds) and self.word.startswith("holds")
+        return f"{self.word}, {'and' if self.median else 'not'} on the median" if split else self.word
 
     @property
     def word(self) -> str:
@@ -78,9 +100,11 @@ class Checked:
 def parse(test: str) -> list[ast.Compare]:
     """The comparisons of a test, joined by `and`; raises `UserError` for anything else."""
     try:
-        tree = ast.parse(test.strip(), mode="eval").body
+        tree = ast.parse(" ".join(test.split()), mode="eval").body
     except SyntaxError as error:
         raise UserError(f"cannot read the test {test!r}: {error.msg}. {_EXPECTED}") from None
+    if any(isinstance(node, ast.MatMult) for node in ast.walk(tree)):
+        raise UserError(f'cannot read the test {test!r}: a name with @ stands in quotes, for example "gold.A@10" <= 0.3.')
     terms = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
     found = []
     for term in terms:
@@ -93,12 +117,22 @@ def parse(test: str) -> list[ast.Compare]:
 _EXPECTED = 'Expected a comparison over ARM.MEASURE, for example "routed.loss > control.loss + 0.1", several joined by "and".'
 
 
+def _name(node: ast.expr) -> tuple[str, str] | None:
+    """The (arm, measure) that a node names: an attribute, or a text in quotes; None for anything else."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return node.value.id, node.attr
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+        arm, _, measure = node.value.rpartition(".")
+        return arm, measure
+    return None
+
+
 def check(claim: Mapping[str, Any], values: Values) -> Checked:
     """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none."""
     test = str(claim["test"])
     terms = parse(test)
     seeds = max((len(numbers) for arm in values.values() for numbers in arm.values()), default=0)
-    holds = [True] * seeds
+    holds, median = [True] * seeds, True
     comparisons = []
     for term in terms:
         sides = [term.left, *term.comparators]
@@ -107,9 +141,12 @@ def check(claim: Mapping[str, Any], values: Values) -> Checked:
             sign, compare = _COMPARISON[type(op)]
             for seed in range(seeds):
                 holds[seed] &= compare(numbers[i][seed], numbers[i + 1][seed])
-            left, right = (Side(ast.unparse(sides[j]), _over_seeds(numbers[j])) for j in (i, i + 1))
+            differences = [a - b for a, b in zip(numbers[i], numbers[i + 1], strict=True)]
+            # A seed without a number is on neither side, and a median of some of the seeds is none of all.
+            median &= bool(differences) and not any(map(math.isnan, differences)) and compare(statistics.median(differences), 0.0)
+            left, right = (Side(ast.unparse(sides[j]).replace("'", ""), _over_seeds(numbers[j])) for j in (i, i + 1))
             comparisons.append(Comparison(left, sign, right))
-    return Checked(str(claim.get("says", test)), str(claim.get("source", "")), test, tuple(holds), tuple(comparisons))
+    return Checked(str(claim.get("says", test)), str(claim.get("source", "")), test, tuple(holds), tuple(comparisons), median)
 
 
 def _over_seeds(numbers: Sequence[float]) -> Estimate:
@@ -119,8 +156,7 @@ def _over_seeds(numbers: Sequence[float]) -> Estimate:
 
 def names(test: str) -> list[tuple[str, str]]:
     """The (arm, measure) pairs that a test speaks of."""
-    found = [node for term in parse(test) for node in ast.walk(term) if isinstance(node, ast.Attribute)]
-    return [(node.value.id, node.attr) for node in found if isinstance(node.value, ast.Name)]
+    return [name for term in parse(test) for node in ast.walk(term) if isinstance(node, ast.expr) and (name := _name(node))]
 
 
 def _evaluate(node: ast.expr, values: Values, seed: int, test: str) -> float:
@@ -131,12 +167,12 @@ def _evaluate(node: ast.expr, values: Values, seed: int, test: str) -> float:
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         return _ARITHMETIC[type(node.op)](_evaluate(node.left, values, seed, test), _evaluate(node.right, values, seed, test))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and not node.keywords:
-        if len(node.args) != 1 if node.func.id == "abs" else len(node.args) < 2:
-            raise UserError(f"cannot read {ast.unparse(node)!r} in the test {test!r}: abs takes one number, min and max several.")
+        if len(node.args) != 1 if node.func.id in _OF_ONE else len(node.args) < 2:
+            raise UserError(f"cannot read {ast.unparse(node)!r} in the test {test!r}: abs takes one number, log too, min and max several.")
         numbers = [_evaluate(arg, values, seed, test) for arg in node.args]
         return math.nan if any(map(math.isnan, numbers)) else float(_FUNCTIONS[node.func.id](*numbers))
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        arm, measure = node.value.id, node.attr
+    if (name := _name(node)) is not None:
+        arm, measure = name
         if arm not in values:
             raise UserError(f"the test {test!r} speaks of an arm {arm!r}. Nearest: {nearest(arm, list(values))}.")
         if measure not in values[arm]:

@@ -177,25 +177,21 @@ class Report:
     out: str = ""
     """File to write; default: report.html in the folder."""
     claims: bool = False
-    """Instead of the page, print as Markdown which claims hold, and the numbers: of a recipe of trials, or of undo-arithmetic; of other
-    models that were attacked, the numbers alone."""
+    """Instead of the page, print as Markdown which of the recipe's claims hold, and the numbers."""
 
     def run(self) -> int:
         from sluicegate.experiments.experiment import load_outcome
+        from sluicegate.experiments.markdown import arms_table, claims_table
         from sluicegate.experiments.page import report_experiment
-        from sluicegate_papers.undo_arithmetic_claims import arms_table, claims_table
+        from sluicegate.experiments.repeat import command
 
         folder = Path(self.folder)
         if self.claims:
             outcome = load_outcome(folder)
-            seeds = f"--seed {outcome.seeds[0]} --seeds {len(outcome.seeds)}"
-            if outcome.recipe.is_trial:
-                from sluicegate.experiments.trial_page import arms_markdown, claims_markdown
-
-                print(claims_markdown(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"), arms_markdown(outcome), sep="\n\n")
-                return 0
-            if outcome.recipe.name == "undo-arithmetic":  # whose claims those are
-                print(claims_table(outcome, f"sluicegate run {outcome.recipe.name} {seeds}"))
+            seeds = ", ".join(map(str, outcome.seeds))
+            print(f"Command: `{command(outcome)}` (seeds {seeds}; intervals: 95 %, Student's t over seeds).\n")
+            if outcome.recipe.claims:
+                print(claims_table(outcome.checked()) + "\n")
             print(arms_table(outcome))
             return 0
         print(report_experiment(load_outcome(folder), Path(self.out or folder / "report.html")))

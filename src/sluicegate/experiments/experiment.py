@@ -15,6 +15,7 @@ from sluicegate.experiments.claims import Checked, check
 from sluicegate.experiments.recipe import Recipe, references
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
+from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import Estimate
 
 
@@ -66,46 +67,87 @@ class Outcome:
             found.insert(0, f"the reference {self.recipe.reference!r} {known}: there are no savings.")
         return found
 
+    def numbers(self, arm: str) -> dict[str, list[float]]:
+        """What claims can say of an arm, one number a seed: NaN where a seed has none."""
+        nothing = [math.nan] * len(self.seeds)
+        known = self.recipe.measures_of(arm)
+        if self.recipe.is_trial:
+            return {measure: self.arms[arm].measured(measure) or nothing for measure in known}
+        found = self._of_model(self.arms[arm])
+        return {measure: found.get(measure, nothing) for measure in known}
+
+    def _of_model(self, arm: Arm) -> dict[str, list[float]]:
+        """The numbers of a model that is attacked (see `recipe.OF_MODELS`), as far as they were measured."""
+        results = [arm.results[seed] for seed in self.seeds]
+        found: dict[str, list[float]] = {"flops": [arm.flops[seed] for seed in self.seeds]}
+        for name, group, measure in (
+            ("retain", "retain", arm.by),
+            ("forget", "forget", arm.by),
+            ("loss", "forget", "loss"),
+            ("probability", "forget", "probability"),
+        ):
+            found[name] = [float(r.get("scores", {}).get(group, {}).get(measure, math.nan)) for r in results]
+        found["steps"] = [float(r.get("steps", math.nan)) for r in results]
+        found["divergence"] = [float(r.get("divergence", math.nan)) for r in results]
+        found["reached"] = [float(r.get("reached", True)) for r in results]
+        if arm.attacks:
+            found |= {label: list(curve.per_seed(effort)) for label, curve, effort in _probed(arm)}
+        reference = self.arms.get(self.recipe.reference)
+        if arm.attacks and reference is not None and reference.attacks and not self._reference_knows():
+            saved = savings_by_seed(arm, reference, self.level)
+            found["savings"] = [saved.get(seed, math.nan) for seed in self.seeds]
+        return found
+
     def checked(self) -> list[Checked]:
         """The recipe's claims, each tested on every seed."""
-        nothing = [math.nan] * len(self.seeds)
-        values = {
-            name: {measure: self.arms[name].measured(measure) or nothing for measure in self.recipe.measures_of(name)}
-            for name in self.recipe.trials
-        }
+        values = {name: self.numbers(name) for name in self.arms} if self.recipe.claims else {}
         return [check(claim, values) for claim in self.recipe.claims]
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
+        claims = [{"says": c.says, "test": c.test, "holds": list(c.holds)} for c in self.checked()]
         if self.recipe.is_trial:
-            return {
-                "seeds": list(self.seeds),
-                "arms": {name: self._measured(name) for name in self.recipe.trials},
-                "claims": [{"says": c.says, "test": c.test, "holds": list(c.holds)} for c in self.checked()],
-            }
+            return {"seeds": list(self.seeds), "arms": {name: self._measured(name) for name in self.recipe.trials}, "claims": claims}
         arms: dict[str, Any] = {}
         for name, arm in self.arms.items():
             row: dict[str, Any] = {group: arm.scores(group) for group in ("retain", "forget")}
             if arm.attacks:
-                for label, curve, effort in (
-                    ("A@10", arm.owned, 10),
-                    ("A@30", arm.owned, 30),
-                    ("B@10", arm.held_out, 10),
-                    ("B@100", arm.held_out, 100),
-                ):
-                    if effort <= curve.budget:
-                        row[label] = list(curve.per_seed(effort))
+                row |= {label: list(curve.per_seed(effort)) for label, curve, effort in _probed(arm)}
                 savings = self.savings(name)
                 row["savings"] = savings.as_list() if savings else None
             row["flops"] = [arm.flops[seed] for seed in self.seeds]
             row["steps"] = [arm.results[seed]["steps"] for seed in self.seeds]
             arms[name] = row
-        return {"seeds": list(self.seeds), "arms": arms}
+        return {"seeds": list(self.seeds), "arms": arms} | ({"claims": claims} if claims else {})
 
     def _measured(self, arm: str) -> dict[str, list[float | None]]:
         """What a trial measured, one number a seed: None where it has none, since JSON has no NaN."""
         found = {measure: self.arms[arm].measured(measure) for measure in self.recipe.measures_of(arm)}
         return {measure: [v if math.isfinite(v) else None for v in values] for measure, values in found.items() if values}
+
+
+def _probed(arm: Arm) -> list[tuple[str, Curve, int]]:
+    """What is read off an attack's curves, as far as it went: label, curve, attack steps."""
+    found = (("A@10", arm.owned, 10), ("A@30", arm.owned, 30), ("B@10", arm.held_out, 10), ("B@100", arm.held_out, 100))
+    return [(label, curve, effort) for label, curve, effort in found if effort <= curve.budget]
+
+
+def savings_by_seed(arm: Arm, reference: Arm, level: float) -> dict[int, float]:
+    """Savings of each seed alone, for paired comparisons between arms; empty where they are not defined."""
+    theirs = _single(reference.owned)
+    found = {}
+    for seed, curve in _single(arm.owned).items():
+        if seed in theirs:
+            try:
+                found[seed] = curve.savings(theirs[seed], level).mean
+            except UserError:
+                return {}
+    return found
+
+
+def _single(curve: Curve) -> dict[int, Curve]:
+    each = zip(curve.seeds, curve.recall, strict=True)
+    return {seed: Curve(curve.effort, (row,), (seed,), curve.unit, curve.attack) for seed, row in each}
 
 
 def run_recipe(

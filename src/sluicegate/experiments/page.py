@@ -9,6 +9,7 @@ import tomli_w
 from sluicegate.experiments import pareto
 from sluicegate.experiments import sentences as words
 from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.markdown import claims_shown
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.repeat import as_toml, command, packaged
 from sluicegate.experiments.rows import rows, savings_problem
@@ -44,6 +45,7 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
         seeds=outcome.seeds,
         seeds_note=words.seeds_note(outcome),
         sentences=words.sentences(outcome),
+        claims=claims_shown(outcome.checked()),
         rows=table,
         looks=looks,
         probes=[label for label, _, _ in PROBES if any(row.at[label] for row in table)],

@@ -38,6 +38,22 @@ PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "ima
 
 PROBED = ("A@10", "A@30", "B@10", "B@100")
 """What is read off an attack's curves: recall of owned (A) and of held-out (B) facts after so many steps."""
+OF_MODELS = {
+    "retain": "share of the retain set answered right, before any attack",
+    "forget": "share of the forget set answered right, before any attack",
+    "loss": "loss on the forget set's answers, nats a token, before any attack",
+    "probability": "mean probability of the forget set's answers, before any attack",
+    "A@10": "recall of the facts that the attacker owns, after 10 steps of relearning",
+    "A@30": "the same after 30 steps",
+    "B@10": "recall of the facts that the attacker never shows, after 10 steps of relearning",
+    "B@100": "the same after 100 steps",
+    "savings": "how much sooner the owned facts are relearned than by the reference: 1 hidden, 0 as if never known",
+    "steps": "steps of the arm's own training",
+    "flops": "FLOPs from the pretrained arm on",
+    "divergence": "KL from the teacher to the student at the end of distillation, nats a token",
+    "reached": "1 where the student reached its stop score, 0 where its steps ended before; 1 where there is none to reach",
+}
+"""What claims can speak of where the arms are models that are attacked."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Recipe:
     """Recall on the owned facts up to which savings are counted; 0: halfway to the most that the reference is brought to."""
     seeds: int = 5
     claims: Sequence[Mapping[str, Any]] = ()
-    """What a recipe of trials is to bear out: `says`, `source`, and a `test` (see `claims`)."""
+    """What the experiment is to bear out: `says`, `source`, and a `test` (see `claims`)."""
     pictures: Sequence[Mapping[str, Any]] = ()
     """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a `file`); where models
     are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
@@ -109,16 +125,19 @@ class Recipe:
         }
 
     def measures_of(self, arm: str) -> tuple[str, ...]:
-        """What one arm may measure; nothing where it is no trial."""
+        """What claims can say of one arm: what a trial measures, `OF_MODELS` of models that are attacked; of a trial's parent nothing."""
         cls = trials().get(str(self.arms[arm].get("verb")))
-        return tuple(cls.MEASURES) if cls else ()
+        return tuple(cls.MEASURES) if cls else () if self.is_trial else tuple(OF_MODELS)
 
     def _check_what_is_shown(self) -> None:
         own = self.trials
+        for claim in self.claims:
+            _check_keys(f"recipe {self.name!r}: a claim", claim, ("says", "source", "test"), ("test",))
+            self._check_claim(claim)
         if not own:
-            if self.claims or any(picture.get("kind") != "pareto" for picture in self.pictures):
+            if any(picture.get("kind") != "pareto" for picture in self.pictures):
                 rest = "; of models that are attacked there are pictures of the kind pareto"
-                raise UserError(f"recipe {self.name!r}: claims and pictures are for recipes of trials ({', '.join(trials())}){rest}.")
+                raise UserError(f"recipe {self.name!r}: such pictures are for recipes of trials ({', '.join(trials())}){rest}.")
             for picture in self.pictures:
                 self._check_pareto(picture)
             return
@@ -128,9 +147,6 @@ class Recipe:
         for arm in self.arms:
             if arm not in parents:
                 raise UserError(f"recipe {self.name!r}: the arm {arm!r} is no trial, and no trial is made from it. Leave it out.")
-        for claim in self.claims:
-            _check_keys(f"recipe {self.name!r}: a claim", claim, ("says", "source", "test"), ("test",))
-            self._check_claim(claim)
         for picture in self.pictures:
             self._check_picture(picture)
 
@@ -142,7 +158,7 @@ class Recipe:
             if measure not in known:
                 near = f"Nearest: {nearest(measure, list(known))}." if known else f"The arm {arm!r} is no trial and measures nothing."
                 raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. {near}")
-        check(claim, {arm: {key: [1.0] for key in self.measures_of(arm)} for arm in self.trials})  # else met after hours of training
+        check(claim, {arm: {key: [1.0] for key in self.measures_of(arm)} for arm in self.arms})  # else met after hours of training
 
     def _check_pareto(self, picture: Mapping[str, Any]) -> None:
         _check_keys(f"recipe {self.name!r}: a picture of pareto", picture, ("kind", "title", "note", "arms", "y"), ("y",))

@@ -7,7 +7,6 @@ from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.report.arms import Role, Row, group_scores, probes, read_toml
 from sluicegate.runs.arm import Arm
-from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import Estimate, estimate
 
 
@@ -105,24 +104,6 @@ def savings_problem(outcome: Outcome) -> str:
         except UserError as error:
             return str(error)
     return ""
-
-
-def savings_by_seed(arm: Arm, reference: Arm, level: float) -> dict[int, float]:
-    """Savings of each seed alone, for paired comparisons between arms; empty where they are not defined."""
-    theirs = _single(reference.owned)
-    found = {}
-    for seed, curve in _single(arm.owned).items():
-        if seed in theirs:
-            try:
-                found[seed] = curve.savings(theirs[seed], level).mean
-            except UserError:
-                return {}
-    return found
-
-
-def _single(curve: Curve) -> dict[int, Curve]:
-    each = zip(curve.seeds, curve.recall, strict=True)
-    return {seed: Curve(curve.effort, (row,), (seed,), curve.unit, curve.attack) for seed, row in each}
 
 
 def paired(first: dict[int, float], second: dict[int, float]) -> Estimate | None:

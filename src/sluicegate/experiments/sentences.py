@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from sluicegate.experiments.experiment import Outcome
-from sluicegate.experiments.rows import paired, rows, savings_by_seed
+from sluicegate.experiments.experiment import Outcome, savings_by_seed
+from sluicegate.experiments.rows import paired, rows
 from sluicegate.report.arms import Row
 from sluicegate.report.numbers import flops, has_interval, percent, plain, short, times
 from sluicegate.runs.arm import Arm

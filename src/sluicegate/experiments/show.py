@@ -25,8 +25,7 @@ def outcome(found: Outcome, folder: Path, page: Path) -> None:
         console.print(terminal_table(found))
         for sentence in sentences(found):
             console.print(escape(sentence))
-        for text in found.warnings():
-            console.print(f"[yellow]warning[/] {escape(text)}")
+        _claims_and_warnings(found, console)
     console.print(f"\nreport:  {escape(str(page))}\nsummary: {escape(str(folder / 'summary.json'))}", soft_wrap=True)
 
 
@@ -35,6 +34,10 @@ def trial(found: Outcome, console: Console) -> None:
     from sluicegate.experiments.trial_page import table
 
     console.print(table(found))
+    _claims_and_warnings(found, console)
+
+
+def _claims_and_warnings(found: Outcome, console: Console) -> None:
     for claim in found.checked():
         colour = "green" if all(claim.holds) else "yellow"
         console.print(f"[{colour}]{claim.word}[/]: {escape(claim.says)}", highlight=False)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from sluicegate.experiments.claims import Checked, Side
 from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.markdown import cell, claims_shown, measured, of_seeds
 from sluicegate.experiments.repeat import command, packaged
 from sluicegate.report.arms import configs, environment
 from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
 from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.html import render, write_page
-from sluicegate.report.numbers import short, written
-from sluicegate.values.statistics import Estimate
+from sluicegate.report.numbers import short
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,26 +26,16 @@ def content(outcome: Outcome) -> dict[str, Any]:
     """What the page's template is filled with, beside what all pages have."""
     recipe = outcome.recipe
     looks = _looks(recipe.trials)
-    meanings, shown = recipe.measures(), _measured(outcome)
+    meanings, shown = recipe.measures(), measured(outcome)
     return {
         "looks": looks,
-        "claims": [{"claim": claim, "sides": _sides(claim)} for claim in outcome.checked()],
+        "claims": claims_shown(outcome.checked()),
         "measures": {name: meanings[name] for name in shown},
-        "rows": [(name, [(e := outcome.arms[name].estimate(m), _of_seeds(e, outcome)) for m in shown]) for name in recipe.trials],
+        "rows": [(name, [(e := outcome.arms[name].estimate(m), of_seeds(e, outcome)) for m in shown]) for name in recipe.trials],
         "parents": [f"{name} ({settings['verb']})" for name, settings in recipe.arms.items() if name not in recipe.trials],
         "pictures": [_picture(n, spec, outcome, looks) for n, spec in enumerate(recipe.pictures)],
         "resolved": tomli_w.dumps(_plain({name: value for name, value in recipe.__dict__.items() if name != "level"})),
     }
-
-
-def _measured(outcome: Outcome) -> list[str]:
-    """The measures that some arm has a number of."""
-    return [name for name in outcome.recipe.measures() if any(outcome.arms[arm].measured(name) for arm in outcome.recipe.trials)]
-
-
-def _of_seeds(found: Estimate | None, outcome: Outcome) -> str:
-    """A note where only some seeds have the number."""
-    return f"{found.n} of {len(outcome.seeds)} seeds" if found is not None and found.n < len(outcome.seeds) else ""
 
 
 def _looks(names: Sequence[str]) -> dict[str, Series]:
@@ -54,23 +43,6 @@ def _looks(names: Sequence[str]) -> dict[str, Series]:
         name: Series(name, f"a{i}", _COLOURS[i % len(_COLOURS)], DASHES[i // len(_COLOURS) % len(DASHES)], False)
         for i, name in enumerate(names)
     }
-
-
-def _sides(claim: Checked) -> list[str]:
-    n = len(claim.holds)
-    return [" ".join((_side(c.left, n), c.sign, _side(c.right, n))) for c in claim.comparisons]
-
-
-def _side(side: Side, seeds: int) -> str:
-    """The expression and its number, in which a name stands out; a plain number stands for itself."""
-    text, number = side.written, written(side.value, "measure")
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        pass
-    found = f"{number.value}" if number else "not measured"
-    few = f" on {side.value.n} of {seeds} seeds" if 0 < side.value.n < seeds else ""
-    return f"{text} = {found}" + (f" [{number.interval}]" if number.interval else "") + few
 
 
 def _picture(n: int, spec: Mapping[str, Any], outcome: Outcome, looks: Mapping[str, Series]) -> dict[str, Any]:
@@ -149,18 +121,13 @@ def table(outcome: Outcome) -> "Table":
     made = Table(
         title=Text(f"{outcome.recipe.title or outcome.recipe.name}: {seeds}"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    shown = [m for m in _headline(outcome) if m in _measured(outcome)]
+    shown = [m for m in _headline(outcome) if m in measured(outcome)]
     made.add_column("arm", overflow="fold", max_width=26)
     for measure in shown:
         made.add_column(measure, justify="right", overflow="fold")
     for name in outcome.recipe.trials:
-        made.add_row(Text(name), *(Text(_cell(outcome, name, measure) or "-") for measure in shown))
+        made.add_row(Text(name), *(Text(cell(outcome, name, measure) or "-") for measure in shown))
     return made
-
-
-def _cell(outcome: Outcome, arm: str, measure: str) -> str:
-    found = outcome.arms[arm].estimate(measure)
-    return " ".join(filter(None, (str(written(found, "measure")), _of_seeds(found, outcome))))
 
 
 def _headline(outcome: Outcome, most: int = 7) -> list[str]:
@@ -171,25 +138,6 @@ def _headline(outcome: Outcome, most: int = 7) -> list[str]:
     spoken += [measure for picture in outcome.recipe.pictures for measure in picture.get("measures", ())]
     chosen = set(list(dict.fromkeys(spoken))[:most]) if spoken else set(list(outcome.recipe.measures())[:most])
     return [measure for measure in outcome.recipe.measures() if measure in chosen]
-
-
-def claims_markdown(outcome: Outcome, command: str) -> str:
-    """The claims as a Markdown table: claim, source, what was found here, whether it holds, command."""
-    lines = ["| claim | source | here | holds | command |", "|---|---|---|---|---|"]
-    for claim in outcome.checked():
-        here = "<br>".join(_sides(claim))
-        cells = (claim.says, claim.source, here, claim.word, f"`{command}`")
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def arms_markdown(outcome: Outcome) -> str:
-    """Arms against measures as a Markdown table: means over seeds with their intervals."""
-    shown = _measured(outcome)
-    lines = ["| arm | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
-    for name in outcome.recipe.trials:
-        lines.append(f"| {name} | " + " | ".join(_cell(outcome, name, m) or "–" for m in shown) + " |")
-    return "\n".join(lines)
 
 
 def write(outcome: Outcome, path: Path) -> Path:

@@ -207,7 +207,7 @@ def shortened(recipe: Recipe, arms: Sequence[str] = ("base", "gold", "maxent"), 
     """A recipe of a few arms and few steps."""
     few = {name: {**recipe.arms[name], "steps": steps} for name in arms}
     reference = recipe.reference if recipe.reference in few else ""
-    return dataclasses.replace(recipe, arms=few, reference=reference, attack={**recipe.attack, **SHORT["relearn"]})
+    return dataclasses.replace(recipe, arms=few, reference=reference, claims=(), attack={**recipe.attack, **SHORT["relearn"]})
 
 
 def measure(
