@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 EXCUSE = re.compile(r"<!-- (not run|slow)(?:: ([^\n]*?))? -->\n+\Z")
-FILE = re.compile(r"# ([\w.-]+\.(?:py|toml|jsonl|csv|txt|md))$")
+FILE = re.compile(r"# ([\w./-]+\.(?:py|toml|jsonl|csv|txt|md))$")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from architectures import learner
 from documented import undocumented
+from plugin import documented, install
 from sluicegate import registry
 from sluicegate.engine.models import encode
 from sluicegate.errors import UserError
@@ -191,19 +192,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.fixture
 def documented_plugins(monkeypatch, tmp_path):
     """The files that docs/extending.md shows, installed as another package's."""
-    page = (DOCS / "extending.md").read_text(encoding="utf-8")
-    files = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL)
-    info = tmp_path / "shown-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shown\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[sluicegate.plugins]\n" + "".join(f"{name} = {name}\n" for name, _ in files))
-    for name, text in files:
-        (tmp_path / f"{name}.py").write_text(text)
+    install(tmp_path, "mine", "sluicegate_mine", documented())
     monkeypatch.syspath_prepend(tmp_path)
     registry.forget()
     yield
-    for name, _ in files:
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sluicegate_mine"]:
+        sys.modules.pop(name)
 
 
 def test_the_documented_plugins_are_found_and_do_what_they_say(documented_plugins, rows):

@@ -12,9 +12,10 @@ from sluicegate.runs.ranks import launched, speaks
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    told: set[str] = set()
     try:
         try:
-            status = _answer(words)
+            status = _answer(words, told)
         except SystemExit:  # tyro has printed a verb's help
             sys.stdout.flush()
             raise
@@ -40,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Make room or choose another --out, then run the same command again: it resumes."
         )
         return 2
+    finally:
+        _tell_failures(told)
 
 
-def _answer(words: list[str]) -> int:
+def _answer(words: list[str], told: set[str]) -> int:
     from sluicegate.app.verbs import ELSEWHERE, verbs
 
     if not words or words[0] in ("-h", "--help", "help"):
@@ -55,7 +58,7 @@ def _answer(words: list[str]) -> int:
         return 0
     verb, rest = words[0], words[1:]
     known = verbs()
-    _tell_failures()
+    _tell_failures(told)
     if verb in ELSEWHERE and verb not in known:
         raise UserError(f"{verb} comes with another distribution. Get it with: pip install {ELSEWHERE[verb]}")
     if verb not in known:
@@ -64,12 +67,14 @@ def _answer(words: list[str]) -> int:
     return known[verb].call(rest)
 
 
-def _tell_failures() -> None:
-    """Name the plug-ins that could not be imported; what they would have brought is missing, and the rest goes on."""
+def _tell_failures(told: set[str]) -> None:
+    """Name the plug-ins that could not be imported and are not in `told`; what they would have brought is missing, and the rest goes on."""
     from sluicegate.registry import failures
 
     for plugin, why in failures().items():
-        print(f"warning: left out the plug-in {plugin}: {why}", file=sys.stderr)
+        if plugin not in told and speaks():
+            print(f"warning: left out the plug-in {plugin}: {why}", file=sys.stderr)
+        told.add(plugin)
 
 
 def _check_alone(verb: str) -> None:

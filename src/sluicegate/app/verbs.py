@@ -1,6 +1,6 @@
 """The table of verbs: what the capabilities and plug-ins bring, and every stage that is a verb of its own."""
 
-from functools import cache, partial
+from functools import partial
 
 from sluicegate import registry
 from sluicegate.cli.command import Verb
@@ -16,7 +16,6 @@ ELSEWHERE = {
 """Verbs of distributions that may not be installed."""
 
 
-@cache
 def verbs() -> dict[str, registry.Verb]:
     """Every verb by name, in the order of its group."""
     found: dict[str, registry.Verb] = {verb: _of_stage(cls) for verb, cls in stages().items() if cls.GROUP}
