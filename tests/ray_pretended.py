@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from sluicegate.execution.ray import cluster
-from sluicegate.execution.ray.bootstrap import board
+from sluicegate.execution.ray.bootstrap import progress_queue
 
 
 class RayError(Exception):
@@ -50,7 +50,7 @@ class Ray:
         return wrap
 
     def _run(self, function, options, args):
-        order, own_board, *parcels = args
+        order, queue, *transfers = args
         order = pickle.loads(pickle.dumps(order))
         if not self.sees:
             order["sight"] = ("/not/on/this/machine",)
@@ -59,7 +59,7 @@ class Ray:
         try:
             if self.lost:
                 raise WorkerCrashedError("the worker died")
-            found = pickle.loads(pickle.dumps(function(order, own_board, *(self._values[ref] for ref in parcels))))
+            found = pickle.loads(pickle.dumps(function(order, queue, *(self._values[ref] for ref in transfers))))
         except WorkerCrashedError as error:
             found = error
         except Exception as error:
@@ -91,13 +91,13 @@ class Ray:
     def nodes(self):
         return [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in self.have]
 
-    def hung(self):
-        own = board()()
+    def started_queue(self):
+        own = progress_queue()()
 
         def call(method):
             return SimpleNamespace(remote=lambda *args: self._keep(method(*args)))
 
-        return SimpleNamespace(tell=call(own.tell), take=call(own.take))
+        return SimpleNamespace(put=call(own.put), take=call(own.take))
 
 
 def pretend(monkeypatch, **how):
@@ -109,5 +109,5 @@ def pretend(monkeypatch, **how):
         yield ray
 
     monkeypatch.setattr(cluster, "connected", connected)
-    monkeypatch.setattr(cluster, "_hung", lambda _: ray.hung())
+    monkeypatch.setattr(cluster, "_start_queue", lambda _: ray.started_queue())
     return ray

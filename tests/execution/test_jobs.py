@@ -19,7 +19,7 @@ class Pretended:
         self._running = []
 
     @contextmanager
-    def crew(self, most, progress):
+    def open_workers(self, most, progress):
         self.most = most
         try:
             yield self
@@ -76,7 +76,7 @@ def test_a_failure_is_told_of_all_that_wanted_the_stage_and_stops_no_others():
     told = str(error.value).splitlines()
     assert told[0].startswith("4 of 5 stages did not finish; the others are kept.")
     assert told[1:] == ["  a: no such data", "  late: no such data", "  b: not run: it needs a", "  c: not run: it needs b"]
-    assert where.left is None  # the crew was not broken off
+    assert where.left is None  # the workers were not broken off
 
 
 def test_an_error_nobody_foresaw_keeps_its_trace():
@@ -92,7 +92,7 @@ def test_what_can_never_start_is_named():
     assert "a: not run: it waits for a stage that waits for it" in str(error.value)
 
 
-def test_an_interrupt_reaches_the_crew():
+def test_an_interrupt_reaches_the_workers():
     where = Pretended(errors={"a": KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
         run_jobs([job("a")], where)

@@ -14,7 +14,7 @@ from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
 from sluicegate.execution.ray import cluster
 from sluicegate.execution.ray.cluster import OnRay
-from sluicegate.execution.ray.connection import QUIET, connected
+from sluicegate.execution.ray.connection import SETTINGS, connected
 from sluicegate.execution.ray.resources import Need, Resources
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.sweep import combinations, run_sweep
@@ -46,7 +46,8 @@ def nodes():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in PATIENT.items():
             patch.setenv(f"RAY_{name}", value)  # before ray is imported
-        patch.setenv(*QUIET)  # as `connected` does, which comes after the cluster here
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)  # as `connected` does, which comes after the cluster here
         pytest.importorskip("ray")
         from ray.cluster_utils import Cluster
 
@@ -82,7 +83,7 @@ def chain(stages, out):
 
 def in_scratch(tmp_path, monkeypatch):
     """Let no worker see the folder of the runs."""
-    monkeypatch.setattr(cluster._Workers, "_mark", lambda self, task: tmp_path / "not on this machine")
+    monkeypatch.setattr(cluster._RayWorkers, "_mark", lambda self, task: tmp_path / "not on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_a_mistake_stops_what_needs_it_and_no_others(nodes, stages, tmp_path, mo
 
 
 def test_a_worker_of_another_version_ends_it_at_once(nodes, stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "package", lambda: "99.0")
+    monkeypatch.setattr(cluster, "package_version", lambda: "99.0")
     with pytest.raises(UserError, match=r"a worker cannot run stages: the machine .* has sluicegate .*, and this one is 99\.0"):
         run_jobs(chain(stages, tmp_path), OnRay())
 

@@ -53,7 +53,7 @@ Ended = tuple[Task, Path | Exception]
 """A task with its run folder, or with what ended it."""
 
 
-class Crew(Protocol):
+class Workers(Protocol):
     """Workers that take tasks. They tell progress while `wait` is waited for, or at any other time."""
 
     places: int
@@ -63,13 +63,13 @@ class Crew(Protocol):
         """Begin a task as soon as there is a worker for it."""
 
     def wait(self) -> list[Ended]:
-        """Wait for at least one of the tasks to end. An error of the crew itself, after which nothing can run, is raised."""
+        """Wait for at least one of the tasks to end. An error of the workers themselves, after which nothing can run, is raised."""
 
 
 class Executor(Protocol):
     """Where stages run."""
 
-    def crew(self, most: int, progress: Progress | None) -> AbstractContextManager[Crew]:
+    def open_workers(self, most: int, progress: Progress | None) -> AbstractContextManager[Workers]:
         """Have workers for the length of the block, for at most `most` tasks; an error that leaves the block ends what they do."""
 
 
@@ -84,16 +84,16 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, progress: Progress | None 
     if (place := launched()) is not None and place[1] > 1:
         raise UserError(f"a launcher started {place[1]} processes (WORLD_SIZE), and each would run all {len(jobs)} stages. Start only one.")
     state = _State(jobs)
-    with executor.crew(len(jobs), progress) as crew:
+    with executor.open_workers(len(jobs), progress) as workers:
         while state.waiting or state.running:
-            for task in state.ready(crew.places):
-                crew.start(task)
+            for task in state.ready(workers.places):
+                workers.start(task)
             if state.running:
-                for task, found in crew.wait():
+                for task, found in workers.wait():
                     state.end(task, found)
     if state.failed:
         told = "\n".join(_one_screen(state.failed))
-        again = "Mend the cause and run the same command again: it goes on from there."
+        again = "Remove the cause and run the same command again: it goes on from there."
         text = f"{len(state.failed)} of {len(jobs)} stages did not finish; the others are kept. {again}\n{told}"
         raise UserError(text) from state.unforeseen
     return state.done

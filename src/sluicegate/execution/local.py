@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.execution.jobs import KEPT, Crew, Ended, Task
+from sluicegate.execution.jobs import KEPT, Ended, Task, Workers
 from sluicegate.runs.directory import Progress
 
 
@@ -27,13 +27,13 @@ class LocalPool:
     """How many; 0: one a core, at most one a job."""
 
     @contextmanager
-    def crew(self, most: int, progress: Progress | None) -> Iterator[Crew]:
+    def open_workers(self, most: int, progress: Progress | None) -> Iterator[Workers]:
         cores = len(os.sched_getaffinity(0))
         places = min(self.workers or cores, most)
         context = multiprocessing.get_context("spawn")
         channel = context.Queue() if progress else None
-        heard = threading.Event()
-        listener = threading.Thread(target=_listen, args=(channel, progress, heard), daemon=True)
+        ended = threading.Event()
+        listener = threading.Thread(target=_listen, args=(channel, progress, ended), daemon=True)
         if channel is not None:
             listener.start()
         pool = ProcessPoolExecutor(places, context, _start_worker, (channel, max(1, cores // places)))
@@ -47,7 +47,7 @@ class LocalPool:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             if channel is not None:
-                heard.set()
+                ended.set()
                 listener.join(timeout=2)
 
 
@@ -106,8 +106,8 @@ def _work(settings: dict[str, Any], out: str, exact: bool, title: str) -> str:
     return str(execute(from_config(settings), Path(out), exact=exact, title=title, progress=tell if _channel is not None else None))
 
 
-def _listen(channel: Any, progress: Progress, heard: threading.Event) -> None:
-    """Pass messages on until all are heard.
+def _listen(channel: Any, progress: Progress, ended: threading.Event) -> None:
+    """Pass messages on until the pool has ended and none is left.
 
     The parent never writes into the channel, not even to end it: a worker that was killed while
     writing leaves the channel's lock taken, and the parent would wait for it at its exit.
@@ -116,7 +116,7 @@ def _listen(channel: Any, progress: Progress, heard: threading.Event) -> None:
         try:
             progress(*channel.get(timeout=0.2))
         except queue.Empty:
-            if heard.is_set():
+            if ended.is_set():
                 return
 
 

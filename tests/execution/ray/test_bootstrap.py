@@ -5,23 +5,23 @@ import sys
 
 import pytest
 
-from sluicegate.execution.ray.bootstrap import board, visitor
+from sluicegate.execution.ray.bootstrap import bootstrap, progress_queue
 
 WITHOUT = """
 import sys
 sys.modules["sluicegate"] = None
 from ray import cloudpickle
-visit, Board = cloudpickle.load(open(sys.argv[1], "rb"))
-print(visit({}, None))
-own = Board()
-own.tell("base train", 1, 2, {})
+start_stage, Queue = cloudpickle.load(open(sys.argv[1], "rb"))
+print(start_stage({}, None))
+own = Queue()
+own.put("base train", 1, 2, {})
 print(own.take(), own.take())
 """
 
 
 def test_both_work_where_the_package_is_not(tmp_path):
     cloudpickle = pytest.importorskip("ray.cloudpickle")
-    (tmp_path / "sent").write_bytes(cloudpickle.dumps((visitor("1.2"), board())))
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps((bootstrap("1.2"), progress_queue())))
     done = subprocess.run([sys.executable, "-c", WITHOUT, str(tmp_path / "sent")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told, messages = done.stdout.splitlines()
@@ -31,9 +31,9 @@ def test_both_work_where_the_package_is_not(tmp_path):
     assert messages == "[('base train', 1, 2, {})] []"
 
 
-def test_a_board_that_nobody_reads_forgets_the_oldest():
-    own = board()()
+def test_a_queue_that_nobody_reads_forgets_the_oldest():
+    own = progress_queue()()
     for step in range(20_000):
-        own.tell(step)
+        own.put(step)
     kept = own.take()
     assert (len(kept), kept[-1]) == (10_000, (19_999,))

@@ -1,4 +1,4 @@
-"""Stages on a cluster: in place where the worker sees the folder, else by parcels; what is wrong with a cluster is named.
+"""Stages on a cluster: in place where the worker sees the folder, else by their content; what is wrong with a cluster is named.
 
 The cluster is pretended; `tests/slow/test_ray.py` has a real one.
 """
@@ -72,9 +72,9 @@ def test_what_is_finished_is_not_sent_again_and_what_is_begun_goes_along(stages,
     asked = len(ray.asked)
     (found["maxent"] / "DONE").unlink()
     assert run_jobs(chain(stages, tmp_path), OnRay()) == found
-    # One to learn that this crew is blind, whose stage turns out to be finished, and the one that is not.
+    # One to learn that these workers are blind, whose stage turns out to be finished, and the one that is not.
     assert len(ray.asked) - asked == 2
-    assert any(f"{found['maxent'].name}/metrics.jsonl" in parcel for parcel in ray.put_in)
+    assert any(f"{found['maxent'].name}/metrics.jsonl" in files for files in ray.put_in)
 
 
 def test_paths_are_relative_to_the_driver(stages, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_stage_that_loses_every_worker_is_given_up(stages, tmp_path, monkeypat
 def test_a_worker_of_another_version_ends_it_and_nothing_finished_is_lost(stages, tmp_path, monkeypatch):
     pretend(monkeypatch)
     run_jobs(chain(stages, tmp_path)[:1], OnRay())
-    monkeypatch.setattr(cluster, "package", lambda: "99.0")
+    monkeypatch.setattr(cluster, "package_version", lambda: "99.0")
     with pytest.raises(UserError, match=r"has sluicegate .*, and this one is 99\.0\. Install the same .* Finished stages are kept"):
         run_jobs(chain(stages, tmp_path), OnRay())
     assert len(list(tmp_path.glob("train-*/DONE"))) == 1
@@ -199,7 +199,7 @@ def test_an_interrupt_ends_what_the_workers_do(stages, tmp_path, monkeypatch):
 def test_few_messages_cross_the_network_and_the_last_of_each_part_does(monkeypatch):
     told, now = [], [100.0]
     monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    progress = remote._seldom(lambda *message: told.append(message))
+    progress = remote._limit_messages(lambda *message: told.append(message))
     for step in range(1, 101):
         now[0] += 0.01
         progress("base train", step, 100, {"loss": 1.0})

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.execution.ray.transfer import local_sources, name_of, pack, put_home, renamed, unpack
+from sluicegate.execution.ray.transfer import local_sources, name_of, pack, rename_sources, store_run, unpack
 from sluicegate.runs.directory import FORMAT
 from sluicegate.runs.lock import held
 from sluicegate.runs.stage import from_config
@@ -48,7 +48,7 @@ def test_nothing_is_written_outside(tmp_path, name):
 
 def test_a_run_comes_home_whole(tmp_path):
     run, home = run_in(tmp_path / "away" / "run-1", result="7"), tmp_path / "runs" / "run-1"
-    put_home(pack(run), home, "abc")
+    store_run(pack(run), home, "abc")
     assert content(home) == content(run)
     assert sorted(p.name for p in home.iterdir() if p.name.startswith(".")) == []
 
@@ -58,10 +58,10 @@ def test_what_was_half_done_is_replaced_and_what_is_done_is_kept(tmp_path):
     (home / "DONE").unlink()
     (home / "state").mkdir()
     (home / "state" / "index.json").write_text("{}")
-    put_home(pack(run), home, "abc")
+    store_run(pack(run), home, "abc")
     assert content(home) == content(run)
     (home / "result.json").write_text("ours")
-    put_home(pack(run), home, "abc")
+    store_run(pack(run), home, "abc")
     assert (home / "result.json").read_text() == "ours"
 
 
@@ -69,32 +69,32 @@ def test_a_crash_on_arrival_leaves_a_folder_that_is_not_done(tmp_path, monkeypat
     run, home = run_in(tmp_path / "away" / "run-1"), tmp_path / "runs" / "run-1"
     monkeypatch.setattr("sluicegate.execution.ray.transfer.write_atomic", lambda path, text: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(OSError, match="no space"):
-        put_home(pack(run), home, "abc")
+        store_run(pack(run), home, "abc")
     assert not (home / "DONE").exists()
     monkeypatch.undo()
-    put_home(pack(run), home, "abc")
+    store_run(pack(run), home, "abc")
     assert content(home) == content(run)
 
 
 def test_folders_of_others_are_left_as_they_are(tmp_path):
-    parcel = pack(run_in(tmp_path / "away" / "run-1"))
+    files = pack(run_in(tmp_path / "away" / "run-1"))
     other = run_in(tmp_path / "runs" / "run-1", digest="other")
     with pytest.raises(UserError, match="holds another run"):
-        put_home(parcel, other, "abc")
+        store_run(files, other, "abc")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     with pytest.raises(UserError, match="'letter'"):
-        put_home(parcel, tmp_path / "mine", "abc")
+        store_run(files, tmp_path / "mine", "abc")
     with pytest.raises(UserError, match="a worker made another run"):
-        put_home(parcel, tmp_path / "new" / "run-1", "abd")
+        store_run(files, tmp_path / "new" / "run-1", "abd")
     assert not (tmp_path / "new" / "run-1" / "DONE").exists()
 
 
 def test_a_folder_that_another_process_holds_is_not_written(tmp_path):
-    parcel, home = pack(run_in(tmp_path / "away" / "run-1")), tmp_path / "runs" / "run-1"
+    files, home = pack(run_in(tmp_path / "away" / "run-1")), tmp_path / "runs" / "run-1"
     home.mkdir(parents=True)
     with held(home / "lock", "it is in use", "Wait."), pytest.raises(UserError, match=f"in use.*process {os.getpid()}"):
-        put_home(parcel, home, "abc")
+        store_run(files, home, "abc")
 
 
 def test_sources_are_what_is_on_this_machine_and_several_in_one_setting_are_told_apart(tmp_path):
@@ -104,7 +104,7 @@ def test_sources_are_what_is_on_this_machine_and_several_in_one_setting_are_told
     rows = f"task:arithmetic/retain, {tmp_path}/keep.jsonl,texts:{tmp_path}/book.txt"
     stage = from_config({"verb": "train", "model": str(tmp_path / "model"), "retain": rows, "forget": "task:arithmetic/forget"})
     assert local_sources(stage) == [f"{tmp_path}/model", f"{tmp_path}/keep.jsonl", f"{tmp_path}/book.txt"]
-    moved = renamed(stage, lambda name: name.replace(str(tmp_path), "/elsewhere"))
+    moved = rename_sources(stage, lambda name: name.replace(str(tmp_path), "/elsewhere"))
     assert moved["model"] == "/elsewhere/model"
     assert moved["retain"] == "task:arithmetic/retain,/elsewhere/keep.jsonl,texts:/elsewhere/book.txt"
     assert moved["forget"] == "task:arithmetic/forget"

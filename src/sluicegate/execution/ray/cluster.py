@@ -1,7 +1,7 @@
 """Run stages as tasks of a Ray cluster that is there already.
 
 A worker that sees the run folder and the stage's sources works in place, as a process of the local pool does: what is
-finished, resume points and locks are the folder's. Another gets the sources as parcels through Ray's object store and sends
+finished, resume points and locks are the folder's. Another gets the sources' bytes through Ray's object store and sends
 the finished run folder back. When a worker is lost, Ray gives its task to another one.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluicegate.errors import UserError, first_line
-from sluicegate.execution.jobs import KEPT, Crew, Ended, Task
-from sluicegate.execution.ray.bootstrap import board, package, visitor
+from sluicegate.execution.jobs import KEPT, Ended, Task, Workers
+from sluicegate.execution.ray.bootstrap import bootstrap, package_version, progress_queue
 from sluicegate.execution.ray.connection import connected
 from sluicegate.execution.ray.resources import Need, Resources
-from sluicegate.execution.ray.transfer import local_sources, pack, put_home
+from sluicegate.execution.ray.transfer import local_sources, pack, store_run
 from sluicegate.execution.ray.worker import Order, Report
 from sluicegate.runs.directory import Progress, check_owner, check_strangers
 
@@ -48,15 +48,15 @@ class OnRay:
     """What each stage takes up of a machine."""
 
     @contextmanager
-    def crew(self, most: int, progress: Progress | None) -> Iterator[Crew]:
+    def open_workers(self, most: int, progress: Progress | None) -> Iterator[Workers]:
         with connected(self.address) as ray:
-            crew = _Workers(ray, self, most, progress)
+            workers = _RayWorkers(ray, self, most, progress)
             try:
-                yield crew
+                yield workers
             except ray.exceptions.RayError as error:
                 raise UserError(f"Ray gave up: {first_line(error)}. {KEPT}") from None
             finally:
-                crew.close()
+                workers.close()
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,18 @@ class _Sent:
     digest: str = ""
 
 
-class _Workers:
+class _RayWorkers:
     """Tasks handed to the cluster, and what comes back."""
 
     def __init__(self, ray: Any, plan: OnRay, most: int, progress: Progress | None) -> None:
         self.places = plan.workers or most  # Ray itself queues what it has no room for
         self._ray, self._resources, self._progress = ray, plan.resources, progress
-        self._visit = ray.remote(max_retries=LOST)(visitor(package()))
-        self._board = _hung(ray) if progress is not None else None
+        self._bootstrap = ray.remote(max_retries=LOST)(bootstrap(package_version()))
+        self._queue = _start_queue(ray) if progress is not None else None
         self._asked: Any = None
         self._running: dict[Any, _Sent] = {}
         self._settled: list[Ended] = []
-        self._parcels: dict[str, Any] = {}
+        self._transfers: dict[str, Any] = {}
         self._marks: dict[Path, Path] = {}
         self._blind = False
         """Whether some worker did not see a folder or source: from then on they come along."""
@@ -97,28 +97,29 @@ class _Workers:
     def wait(self) -> list[Ended]:
         while not self._settled:
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
-            self._tell()
+            self._pass_progress()
             for ref in ready:
-                self._take(ref, self._running.pop(ref))
+                self._settle(ref, self._running.pop(ref))
             for need in {sent.need for sent in self._running.values()}:
                 self._check_room(need)
         settled, self._settled = self._settled, []
         return settled
 
     def close(self) -> None:
-        """End what still runs, hear what was told last, and leave no mark."""
+        """End what still runs, pass on the last progress, and leave no mark."""
         for ref in self._running:
             with suppress(Exception):
                 self._ray.cancel(ref, force=True)
         with suppress(self._ray.exceptions.RayError):
             for _ in range(2):  # the first answer may have been given before the last message
-                self._tell(patience=1.0)
+                self._pass_progress(patience=1.0)
         for mark in self._marks.values():
             mark.unlink(missing_ok=True)
 
     def _submit(self, task: Task, need: Need) -> None:
         from sluicegate.runs.stage import from_config
 
+        # First hope that the worker sees what we see: it gets names only.
         stage = from_config(dict(task.settings))
         sources = local_sources(stage)
         order = Order(
@@ -132,7 +133,8 @@ class _Workers:
             keep_seconds=os.environ.get("SLUICEGATE_KEEP_SECONDS", ""),
             threads=max(1, int(need.cpus)),
         )
-        sent, parcels = _Sent(task, need), []
+        sent, transfers = _Sent(task, need), []
+        # Once a worker did not, all get the content too, and what there is of the run folder to go on from.
         if self._blind:
             folder, digest = _home_of(stage, task)
             if (folder / "DONE").exists():
@@ -140,12 +142,12 @@ class _Workers:
                 return
             order = dataclasses.replace(order, packed=tuple(sources), name=folder.name)
             sent = _Sent(task, need, folder, digest)
-            parcels = [*map(self._parcel, sources), self._ray.put(pack(folder) if folder.is_dir() else {})]
+            transfers = [*map(self._transfer, sources), self._ray.put(pack(folder) if folder.is_dir() else {})]
         # As a dictionary: a worker without the package could not read an Order.
-        visit = self._visit.options(num_cpus=need.cpus, num_gpus=need.gpus, name=task.title)
-        self._running[visit.remote(dataclasses.asdict(order), self._board, *parcels)] = sent
+        start = self._bootstrap.options(num_cpus=need.cpus, num_gpus=need.gpus, name=task.title)
+        self._running[start.remote(dataclasses.asdict(order), self._queue, *transfers)] = sent
 
-    def _take(self, ref: Any, sent: _Sent) -> None:
+    def _settle(self, ref: Any, sent: _Sent) -> None:
         """Note what a task came to; or send it again, this time with all it needs."""
         errors = self._ray.exceptions
         try:
@@ -166,8 +168,8 @@ class _Workers:
             if report.blind:
                 self._blind = True
                 self._submit(sent.task, sent.need)
-            elif report.parcel is not None:
-                put_home(report.parcel, sent.folder, sent.digest)
+            elif report.transfer is not None:
+                store_run(report.transfer, sent.folder, sent.digest)
                 self._settled.append((sent.task, sent.folder))
             else:
                 self._settled.append((sent.task, Path(report.folder)))
@@ -184,10 +186,10 @@ class _Workers:
             self._marks[root] = mark
         return self._marks[root]
 
-    def _parcel(self, name: str) -> Any:
-        if name not in self._parcels:
-            self._parcels[name] = self._ray.put(pack(name))
-        return self._parcels[name]
+    def _transfer(self, name: str) -> Any:
+        if name not in self._transfers:
+            self._transfers[name] = self._ray.put(pack(name))
+        return self._transfers[name]
 
     def _check_room(self, need: Need) -> None:
         """Raise `UserError` where no machine could ever run such a stage: Ray would wait for one without end."""
@@ -205,29 +207,29 @@ class _Workers:
                 f"Ask for less with --resources, or add a machine. {KEPT}"
             )
 
-    def _tell(self, patience: float = 0.0) -> None:
-        """Pass on what the workers told, if the board has answered."""
-        if self._board is None or self._progress is None:
+    def _pass_progress(self, patience: float = 0.0) -> None:
+        """Pass on what the workers told, if the queue has answered."""
+        if self._queue is None or self._progress is None:
             return
-        self._asked = self._asked or self._board.take.remote()
+        self._asked = self._asked or self._queue.take.remote()
         if not self._ray.wait([self._asked], timeout=patience)[0]:
             return
         asked, self._asked = self._asked, None
         told: list[Any] = []
-        with suppress(self._ray.exceptions.RayError):  # the board's machine is lost: it is hung up again elsewhere
+        with suppress(self._ray.exceptions.RayError):  # the queue's machine is lost: Ray starts it again elsewhere
             told = self._ray.get(asked)
         for message in told:
             self._progress(*message)
 
 
-def _hung(ray: Any) -> Any:
-    """The board for progress: on this machine, where that can be had, since the others may be lost."""
+def _start_queue(ray: Any) -> Any:
+    """The actor that takes progress: on this machine, where that can be had, since the others may be lost."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1}
     with suppress(Exception):
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(board()).options(**options).remote()
+    return ray.remote(progress_queue()).options(**options).remote()
 
 
 def _home_of(stage: "Stage", task: Task) -> tuple[Path, str]:

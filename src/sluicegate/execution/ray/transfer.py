@@ -15,7 +15,7 @@ from sluicegate.tasks.texts import PREFIX
 if TYPE_CHECKING:
     from sluicegate.runs.stage import Stage
 
-Parcel = dict[str, bytes]
+Files = dict[str, bytes]
 """A file or a folder: the content of each file by its path, which begins with the name of the file or folder itself."""
 
 FIRST = ("config.toml", "env.json", "parents.json")
@@ -27,26 +27,26 @@ def name_of(path: str | Path) -> str:
     return Path(path).expanduser().resolve().name
 
 
-def pack(path: str | Path) -> Parcel:
+def pack(path: str | Path) -> Files:
     """The file `path`, or all files in the folder `path` but the lock of a run; links are followed."""
     path = Path(path).expanduser().resolve()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and file.name != "lock")
     return {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
 
 
-def unpack(parcel: Mapping[str, bytes], into: Path) -> None:
-    """Write what a parcel holds into the folder `into`; `ValueError` for a name that would lie outside of it."""
-    for name, content in parcel.items():
+def unpack(files: Mapping[str, bytes], into: Path) -> None:
+    """Write such files into the folder `into`; `ValueError` for a name that would lie outside of it."""
+    for name, content in files.items():
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts:
-            raise ValueError(f"a parcel holds a file {name!r}, which is outside of its folder")
+            raise ValueError(f"a transfer holds a file {name!r}, which is outside of its folder")
         file = into / parts
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
 
 
-def put_home(parcel: Parcel, folder: Path, digest: str) -> None:
-    """Make `folder` the finished run that `parcel` holds, in the order in which a stage that ran there would have: DONE last.
+def store_run(files: Files, folder: Path, digest: str) -> None:
+    """Make `folder` the finished run that `files` are, in the order in which a stage that ran there would have: DONE last.
 
     What is there of the same run is replaced. A run that is finished already is left as it is, since another process may
     have been quicker. Raises `UserError` where the folder belongs to another run, or another process holds it.
@@ -59,7 +59,7 @@ def put_home(parcel: Parcel, folder: Path, digest: str) -> None:
             return
         scratch = folder / f".arriving-{os.getpid()}"
         try:
-            unpack(parcel, scratch)
+            unpack(files, scratch)
             (arrived,) = scratch.iterdir()
             if (found := (read_identity(arrived) or {}).get("hash", "")) != digest:
                 raise UserError(f"a worker made another run than {folder.name} of this stage ({found[:8]}): its files or packages differ.")
@@ -86,11 +86,11 @@ def local_sources(stage: "Stage") -> list[str]:
             found[name] = None
         return name
 
-    renamed(stage, note)
+    rename_sources(stage, note)
     return list(found)
 
 
-def renamed(stage: "Stage", rename: Callable[[str], str]) -> dict[str, str]:
+def rename_sources(stage: "Stage", rename: Callable[[str], str]) -> dict[str, str]:
     """The settings that name the stage's sources, with `rename` applied to each name: of data there may be several in one."""
     whole = {setting: rename(value) for kind in ("model", "run") for setting, value in stage.sources(kind).items()}
     for setting, value in stage.sources("data").items():

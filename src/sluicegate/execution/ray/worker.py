@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from sluicegate.errors import UserError
-from sluicegate.execution.ray.transfer import Parcel, name_of, pack, renamed, unpack
+from sluicegate.execution.ray.transfer import Files, name_of, pack, rename_sources, unpack
 from sluicegate.runs.directory import Progress
 from sluicegate.runs.lock import Busy
 
@@ -42,9 +42,9 @@ class Order:
     """The driver's SLUICEGATE_KEEP_SECONDS."""
     threads: int
     packed: tuple[str, ...] = ()
-    """Names of the sources that come along as parcels; one parcel more is what there is of the run folder."""
+    """Names of the sources that come along as transfers; one transfer more is what there is of the run folder."""
     name: str = ""
-    """Name of the run folder, where there are parcels."""
+    """Name of the run folder, where there are transfers."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +53,31 @@ class Report:
 
     folder: str = ""
     """Its run folder, in the shared place."""
-    parcel: Parcel | None = None
+    transfer: Files | None = None
     """Or the run folder's content."""
     mistake: str = ""
     """Or what the user did wrong."""
     blind: bool = False
-    """Or that the worker does not see the run folder or a source, and got no parcels."""
+    """Or that the worker does not see the run folder or a source, and got no transfers."""
 
 
-def work(order: Order, parcels: Sequence[Parcel], tell: Any = None) -> Report:
+def run_order(order: Order, transfers: Sequence[Files], tell: Any = None) -> Report:
     """Run a stage; `tell(part, done, total, numbers)` passes its progress on."""
-    progress = _seldom(tell) if tell is not None else None
+    progress = _limit_messages(tell) if tell is not None else None
     try:
-        with _as_the_driver(order):
+        with _driver_surroundings(order):
             if all(Path(name).expanduser().exists() for name in order.sight):
-                return Report(folder=str(_patiently(order.settings, Path(order.out), order.exact, order.title, progress)))
-            if not parcels:
+                return Report(folder=str(_execute_when_free(order.settings, Path(order.out), order.exact, order.title, progress)))
+            if not transfers:
                 return Report(blind=True)
         with tempfile.TemporaryDirectory(prefix="sluicegate-") as place:
-            return Report(parcel=_in_scratch(order, parcels, Path(place), progress))
+            return Report(transfer=_run_in_scratch(order, transfers, Path(place), progress))
     except UserError as error:
         return Report(mistake=str(error))
 
 
 @contextmanager
-def _as_the_driver(order: Order) -> Iterator[None]:
+def _driver_surroundings(order: Order) -> Iterator[None]:
     """Be where the driver is, if there is such a place here, and keep and record what it would."""
     import torch
 
@@ -91,7 +91,8 @@ def _as_the_driver(order: Order) -> Iterator[None]:
         yield
 
 
-def _patiently(settings: Mapping[str, Any], out: Path, exact: bool, title: str, progress: Progress | None) -> Path:
+def _execute_when_free(settings: Mapping[str, Any], out: Path, exact: bool, title: str, progress: Progress | None) -> Path:
+    """Run the stage; wait a while where another process still holds its folder."""
     from sluicegate.execution.execute import execute
     from sluicegate.runs.stage import from_config
 
@@ -105,24 +106,27 @@ def _patiently(settings: Mapping[str, Any], out: Path, exact: bool, title: str, 
             time.sleep(0.5)
 
 
-def _in_scratch(order: Order, parcels: Sequence[Parcel], place: Path, progress: Progress | None) -> Parcel:
+def _run_in_scratch(order: Order, transfers: Sequence[Files], place: Path, progress: Progress | None) -> Files:
     """Run the stage on what came along, and return its folder, whose settings name the driver's paths again."""
     from sluicegate.runs.stage import from_config
 
+    # Unpack each source into a folder of its own, since two may have one name.
     here = {}
-    for number, (name, parcel) in enumerate(zip(order.packed, parcels, strict=False)):
-        unpack(parcel, place / str(number))
+    for number, (name, files) in enumerate(zip(order.packed, transfers, strict=False)):
+        unpack(files, place / str(number))
         here[name] = str(place / str(number) / name_of(name))
+    # Beside them, the run folder as far as it had come; a resume point in it is taken up.
     run = place / "run" / order.name
-    unpack(parcels[-1], run.parent)
-    named = renamed(from_config(order.settings), lambda name: here.get(name, name))
-    _patiently(order.settings | named, run, True, order.title, progress)
+    unpack(transfers[-1], run.parent)
+    named = rename_sources(from_config(order.settings), lambda name: here.get(name, name))
+    _execute_when_free(order.settings | named, run, True, order.title, progress)
+    # The record names the driver's paths, not those of a folder that is about to go.
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     (run / "config.toml").write_text(tomli_w.dumps(config | {name: order.settings[name] for name in named}), encoding="utf-8")
     return pack(run)
 
 
-def _seldom(tell: Any) -> Progress:
+def _limit_messages(tell: Any) -> Progress:
     """Pass on a part's end, and of the rest no more than a few messages a second: they cross a network."""
     last: dict[str, float] = {}
 
