@@ -2,26 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
 from sluicegate.experiments import pareto
-from sluicegate.experiments import sentences as words
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.markdown import claims_shown
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.repeat import as_toml, command, packaged
 from sluicegate.experiments.rows import rows, savings_problem
+from sluicegate.experiments.verdicts import losses_against_reference, verdicts
 from sluicegate.report import figures, numbers
 from sluicegate.report.arms import PROBES, Row, configs, curve_pictures, environment, groups, retain_table
 from sluicegate.report.figures import DASHES, Point, Series
 from sluicegate.report.html import Link, render, write_page
 from sluicegate.runs.stage import stages
 from sluicegate.values.statistics import Estimate
-
-if TYPE_CHECKING:
-    pass
 
 _DIAL_SHADES = 5
 
@@ -43,8 +40,7 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
         title=recipe.title or recipe.name,
         recipe=recipe,
         seeds=outcome.seeds,
-        seeds_note=words.seeds_note(outcome),
-        sentences=words.sentences(outcome),
+        verdicts=verdicts(outcome),
         claims=claims_shown(outcome.checked()),
         rows=table,
         looks=looks,
@@ -59,7 +55,7 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
         forest=_forest(table, looks, recipe),
         pareto=pareto.pictures(outcome, table, looks),
         bars=_bars(table, looks, recipe),
-        looking=words.what_the_scores_show(outcome),
+        losses=losses_against_reference(outcome),
         groups=groups(table),
         left=retain_table(outcome.arms),
         warnings=outcome.warnings(),

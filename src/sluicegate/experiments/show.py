@@ -15,16 +15,16 @@ from sluicegate.experiments.recipe import Recipe
 
 def outcome(found: Outcome, folder: Path, page: Path) -> None:
     """The experiment's table, what it means, and where the report is."""
-    from sluicegate.experiments.sentences import sentences
     from sluicegate.experiments.terminal import terminal_table
+    from sluicegate.experiments.verdicts import verdicts
 
     console = terminal()
     if found.recipe.is_trial:
         trial(found, console)
     else:
         console.print(terminal_table(found))
-        for sentence in sentences(found):
-            console.print(escape(sentence))
+        for verdict in verdicts(found):
+            console.print(escape(str(verdict)))
         _claims_and_warnings(found, console)
     console.print(f"\nreport:  {escape(str(page))}\nsummary: {escape(str(folder / 'summary.json'))}", soft_wrap=True)
 

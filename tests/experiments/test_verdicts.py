@@ -4,85 +4,89 @@ import pytest
 
 from report_synthetic import CURVES, FAST, FULL, MIDDLE, SLOW, experiment, without
 from sluicegate.experiments.rows import paired, rows
-from sluicegate.experiments.sentences import direction, sentences, what_the_scores_show
+from sluicegate.experiments.verdicts import direction, losses_against_reference, verdicts
 from sluicegate.report.numbers import flops, percent, share, written
 from sluicegate.values.statistics import Estimate
 
 
 def test_a_suppressed_model_that_is_quickly_relearned_is_called_hidden():
-    first = sentences(experiment())[0]
-    assert "10 attack steps bring 96 % of the attacker's facts back (a model that never knew: 20 %)" in first.replace("\u202f", " ")
-    assert "mostly hidden, not gone" in first
+    first = verdicts(experiment())[0]
+    assert first.arms == "maxent"
+    assert first.verdict == "mostly hidden, not gone"
+    assert first.numbers[0].replace("\u202f", " ") == "recall after 10 attack steps: 96 % in maxent, 20 % in gold"
+    assert first.numbers[1].startswith("savings 0.")
 
 
 def test_a_suppressed_model_that_is_not_quickly_relearned_is_not_called_hidden():
-    first = sentences(experiment(curves=CURVES | {"maxent": SLOW}))[0]
-    assert "hidden" not in first
-    assert "no sooner than by a model that never knew" in first
+    first = verdicts(experiment(curves=CURVES | {"maxent": SLOW}))[0]
+    assert first.verdict == "relearned no sooner than by a model that never knew"
 
 
 def test_a_suppressed_model_that_is_relearned_later_is_said_to_be():
     later = (*(value / 2 for value in SLOW[:-1]), 0.8)
-    assert "relearned later than by a model that never knew" in sentences(experiment(curves=CURVES | {"maxent": later}))[0]
+    assert verdicts(experiment(curves=CURVES | {"maxent": later}))[0].verdict == "relearned later than by a model that never knew"
 
 
 def test_a_model_that_still_answers_is_not_called_suppressed():
-    assert sentences(experiment(forget=0.8))[0].startswith("Hardly suppressed (maxent)")
+    assert verdicts(experiment(forget=0.8))[0].verdict.startswith("hardly suppressed; ")
 
 
 def test_wide_intervals_leave_the_question_open():
     """Two seeds that differ allow no claim, whatever their mean."""
-    text = " ".join(sentences(experiment(seeds=(0, 1), spread=0.9, curves=CURVES | {"maxent": MIDDLE})))
-    assert "too wide to say from 2 seeds" in text
-    assert "does not settle" in text
+    found = verdicts(experiment(seeds=(0, 1), spread=0.9, curves=CURVES | {"maxent": MIDDLE}))
+    assert found[0].verdict == "open: savings are too wide to say from 2 seeds"
+    assert "open: the spread over 2 seeds does not settle it" in {found[1].verdict, found[2].verdict}
 
 
 def test_distilling_is_said_to_help_only_where_it_does():
-    helped = sentences(experiment())[1]
-    assert "harder to bring back than the suppressed model" in helped
-    assert "no harder" not in helped
-    assert "no harder to bring back" in sentences(experiment(curves=CURVES | {"distill": FAST}))[1]
-    assert "easier to bring back" in sentences(experiment(curves=CURVES | {"maxent": MIDDLE, "distill": FAST}))[1]
+    helped = verdicts(experiment())[1]
+    assert (helped.arms, helped.verdict) == ("distill against maxent", "harder to bring back than the suppressed model")
+    assert helped.numbers[2].startswith("savings lower by 0.")
+    assert verdicts(experiment(curves=CURVES | {"distill": FAST}))[1].verdict.startswith("no harder to bring back")
+    assert verdicts(experiment(curves=CURVES | {"maxent": MIDDLE, "distill": FAST}))[1].verdict.startswith("easier to bring back")
 
 
 def test_the_dial_is_said_to_buy_robustness_only_where_it_does():
-    assert "robustness is bought with compute" in sentences(experiment())[2]
-    assert "bought no robustness" in sentences(experiment(curves=CURVES | {"harsh": FAST}))[2]
-    assert "bought no robustness" in sentences(experiment(curves=CURVES | {"gentle": MIDDLE, "harsh": FAST}))[2]
+    bought = verdicts(experiment())[2]
+    assert bought.verdict == "robustness is bought with compute"
+    assert re.fullmatch(r"cost [\d.]+× to [\d.]+×", bought.numbers[1])
+    assert "bought no robustness" in verdicts(experiment(curves=CURVES | {"harsh": FAST}))[2].verdict
+    assert "bought no robustness" in verdicts(experiment(curves=CURVES | {"gentle": MIDDLE, "harsh": FAST}))[2].verdict
 
 
 def test_a_dial_that_does_not_turn_evenly_is_said_not_to():
     arms = FULL | {"between": {"verb": "undo", "model": "@maxent", "alpha": 0.6}}
     curves = CURVES | {"gentle": MIDDLE, "between": FAST, "harsh": SLOW}
-    assert "not at every step" in sentences(experiment(arms, curves))[2]
+    assert "not at every step" in verdicts(experiment(arms, curves))[2].verdict
 
 
 def test_one_seed_is_said_to_be_one():
-    found = sentences(experiment(seeds=(0,)))
-    assert all("(one seed)" in text for text in found)
-    assert not any("[" in text for text in found)
+    found = verdicts(experiment(seeds=(0,)))
+    assert all(verdict.verdict.endswith("(one seed)") for verdict in found)
+    assert not any("[" in str(verdict) for verdict in found)
 
 
 def test_without_a_reference_nothing_is_said_about_savings():
-    text = " ".join(sentences(experiment(without("gold"), reference="")))
-    assert "without savings against a reference nobody can say" in text
-    assert "hidden, not gone" not in text
-    assert "recall after 10 attack steps from" in text
+    found = verdicts(experiment(without("gold"), reference=""))
+    assert found[0].verdict.startswith("open: without savings against a reference")
+    assert "savings" not in " ".join(number for verdict in found for number in verdict.numbers)
+    assert found[2].numbers[0].startswith("recall after 10 attack steps: ")
 
 
 def test_without_an_attack_there_is_no_claim_about_removal():
-    found = sentences(experiment(attack=False))
-    assert found[0].startswith("No attack was run")
-    assert "maxent 10" in found[1]
+    (only,) = verdicts(experiment(attack=False))
+    assert only.verdict.startswith("not measured: no attack was run")
 
 
 def test_missing_arms_are_named_as_missing():
-    found = sentences(experiment(without("maxent", "distill", "gentle", "harsh")))
+    found = verdicts(experiment(without("maxent", "distill", "gentle", "harsh")))
     assert len(found) == 3
-    assert "nothing to compare" in found[0]
-    assert "No arm distils" in found[1]
-    assert "No arm adds noise" in found[2]
-    assert sentences(experiment(without("gentle")))[2].startswith("Only one arm (harsh)")
+    assert "nothing to compare" in found[0].verdict
+    assert "no arm distils" in found[1].verdict
+    assert "no arm adds noise" in found[2].verdict
+    assert "only one arm (harsh)" in verdicts(experiment(without("gentle")))[2].verdict
+    other = without("maxent", "distill", "gentle", "harsh") | {"distill": {"verb": "distill", "model": "@gold"}}
+    assert verdicts(experiment(other))[0].verdict == "no arm suppresses (verb unlearn)"
 
 
 def test_roles_come_from_what_an_arm_is_made_of_and_not_from_its_name():
@@ -113,18 +117,20 @@ def test_alpha_comes_from_the_run_folder(tmp_path):
 def test_attacks_shorter_than_a_hundred_steps_leave_columns_empty():
     outcome = experiment(effort=(0.0, 1.0, 3.0))
     assert all(value is None for row in rows(outcome) for value in row.at.values())
-    assert "3 attack steps bring" in sentences(outcome)[0]
+    assert verdicts(outcome)[0].numbers[0].startswith("recall after 3 attack steps: ")
 
 
 @pytest.mark.parametrize(
     ("loss", "words"),
-    [(4.0, "by its loss it passes for that model"), (9.0, "avoids the answers"), (1.0, "still finds the answers likelier")],
+    [(4.0, "passes for that model"), (9.0, "avoids the answers"), (1.0, "still finds the answers likelier")],
 )
 def test_scores_by_loss_are_read_against_the_reference(loss, words):
     outcome = experiment()
     for result in outcome.arms["maxent"].results.values():
         result["scores"] = result["scores"] | {"forget": result["scores"]["forget"] | {"loss": loss}}
-    assert words in what_the_scores_show(outcome)[0]
+    (seen,) = losses_against_reference(outcome)
+    assert seen.loss.mean == loss
+    assert words in seen.verdict
 
 
 def test_direction_needs_the_whole_interval_on_one_side():
@@ -159,9 +165,9 @@ def test_paired_differences_use_shared_seeds_only():
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
-def test_sentences_hold_no_nan():
+def test_verdicts_hold_no_nan():
     for seeds in ((0,), (0, 1)):
-        assert not re.search(r"\bnan\b|\binf\b", " ".join(sentences(experiment(seeds=seeds))))
+        assert not re.search(r"\bnan\b|\binf\b", " ".join(map(str, verdicts(experiment(seeds=seeds)))))
 
 
 def test_an_interval_narrower_than_its_digits_is_left_out():
