@@ -88,7 +88,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_this_process(jobs, executor, progress=None):
     done: dict[str, Path] = {}
     for job in jobs:
-        done[job.key] = execution.execute(stage_module.from_config(job.settings(done)), job.out, exact=job.exact, progress=progress)
+        done[job.key] = execution.execute(job.stage(done), job.out, exact=job.exact, progress=progress)
     return done
 
 

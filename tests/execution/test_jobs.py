@@ -1,12 +1,15 @@
 """Which stage starts when, and what becomes of the others, whatever runs them."""
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from sluicegate.errors import UserError
 from sluicegate.execution.jobs import Job, run_jobs
+from sluicegate.runs.stage import Stage
 
 OUT = Path("out")
 
@@ -40,8 +43,16 @@ class Pretended:
         return [(task, found)]
 
 
-def job(key, *needs, settings=None):
-    return Job(key, needs, lambda done: settings or {"named": key, "after": [str(done[need]) for need in needs]}, OUT)
+@dataclass(frozen=True)
+class Named(Stage):
+    """A stage that is told from others by its words."""
+
+    VERB: ClassVar[str] = "named"
+    words: tuple[str, ...] = ()
+
+
+def job(key, *needs, words=()):
+    return Job(key, needs, lambda done: Named(words or (key, *(str(done[need]) for need in needs))), OUT)
 
 
 def test_a_stage_waits_for_those_it_needs_and_the_earlier_of_two_comes_first():
@@ -59,17 +70,17 @@ def test_no_more_run_at_a_time_than_there_are_places():
 
 
 def test_a_stage_that_several_want_runs_once_whether_it_is_running_or_over():
-    same = {"verb": "train"}
+    same = ("same",)
     where = Pretended(places=2)
-    done = run_jobs([job("a", settings=same), job("b", settings=same), job("x", "a"), job("c", "x", settings=same)], where)
+    done = run_jobs([job("a", words=same), job("b", words=same), job("x", "a"), job("c", "x", words=same)], where)
     assert where.begun == ["a", "x"]
     assert done["a"] == done["b"] == done["c"]
 
 
 def test_a_failure_is_told_of_all_that_wanted_the_stage_and_stops_no_others():
-    same = {"verb": "train"}
+    same = ("same",)
     where = Pretended(errors={"a": UserError("no such data")})
-    jobs = [job("a", settings=same), job("b", "a"), job("c", "b"), job("late", "good", settings=same), job("good")]
+    jobs = [job("a", words=same), job("b", "a"), job("c", "b"), job("late", "good", words=same), job("good")]
     with pytest.raises(UserError) as error:
         run_jobs(jobs, where)
     assert where.begun == ["a", "good"]

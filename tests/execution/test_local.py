@@ -24,7 +24,7 @@ def train(tmp_path_factory):
 
 
 def job(key, needs, settings, out):
-    return Job(key, needs, lambda done: settings(done) if callable(settings) else settings, out)
+    return Job(key, needs, lambda done: from_config(settings(done) if callable(settings) else settings), out)
 
 
 def test_a_job_waits_for_those_it_needs_gets_their_folders_and_tells_how_far_it_is(train, tmp_path):
@@ -123,7 +123,8 @@ from sluicegate.runs.stage import from_config
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
     settings = json.loads(sys.argv[1])
-    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], LocalPool(1), progress=lambda *a: print("step", flush=True))
+    job = Job("long", (), lambda done: from_config(settings), Path(sys.argv[2]))
+    run_jobs([job], LocalPool(1), progress=lambda *a: print("step", flush=True))
 """
 
 
@@ -169,9 +170,11 @@ import json, sys
 from pathlib import Path
 from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
+from sluicegate.runs.stage import from_config
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
-    run_jobs([Job("long", (), lambda done: settings, Path(sys.argv[2]))], LocalPool(1), progress=lambda *m: print("step", flush=True))
+    job = Job("long", (), lambda done: from_config(settings), Path(sys.argv[2]))
+    run_jobs([job], LocalPool(1), progress=lambda *m: print("step", flush=True))
 """
     script = tmp_path / "parent.py"
     script.write_text(program)

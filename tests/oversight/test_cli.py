@@ -29,8 +29,8 @@ def asked(monkeypatch):
     settings = []
 
     def run_jobs(jobs, executor, progress=None):
-        settings.extend(job.settings({}) for job in jobs)
-        made = [job.settings({}) for job in jobs]
+        made = [job.stage({}).config() for job in jobs]
+        settings.extend(made)
         return {job.key: run_folder(job.out, own["arm"], own["share"], own["seed"]) for job, own in zip(jobs, made, strict=True)}
 
     monkeypatch.setattr(oversight, "run_jobs", run_jobs)

@@ -15,7 +15,7 @@ from sluicegate.execution.local import LocalPool
 from sluicegate.execution.torchrun import _what_happened
 from sluicegate.runs.directory import RunContext, open_run
 from sluicegate.runs.ranks import ALONE, Ranks, _buckets, launched, processes
-from sluicegate.runs.stage import from_config
+from sluicegate.runs.stage import Stage, from_config
 from sluicegate.values.schedule import Schedule
 from tiny_stages import material, settings_of_verbs
 
@@ -147,7 +147,7 @@ def test_what_one_process_has_to_do_alone(monkeypatch, capsys, tmp_path):
     assert cli.main(["demo"]) == 2
     assert "demo runs in one process, and a launcher started 2" in capsys.readouterr().err
     with pytest.raises(UserError, match="a launcher started 2 processes"):
-        run_jobs([Job("a", (), lambda done: {}, tmp_path)], LocalPool())
+        run_jobs([Job("a", (), lambda done: Stage(), tmp_path)], LocalPool())
 
 
 def test_the_number_of_processes_is_recorded_and_not_in_the_hash(tmp_path):

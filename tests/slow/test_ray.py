@@ -18,6 +18,7 @@ from sluicegate.execution.ray.connection import SETTINGS, connected
 from sluicegate.execution.ray.resources import Need, Resources
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.sweep import combinations, run_sweep
+from sluicegate.runs.stage import from_config
 from tiny_stages import material, outcome, settings_of_verbs
 
 pytestmark = pytest.mark.slow
@@ -71,10 +72,10 @@ def chain(stages, out):
     """A model, two that are made from it, and an attack."""
 
     def on(verb, other):
-        return lambda done: stages[verb] | {"model": str(done[other])}
+        return lambda done: from_config(stages[verb] | {"model": str(done[other])})
 
     return [
-        Job("base", (), lambda done: stages["train"], out),
+        Job("base", (), lambda done: from_config(stages["train"]), out),
         Job("maxent", ("base",), on("maxent", "base"), out),
         Job("twice", ("base",), on("maxent", "base"), out),
         Job("attack", ("maxent",), on("relearn", "maxent"), out),
@@ -126,9 +127,9 @@ def test_a_worker_that_sees_no_folder_sends_the_run_back(nodes, stages, locally,
 
 def test_a_mistake_stops_what_needs_it_and_no_others(nodes, stages, tmp_path, monkeypatch):
     jobs = [
-        Job("broken", (), lambda done: stages["train"] | {"model": str(tmp_path / "nowhere")}, tmp_path),
-        Job("after", ("broken",), lambda done: stages["train"], tmp_path),
-        Job("good", (), lambda done: stages["train"], tmp_path),
+        Job("broken", (), lambda done: from_config(stages["train"] | {"model": str(tmp_path / "nowhere")}), tmp_path),
+        Job("after", ("broken",), lambda done: from_config(stages["train"]), tmp_path),
+        Job("good", (), lambda done: from_config(stages["train"]), tmp_path),
     ]
     with pytest.raises(UserError, match=r"2 of 3 stages did not finish.*\n  broken: no model") as error:
         run_jobs(jobs, OnRay())
@@ -180,7 +181,9 @@ def test_the_stage_of_a_node_that_is_killed_is_resumed_on_the_other(nodes, stage
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    jobs = {where: [Job(key, (), lambda done, s=s: s, tmp_path / where) for key, s in long.items()] for where in ("ray", "local")}
+    jobs = {
+        where: [Job(key, (), lambda done, s=s: from_config(s), tmp_path / where) for key, s in long.items()] for where in ("ray", "local")
+    }
     found = run_jobs(jobs["ray"], OnRay(), lambda *message: told.append(message[:2]))
     killer.join()
     assert len(killed) == 1

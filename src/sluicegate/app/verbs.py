@@ -26,4 +26,4 @@ def verbs() -> dict[str, registry.Verb]:
 
 def _of_stage(cls: type[Stage]) -> Verb:
     told = (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
-    return Verb(cls.VERB, told, cls.GROUP, partial(run_stage, cls.VERB))
+    return Verb(cls.VERB, told, cls.GROUP, partial(run_stage, cls))

@@ -13,7 +13,7 @@ from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
-from sluicegate.runs.stage import settings_of
+from sluicegate.runs.stage import from_config, settings_of
 from sluicegate.tasks.stage import OnData
 
 
@@ -82,7 +82,7 @@ def inspect(
     if data.get("retain") and attack.kind == "forget":
         plans["harmless"] = {**shared, "kind": "retain"}
     jobs = [
-        Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: {**plan, "seed": seed}, out)  # type: ignore[misc]
+        Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: from_config({**plan, "seed": seed}), out)  # type: ignore[misc]
         for seed in seeds
         for name, plan in plans.items()
     ]

@@ -1,7 +1,7 @@
 """Stages that depend on one another, run in that order by whatever runs stages: local processes, or a Ray cluster.
 
-`run_jobs` knows which stage may start and what became of the others; an `Executor` knows where they run. Two there are:
-`sluicegate.execution.local.LocalPool` and `sluicegate.execution.ray.cluster.OnRay`.
+`run_jobs` knows which stage may start and what became of the others; an `Executor` knows where they run. There are three:
+`sluicegate.execution.here.Here`, `sluicegate.execution.local.LocalPool`, and `sluicegate.execution.ray.cluster.OnRay`.
 """
 
 import json
@@ -9,25 +9,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import Progress
 from sluicegate.runs.ranks import launched
+from sluicegate.runs.stage import Stage
 
 KEPT = "Finished stages are kept: run the same command again to go on."
 
 
+def refuse_launcher() -> None:
+    """Raise `UserError` where a launcher started several processes, each of which would run every stage."""
+    if (place := launched()) is not None and place[1] > 1:
+        raise UserError(f"a launcher started {place[1]} processes (WORLD_SIZE), and each would run all the stages. Start only one.")
+
+
 @dataclass(frozen=True)
 class Job:
-    """A stage that waits for others. Its settings are asked for once their folders are known."""
+    """A stage that waits for others. It is asked for once their folders are known."""
 
     key: str
     """Its name, which others wait for."""
     needs: tuple[str, ...]
     """Names of the jobs it waits for."""
-    settings: Callable[[Mapping[str, Path]], dict[str, Any]]
-    """Flat settings of the stage, given the run folder of every job that it needs."""
+    stage: Callable[[Mapping[str, Path]], Stage]
+    """The stage, given the run folder of every job that it needs."""
     out: Path
     """Folder in which its run folder is made."""
     exact: bool = False
@@ -40,13 +47,13 @@ class Task:
 
     title: str
     """What progress is told under."""
-    settings: Mapping[str, Any]
+    stage: Stage
     out: Path
     exact: bool
 
     def same(self) -> str:
         """Alike for tasks that are one run in one folder, whatever their titles."""
-        return json.dumps([self.settings, str(self.out), self.exact], sort_keys=True)
+        return json.dumps([self.stage.config(), str(self.out), self.exact], sort_keys=True)
 
 
 Ended = tuple[Task, Path | Exception]
@@ -81,8 +88,6 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, progress: Progress | None 
     """
     if not jobs:
         return {}
-    if (place := launched()) is not None and place[1] > 1:
-        raise UserError(f"a launcher started {place[1]} processes (WORLD_SIZE), and each would run all {len(jobs)} stages. Start only one.")
     state = _State(jobs)
     with executor.open_workers(len(jobs), progress) as workers:
         while state.waiting or state.running:
@@ -123,7 +128,11 @@ class _State:
                 return
             job = able[0]
             self.waiting.remove(job)
-            task = Task(job.key, job.settings(self.done), job.out, job.exact)
+            try:
+                task = Task(job.key, job.stage(self.done), job.out, job.exact)
+            except UserError as error:
+                self._settle([job], error)
+                continue
             same = task.same()
             if same in self._ended:
                 self._settle([job], self._ended[same])

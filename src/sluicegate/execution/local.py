@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.execution.jobs import KEPT, Ended, Task, Workers
+from sluicegate.execution.execute import execute
+from sluicegate.execution.jobs import KEPT, Ended, Task, Workers, refuse_launcher
 from sluicegate.runs.directory import Progress
+from sluicegate.runs.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class LocalPool:
 
     @contextmanager
     def open_workers(self, most: int, progress: Progress | None) -> Iterator[Workers]:
+        refuse_launcher()
         cores = len(os.sched_getaffinity(0))
         places = min(self.workers or cores, most)
         context = multiprocessing.get_context("spawn")
@@ -57,17 +60,17 @@ class _Processes:
     def __init__(self, pool: ProcessPoolExecutor, places: int) -> None:
         self.places = places
         self._pool = pool
-        self._running: dict[Future[str], Task] = {}
+        self._running: dict[Future[Path], Task] = {}
 
     def start(self, task: Task) -> None:
-        self._running[self._pool.submit(_work, dict(task.settings), str(task.out), task.exact, task.title)] = task
+        self._running[self._pool.submit(_work, task.stage, task.out, task.exact, task.title)] = task
 
     def wait(self) -> list[Ended]:
         found: list[Ended] = []
         for future in wait(self._running, return_when=FIRST_COMPLETED).done:
             task = self._running.pop(future)
             try:
-                found.append((task, Path(future.result())))
+                found.append((task, future.result()))
             except BrokenProcessPool:
                 raise
             except Exception as error:
@@ -96,14 +99,11 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(settings: dict[str, Any], out: str, exact: bool, title: str) -> str:
-    from sluicegate.execution.execute import execute
-    from sluicegate.runs.stage import from_config
-
+def _work(stage: Stage, out: Path, exact: bool, title: str) -> Path:
     def tell(part: str, steps: int, total: int, numbers: Mapping[str, float]) -> None:
         _channel.put((part, steps, total, dict(numbers)))
 
-    return str(execute(from_config(settings), Path(out), exact=exact, title=title, progress=tell if _channel is not None else None))
+    return execute(stage, out, exact=exact, title=title, progress=tell if _channel is not None else None)
 
 
 def _listen(channel: Any, progress: Progress, ended: threading.Event) -> None:

@@ -1,6 +1,7 @@
-"""Stages as verbs: the dataclass of a stage is its command line."""
+"""The one way from words to finished runs: the dataclass of a stage is its command line."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 from sluicegate.cli.command import parse, print_json, seeds_from
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
-from sluicegate.execution.execute import ALONE_SHARDED, execute
+from sluicegate.execution.execute import ALONE_SHARDED
+from sluicegate.execution.here import Here
+from sluicegate.execution.jobs import Executor, Job, run_jobs
+from sluicegate.execution.local import LocalPool
 from sluicegate.execution.show import stage_results
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.ranks import is_launched, launched, processes
-from sluicegate.runs.stage import Stage, stages
-from sluicegate.tasks.stage import OnData
+from sluicegate.runs.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -33,58 +36,68 @@ class Common:
     """Print one JSON object with the metrics as the last line."""
 
 
-def run_stage(verb: str, words: list[str]) -> int:
-    """Run one stage from the command line, for one seed or several."""
-    cls: type[Stage] = stages()[verb]
+Shown = Callable[[Sequence[int], Sequence[dict[str, Any]], Sequence[Path]], Mapping[str, Any]]
+"""Prints seeds, results and run folders of finished stages; what it returns is added to the line of JSON."""
+
+
+def run_stage(cls: type[Stage], words: list[str], name: str = "", show: Shown = stage_results) -> int:
+    """Run one stage from the command line, for one seed or several; `name` is the verb as it was called."""
+    name = name or cls.VERB
     description = (cls.__doc__ or "").strip()
+    kind = None
     if known := cls.methods():
         kind, words = _method_of(cls, words)
-        cls = dataclasses.make_dataclass(cls.__name__, [("objective", kind, kind())], bases=(cls,), frozen=True)
         description += f"\n\nThe method is chosen with --method: {', '.join(sorted(known))}. Below are the settings with {kind.NAME}."
-    command = dataclasses.make_dataclass(verb, [("stage", cls, cls()), ("common", Common, Common())], frozen=True)
-    parsed = parse(command, verb, words, description)
-    common: Common = parsed.common
-    stage: OnData = parsed.stage
-    seeds = seeds_from(stage.seed, common.seeds)
-    base = Path(common.out or f"runs/{verb}")
-    world, exact = processes(common.procs), bool(common.out)
-    place = {seed: base / f"seed-{seed}" if exact and len(seeds) > 1 else base for seed in seeds}
-    if len(seeds) == 1 or world > 1:
-        folders = [together(dataclasses.replace(stage, seed=seed), place[seed], exact, common.procs, common.shard) for seed in seeds]
-    elif common.shard:
-        raise UserError(ALONE_SHARDED)
-    else:
-        from sluicegate.execution.jobs import Job, run_jobs
-        from sluicegate.execution.local import LocalPool
-
-        jobs = [
-            Job(f"seed {seed}", (), lambda done, seed=seed: {**stage.config(), "seed": seed}, place[seed], exact=bool(common.out))  # type: ignore[misc]
-            for seed in seeds
-        ]
-        with watching() as progress:
-            done = run_jobs(jobs, LocalPool(), progress)
-        folders = [done[job.key] for job in jobs]
+    stage, common = _read(cls, kind, name, words, description)
+    seeds = seeds_from(stage.seed, common.seeds)  # type: ignore[attr-defined]
+    each = {seed: dataclasses.replace(stage, seed=seed) for seed in seeds}  # type: ignore[call-arg]
+    folders = run_seeds(each, Path(common.out or f"runs/{name.split()[0]}"), common)
     if is_follower():
         return 0
     results = [result_of(folder) for folder in folders]
-    stage_results(seeds, results, folders)
+    more = show(seeds, results, folders)
+    world = processes(common.procs)
     if common.procs or is_launched():
         print(f"processes: {world}")
     if common.json:
-        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "results": results, "world_size": world})
+        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "results": results, "world_size": world, **more})
     return 0
 
 
-def together(stage: Stage, out: Path, exact: bool, procs: int, shard: bool) -> Path:
-    """Execute a stage, with several processes where that is asked for; only one of them shows progress."""
+def run_seeds(stages: Mapping[int, Stage], base: Path, common: Common, executor: Executor | None = None) -> list[Path]:
+    """Run a stage of each seed and return their folders: here where there is one or several processes share each, else side by side.
+
+    With ``common.out``, `base` is the run folder, or holds one a seed.
+    """
+    exact, world = bool(common.out), processes(common.procs)
+    if common.shard and world == 1:
+        raise UserError(ALONE_SHARDED)
+    jobs = [
+        Job(f"seed {seed}" if len(stages) > 1 else "", (), lambda done, stage=stage: stage, place, exact)  # type: ignore[misc]
+        for seed, stage in stages.items()
+        for place in (base / f"seed-{seed}" if exact and len(stages) > 1 else base,)
+    ]
+    if executor is None:
+        executor = Here(common.procs, common.shard) if len(stages) == 1 or world > 1 else LocalPool()
     with watching() if not is_follower() else nullcontext() as progress:
-        return execute(stage, out, exact=exact, progress=progress, procs=procs, shard=shard)
+        done = run_jobs(jobs, executor, progress)
+    return [done[job.key] for job in jobs]
 
 
 def is_follower() -> bool:
     """Whether a launcher started this process beside another one that speaks for both."""
     place = launched()
     return place is not None and place[0] > 0
+
+
+def _read(cls: type[Stage], kind: type[Any] | None, name: str, words: list[str], description: str) -> tuple[Stage, Common]:
+    """The stage and the common options that the words describe; `kind` is the class of the stage's method."""
+    shown = cls
+    if kind is not None:  # a class whose field `objective` has the settings of this method
+        shown = dataclasses.make_dataclass(cls.__name__, [("objective", kind, kind())], bases=(cls,), frozen=True)
+    command = dataclasses.make_dataclass(cls.VERB.replace("-", "_"), [("stage", shown, shown()), ("common", Common, Common())], frozen=True)
+    parsed = parse(command, name, words, description)
+    return cls(**{field.name: getattr(parsed.stage, field.name) for field in dataclasses.fields(cls)}), parsed.common
 
 
 def _method_of(cls: type[Stage], words: list[str]) -> tuple[type[Any], list[str]]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from sluicegate.cli.terminal import terminal
 
 
-def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
+def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
     """One block a group of scores, one line a seed; for an attack, its curve at a few points."""
     console = terminal()
     table = Table(title=None, box=None, pad_edge=False)
@@ -39,6 +39,7 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
             if result.get("reached") is False:
                 console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
         console.print(f"seed {seed}: {made}kept in {escape(str(folder))}", soft_wrap=True)
+    return {}
 
 
 def _number(value: float | None) -> str:

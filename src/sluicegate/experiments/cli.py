@@ -10,8 +10,8 @@ from tyro.conf import Positional
 from sluicegate.cli.command import assignment, print_json, seeds_from, simple
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
-from sluicegate.execution.jobs import Executor, Job, run_jobs
-from sluicegate.execution.runner import is_follower, together
+from sluicegate.execution.jobs import Executor
+from sluicegate.execution.runner import Common, is_follower, run_seeds
 from sluicegate.execution.show import stage_results
 from sluicegate.execution.where import Where
 from sluicegate.experiments import show
@@ -76,13 +76,10 @@ class Run:
 
     def _single(self, stage: Stage, executor: Executor) -> Path:
         """Run one stage: here, by --procs processes, or on the cluster."""
-        out, exact = Path(self.out or "runs"), bool(self.out)
-        if self.where.on == "local":
-            return together(stage, out, exact, self.procs, self.shard)
-        if processes(self.procs) > 1 or self.shard:
+        if self.where.on != "local" and (processes(self.procs) > 1 or self.shard):
             raise UserError(f"--procs and --shard start processes on this machine, and --on {self.where.on} runs each stage in one.")
-        with watching() as progress:
-            return run_jobs([Job("stage", (), lambda done: stage.config(), out, exact)], executor, progress)["stage"]
+        common = Common(out=self.out, procs=self.procs, shard=self.shard)
+        return run_seeds({0: stage}, Path(self.out or "runs"), common, None if self.where.on == "local" else executor)[0]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sluicegate.experiments.claims import Checked, check
 from sluicegate.experiments.recipe import Recipe, references
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
+from sluicegate.runs.stage import from_config
 from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import Estimate
 
@@ -204,8 +205,8 @@ def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
                 Job(
                     key,
                     tuple(others.values()),
-                    lambda done, arm=arm, seed=seed, others=others: recipe.stage_settings(  # type: ignore[misc]
-                        arm, seed, {other: done[name] for other, name in others.items()}
+                    lambda done, arm=arm, seed=seed, others=others: from_config(  # type: ignore[misc]
+                        recipe.stage_settings(arm, seed, {other: done[name] for other, name in others.items()})
                     ),
                     folder,
                 )
@@ -215,8 +216,8 @@ def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
                     Job(
                         f"attack on {key}",
                         (key, *others.values()),
-                        lambda done, arm=arm, key=key, seed=seed, others=others: recipe.attack_settings(  # type: ignore[misc]
-                            arm, seed, {arm: done[key], **{other: done[name] for other, name in others.items()}}
+                        lambda done, arm=arm, key=key, seed=seed, others=others: from_config(  # type: ignore[misc]
+                            recipe.attack_settings(arm, seed, {arm: done[key], **{other: done[name] for other, name in others.items()}})
                         ),
                         folder,
                     )

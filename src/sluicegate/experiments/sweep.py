@@ -64,7 +64,7 @@ def _marked(jobs: Sequence[Job], mark: str) -> Iterator[Job]:
             job,
             key=mark + job.key,
             needs=tuple(mark + need for need in job.needs),
-            settings=lambda done, job=job: job.settings({need: done[mark + need] for need in job.needs}),  # type: ignore[misc]
+            stage=lambda done, job=job: job.stage({need: done[mark + need] for need in job.needs}),  # type: ignore[misc]
         )
 
 

@@ -103,7 +103,7 @@ class Oversight:
 
     def _job(self, key: "Key", folder: Path) -> Job:
         share, arm, seed = key
-        return Job(f"{arm} at {100 * share:g} %, seed {seed}", (), lambda _: self._settings(key), folder)
+        return Job(f"{arm} at {100 * share:g} %, seed {seed}", (), lambda _: from_config(self._settings(key)), folder)
 
     def command(self) -> str:
         """The command that makes this again, in full where it differs from the defaults."""

@@ -3,17 +3,18 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from sluicegate.cli.command import Verb, parse, print_json, seeds_from, several
+from sluicegate.cli.command import Verb, print_json, several
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
-from sluicegate.execution.execute import execute
+from sluicegate.execution.runner import run_stage
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.trial import Trial
 from sluicegate.steering.fit_stage import SteerFit
@@ -22,18 +23,6 @@ from sluicegate.steering.twins_stage import SteerTwins
 
 WIDE = 78
 """Columns of an answer in the terminal."""
-
-
-@dataclass(frozen=True)
-class Common:
-    """Options of the three that measure."""
-
-    out: str = ""
-    """Folder of the results; the default is made from the settings, under runs/steer."""
-    seeds: int = 1
-    """Run this many seeds, from --seed on, one after the other; each gets a folder seed-N in --out."""
-    json: bool = False
-    """Print one JSON object with the numbers as the last line."""
 
 
 @dataclass(frozen=True)
@@ -196,32 +185,26 @@ MADE_FROM = {"twins": "--vector", "score": "--vectors"}
 """The option that a first word without dashes stands for."""
 
 
-def _run(action: str, words: list[str]) -> int:
+def _action(action: str) -> Verb:
+    """`steer fit`, `steer twins`, `steer score`: a stage each, whose first word without dashes names what it is made from."""
     cls = STAGES[action]
-    if words and not words[0].startswith("-") and action in MADE_FROM:
-        words = [MADE_FROM[action], *words]
-    command = dataclasses.make_dataclass(action, [("stage", cls, cls()), ("common", Common, Common())], frozen=True)
-    parsed = parse(command, f"steer {action}", words, (cls.__doc__ or "").strip())
-    common: Common = parsed.common
-    stage: Trial = parsed.stage
-    seeds = seeds_from(stage.seed, common.seeds)
-    base, folders = Path(common.out or "runs/steer"), []
-    with watching() as progress:
-        for seed in seeds:
-            place = base / f"seed-{seed}" if common.out and len(seeds) > 1 else base
-            own = dataclasses.replace(stage, seed=seed)
-            folders.append(execute(own, place, exact=bool(common.out), title=f"steer {action}", progress=progress))
-    results = [result_of(folder) for folder in folders]
+
+    def call(words: list[str]) -> int:
+        if words and not words[0].startswith("-") and action in MADE_FROM:
+            words = [MADE_FROM[action], *words]
+        return run_stage(cls, words, f"steer {action}", partial(_show, action))
+
+    return Verb(action, (cls.__doc__ or "").splitlines()[0], "", call)
+
+
+def _show(action: str, seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
     pages = [str(_page(folder, folder / "report.html")) if action == "score" else "" for folder in folders]
     for seed, found, folder, page in zip(seeds, results, folders, pages, strict=True):
-        _show(action, seed, found, folder, page)
-    if common.json:
-        measures = [found["measures"] for found in results]
-        print_json({"seeds": seeds, "folders": [str(f) for f in folders], "measures": measures} | ({"pages": pages} if any(pages) else {}))
-    return 0
+        _show_one(action, seed, found, folder, page)
+    return {"measures": [found["measures"] for found in results]} | ({"pages": pages} if any(pages) else {})
 
 
-def _show(action: str, seed: int, found: Mapping[str, Any], folder: Path, page: str) -> None:
+def _show_one(action: str, seed: int, found: Mapping[str, Any], folder: Path, page: str) -> None:
     if action == "score":
         from sluicegate.steering.page import sentences
 
@@ -250,10 +233,6 @@ def _show(action: str, seed: int, found: Mapping[str, Any], folder: Path, page: 
     if following:
         print(f"next:   sluicegate {following} {shlex.quote(str(folder))}")
     sys.stdout.flush()
-
-
-def _action(action: str) -> Verb:
-    return Verb(action, (STAGES[action].__doc__ or "").splitlines()[0], "", lambda words: _run(action, words))
 
 
 STEER = several(

@@ -1,8 +1,5 @@
-"""Steering vectors as files: safetensors with what they were made from, llama.cpp's control vectors, and other libraries' forms.
+"""Read steering vectors: what `save` writes (safetensors, GGUF), and other libraries' forms.
 
-- safetensors: our own. One tensor `values`, [d] for a vector or [k, d] for a set; module, tokens and origin are the file's metadata.
-- GGUF, architecture "controlvector": one float32 tensor ``direction.N`` a layer, added to the output of layer N, counted from 0, as
-  llama.cpp and repeng do. Layer 0 has none in llama.cpp. It steers every position, so a vector that spares some says so in the metadata.
 - steering-vectors (the library) keeps a mapping from layer to tensor and a layer type in memory and defines no file: `from_layers` takes
   the mapping, and `read_layers` the same mapping saved as safetensors.
 
@@ -10,9 +7,8 @@ Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle
 """
 
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +16,11 @@ import torch
 from torch import Tensor
 
 from sluicegate.errors import UserError, first_line
-from sluicegate.runs.disk import plain_disk_errors
+from sluicegate.steering.save import ARCH, FORMAT, check_values, save, write_gguf
 from sluicegate.steering.vector import SteeringSet, SteeringVector
 
-FORMAT = "sluicegate-steering-1"
 SET, VECTOR, BASE = "vectors.safetensors", "vector.safetensors", "base.safetensors"
 """Names in a run folder: a set, one vector, and the vector that a set is made from."""
-ARCH = "controlvector"
 STEMS = {
     "gpt2": "transformer.h",
     "gptj": "transformer.h",
@@ -45,45 +39,11 @@ PARTS = {
     "post_attention_layernorm": ".post_attention_layernorm",
 }
 """steering-vectors' layer types, as the part of a Llama's layer whose output is steered."""
+__all__ = ["from_layers", "load", "load_set", "load_vector", "read_gguf", "read_layers", "save", "write_gguf"]
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
 
 
 # ----------------------------------------------------------------------------------------- our own form
-
-
-def save(steering: SteeringVector | SteeringSet, path: str | Path) -> Path:
-    """Write a vector or a set with what it was made from, whole or not at all; returns the path.
-
-    Ending ``.gguf``: as a control vector, for one vector only. Raises `UserError` for an ending other than that and ``.safetensors``.
-    """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    if path.suffix == ".gguf":
-        if isinstance(steering, SteeringSet):
-            raise UserError(
-                f"{str(path)!r}: a control vector holds one vector a layer, and this is a set of {len(steering)}. Save one of it."
-            )
-        return write_gguf([steering], path)
-    if path.suffix != ".safetensors":
-        raise UserError(f"cannot write {str(path)!r}: the ending is {path.suffix!r}; it must be .safetensors or .gguf.")
-    _checked(steering.values, str(path))
-    metadata = {
-        "format": FORMAT,
-        "kind": "set" if isinstance(steering, SteeringSet) else "vector",
-        "module": steering.module,
-        "tokens": steering.tokens,
-        "made_from": json.dumps(dict(steering.made_from)),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with plain_disk_errors():
-            save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return path
 
 
 def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet:
@@ -111,7 +71,7 @@ def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet
     kind, values = metadata.get("kind"), tensors.get("values")
     if kind not in ("vector", "set") or values is None or values.dim() != (1 if kind == "vector" else 2):
         raise UserError(f"{str(place)!r} is damaged: kind {kind!r} with the tensors {_few(tensors)}.")
-    _checked(values, str(place))
+    check_values(values, str(place))
     try:
         made_from: dict[str, Any] = dict(json.loads(metadata["made_from"]))
         module, tokens = metadata["module"], metadata["tokens"]
@@ -173,46 +133,6 @@ def find(path: str | Path, prefer: str = SET) -> Path:
 # ------------------------------------------------------------------------------------------ GGUF
 
 
-def write_gguf(vectors: Sequence[SteeringVector], path: str | Path, *, model_hint: str = "") -> Path:
-    """Write vectors, each at another layer's output, as a control vector for llama.cpp; returns the path.
-
-    `model_hint` is llama.cpp's name of the architecture; by default the one that the vector was made from, else "llama". Raises
-    `UserError` for a module that is no whole layer, for layer 0, and for two vectors of one layer.
-    """
-    import gguf
-
-    path = Path(path)
-    if not vectors:
-        raise UserError("there is no vector to write.")
-    layers = [_layer(vector) for vector in vectors]
-    for layer in layers:
-        if layer == 0:
-            raise UserError("llama.cpp has no control vector for layer 0: its format begins with direction.1. Steer a later layer.")
-        if layers.count(layer) > 1:
-            raise UserError(f"two vectors are for layer {layer}, and a control vector has one a layer. Add them first: a + b.")
-    hint = model_hint or next((str(v.made_from["model_type"]) for v in vectors if v.made_from.get("model_type")), "llama")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        writer = gguf.GGUFWriter(scratch, ARCH)
-        writer.add_string(f"{ARCH}.model_hint", hint)
-        writer.add_uint32(f"{ARCH}.layer_count", len(vectors))
-        for layer, vector in sorted(zip(layers, vectors, strict=True), key=lambda pair: pair[0]):
-            _checked(vector.values, vector.module)
-            own = {"module": vector.module, "tokens": vector.tokens, "made_from": dict(vector.made_from)}
-            writer.add_string(f"sluicegate.direction.{layer}", json.dumps(own))
-            writer.add_tensor(f"direction.{layer}", vector.values.detach().float().cpu().numpy())
-        with plain_disk_errors():
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        writer.close()
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return path
-
-
 def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
     """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's.
 
@@ -247,7 +167,7 @@ def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
                 f"{str(path)!r}: {name} is of type {kind} with {data.ndim} dimension(s); expected one row of float32 or float16."
             )
         values = torch.from_numpy(data.astype("float32"))
-        _checked(values, f"{path}: {name}")
+        check_values(values, f"{path}: {name}")
         layer = int(match.group(1))
         own = _ours(fields.get(f"sluicegate.{name}"))
         found[layer] = SteeringVector(
@@ -297,7 +217,7 @@ def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = ""
         own = torch.as_tensor(values).detach().float().cpu().squeeze()
         if own.dim() != 1:
             raise UserError(f"the vector of layer {layer} has the shape {list(torch.as_tensor(values).shape)}; expected one row.")
-        _checked(own, f"layer {layer}")
+        check_values(own, f"layer {layer}")
         made = {"imported": type(source).__name__, "form": "a vector a layer", "model_type": hint}
         found[layer] = SteeringVector(own.clone(), module=f"{stem}.{layer}{PARTS[kind]}", tokens=tokens, made_from=made)
     _one_width(found, type(source).__name__)
@@ -332,27 +252,10 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{str(path)!r} is no readable safetensors file: {first_line(error)}.") from None
 
 
-def _checked(values: Tensor, where: str) -> None:
-    """Raise `UserError` unless these are numbers, at least one, all finite."""
-    if not values.numel() or not values.is_floating_point():
-        raise UserError(f"{where}: the vector has the shape {list(values.shape)} and type {values.dtype}; expected floating-point numbers.")
-    if not bool(values.isfinite().all()):
-        raise UserError(f"{where}: the vector holds NaN or infinity, so it cannot be added to anything.")
-
-
 def _one_width(found: Mapping[int, SteeringVector], where: str) -> None:
     widths = {layer: vector.values.numel() for layer, vector in found.items()}
     if len(set(widths.values())) > 1:
         raise UserError(f"{where}: the vectors have different widths: {', '.join(f'layer {n}: {w}' for n, w in widths.items())}.")
-
-
-def _layer(vector: SteeringVector) -> int:
-    match = re.fullmatch(r"[\w.]*?\.(\d+)", vector.module)
-    if not match:
-        raise UserError(
-            f"the vector is for {vector.module!r}; a control vector is added to a whole layer's output, a module such as 'model.layers.10'."
-        )
-    return int(match.group(1))
 
 
 def _pickled(path: Path) -> str:

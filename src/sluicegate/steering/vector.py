@@ -207,8 +207,8 @@ class SteeringVector(_Added):
             raise UserError(f"the last bias in {self.module!r} is not simply added to its output, so it cannot stand for the vector.")
 
     def save(self, path: Any) -> Any:
-        """Write it as safetensors or as a GGUF control vector (see `steering.io`)."""
-        from sluicegate.steering.io import save
+        """Write it as safetensors or as a GGUF control vector (see `steering.save`)."""
+        from sluicegate.steering.save import save
 
         return save(self, path)
 
@@ -284,8 +284,8 @@ class SteeringSet:
         return float(cosines.fill_diagonal_(0).max()) if len(rows) > 1 else 0.0
 
     def save(self, path: Any) -> Any:
-        """Write it as safetensors (see `steering.io`)."""
-        from sluicegate.steering.io import save
+        """Write it as safetensors (see `steering.save`)."""
+        from sluicegate.steering.save import save
 
         return save(self, path)
 

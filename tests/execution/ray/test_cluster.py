@@ -40,8 +40,8 @@ def plainly(stages, tmp_path_factory):
 
 def chain(stages, out):
     return [
-        Job("base", (), lambda done: stages["train"], out),
-        Job("maxent", ("base",), lambda done: stages["maxent"] | {"model": str(done["base"])}, out),
+        Job("base", (), lambda done: from_config(stages["train"]), out),
+        Job("maxent", ("base",), lambda done: from_config(stages["maxent"] | {"model": str(done["base"])}), out),
     ]
 
 
@@ -82,7 +82,7 @@ def test_paths_are_relative_to_the_driver(stages, tmp_path, monkeypatch):
     own = {k: os.path.relpath(v, tmp_path) if k in ("model", "forget", "retain", "unlabelled") else v for k, v in stages["train"].items()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(remote, "chdir", chdir := Chdir())
-    run_jobs([Job("base", (), lambda done: own, tmp_path / "runs")], OnRay())
+    run_jobs([Job("base", (), lambda done: from_config(own), tmp_path / "runs")], OnRay())
     assert chdir.to == [str(tmp_path)]
 
 
@@ -112,8 +112,8 @@ def test_what_no_machine_has_is_not_waited_for(stages, tmp_path, monkeypatch):
 def test_a_mistake_stops_what_needs_it_and_no_others(stages, tmp_path, monkeypatch):
     pretend(monkeypatch)
     jobs = [
-        Job("broken", (), lambda done: stages["train"] | {"model": str(tmp_path / "nowhere")}, tmp_path),
-        Job("good", (), lambda done: stages["train"], tmp_path),
+        Job("broken", (), lambda done: from_config(stages["train"] | {"model": str(tmp_path / "nowhere")}), tmp_path),
+        Job("good", (), lambda done: from_config(stages["train"]), tmp_path),
     ]
     with pytest.raises(UserError, match=r"1 of 2 stages did not finish.*\n  broken: no model"):
         run_jobs(jobs, OnRay())

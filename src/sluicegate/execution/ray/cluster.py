@@ -87,7 +87,7 @@ class _RayWorkers:
         self._seen_room: dict[Need, float] = {}
 
     def start(self, task: Task) -> None:
-        need = self._resources.of(str(task.settings.get("verb")))
+        need = self._resources.of(task.stage.VERB)
         self._check_room(need)
         try:
             self._submit(task, need)
@@ -117,14 +117,11 @@ class _RayWorkers:
             mark.unlink(missing_ok=True)
 
     def _submit(self, task: Task, need: Need) -> None:
-        from sluicegate.runs.stage import from_config
-
         # First hope that the worker sees what we see: it gets names only.
-        stage = from_config(dict(task.settings))
-        sources = local_sources(stage)
+        sources = local_sources(task.stage)
         order = Order(
             title=task.title,
-            settings=dict(task.settings),
+            settings=task.stage.config(),
             out=str(task.out),
             exact=task.exact,
             cwd=os.getcwd(),
@@ -136,7 +133,7 @@ class _RayWorkers:
         sent, transfers = _Sent(task, need), []
         # Once a worker did not, all get the content too, and what there is of the run folder to go on from.
         if self._blind:
-            folder, digest = _home_of(stage, task)
+            folder, digest = _home_of(task.stage, task)
             if (folder / "DONE").exists():
                 self._settled.append((task, folder))
                 return

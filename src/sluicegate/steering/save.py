@@ -1,0 +1,131 @@
+"""Write steering vectors: safetensors with what they were made from, and llama.cpp's control vectors (GGUF).
+
+- safetensors: one tensor `values`, [d] for a vector or [k, d] for a set; module, tokens and origin are the file's metadata.
+- GGUF, architecture "controlvector": one float32 tensor ``direction.N`` a layer, added to the output of layer N, counted from 0, as
+  llama.cpp and repeng do. Layer 0 has none in llama.cpp. It steers every position, so a vector that spares some says so in the metadata.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sluicegate.errors import UserError
+from sluicegate.runs.disk import plain_disk_errors
+
+FORMAT = "sluicegate-steering-1"
+ARCH = "controlvector"
+
+
+class Steering(Protocol):
+    """A vector or a set of them, as files hold it."""
+
+    @property
+    def values(self) -> Tensor:
+        """[d], or [k, d] for a set of k."""
+        ...
+
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def tokens(self) -> str: ...
+
+    @property
+    def made_from(self) -> Mapping[str, Any]: ...
+
+
+def save(steering: Steering, path: str | Path) -> Path:
+    """Write a vector or a set with what it was made from, whole or not at all; returns the path.
+
+    Ending ``.gguf``: as a control vector, for one vector only. Raises `UserError` for an ending other than that and ``.safetensors``.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix == ".gguf":
+        if steering.values.dim() == 2:
+            raise UserError(
+                f"{str(path)!r}: a control vector holds one vector a layer, and this is a set of {len(steering.values)}. Save one of it."
+            )
+        return write_gguf([steering], path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"cannot write {str(path)!r}: the ending is {path.suffix!r}; it must be .safetensors or .gguf.")
+    check_values(steering.values, str(path))
+    metadata = {
+        "format": FORMAT,
+        "kind": "set" if steering.values.dim() == 2 else "vector",
+        "module": steering.module,
+        "tokens": steering.tokens,
+        "made_from": json.dumps(dict(steering.made_from)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with plain_disk_errors():
+            save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def write_gguf(vectors: Sequence[Steering], path: str | Path, *, model_hint: str = "") -> Path:
+    """Write vectors, each at another layer's output, as a control vector for llama.cpp; returns the path.
+
+    `model_hint` is llama.cpp's name of the architecture; by default the one that the vector was made from, else "llama". Raises
+    `UserError` for a module that is no whole layer, for layer 0, and for two vectors of one layer.
+    """
+    import gguf
+
+    path = Path(path)
+    if not vectors:
+        raise UserError("there is no vector to write.")
+    layers = [_layer(vector) for vector in vectors]
+    for layer in layers:
+        if layer == 0:
+            raise UserError("llama.cpp has no control vector for layer 0: its format begins with direction.1. Steer a later layer.")
+        if layers.count(layer) > 1:
+            raise UserError(f"two vectors are for layer {layer}, and a control vector has one a layer. Add them first: a + b.")
+    hint = model_hint or next((str(v.made_from["model_type"]) for v in vectors if v.made_from.get("model_type")), "llama")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer = gguf.GGUFWriter(scratch, ARCH)
+        writer.add_string(f"{ARCH}.model_hint", hint)
+        writer.add_uint32(f"{ARCH}.layer_count", len(vectors))
+        for layer, vector in sorted(zip(layers, vectors, strict=True), key=lambda pair: pair[0]):
+            check_values(vector.values, vector.module)
+            own = {"module": vector.module, "tokens": vector.tokens, "made_from": dict(vector.made_from)}
+            writer.add_string(f"sluicegate.direction.{layer}", json.dumps(own))
+            writer.add_tensor(f"direction.{layer}", vector.values.detach().float().cpu().numpy())
+        with plain_disk_errors():
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        writer.close()
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def check_values(values: Tensor, where: str) -> None:
+    """Raise `UserError` unless these are numbers, at least one, all finite."""
+    if not values.numel() or not values.is_floating_point():
+        raise UserError(f"{where}: the vector has the shape {list(values.shape)} and type {values.dtype}; expected floating-point numbers.")
+    if not bool(values.isfinite().all()):
+        raise UserError(f"{where}: the vector holds NaN or infinity, so it cannot be added to anything.")
+
+
+def _layer(vector: Steering) -> int:
+    match = re.fullmatch(r"[\w.]*?\.(\d+)", vector.module)
+    if not match:
+        raise UserError(
+            f"the vector is for {vector.module!r}; a control vector is added to a whole layer's output, a module such as 'model.layers.10'."
+        )
+    return int(match.group(1))
