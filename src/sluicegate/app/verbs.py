@@ -3,7 +3,7 @@
 from functools import partial
 
 from sluicegate import registry
-from sluicegate.cli.command import Verb
+from sluicegate.cli.command import Verb, summary_of
 from sluicegate.execution.runner import run_stage
 from sluicegate.runs.stage import Stage, stages
 
@@ -25,5 +25,4 @@ def verbs() -> dict[str, registry.Verb]:
 
 
 def _of_stage(cls: type[Stage]) -> Verb:
-    told = (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
-    return Verb(cls.VERB, told, cls.GROUP, partial(run_stage, cls))
+    return Verb(cls.VERB, summary_of(cls), cls.GROUP, partial(run_stage, cls))

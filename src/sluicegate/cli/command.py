@@ -30,10 +30,14 @@ class Verb:
         return self.action(list(words))
 
 
+def summary_of(cls: type[Any]) -> str:
+    """The first sentence of a class's docstring."""
+    return " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+
+
 def simple(name: str, cls: type[Any], group: str, summary: str = "") -> Verb:
     """The verb of a frozen dataclass whose fields are its options and whose method `run` does it."""
-    told = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
-    return Verb(name, summary or told, group, lambda words: int(parse(cls, name, words).run()))
+    return Verb(name, summary or summary_of(cls), group, lambda words: int(parse(cls, name, words).run()))
 
 
 def several(name: str, summary: str, group: str, actions: Mapping[str, type[Any] | Verb], more: Callable[[], str] = lambda: "") -> Verb:
@@ -46,7 +50,7 @@ def several(name: str, summary: str, group: str, actions: Mapping[str, type[Any]
         if not words or words[0] in ("-h", "--help"):
             print(f"usage: sluicegate {name} {'|'.join(actions)} [options]      sluicegate {name} {next(iter(actions))} --help\n")
             for action, kind in actions.items():
-                told = kind.summary if isinstance(kind, Verb) else (kind.__doc__ or "").strip().splitlines()[0]
+                told = kind.summary if isinstance(kind, Verb) else summary_of(kind)
                 print(f"  {action:<{max(map(len, actions))}} {told}")
             if told := more():
                 print(f"\n{told}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from sluicegate.cli.command import Verb, print_json, several
+from sluicegate.cli.command import Verb, print_json, several, summary_of
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
 from sluicegate.execution.runner import run_stage
@@ -194,7 +194,7 @@ def _action(action: str) -> Verb:
             words = [MADE_FROM[action], *words]
         return run_stage(cls, words, f"steer {action}", partial(_show, action))
 
-    return Verb(action, (cls.__doc__ or "").splitlines()[0], "", call)
+    return Verb(action, summary_of(cls), "", call)
 
 
 def _show(action: str, seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
