@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluicegate.errors import UserError, first_line
-from sluicegate.execution.jobs import KEPT, Ended, Task, Workers
+from sluicegate.execution.jobs import KEPT, Ended, Task, Workers, refuse_launcher
 from sluicegate.execution.ray.bootstrap import bootstrap, package_version, progress_queue
 from sluicegate.execution.ray.connection import connected
 from sluicegate.execution.ray.resources import Need, Resources
@@ -49,6 +49,7 @@ class OnRay:
 
     @contextmanager
     def open_workers(self, most: int, progress: Progress | None) -> Iterator[Workers]:
+        refuse_launcher()
         with connected(self.address) as ray:
             workers = _RayWorkers(ray, self, most, progress)
             try:
