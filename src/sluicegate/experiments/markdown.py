@@ -21,13 +21,13 @@ def claims_shown(checked: Sequence[Checked]) -> list[dict[str, Any]]:
 def _side(side: Side, seeds: int) -> str:
     """The expression and its number, in which a name stands out; a plain number stands for itself."""
     text, number = side.written, written(side.value, "measure")
-    if _is_number(text):
+    if is_number(text):
         return f"{float(text):g}"
     found = f"{number.value}" if number else "not measured"
     return f"{text} = {found}" + (f" [{number.interval}]" if number.interval else "") + _few(side, seeds)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -47,7 +47,7 @@ def claims_table(checked: Sequence[Checked]) -> str:
         for k, compared in enumerate(claim.comparisons):
             head = (claim.says, claim.source) if k == 0 else ("", "")
             control = compared.right
-            if _is_number(control.written):
+            if is_number(control.written):
                 against = f"{compared.sign} {float(control.written):g}"
             else:
                 number = written(control.value, "measure").value or "not measured"
