@@ -32,11 +32,12 @@ PER_SEED = ("accuracy", "mse", "recognised", "swap", "ablate", "purity", "worst_
 class Train:
     """Train autoencoders with one block a class, measure them, and write their page.
 
-    Each seed trains a routed net and its twin without routing, to compare with. On --data digits a seed takes about half a minute
+    Each seed trains a routed net and an unrouted control. On --data digits a seed takes about half a minute
     on one core; on mnist some minutes."""
 
     data: str = "digits"
-    """digits, mnist (once fetched), fashion-mnist; or a folder with a sub-folder of images a class, a folder of IDX files, or an .npz."""
+    """digits, mnist (once fetched), fashion-mnist; or a folder with a sub-folder of images a class, a folder of IDX
+    files, or an .npz."""
     labels: str = "1.0"
     """Share of the training images that have a label; or a file with a line a training image: its class, or nothing."""
     seeds: int = 5
@@ -102,7 +103,8 @@ class Page:
 
 
 def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> Recipe:
-    """The routed arm and its twin of the packaged recipe for images of this size, on these data; bad data and labels are named here."""
+    """The routed arm and the unrouted control of the packaged recipe for images of this size, on these data; bad data
+    and labels are named here."""
     from sluicegate.latent.stage import Latent
     from sluicegate.tasks.digits import load_images
 
@@ -122,7 +124,8 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
 
 
 def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> Path:
-    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there; half a minute on two cores."""
+    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there; half a minute on two
+    cores."""
     from sluicegate.experiments.experiment import run_recipe
     from sluicegate.latent.page import page_of
 
@@ -132,7 +135,8 @@ def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> 
 
 
 def assemble(outcome: "Outcome", folder: Path) -> None:
-    """Put into the folder of an experiment what its page needs: the first seed's nets, all seeds' numbers, and images to show.
+    """Put into the folder of an experiment what its page needs: the first seed's nets, all seeds' numbers, and images
+    to show.
 
     Raises `UserError` where the experiment has no arms routed and unrouted.
     """
@@ -164,14 +168,15 @@ def assemble(outcome: "Outcome", folder: Path) -> None:
 
 
 def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
-    """The routed net's numbers of one seed, `mse_unrouted` of its twin, its lost blocks by name, CPU seconds of the routed run."""
-    routed, twin = (outcome.arms[name] for name in ("routed", "unrouted"))
+    """The routed net's numbers of one seed, `mse_unrouted` of the unrouted control, its lost blocks by name, CPU
+    seconds of the routed run."""
+    routed, control = (outcome.arms[name] for name in ("routed", "unrouted"))
     measures: Mapping[str, Any] = routed.results[seed]["measures"]
     seconds = routed.folders[seed] / "seconds.json"
     return {
         "seed": seed,
         **{name: measures[name] for name in PER_SEED},
-        "mse_unrouted": twin.results[seed]["measures"]["mse"],
+        "mse_unrouted": control.results[seed]["measures"]["mse"],
         "dead_blocks": list(routed.results[seed]["lost"]),
         "cpu_s": json.loads(seconds.read_text())["cpu"] if seconds.is_file() else None,
     }

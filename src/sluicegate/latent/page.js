@@ -99,7 +99,7 @@
       paint($(name), picture);
       if (name === "routed") paint($("mini"), picture);
       [...$(name + "-bars").children].forEach((bar, j) => bar.style.setProperty("--share", Math.min(1, codes[name].amount[j] / net.most)));
-      // Both pictures are read by the routed encoder: the twin's own largest amount has no meaning.
+      // Both pictures are read by the routed encoder: the control's own largest amount has no meaning.
       const again = nothing ? -1 : nets.routed.reads(nets.routed.encode(picture));
       $(name + "-reads").textContent = nothing ? "" : again < 0 ? "reads as nothing" : "reads as " + classes[again];
     }

@@ -61,7 +61,7 @@ def write_page(
     classes: Sequence[str] = (),
     source: str = "",
 ) -> Path:
-    """Write the page of a net and of its twin that was trained without routing. Returns `path`.
+    """Write the page of a net and of its unrouted control. Returns `path`.
 
     `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n] (places in `classes`) are held
     out. Of them the page takes the pictures that it shows, each block's usual amount and styles, and how large and how thick a
@@ -125,11 +125,11 @@ def page_of(run: Path, out: Path) -> Path:
 
     run = Path(run)
     routed = load(run)
-    twin = next((run / name for name in ("unrouted", "model/unrouted") if (run / name).is_dir()), None)
-    if twin is None:
-        raise UserError(f"{run}: no folder unrouted, the twin to compare with. Give a folder that `sluicegate latent train` wrote.")
+    control = next((run / name for name in ("unrouted", "model/unrouted") if (run / name).is_dir()), None)
+    if control is None:
+        raise UserError(f"{run}: no folder unrouted, the control to compare with. Give a folder that `sluicegate latent train` wrote.")
     images, labels, source = _held_out(run)
-    unrouted = load(twin)
+    unrouted = load(control)
     return write_page(out, routed, unrouted, images=images, labels=labels, numbers=routed.numbers, classes=routed.classes, source=source)
 
 

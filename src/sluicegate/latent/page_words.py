@@ -81,10 +81,10 @@ def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
                 "of the test pictures: their largest amount is in their own block." + _worst(accuracy),
             )
         )
-    own, twin = _values(numbers, "mse"), _values(numbers, "mse_unrouted")
-    if own and twin and _mean(twin) > 0:
-        times = _mean(own) / _mean(twin)
-        tells = f"the squared error of the twin without routing ({_mean(own):.1f} against {_mean(twin):.1f} a picture): the price of order."
+    own, control = _values(numbers, "mse"), _values(numbers, "mse_unrouted")
+    if own and control and _mean(control) > 0:
+        times = _mean(own) / _mean(control)
+        tells = f"the squared error of the unrouted control ({_mean(own):.1f} against {_mean(control):.1f} a picture): the price of order."
         made.append(_Figure("the tax", f"{times:.2f}\N{NO-BREAK SPACE}×", tells))
     if blocks := _values(numbers, "recognised"):
         tells = "blocks whose picture, drawn alone, a separately trained judge recognises." + _worst(blocks, "{:.0f}")

@@ -19,10 +19,12 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
     they were trained. FSDP2 knows no way back: what it put on a module is taken off by restoring the module's own
     attributes.
     """
+    # What a module was, before FSDP2 changes its class, its parameters and its hooks.
     kind = next(model.parameters()).device.type
     mesh = init_device_mesh(kind, (world,))
     before = [(module, module.__class__, _attributes(module)) for module in model.modules()]
     whole = dict(model.named_parameters())
+    # A layer at a time is gathered in a pass, so that no process ever holds the whole model's weights and gradients.
     for layers in [m for m in model.modules() if isinstance(m, nn.ModuleList)]:
         for layer in layers:
             if any(True for _ in layer.parameters()):
@@ -34,12 +36,14 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
     def join() -> None:
         model.reshard() if hasattr(model, "reshard") else None  # type: ignore[operator]
         divided = dict(model.named_parameters())
+        # The same parameters as before, by identity: an optimiser or a router of the caller's may hold them.
         with torch.no_grad():
             for name, parameter in whole.items():
                 value = divided[name]
                 parameter.data = value.full_tensor().detach() if isinstance(value, DTensor) else value.detach()
                 parameter.requires_grad_(value.requires_grad)
                 parameter.grad = None
+        # Then the modules themselves, and the entry by which FSDP2 would know them again.
         for module, cls, attributes in before:
             _restore(module, cls, attributes)
             _module_state_mapping.pop(module, None)
