@@ -27,7 +27,8 @@ lint: $(READY)
 	$(BIN)/ruff check --fix .
 
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo site/index.html
 
 wheels: $(READY)
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps -w dist . ./study ./papers
