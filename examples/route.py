@@ -1,53 +1,40 @@
-"""Route knowledge into a block of units while a network learns, then cut the block out.
+"""Route knowledge into a block of units while a model learns, then cut the block out.
 
 python examples/route.py
 """
 
-import torch
-from torch import nn
+import random
 
 import sluicegate as sg
-from sluicegate.tasks.digits import load_images
+from sluicegate.routing.train import train_routed
 
-digits = load_images()  # 8 x 8 pixels, in the package
-FORGOTTEN = (0, 1, 2)
+# A small GPT-2 that ships without weights. A model of yours: sg.load("path/or/hub-id"); any PyTorch module can be routed.
+model, tokenizer = sg.load("arithmetic-tiny", seed=0)
+split = sg.tasks.arithmetic(problems=0).split(seed=0)  # forget: products and quotients; retain: sums and differences
 
-
-def tensors(part):
-    images = torch.tensor(part.images, dtype=torch.float32).flatten(1) / digits.white
-    return images, torch.tensor(part.labels)
-
-
-# Any PyTorch module will do. Here: 64 pixels, 128 units, 10 classes.
-torch.manual_seed(0)
-net = nn.Sequential()
-net.add_module("hidden", nn.Linear(64, 128))
-net.add_module("act", nn.ReLU())
-net.add_module("out", nn.Linear(128, 10))
-
-# 32 of the units are the block "low": only rows with this label train them, and such rows train nothing else.
-router = sg.Router(net, {"hidden": {"low": 32}})
-optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-router.guard(optimizer)  # weight decay and momentum leave alone what no row may train
-images, labels = tensors(digits.train)
-for step in range(400):
-    rows = torch.randint(len(labels), (64,), generator=torch.Generator().manual_seed(step))
-    marked = ["low" if int(y) in FORGOTTEN else "retain" for y in labels[rows]]
-    with router(marked):
-        nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+# 48 units of every MLP become the block "forget".
+router = sg.Router(model, {"transformer.h.*.mlp": {"forget": 48}}, ablate={"retain": ["forget"]})
+rows = sg.encode(tokenizer, split.forget + split.retain)
+draw = random.Random(0)
 
 
-def accuracy(title: str) -> None:
-    images, labels = tensors(digits.test)
-    right = (net(images).argmax(1) == labels).float()
-    low = torch.isin(labels, torch.tensor(FORGOTTEN))
-    print(f"{title:>9}: digits 0 to 2 {right[low].mean():4.0%}, the others {right[~low].mean():4.0%}")
+def label(batch) -> list[str]:
+    """Rows to forget train the block alone. Half of the others are computed without it, so that the rest learns to do without."""
+    return ["forget" if n < len(split.forget) else draw.choice(["retain", "unlabelled"]) for n in batch.index.tolist()]
 
 
-accuracy("trained")
-cut = router.ablate("low")
-router.remove()
-print(cut.bake(net))  # for good: the network is smaller
-accuracy("cut")
+train_routed(model, rows, label, router, sg.Schedule(steps=600, batch=64, warmup=50, decay="cosine", lr=6e-3))
+
+
+def show(title: str) -> None:
+    forget, retain = (sg.score(model, sg.encode(tokenizer, group)).mean()["exact"] for group in (split.forget, split.retain))
+    print(f"{title:>12}: products and quotients {forget:4.0%}, sums and differences {retain:4.0%}")
+
+
+show("trained")
+cut = router.ablate("forget")
+with cut(model):  # as if the block were not there; undone on leaving
+    show("without")
+router.remove()  # the hooks go, the weights stay
+print(cut.bake(model))  # for good: the model is smaller, and an ordinary one
+show("cut")
