@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sluicegate.app import main
-from sluicegate.app.verbs import verbs
+from sluicegate.app.verbs import GROUPS, verbs
 from tiny_stages import SRC
 
 TINY = ["--model", "arithmetic-tiny", "--retain", "task:arithmetic/retain", "--learn", "retain", "--steps", "3", "--batch", "8"]
@@ -38,6 +38,19 @@ def test_the_overview_names_every_verb(capsys: pytest.CaptureFixture[str]) -> No
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {verb} " in shown for verb in verbs())
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_overview_fits_the_terminal_and_stands_in_groups(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    groups = [line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert groups == [group for group in GROUPS if any(verb.group == group for verb in verbs().values())]
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert listed[:8] == ["demo", "audit", "relearn", "score", "train", "unlearn", "distill", "undo"]
+    assert sorted(listed) == sorted(verbs())
 
 
 @pytest.mark.parametrize(

@@ -92,18 +92,22 @@ def _check_alone(verb: str) -> None:
 
 
 def _overview() -> str:
+    import shutil
+    import textwrap
+
     from sluicegate.app.verbs import verbs
 
     known = verbs()
-    width = max(map(len, known))
+    columns = max(shutil.get_terminal_size().columns, 60)
+    indent = max(map(len, known)) + 4
     lines: list[str] = []
     for name, verb in known.items():
         if f"{verb.group}:" not in lines:
             lines += ["", f"{verb.group}:"]
-        lines.append(f"  {name:<{width}}  {verb.summary}")
+        lines += textwrap.wrap(f"  {name:<{indent - 2}}{verb.summary}", columns, subsequent_indent=" " * indent, break_on_hyphens=False)
     return "\n".join(
         [
-            "sluicegate: decide where learning goes, take it out for good, and measure what is left.",
+            *textwrap.wrap("sluicegate: decide where learning goes, take it out for good, and measure what is left.", columns),
             "",
             "usage: sluicegate VERB [options]      sluicegate VERB --help",
             *lines,

@@ -7,8 +7,17 @@ from sluicegate.cli.command import Verb, summary_of
 from sluicegate.execution.runner import run_stage
 from sluicegate.runs.stage import Stage, stages
 
-GROUPS = ("start here", "audit and attack", "unlearn and distil", "route", "steer", "see", "study", "runs and recipes")
-"""The headings of the overview, in order; others follow."""
+GROUPS = {
+    "start here": ("demo",),
+    "audit and attack": ("audit", "relearn", "score"),
+    "unlearn and distil": ("train", "unlearn", "distill", "undo"),
+    "route": ("route", "ablate"),
+    "steer": ("steer",),
+    "see": ("latent", "oversight"),
+    "study": ("deck", "lecture", "buzz", "play", "team", "quiz"),
+    "runs and recipes": ("run", "sweep", "report", "runs", "fetch", "doctor", "bench", "papers"),
+}
+"""The headings of the overview and what stands first under each, in order; other verbs and other headings follow."""
 ELSEWHERE = {
     **dict.fromkeys(("deck", "lecture", "buzz", "play", "team", "quiz"), "sluicegate-study"),
     "bench": "sluicegate-papers",
@@ -17,11 +26,14 @@ ELSEWHERE = {
 
 
 def verbs() -> dict[str, registry.Verb]:
-    """Every verb by name, in the order of its group."""
+    """Every verb by name, in the order of the overview."""
     found: dict[str, registry.Verb] = {verb: _of_stage(cls) for verb, cls in stages().items() if cls.GROUP}
     found |= registry.verbs()
-    order = {group: n for n, group in enumerate(GROUPS)}
-    return dict(sorted(found.items(), key=lambda pair: order.get(pair[1].group, len(order))))
+    headings = {group: n for n, group in enumerate(GROUPS)}
+    places = {name: n for n, name in enumerate(name for names in GROUPS.values() for name in names)}
+    return dict(
+        sorted(found.items(), key=lambda pair: (headings.get(pair[1].group, len(headings)), places.get(pair[0], len(places)), pair[0]))
+    )
 
 
 def _of_stage(cls: type[Stage]) -> Verb:
