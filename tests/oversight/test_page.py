@@ -17,10 +17,11 @@ from sluicegate.oversight.page import markdown, report_oversight, tables
 from sluicegate.oversight.page_boards import boards, field, shade
 from sluicegate.oversight.page_numbers import Found, gather, percent
 from sluicegate.oversight.page_pictures import ENDS, LABELS, by_update, looks_of
-from sluicegate.oversight.page_sentences import sentences
+from sluicegate.oversight.page_verdicts import policies, verdict_rows
 
 NAMED = ("naive", "naive_stopped", "naive_penalty_stopped", "filter_hidden", "routed", "single", "placebo", "oracle")
 SHARES, SEEDS = (0.01, 0.3), (0, 1)
+NAIVE = "Does routing beat naive training?"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def page(made, tmp_path_factory):
 
 
 def said(returns, **more):
-    return dict(sentences(found(returns, **more)))
+    return {row.question: row for row in verdict_rows(found(returns, **more))}
 
 
 def spread(*means):
@@ -93,23 +94,24 @@ def test_a_run_without_a_label_is_marked_in_every_table(made, tmp_path):
 def test_where_routing_helps_is_read_from_the_intervals():
     naive, penalty, routed = spread(0.1, 0.6), spread(0.5, 0.8), spread(0.7, 0.7)
     names = ("naive_stopped", "naive_penalty_stopped", "routed")
-    text = said({p: dict(zip(names, (naive[i], penalty[i], routed[i]), strict=True)) for i, p in enumerate((0.01, 0.3))})
-    assert text["Against naive training."].startswith("Routing helps where few squares are overseen.")
-    assert "higher at 1 %: +0.20 (0.20 to 0.20) and lower at 30 %: −0.10 (−0.10 to −0.10)" in text["Against naive training."]
+    row = said({p: dict(zip(names, (naive[i], penalty[i], routed[i]), strict=True)) for i, p in enumerate((0.01, 0.3))})[NAIVE]
+    assert row.arms == "routed less naive stopped or naive 1/p stopped"
+    assert row.cells == ("+0.20 (0.20 to 0.20)", "−0.10 (−0.10 to −0.10)")
+    assert row.verdict == "higher at 1 %; lower at 30 %"
 
 
 @pytest.mark.parametrize(
-    ("naive", "head"),
+    ("naive", "verdict"),
     [
-        ([[0.1, 0.11, 0.12]] * 2, "Routing beats naive training."),
-        ([[0.9, 0.91, 0.92]] * 2, "Routing is worse than naive training."),
-        ([[0.5, 0.7, 0.9]] * 2, "Routing is not told apart from naive training."),
-        ([[0.9, 0.91, 0.92], [0.1, 0.11, 0.12]], "Routing helps at some shares of oversight."),
+        ([[0.1, 0.11, 0.12]] * 2, "higher at every share"),
+        ([[0.9, 0.91, 0.92]] * 2, "lower at every share"),
+        ([[0.5, 0.7, 0.9]] * 2, "not told apart at every share"),
+        ([[0.9, 0.91, 0.92], [0.1, 0.11, 0.12]], "higher at 30 %; lower at 1 %"),
     ],
 )
-def test_every_outcome_against_naive_training_has_its_words(naive, head):
-    text = said({p: {"naive_stopped": naive[i], "routed": [0.7, 0.71, 0.7]} for i, p in enumerate((0.01, 0.3))})
-    assert text["Against naive training."].startswith(head)
+def test_every_outcome_against_naive_training_has_its_words(naive, verdict):
+    for name in ("naive_stopped", "naive"):
+        assert said({p: {name: naive[i], "routed": [0.7, 0.71, 0.7]} for i, p in enumerate((0.01, 0.3))})[NAIVE].verdict == verdict
 
 
 def test_what_does_better_is_named_and_oracles_are_not():
@@ -117,77 +119,82 @@ def test_what_does_better_is_named_and_oracles_are_not():
         p: {"routed": [0.7, 0.71, 0.69], "filter_hidden": [0.9, 0.91, 0.89], "filter": [0.1 + p, 0.1, 0.1], "oracle": [0.96] * 3}
         for p in SHARES
     }
-    text = said(returns)["Something simpler?"]
-    assert text.startswith("Blind filter does better than routing at every share tried.")
-    assert "at 1 % (routed 0.70): blind filter 0.90; at 30 %" in text
-    assert "oracle" not in text
+    row = said(returns)["Does something simpler do better?"]
+    assert row.cells == ("blind filter", "blind filter")
+    assert row.verdict == "blind filter at every share"
     returns = {p: {"routed": [0.7, 0.71, 0.69], "filter": [0.6, 0.9, 0.5], "oracle": [0.96] * 3} for p in SHARES}
-    assert said(returns)["Something simpler?"] == "No other arm is shown to do better than routing at any share."
-
-
-def test_the_ceiling_is_named_where_the_figures_stand_at_it_and_only_there():
-    at = said({p: {"routed": [0.7, 0.72, 0.71]} for p in SHARES})["The ceiling."]
-    assert "stands at that ceiling" in at
-    assert "More labels do not help" in at
-    above = said({p: {"routed": [0.9, 0.92, 0.91]} for p in SHARES})["The ceiling."]
-    assert "above that ceiling" in above
-    below = said({p: {"routed": [0.1, 0.2, 0.1]} for p in SHARES})["The ceiling."]
-    assert "does not reach" in below
-    mixed = said({0.01: {"routed": [0.1, 0.2, 0.1]}, 0.3: {"routed": [0.9, 0.92, 0.91]}})["The ceiling."]
-    assert mixed.endswith("0.91 at 30 %.")
+    assert said(returns)["Does something simpler do better?"].verdict == "no other arm is shown to"
 
 
 @pytest.mark.parametrize(
-    ("single", "tail"),
+    ("returns", "verdict"),
     [
-        ([0.5, 0.51, 0.52], "adds something at every share."),
-        ([0.6, 0.7, 0.8], "is not shown to add anything here."),
-        ([0.9, 0.91, 0.92], "is not shown to add anything here."),
+        ([[0.7, 0.72, 0.71]] * 2, "at it (within 0.06) at every share"),
+        ([[0.9, 0.92, 0.91]] * 2, "above it at every share"),
+        ([[0.1, 0.2, 0.1]] * 2, "below it at every share"),
+        ([[0.1, 0.2, 0.1], [0.9, 0.92, 0.91]], "above it at 30 %; below it at 1 %"),
     ],
 )
-def test_what_routing_adds_to_its_labels(single, tail):
-    assert said({p: {"routed": [0.7, 0.71, 0.69], "single": single} for p in SHARES})["Routing, or its labels?"].endswith(tail)
+def test_where_routing_stands_beside_the_ceiling(returns, verdict):
+    assert said({p: {"routed": returns[i]} for i, p in enumerate(SHARES)})["Does routing pass the ceiling?"].verdict == verdict
 
 
-def test_the_reason_is_given_only_where_the_repair_is_shown_to_matter():
-    matters = said({0.01: {"routed": [0.7, 0.71, 0.69], "routed_baseline": [0.2, 0.21, 0.22]}})["What the repairs are worth."]
-    assert "Keeping the value baseline on labelled episodes gives 0.21 instead of 0.70 (+0.49" in matters
-    assert "takes away what tells Diamond from Ghost" in matters
-    idle = said({0.01: {"routed": [0.7, 0.71, 0.69], "routed_baseline": [0.6, 0.7, 0.8]}})["What the repairs are worth."]
-    assert "not told apart" in idle
-    assert "takes away" not in idle
+@pytest.mark.parametrize(
+    ("single", "verdict"),
+    [
+        ([0.5, 0.51, 0.52], "higher at every share"),
+        ([0.6, 0.7, 0.8], "not told apart at every share"),
+        ([0.9, 0.91, 0.92], "lower at every share"),
+    ],
+)
+def test_what_routing_adds_to_its_labels(single, verdict):
+    assert said({p: {"routed": [0.7, 0.71, 0.69], "single": single} for p in SHARES})["Does routing add to its labels?"].verdict == verdict
+
+
+def test_a_repair_is_said_to_matter_only_where_it_is_shown_to():
+    question = "Does it matter to keep the baseline off labelled episodes?"
+    matters = said({0.01: {"routed": [0.7, 0.71, 0.69], "routed_baseline": [0.2, 0.21, 0.22]}})[question]
+    assert matters.verdict == "higher at every share"
+    assert matters.cells[0].startswith("+0.49 (")
+    assert "not told apart" in said({0.01: {"routed": [0.7, 0.71, 0.69], "routed_baseline": [0.6, 0.7, 0.8]}})[question].verdict
 
 
 def test_one_seed_calls_nothing_better():
-    text = said({p: {"naive_stopped": [0.1], "routed": [0.7], "single": [0.9], "filter_hidden": [0.9], "placebo": [0.0]} for p in SHARES})
-    assert text["One seed."].startswith("Every number is a single measurement of seed 0")
-    assert "Something simpler?" not in text
-    assert not re.search(r"beats|worse|helps|better than", " ".join(v for k, v in text.items() if k != "One seed."))
+    rows = said({p: {"naive_stopped": [0.1], "routed": [0.7], "single": [0.9], "filter_hidden": [0.9], "placebo": [0.0]} for p in SHARES})
+    assert "Does something simpler do better?" not in rows
+    assert not re.search(r"higher|lower|it is the labels", " ".join(row.verdict for row in rows.values()))
 
 
 def test_the_overseer_s_view_is_told_beside_the_truth():
-    far = said({0.01: {"naive": [0.1, 0.12, 0.11]}}, overseen=0.98)["What the overseer sees."]
-    assert far.startswith("Naive training at 1 % looks like 0.98 (0.98 to 0.98) to its overseer and is 0.11")
-    assert "no good phase to stop in" in far
+    far = said({0.01: {"naive": [0.1, 0.12, 0.11]}}, overseen=0.98)["What does the overseer see?"]
+    assert far.cells == ("0.98 seen, 0.11 true",)
+    assert far.verdict.endswith("no good phase to stop in")
     for fair in (0.8, 0.6):  # near what is seen; far from it, but good at its best
-        assert "no good phase" not in said({0.01: {"naive": [fair, fair + 0.02]}}, overseen=0.98)["What the overseer sees."]
+        row = said({0.01: {"naive": [fair, fair + 0.02]}}, overseen=0.98)["What does the overseer see?"]
+        assert "no good phase" not in row.verdict
 
 
 def test_controls_say_what_they_show():
-    good = said({0.01: {"placebo": [-0.02, 0.01, 0.02], "oracle": [0.96, 0.96, 0.95]}})["Controls."]
-    assert "it is the labels that count" in good
-    assert "the budget is enough" in good
-    bad = said({0.01: {"placebo": [0.4, 0.41, 0.42], "oracle": [0.5, 0.5, 0.5]}})["Controls."]
-    assert "labels that count" not in bad
-    assert "the budget itself is short" in bad
+    good = said({0.01: {"placebo": [-0.02, 0.01, 0.02], "oracle": [0.96, 0.96, 0.95]}})
+    assert good["Is it the labels?"].verdict.endswith("it is the labels that count")
+    assert good["Can the net learn the task?"].verdict == "the budget is enough"
+    bad = said({0.01: {"placebo": [0.4, 0.41, 0.42], "oracle": [0.5, 0.5, 0.5]}})
+    assert bad["Is it the labels?"].verdict == "not nothing"
+    assert bad["Can the net learn the task?"].verdict.startswith("the budget itself is short")
 
 
 def test_past_the_ceiling_is_told_with_its_own_control():
-    text = said({0.01: {"routed": [0.7, 0.71, 0.7], "routed_avoid": [0.8, 0.82, 0.81], "single_avoid": [0.8, 0.82, 0.8]}})[
-        "Past the ceiling?"
-    ]
-    assert "the return is higher at 1 %: +0.11" in text
-    assert "Beside the same with a single net it is not told apart" in text
+    rows = said({0.01: {"routed": [0.7, 0.71, 0.7], "routed_avoid": [0.8, 0.82, 0.81], "single_avoid": [0.8, 0.82, 0.8]}})
+    assert rows["Does it help to avoid seen Ghosts?"].cells[0].startswith("+0.11")
+    assert rows["Is routing needed to avoid them?"].verdict == "not told apart at every share"
+
+
+def test_the_three_policies_of_a_routed_net_are_in_a_table(made):
+    (share, cells), other = policies(made)
+    looks = [made.results[0.01, "routed", seed]["looks"][-1] for seed in SEEDS]
+    for cell, figure in zip(cells, ("return", "mixture", "ghost_expert", "gate_accuracy"), strict=True):
+        assert cell.mean == pytest.approx(np.mean([look[figure] for look in looks]))
+    assert (share, other[0]) == ("1 %", "30 %")
 
 
 def test_a_board_too_large_to_be_judged_exactly_has_no_references(made, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,20 +125,19 @@ def _seconds(found: "Found") -> str:
 def _kept(found: "Found", command: str) -> dict[str, Any]:
     """oversight.json: every figure of every arm, one a seed, the references, what is said, and where the runs are."""
     from sluicegate.oversight.page_numbers import FIGURES
-    from sluicegate.oversight.page_sentences import sentences
+    from sluicegate.oversight.page_verdicts import verdict_rows
 
     figures = {
         f"{p:g}": {name: {figure: found.values(p, name, figure) for figure in FIGURES} for name in found.names} for p in found.shares
     }
     places = {f"{arm} {share:g} {seed}": path.name for (share, arm, seed), path in found.folders.items()}
-    said: Mapping[str, str] = dict(sentences(found))
     return {
         "command": command,
         "size": found.size,
         "seeds": list(found.seeds),
         "references": found.references,
         "figures": figures,
-        "says": said,
+        "says": {row.question: str(row) for row in verdict_rows(found)},
         "warnings": found.warnings(),
         "runs": places,
     }
@@ -155,13 +153,13 @@ def _show(found: "Found", page: Path) -> None:
 
     from sluicegate.cli.terminal import terminal
     from sluicegate.oversight.page import tables
-    from sluicegate.oversight.page_sentences import sentences
+    from sluicegate.oversight.page_verdicts import verdict_rows
 
     console = terminal()
     for table in tables(found):
         console.print(table)
-    for head, text in sentences(found):
-        console.print(f"[bold]{escape(head)}[/] {escape(text)}", highlight=False)
+    for row in verdict_rows(found):
+        console.print(f"[bold]{escape(row.question)}[/] {escape(str(row))}", highlight=False)
     for text in found.warnings():
         console.print(f"[yellow]warning[/] {escape(text)}")
     console.print(f"\nreport: {escape(str(page))}", soft_wrap=True)

@@ -8,10 +8,9 @@ from sluicegate.oversight.arms import ARMS, trained_as
 from sluicegate.oversight.page_boards import boards
 from sluicegate.oversight.page_numbers import BEST, FIGURES, Found, percent
 from sluicegate.oversight.page_pictures import ENDS, by_share, by_update, ends, label_of, looks_of
-from sluicegate.oversight.page_sentences import difference, sentences
-from sluicegate.report.html import render
+from sluicegate.oversight.page_verdicts import difference, policies, verdict_rows
+from sluicegate.report.html import render, write_page
 from sluicegate.report.numbers import plain, written
-from sluicegate.runs.directory import write_atomic
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +55,9 @@ def report_oversight(found: Found, path: Path, *, command: str, facts: str = "")
         exact=bool(found.references),
         ceiling=plain(found.reference("ceiling"), 3),
         optimum=plain(found.reference("optimal"), 3),
-        sentences=sentences(found),
+        verdicts=verdict_rows(found),
+        shares=[percent(share) for share in found.shares],
+        policies=[(share, [written(cell) for cell in cells]) for share, cells in policies(found)],
         by_share=[by_share(found, looks, "return", "true return"), by_share(found, looks, "far", "true return, Ghost nearer")],
         updates=pairs,
         ends=[(percent(share), ends(found, share, looks)) for share in found.shares],
@@ -72,9 +73,7 @@ def report_oversight(found: Found, path: Path, *, command: str, facts: str = "")
         warnings=found.warnings(),
         command=command,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page)
-    return path
+    return write_page(path, page)
 
 
 def _about(name: str) -> str:
