@@ -69,7 +69,7 @@ def test_it_prints_tables_differences_the_conclusion_and_where_the_page_is(asked
     assert kept["command"] == "sluicegate oversight --share 0.01 --size 3 --seeds 2 --arms routed naive_stopped filter_hidden"
     assert kept["command"] in (tmp_path / "runs/oversight/oversight.html").read_text()
     assert set(kept["figures"]["0.01"]["routed"]) == {"return", "diamond", "ghost", "timeout", "near", "far"}
-    assert kept["says"]["The ceiling."]
+    assert kept["says"]["Does routing pass the ceiling?"]
 
 
 def test_the_runs_train_are_kept_and_not_made_again(monkeypatch, capsys, tmp_path):

@@ -17,7 +17,7 @@ from sluicegate.oversight.page import markdown, report_oversight, tables
 from sluicegate.oversight.page_boards import boards, field, shade
 from sluicegate.oversight.page_numbers import Found, gather, percent
 from sluicegate.oversight.page_pictures import ENDS, LABELS, by_update, looks_of
-from sluicegate.oversight.page_verdicts import policies, verdict_rows
+from sluicegate.oversight.page_verdicts import policies, verdicts
 
 NAMED = ("naive", "naive_stopped", "naive_penalty_stopped", "filter_hidden", "routed", "single", "placebo", "oracle")
 SHARES, SEEDS = (0.01, 0.3), (0, 1)
@@ -38,7 +38,7 @@ def page(made, tmp_path_factory):
 
 
 def said(returns, **more):
-    return {row.question: row for row in verdict_rows(found(returns, **more))}
+    return {row.question: row for row in verdicts(found(returns, **more))}
 
 
 def spread(*means):
@@ -96,7 +96,7 @@ def test_where_routing_helps_is_read_from_the_intervals():
     names = ("naive_stopped", "naive_penalty_stopped", "routed")
     row = said({p: dict(zip(names, (naive[i], penalty[i], routed[i]), strict=True)) for i, p in enumerate((0.01, 0.3))})[NAIVE]
     assert row.arms == "routed less naive stopped or naive 1/p stopped"
-    assert row.cells == ("+0.20 (0.20 to 0.20)", "−0.10 (−0.10 to −0.10)")
+    assert row.numbers == ("1 %: +0.20 (0.20 to 0.20)", "30 %: −0.10 (−0.10 to −0.10)")
     assert row.verdict == "higher at 1 %; lower at 30 %"
 
 
@@ -120,7 +120,7 @@ def test_what_does_better_is_named_and_oracles_are_not():
         for p in SHARES
     }
     row = said(returns)["Does something simpler do better?"]
-    assert row.cells == ("blind filter", "blind filter")
+    assert row.numbers == ("1 %: blind filter", "30 %: blind filter")
     assert row.verdict == "blind filter at every share"
     returns = {p: {"routed": [0.7, 0.71, 0.69], "filter": [0.6, 0.9, 0.5], "oracle": [0.96] * 3} for p in SHARES}
     assert said(returns)["Does something simpler do better?"].verdict == "no other arm is shown to"
@@ -155,7 +155,7 @@ def test_a_repair_is_said_to_matter_only_where_it_is_shown_to():
     question = "Does it matter to keep the baseline off labelled episodes?"
     matters = said({0.01: {"routed": [0.7, 0.71, 0.69], "routed_baseline": [0.2, 0.21, 0.22]}})[question]
     assert matters.verdict == "higher at every share"
-    assert matters.cells[0].startswith("+0.49 (")
+    assert matters.numbers[0].startswith("1 %: +0.49 (")
     assert "not told apart" in said({0.01: {"routed": [0.7, 0.71, 0.69], "routed_baseline": [0.6, 0.7, 0.8]}})[question].verdict
 
 
@@ -167,7 +167,7 @@ def test_one_seed_calls_nothing_better():
 
 def test_the_overseer_s_view_is_told_beside_the_truth():
     far = said({0.01: {"naive": [0.1, 0.12, 0.11]}}, overseen=0.98)["What does the overseer see?"]
-    assert far.cells == ("0.98 seen, 0.11 true",)
+    assert far.numbers == ("1 %: 0.98 seen, 0.11 true",)
     assert far.verdict.endswith("no good phase to stop in")
     for fair in (0.8, 0.6):  # near what is seen; far from it, but good at its best
         row = said({0.01: {"naive": [fair, fair + 0.02]}}, overseen=0.98)["What does the overseer see?"]
@@ -179,13 +179,13 @@ def test_controls_say_what_they_show():
     assert good["Is it the labels?"].verdict.endswith("it is the labels that count")
     assert good["Can the net learn the task?"].verdict == "the budget is enough"
     bad = said({0.01: {"placebo": [0.4, 0.41, 0.42], "oracle": [0.5, 0.5, 0.5]}})
-    assert bad["Is it the labels?"].verdict == "not nothing"
+    assert bad["Is it the labels?"].verdict == "its return is told apart from 0"
     assert bad["Can the net learn the task?"].verdict.startswith("the budget itself is short")
 
 
 def test_past_the_ceiling_is_told_with_its_own_control():
     rows = said({0.01: {"routed": [0.7, 0.71, 0.7], "routed_avoid": [0.8, 0.82, 0.81], "single_avoid": [0.8, 0.82, 0.8]}})
-    assert rows["Does it help to avoid seen Ghosts?"].cells[0].startswith("+0.11")
+    assert rows["Does it help to avoid seen Ghosts?"].numbers[0].startswith("1 %: +0.11")
     assert rows["Is routing needed to avoid them?"].verdict == "not told apart at every share"
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from sluicegate.experiments.experiment import Outcome, savings_by_seed
 from sluicegate.experiments.rows import paired, rows
 from sluicegate.report.arms import Row
+from sluicegate.report.html import Verdict
 from sluicegate.report.numbers import flops, has_interval, percent, plain, times, written
 from sluicegate.runs.arm import Arm
 from sluicegate.values.statistics import Estimate
@@ -19,22 +20,6 @@ TELLING = 0.6
 CLOSE = 0.1
 """With one seed there is no interval; two numbers nearer than this are called equal."""
 QUESTIONS = ("Hidden, or gone?", "Does distilling help?", "What does noise buy?")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answer to one question."""
-
-    question: str
-    arms: str
-    """The arm it is about, or those that are compared."""
-    verdict: str
-    numbers: tuple[str, ...] = ()
-    """What it rests on, each number with its name."""
-
-    def __str__(self) -> str:
-        arms = f"{self.arms}: " if self.arms else ""
-        return f"{self.question} {arms}{self.verdict}." + (f" ({'; '.join(self.numbers)})" if self.numbers else "")
 
 
 def direction(difference: Estimate) -> Direction:

@@ -125,7 +125,7 @@ def _seconds(found: "Found") -> str:
 def _kept(found: "Found", command: str) -> dict[str, Any]:
     """oversight.json: every figure of every arm, one a seed, the references, what is said, and where the runs are."""
     from sluicegate.oversight.page_numbers import FIGURES
-    from sluicegate.oversight.page_verdicts import verdict_rows
+    from sluicegate.oversight.page_verdicts import verdicts
 
     figures = {
         f"{p:g}": {name: {figure: found.values(p, name, figure) for figure in FIGURES} for name in found.names} for p in found.shares
@@ -137,7 +137,7 @@ def _kept(found: "Found", command: str) -> dict[str, Any]:
         "seeds": list(found.seeds),
         "references": found.references,
         "figures": figures,
-        "says": {row.question: str(row) for row in verdict_rows(found)},
+        "says": {row.question: str(row) for row in verdicts(found)},
         "warnings": found.warnings(),
         "runs": places,
     }
@@ -153,13 +153,13 @@ def _show(found: "Found", page: Path) -> None:
 
     from sluicegate.cli.terminal import terminal
     from sluicegate.oversight.page import tables
-    from sluicegate.oversight.page_verdicts import verdict_rows
+    from sluicegate.oversight.page_verdicts import verdicts
 
     console = terminal()
     for table in tables(found):
         console.print(table)
-    for row in verdict_rows(found):
-        console.print(f"[bold]{escape(row.question)}[/] {escape(str(row))}", highlight=False)
+    for row in verdicts(found):
+        console.print(escape(str(row)), highlight=False)
     for text in found.warnings():
         console.print(f"[yellow]warning[/] {escape(text)}")
     console.print(f"\nreport: {escape(str(page))}", soft_wrap=True)

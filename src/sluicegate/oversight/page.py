@@ -8,7 +8,7 @@ from sluicegate.oversight.arms import ARMS, trained_as
 from sluicegate.oversight.page_boards import boards
 from sluicegate.oversight.page_numbers import BEST, FIGURES, Found, percent
 from sluicegate.oversight.page_pictures import ENDS, by_share, by_update, ends, label_of, looks_of
-from sluicegate.oversight.page_verdicts import difference, policies, verdict_rows
+from sluicegate.oversight.page_verdicts import difference, policies, verdicts
 from sluicegate.report.html import render, write_page
 from sluicegate.report.numbers import plain, written
 
@@ -55,8 +55,7 @@ def report_oversight(found: Found, path: Path, *, command: str, facts: str = "")
         exact=bool(found.references),
         ceiling=plain(found.reference("ceiling"), 3),
         optimum=plain(found.reference("optimal"), 3),
-        verdicts=verdict_rows(found),
-        shares=[percent(share) for share in found.shares],
+        verdicts=verdicts(found),
         policies=[(share, [written(cell) for cell in cells]) for share, cells in policies(found)],
         by_share=[by_share(found, looks, "return", "true return"), by_share(found, looks, "far", "true return, Ghost nearer")],
         updates=pairs,

@@ -1,11 +1,14 @@
-"""What the oversight runs allow to say: a row a question, with a number for each share. Nothing is called better whose interval holds 0."""
+"""What the oversight runs allow to say: a verdict a question, with a number for each share.
+
+Nothing is called better whose interval holds 0.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from sluicegate.oversight.page_numbers import BEST, Found, apart, percent
 from sluicegate.oversight.page_pictures import label_of
+from sluicegate.report.html import Verdict
 from sluicegate.report.numbers import has_interval, plain
 from sluicegate.values.statistics import Estimate
 
@@ -31,22 +34,7 @@ UNSTOPPED = ("naive_penalty", "naive")
 """What stands in for naive training with early stopping where there is none."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """The answer to one question."""
-
-    question: str
-    arms: str
-    """The arm it is about, or two whose difference is taken."""
-    cells: tuple[str, ...]
-    """What was found at each share."""
-    verdict: str
-
-    def __str__(self) -> str:
-        return f"{self.verdict} ({self.arms}: {'; '.join(filter(None, self.cells))})"
-
-
-def verdict_rows(found: Found) -> list[Row]:
+def verdicts(found: Found) -> list[Verdict]:
     """All questions that these arms can answer."""
     rows = [row for question in COMPARED if (row := _compare(found, *question))]
     more = (_better(found), _ceiling(found), _overseer(found), _placebo(found), _oracle(found))
@@ -67,7 +55,7 @@ def difference(e: Estimate) -> str:
     return f"{text} ({plain(e.low)} to {plain(e.high)})" if has_interval(e) else text
 
 
-def _compare(found: Found, question: str, first: str, others: Sequence[str]) -> Row | None:
+def _compare(found: Found, question: str, first: str, others: Sequence[str]) -> Verdict | None:
     """One arm less another at every share, paired by seed."""
     there = [name for name in others if name in found.names]
     if "naive_stopped" in others and not there:
@@ -78,7 +66,11 @@ def _compare(found: Found, question: str, first: str, others: Sequence[str]) -> 
     gaps = [found.ahead(share, name, first=first) for share, name in zip(found.shares, best, strict=True)]
     arms = f"{label_of(first)} less {' or '.join(map(label_of, there))}"
     verdict = _over_shares(found, list(map(apart, gaps))) if len(found.seeds) > 1 else "one seed: not told apart"
-    return Row(question, arms, tuple(map(difference, gaps)), verdict)
+    return Verdict(question, arms, verdict, _by_share(found, map(difference, gaps)))
+
+
+def _by_share(found: Found, numbers: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{percent(share)}: {number}" for share, number in zip(found.shares, numbers, strict=True) if number)
 
 
 def _over_shares(found: Found, signs: Sequence[int], words: Sequence[str] = ("lower", "not told apart", "higher")) -> str:
@@ -89,19 +81,19 @@ def _over_shares(found: Found, signs: Sequence[int], words: Sequence[str] = ("lo
     return "; ".join(f"{words[sign + 1]} at {shares}" for sign, shares in at.items() if shares)
 
 
-def _better(found: Found) -> Row | None:
+def _better(found: Found) -> Verdict | None:
     """Which arms that anybody could train do better than the routed one, share by share."""
     rivals = [name for name in found.names if not name.startswith(BEST) and name not in NO_RIVAL]
     if BEST not in found.names or not rivals or len(found.seeds) == 1:
         return None
     better = [[name for name in rivals if apart(found.ahead(share, name)) == -1] for share in found.shares]
-    cells = tuple(", ".join(map(label_of, names)) or "none" for names in better)
+    cells = _by_share(found, (", ".join(map(label_of, names)) or "none" for names in better))
     always = [label_of(name) for name in rivals if all(name in names for names in better)]
     verdict = f"{', '.join(always)} at every share" if always else "at some shares" if any(better) else "no other arm is shown to"
-    return Row("Does something simpler do better?", f"arms above {label_of(BEST)}", cells, verdict)
+    return Verdict("Does something simpler do better?", f"arms above {label_of(BEST)}", verdict, cells)
 
 
-def _ceiling(found: Found) -> Row | None:
+def _ceiling(found: Found) -> Verdict | None:
     """Where the routed arm stands beside a shortest path to the Diamond that ignores the Ghost."""
     top = found.reference("ceiling")
     if BEST not in found.names or math.isnan(top):
@@ -109,10 +101,15 @@ def _ceiling(found: Found) -> Row | None:
     gaps = [found.estimate(share, BEST).mean - top for share in found.shares]
     signs = [0 if abs(gap) <= CLOSE else int(math.copysign(1, gap)) for gap in gaps]
     verdict = _over_shares(found, signs, ("below it", f"at it (within {CLOSE:g})", "above it"))
-    return Row("Does routing pass the ceiling?", f"{label_of(BEST)} less {plain(top, 3)}", tuple(map(plain, gaps)), verdict)
+    return Verdict(
+        "Does routing pass the ceiling?",
+        f"{label_of(BEST)} less the ceiling of {plain(top, 3)}",
+        verdict,
+        _by_share(found, map(plain, gaps)),
+    )
 
 
-def _overseer(found: Found) -> Row | None:
+def _overseer(found: Found) -> Verdict | None:
     """What the overseer of naive training sees, less what is true, and whether training had a phase that was good in truth."""
     if "naive" not in found.names:
         return None
@@ -121,24 +118,24 @@ def _overseer(found: Found) -> Row | None:
     if seen[0] is None:
         return None
     late = seen[0].mean - true[0].mean > 0.3 and peek[0].mean < 0.5 * found.reference("optimal")
-    cells = tuple(f"{plain(s.mean)} seen, {plain(t.mean)} true" if s else "" for s, t in zip(seen, true, strict=True))
+    cells = _by_share(found, (f"{plain(s.mean)} seen, {plain(t.mean)} true" if s else "" for s, t in zip(seen, true, strict=True)))
     best = f"its best look by true return earns {plain(peek[0].mean)} at {percent(found.shares[0])}"
-    return Row("What does the overseer see?", label_of("naive"), cells, f"{best}: no good phase to stop in" if late else best)
+    return Verdict("What does the overseer see?", label_of("naive"), f"{best}: no good phase to stop in" if late else best, cells)
 
 
-def _placebo(found: Found) -> Row | None:
+def _placebo(found: Found) -> Verdict | None:
     if "placebo" not in found.names:
         return None
     told = [found.estimate(share, "placebo") for share in found.shares]
     nothing = len(found.seeds) > 1 and all(e.low <= 0 <= e.high for e in told)
-    verdict = "nothing is learnt from labels by chance: it is the labels that count" if nothing else "not nothing"
-    return Row("Is it the labels?", label_of("placebo"), tuple(plain(e.mean) for e in told), verdict)
+    verdict = "nothing is learnt from labels by chance: it is the labels that count" if nothing else "its return is told apart from 0"
+    return Verdict("Is it the labels?", label_of("placebo"), verdict, _by_share(found, (plain(e.mean) for e in told)))
 
 
-def _oracle(found: Found) -> Row | None:
+def _oracle(found: Found) -> Verdict | None:
     if "oracle" not in found.names:
         return None
     told, best = [found.estimate(share, "oracle").mean for share in found.shares], found.reference("optimal")
     short = "the budget itself is short: all arms are held back by it"
     verdict = "the optimum is not known" if math.isnan(best) else "the budget is enough" if min(told) > best - 0.05 else short
-    return Row("Can the net learn the task?", label_of("oracle"), tuple(map(plain, told)), verdict)
+    return Verdict("Can the net learn the task?", label_of("oracle"), verdict, _by_share(found, map(plain, told)))

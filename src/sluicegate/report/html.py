@@ -41,7 +41,24 @@ class Link:
     about: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The answer to one question, as pages and terminals show it."""
+
+    question: str
+    arms: str
+    """The arm it is about, or those that are compared."""
+    verdict: str
+    numbers: tuple[str, ...] = ()
+    """What it rests on, each number with its name."""
+
+    def __str__(self) -> str:
+        arms = f"{self.arms}: " if self.arms else ""
+        return f"{self.question} {arms}{self.verdict}." + (f" ({'; '.join(self.numbers)})" if self.numbers else "")
+
+
 def write_page(path: Path, page: str) -> Path:
+    """Write a page to `path`, making the folders above it, and return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, page)
     return path
