@@ -11,7 +11,8 @@ from sluicegate.experiments.page import report_experiment
 from sluicegate.experiments.pareto import _apart, budgets, conclusion, front
 from sluicegate.experiments.recipe import Recipe, load_recipe, packaged_recipes
 from sluicegate.experiments.rows import rows
-from sluicegate.report.figures import Point, Series
+from sluicegate.report.charts import Point
+from sluicegate.report.figures import Series
 from sluicegate.values.statistics import Estimate
 
 PICTURE = {"kind": "pareto", "y": "B@100", "title": "Every variant"}

@@ -13,9 +13,10 @@ from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.repeat import as_toml, command, packaged
 from sluicegate.experiments.rows import rows, savings_problem
 from sluicegate.experiments.verdicts import losses_against_reference, verdicts
-from sluicegate.report import figures, numbers
+from sluicegate.report import charts, numbers
 from sluicegate.report.arms import PROBES, Row, configs, curve_pictures, environment, groups, retain_table
-from sluicegate.report.figures import DASHES, Point, Series
+from sluicegate.report.charts import Point
+from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.html import Link, render, write_page
 from sluicegate.runs.stage import stages
 from sluicegate.values.statistics import Estimate
@@ -106,7 +107,7 @@ def _dial(outcome: Outcome, table: Sequence[Row], looks: Mapping[str, Series]) -
     y_label = "robustness (1 \N{MINUS SIGN} savings)" if by_savings else "robustness (1 \N{MINUS SIGN} A@10)"
     x_label = "compute, as a multiple of the reference's" if relative else "compute, FLOPs"
     label = "Robustness against compute: " + ", ".join(f"{p.series.name} {p.y.mean:.2f} at {p.x.mean:.3g}" for p in points) + "."
-    svg = figures.dial_picture("dial", label, points, x_label=x_label, y_label=y_label, relative=relative)
+    svg = charts.dial_picture("dial", label, points, x_label=x_label, y_label=y_label, relative=relative)
     return {"svg": svg, "by_savings": by_savings, "joined": sum(p.order is not None for p in points) > 1, "relative": relative}
 
 
@@ -123,7 +124,7 @@ def _forest(table: Sequence[Row], looks: Mapping[str, Series], recipe: Recipe) -
         return ""
     found.sort(key=lambda pair: pair[1].mean)
     label = "Savings: " + ", ".join(f"{series.name} {e}" for series, e in found) + "."
-    return figures.forest_picture("forest", label, found, x_label="savings", ends=("never knew", "merely hidden"))
+    return charts.forest_picture("forest", label, found, x_label="savings", ends=("never knew", "merely hidden"))
 
 
 def _bars(table: Sequence[Row], looks: Mapping[str, Series], recipe: Recipe) -> str:
@@ -139,7 +140,7 @@ def _bars(table: Sequence[Row], looks: Mapping[str, Series], recipe: Recipe) -> 
         return ""
     label = "FLOPs of every arm: what it was made from, its student, its teacher."
     x_label = "compute, as a multiple of the reference's" if reference else "compute, GFLOPs"
-    return figures.bars_picture("ledger", label, found, ("part-before", "part-student", "part-teacher"), x_label=x_label)
+    return charts.bars_picture("ledger", label, found, ("part-before", "part-student", "part-teacher"), x_label=x_label)
 
 
 # -------------------------------------------------------------------------------------- tables

@@ -12,7 +12,8 @@ from typing import Any
 
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.report.arms import Row
-from sluicegate.report.figures import Point, Series, _axes, _cross, _label_points, _Paint, _shares_axis, _style, _svg
+from sluicegate.report.charts import Point, draw_point, label_points
+from sluicegate.report.figures import Series, draw_picture, set_cost_axis, set_shares_axis
 from sluicegate.report.numbers import plain, short
 from sluicegate.values.statistics import Estimate, estimate
 
@@ -132,8 +133,6 @@ def _apart(places: Sequence[float], least: float) -> list[tuple[str, float]]:
 
 
 def _picture(name: str, outcome: Outcome, table: Sequence[Row], looks: Mapping[str, Series], y: str) -> str:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     points = [
         Point(looks[row.name], row.relative, at)
         for row in table
@@ -145,39 +144,24 @@ def _picture(name: str, outcome: Outcome, table: Sequence[Row], looks: Mapping[s
     reference = next((p for p in points if p.series.strong), None)
     label = f"{y} against compute: " + ", ".join(f"{p.series.name} {p.y.mean:.2f} at {p.x.mean:.3g}" for p in points)
     label += ". The reference's cost: " + ", ".join(f"{budget.words} {at:.2f}" for budget, at in lines) + "."
-    paint = _Paint()
-    with _style(paint, name):
-        figure, axes = _axes(400, 60, 16, 30, 48)
+    with draw_picture(name, label, 400, left=60, right=16, top=30, bottom=48) as picture:
+        axes = picture.axes
         xs = [p.x.mean for p in points] + [at for _, at in lines]
         low, high = min(xs) / 1.5, max(xs) * 2.1
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-        marks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-        axes.xaxis.set_major_locator(FixedLocator(marks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
-        _shares_axis(axes.yaxis)
+        set_cost_axis(axes, low, high, lambda v: f"{v:g}×")
+        set_shares_axis(axes.yaxis)
         axes.set_ylim(-0.05, 1.05)
-        axes.grid(axis="y")
         for number, (_, place) in enumerate(lines):
-            axes.axvline(place, color=paint("reference"), lw=1.0, dashes=((8, 0.001), (5, 3), (1, 2))[number % 3], zorder=1)
+            dashes = ((8, 0.001), (5, 3), (1, 2))[number % 3]
+            axes.axvline(place, color=picture.paint("reference"), lw=1.0, dashes=dashes, zorder=1)
         for numbers, place in _apart([at for _, at in lines], math.log(high / low) / 20):
-            axes.annotate(
-                numbers,
-                (place, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8.5,
-            )
-        if reference:
-            axes.axhline(reference.y.mean, color=paint("reference"), lw=1.0, dashes=(2, 3), zorder=1)
+            fraction = ("data", "axes fraction")
+            axes.annotate(numbers, (place, 1), xycoords=fraction, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8.5)
+        picture.mark(y=reference.y.mean if reference else None, lw=1.0, colour="reference")
         best = front([p for p in points if not p.series.strong])
-        axes.step([p.x.mean for p in best], [p.y.mean for p in best], where="post", color=paint("faint"), lw=1.2, zorder=2)
+        axes.step([p.x.mean for p in best], [p.y.mean for p in best], where="post", color=picture.paint("faint"), lw=1.2, zorder=2)
         for p in points:
-            _cross(axes, p, paint)
-        axes.set_xlabel("compute, as a multiple of the reference's")
-        axes.set_ylabel(f"{y} (lower is better)")
-        _label_points(figure, axes, points)
-        return _svg(figure, paint, name, label)
+            draw_point(picture, p)
+        picture.label("compute, as a multiple of the reference's", f"{y} (lower is better)")
+        label_points(picture, points)
+    return picture.svg

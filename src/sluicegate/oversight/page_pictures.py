@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from sluicegate.oversight.page_numbers import Found, percent
-from sluicegate.report.charts import Track
-from sluicegate.report.figures import _DASHES, Series, _axes, _Paint, _style, _svg, bars_picture
+from sluicegate.report.charts import Track, bars_picture, draw_track
+from sluicegate.report.figures import Picture, Series, draw_picture, set_number_axis
 from sluicegate.report.numbers import plain
 
 LABELS = {
@@ -52,69 +51,53 @@ def by_share(found: Found, looks: dict[str, Series], figure_name: str, y: str) -
     """A figure ("return", "far") against the share of oversight, with intervals; the ceiling and the optimum as lines."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    paint, shares = _Paint(), found.shares
+    shares = found.shares
     told = {name: [found.estimate(share, name, figure_name) for share in shares] for name in found.names}
     key = f"by-share-{figure_name}"
     label = f"{y} against the share of overseen squares. " + "; ".join(
         f"{label_of(name)} " + ", ".join(f"{e.mean:.2f} at {percent(p)}" for p, e in zip(shares, row, strict=True))
         for name, row in told.items()
     )
-    with _style(paint, key):
-        figure, axes = _axes(400, 48, 14, 14, 46)
+    with draw_picture(key, label, 400, left=48, top=14, bottom=46) as picture:
+        axes = picture.axes
         axes.set_xscale("log")
         lowest = min(0.0, *(e.mean for row in told.values() for e in row)) - 0.05
         for name, row in told.items():
             look = looks[label_of(name)]
-            colour = paint(look.colour)
             for share, e in zip(shares, row, strict=True):
                 if not math.isnan(e.low):
-                    axes.plot([share, share], [max(e.low, lowest), min(e.high, 1.02)], color=colour, lw=1.6, gid=f"class:seed {look.key}")
-            axes.plot(
-                shares, [e.mean for e in row], "o", color=colour, ls=_DASHES[look.dash], lw=3.0 if look.strong else 1.6,
-                ms=5.5 if look.strong else 4, gid=f"class:arm {look.key}", clip_on=False, zorder=4 if look.strong else 3,
-            )  # fmt: skip
+                    picture.points(look, [share, share], [max(e.low, lowest), min(e.high, 1.02)], kind="seed", lw=1.6)
+            width, size, above = (3.0, 5.5, 4) if look.strong else (1.6, 4, 3)
+            picture.line(look, shares, [e.mean for e in row], "o", lw=width, ms=size, clip_on=False, zorder=above)
         axes.set_xlim(shares[0] / 1.25, shares[-1] * 1.25)
         axes.set_ylim(lowest, 1.05)
-        _marks(axes, paint, found, figure_name)
+        _draw_references(picture, found, figure_name)
         axes.xaxis.set_major_locator(FixedLocator(shares))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
-        _returns(axes, y)
-        axes.set_xlabel("share of overseen squares")
-        return _svg(figure, paint, key, label)
+        _set_return_axis(picture, "share of overseen squares", y)
+    return picture.svg
 
 
 def by_update(found: Found, share: float, figure_name: str, looks: dict[str, Series], y: str, names: Sequence[str] = DRAWN) -> str:
     """A figure ("return", "overseen") of several arms along training at one share; empty where no arm has it."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     shown = [name for name in names if name in found.names]
     tracks = [Track(looks[label_of(name)], seeds) for name in shown if (seeds := found.curve(share, name, figure_name))]
     if not tracks:
         return ""
-    paint, key = _Paint(), f"updates-{figure_name}-{share:g}".replace(".", "-")
+    key = f"updates-{figure_name}-{share:g}".replace(".", "-")
     label = f"{y} against updates at {percent(share)} of oversight. Arms: {', '.join(track.series.name for track in tracks)}."
-    with _style(paint, key):
-        figure, axes = _axes(300, 48, 14, 12, 46)
+    with draw_picture(key, label, 300, left=48, bottom=46) as picture:
         for track in tracks:
-            look = track.series
-            colour = paint(look.colour)
-            if len(track.seeds) > 1:
-                for xs, ys in track.seeds:
-                    axes.plot(xs, ys, color=colour, lw=0.7, gid=f"class:seed {look.key}")
-            xs, ys = track.mean()
-            width = 3.0 if look.strong else 1.7
-            axes.plot(xs, ys, color=colour, lw=width, ls=_DASHES[look.dash], gid=f"class:arm {look.key}", clip_on=False)
+            draw_track(picture, track, thin=0.7, lw=3.0 if track.series.strong else 1.7, clip_on=False)
         low = min(0.0, *(v for t in tracks for _, ys in t.seeds for v in ys))
-        axes.set_ylim(max(-1.05, low - 0.05), 1.05)
-        axes.set_xlim(left=0)
+        picture.axes.set_ylim(max(-1.05, low - 0.05), 1.05)
+        picture.axes.set_xlim(left=0)
         if figure_name == "return":
-            _marks(axes, paint, found, figure_name)
-        _returns(axes, y)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.set_xlabel("updates")
-        return _svg(figure, paint, key, label)
+            _draw_references(picture, found, figure_name)
+        set_number_axis(picture.axes.xaxis, 5)
+        _set_return_axis(picture, "updates", y)
+    return picture.svg
 
 
 def ends(found: Found, share: float, looks: dict[str, Series]) -> str:
@@ -126,29 +109,20 @@ def ends(found: Found, share: float, looks: dict[str, Series]) -> str:
     return bars_picture(f"ends-{share:g}".replace(".", "-"), label, rows, list(ENDS.values()), x_label="share of episodes")
 
 
-def _marks(axes: Any, paint: _Paint, found: Found, figure_name: str) -> None:
+def _draw_references(picture: Picture, found: Found, figure_name: str) -> None:
     """The optimum and the ceiling, named; without the digit before the point, so that no SVG shortens them."""
-    left = axes.get_xlim()[0]
+    left = picture.axes.get_xlim()[0]
     for name, words in (("optimal", "optimum"), ("ceiling", "ceiling")):
         at = found.reference(name, figure_name)
-        if math.isnan(at):
-            continue
-        axes.axhline(at, color=paint("faint"), lw=1.0, dashes=(2, 3), zorder=1)
-        axes.annotate(
-            f"{words} {plain(at, 3).lstrip('0')}",
-            (left, at),
-            xytext=(3, 2),
-            textcoords="offset points",
-            fontsize=8,
-            color=paint("ink"),
-            zorder=6,
-        )
+        if not math.isnan(at):
+            picture.mark(y=at, lw=1.0)
+            text, ink = f"{words} {plain(at, 3).lstrip('0')}", picture.paint("ink")
+            picture.axes.annotate(text, (left, at), xytext=(3, 2), textcoords="offset points", fontsize=8, color=ink, zorder=6)
 
 
-def _returns(axes: Any, y: str) -> None:
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
+def _set_return_axis(picture: Picture, x: str, y: str) -> None:
+    from matplotlib.ticker import MultipleLocator
 
-    axes.grid(axis="y")
-    axes.yaxis.set_major_locator(MultipleLocator(0.25))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "\N{MINUS SIGN}")))
-    axes.set_ylabel(y)
+    set_number_axis(picture.axes.yaxis)
+    picture.axes.yaxis.set_major_locator(MultipleLocator(0.25))
+    picture.label(x, y)

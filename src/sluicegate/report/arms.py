@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import tomli_w
 
-from sluicegate.report import figures
-from sluicegate.report.figures import Line, Series
+from sluicegate.report.charts import Line, curves_picture
+from sluicegate.report.figures import Series
 from sluicegate.runs.arm import Arm
 from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import Estimate, estimate
@@ -95,7 +95,7 @@ def curve_pictures(prefix: str, arms: Mapping[str, Arm], looks: Mapping[str, Ser
     ):
         lines = [Line(looks[name], getattr(arm, which)) for name, arm in arms.items()]
         label = f"Recall against attack steps. {title}. Arms: {', '.join(arms)}."
-        picture = figures.curves_picture(f"{prefix}{which.replace('_', '-')}", label, lines, mark)
+        picture = curves_picture(f"{prefix}{which.replace('_', '-')}", label, lines, mark)
         found.append({"title": title, "note": note, "svg": picture})
     return found
 

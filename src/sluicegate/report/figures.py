@@ -7,18 +7,18 @@ can bring it forward. The same numbers give the same bytes.
 
 import html
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.values.curves import Curve
-from sluicegate.values.statistics import Estimate
-
 WIDTH = 440
 """Width of a picture in CSS pixels at its natural size; a phone shows it at about four fifths of that."""
+
+_LINES = {"solid": "solid", "dashed": (0, (5, 2)), "dotted": (0, (1, 1.6)), "dashdot": (0, (5, 1.6, 1, 1.6))}
+DASHES = tuple(_LINES)
+"""Names of what a line may look like, to tell series of one colour apart."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,10 @@ class Series:
     """Drawn thicker: the reference."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A curve to draw."""
-
-    series: Series
-    curve: Curve
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point with intervals; `x` and `y` may be without."""
-
-    series: Series
-    x: Estimate
-    y: Estimate
-    order: float | None = None
-    """Points that have one are joined by a line in this order."""
-
-
 _NAMED = ("ink", "faint", "grid", "paper")
 
 
-class _Paint:
+class Paint:
     """Hands out a stand-in colour for each CSS variable and replaces them in the finished SVG."""
 
     def __init__(self) -> None:
@@ -75,28 +56,82 @@ class _Paint:
         return svg
 
 
+class Picture:
+    """One pair of axes to draw on; `svg` is there once the block of `draw_picture` is left."""
+
+    def __init__(self, paint: Paint, height: float, left: float, right: float, top: float, bottom: float) -> None:
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
+        self.paint, self.svg = paint, ""
+        self.figure: Any = Figure(figsize=(WIDTH / 96, height / 96), dpi=72)
+        FigureCanvasSVG(self.figure)
+        self.axes: Any = self.figure.add_axes(
+            (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
+        )
+        self.axes.set_axisbelow(True)
+
+    def points(self, look: Series, x: Any, y: Any, *marks: str, kind: str = "arm", **more: Any) -> None:
+        """Points or plain lines of one arm, in its colour; `kind` is their CSS class: arm, seed, whisker."""
+        self.axes.plot(x, y, *marks, color=self.paint(look.colour), gid=f"class:{kind} {look.key}", **more)
+
+    def line(self, look: Series, x: Any, y: Any, *marks: str, **more: Any) -> None:
+        """One arm's line, with its dashes."""
+        self.points(look, x, y, *marks, ls=_LINES[look.dash], **more)
+
+    def level(self, at: float, look: Series) -> None:
+        """A level line across the picture that stands for one arm."""
+        self.axes.axhline(at, color=self.paint(look.colour), lw=1.6, ls=_LINES[look.dash], gid=f"class:arm {look.key}", zorder=3)
+
+    def mark(self, x: float | None = None, y: float | None = None, *, lw: float = 0.9, colour: str = "faint") -> None:
+        """A thin broken line across the picture, upright at `x` or level at `y`."""
+        for at, draw in ((x, self.axes.axvline), (y, self.axes.axhline)):
+            if at is not None:
+                draw(at, color=self.paint(colour), lw=lw, dashes=(2, 3), zorder=1)
+
+    def name_rows(self, names: Sequence[str], pad: float = 6) -> None:
+        """One named row an arm, from above, without an axis beside them."""
+        self.axes.set_ylim(len(names) - 0.4, -0.6)
+        self.axes.set_yticks(range(len(names)), [shorten(name) for name in names], fontsize=9)
+        self.axes.tick_params(axis="y", length=0, pad=pad)
+        self.axes.spines["left"].set_visible(False)
+
+    def label(self, x: str, y: str = "", *, grid: str = "y") -> None:
+        """Name the axes and draw the grid."""
+        self.axes.grid(axis=grid)
+        self.axes.set_xlabel(x)
+        if y:
+            self.axes.set_ylabel(y)
+
+
 @contextmanager
-def _style(paint: _Paint, salt: str) -> Iterator[None]:
+def draw_picture(
+    name: str, label: str, height: float, *, left: float = 52, right: float = 14, top: float = 12, bottom: float = 44
+) -> Iterator[Picture]:
+    """Draw a picture `height` CSS pixels high, with these margins; its `svg` can stand inside a page beside others.
+
+    `name` is unique on the page; `label` says in words what the picture shows.
+    """
     import matplotlib
 
-    ink, faint = paint("ink"), paint("faint")
+    paint = Paint()
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": f"sluicegate {salt}",
+        "svg.hashsalt": f"sluicegate {name}",
         "text.parse_math": False,
         "font.family": ["DejaVu Sans"],
         "font.size": 9.0,
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": faint,
+        "text.color": paint("ink"),
+        "axes.labelcolor": paint("ink"),
+        "axes.edgecolor": paint("faint"),
         "axes.linewidth": 0.8,
         "axes.unicode_minus": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "xtick.color": faint,
-        "ytick.color": faint,
-        "xtick.labelcolor": ink,
-        "ytick.labelcolor": ink,
+        "xtick.color": paint("faint"),
+        "ytick.color": paint("faint"),
+        "xtick.labelcolor": paint("ink"),
+        "ytick.labelcolor": paint("ink"),
         "grid.color": paint("grid"),
         "grid.linewidth": 0.7,
         "lines.dash_capstyle": "butt",
@@ -105,23 +140,12 @@ def _style(paint: _Paint, salt: str) -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        yield
+        picture = Picture(paint, height, left, right, top, bottom)
+        yield picture
+        picture.svg = _to_svg(picture.figure, paint, name, label)
 
 
-def _axes(height: float, left: float, right: float, top: float, bottom: float) -> tuple[Any, Any]:
-    """A figure WIDTH wide with one pair of axes; margins in CSS pixels."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH / 96, height / 96), dpi=72)
-    FigureCanvasSVG(figure)
-    box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
-    axes = figure.add_axes(box)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _svg(figure: Any, paint: _Paint, name: str, label: str) -> str:
+def _to_svg(figure: Any, paint: Paint, name: str, label: str) -> str:
     """The figure as an SVG element that can stand inside a page beside others."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -149,7 +173,7 @@ def _svg(figure: Any, paint: _Paint, name: str, label: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 
-def _steps_axis(axes: Any, budget: float, unit: str) -> None:
+def set_steps_axis(axes: Any, budget: float, unit: str) -> None:
     """0, 1, 3, 10, 30, 100: even steps of effort, the first of them visible."""
     import numpy as np
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -163,219 +187,39 @@ def _steps_axis(axes: Any, budget: float, unit: str) -> None:
     axes.set_xlabel(unit)
 
 
-def _shares_axis(axis: Any) -> None:
+def set_shares_axis(axis: Any) -> None:
+    """Percentages, a mark at every quarter."""
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
     axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
 
 
-_DASHES = {"solid": "solid", "dashed": (0, (5, 2)), "dotted": (0, (1, 1.6)), "dashdot": (0, (5, 1.6, 1, 1.6))}
-DASHES = tuple(_DASHES)
-"""Names of what a line may look like, to tell series of one colour apart."""
+def set_number_axis(axis: Any, most: int = 6, *, whole: bool = False) -> None:
+    """Round numbers, at most so many."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(most, integer=whole))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "\N{MINUS SIGN}")))
 
 
-def curves_picture(name: str, label: str, lines: Sequence[Line], level: float | None = None) -> str:
-    """Recall against effort: the mean as a line, every seed as a thin one; `level` is marked.
-
-    `name` is unique on the page; `label` says in words what the picture shows.
-    """
-    paint = _Paint()
-    with _style(paint, name):
-        figure, axes = _axes(290, 48, 14, 12, 46)
-        budget = max(line.curve.budget for line in lines)
-        _steps_axis(axes, budget, lines[0].curve.unit)
-        _shares_axis(axes.yaxis)
-        axes.set_ylim(-0.015, 1.02)
-        axes.grid(axis="y")
-        if level is not None:
-            axes.axhline(level, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
-        # The reference last: it lies on top.
-        for line in sorted(lines, key=lambda line: line.series.strong):
-            x, look = line.curve.effort, line.series
-            if len(line.curve.recall) > 1:
-                for row in line.curve.recall:
-                    axes.plot(x, row, color=paint(look.colour), lw=0.7, gid=f"class:seed {look.key}", clip_on=False, zorder=2)
-            mean = [sum(column) / len(column) for column in zip(*line.curve.recall, strict=True)]
-            width = 3.0 if look.strong else 1.7
-            axes.plot(
-                x, mean, color=paint(look.colour), lw=width, ls=_DASHES[look.dash], gid=f"class:arm {look.key}", clip_on=False, zorder=3
-            )
-        return _svg(figure, paint, name, label)
-
-
-def dial_picture(name: str, label: str, points: Sequence[Point], *, x_label: str, y_label: str, relative: bool) -> str:
-    """Robustness (0 to 1) against cost on a logarithmic scale; points with an order are joined.
-
-    With `relative`, costs are multiples of the reference's and 1 is marked.
-    """
+def set_cost_axis(axes: Any, low: float, high: float, form: Any) -> None:
+    """A logarithmic scale from `low` to `high` with marks at 1, 2, 5, 10, written by `form`."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    from sluicegate.report.numbers import flops
-
-    paint = _Paint()
-    with _style(paint, name):
-        figure, axes = _axes(360, 60, 16, 16, 48)
-        costs = [p.x.mean for p in points]
-        low, high = min(costs), max(costs)
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.5, high * 2.1)
-        if relative:
-            marks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5) if low / 1.5 <= m * 10.0**e <= high * 2.1]
-            axes.axvline(1, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
-        else:
-            marks = [m * 10.0**e for e in range(30) for m in (1, 2, 5) if low / 1.5 <= m * 10.0**e <= high * 2.1]
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: re.sub(r"\.0+(?=\D)", "", flops(v))))
-        axes.xaxis.set_major_locator(FixedLocator(marks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        _shares_axis(axes.yaxis)
-        top = max(1.0, *(p.y.mean for p in points))
-        bottom = min(0.0, *(p.y.mean for p in points))
-        axes.set_ylim(bottom - 0.07, top + 0.12)
-        axes.grid(axis="y")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        joined = sorted((p for p in points if p.order is not None), key=lambda p: p.order or 0.0)
-        if len(joined) > 1:
-            axes.plot([p.x.mean for p in joined], [p.y.mean for p in joined], color=paint(joined[-1].series.colour), lw=1.3, zorder=2)
-        for p in points:
-            _cross(axes, p, paint)
-        _label_points(figure, axes, points)
-        return _svg(figure, paint, name, label)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 30) for m in (1, 2, 5) if low <= m * 10.0**e <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: form(v)))
 
 
-def _cross(axes: Any, point: Point, paint: _Paint) -> None:
-    """A point with whiskers; the axes cut what leaves them."""
-    colour, key = paint(point.series.colour), point.series.key
-    x, y = point.x, point.y
-    if not math.isnan(y.low):
-        axes.plot([x.mean, x.mean], [y.low, y.high], color=colour, lw=1.0, gid=f"class:whisker {key}", zorder=2)
-    if not math.isnan(x.low):
-        axes.plot([max(x.low, 1e-12), x.high], [y.mean, y.mean], color=colour, lw=1.0, gid=f"class:whisker {key}", zorder=2)
-    marker = "D" if point.series.strong else "o"
-    axes.plot(
-        [x.mean], [y.mean], marker, color=colour, ms=7.5, mec=paint("paper"), mew=1.2, gid=f"class:arm {key}", zorder=4, clip_on=False
-    )
+def name_margin(names: Sequence[str]) -> float:
+    """Room for names left of the axes, in CSS pixels; long ones are shortened."""
+    return min(150.0, 14 + 7.2 * max(len(shorten(n)) for n in names))
 
 
-def _label_points(figure: Any, axes: Any, points: Sequence[Point]) -> None:
-    """Write every point's name where it covers neither a point nor another name."""
-    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else figure._get_renderer()
-    frame = axes.get_window_extent(renderer)
-    at = [tuple(axes.transData.transform((p.x.mean, p.y.mean))) for p in points]
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
-    order = [(p, spot) for p, spot in zip(points, at, strict=True)]
-    for point, (x, y) in sorted(order, key=lambda pair: -pair[1][1]):
-        text = axes.text(0, 0, _cut(point.series.name, 22), transform=None, gid=f"class:name {point.series.key}", zorder=5)
-        size = text.get_window_extent(renderer)
-        w, h = size.width, size.height
-        best = (math.inf, taken[0])
-        for dx, dy in _places(w, h):
-            box = (x + dx, y + dy, x + dx + w, y + dy + h)
-            beyond = (frame.x0 - box[0], box[2] - frame.x1 - 8, frame.y0 - box[1], box[3] - frame.y1)
-            outside = sum(max(0.0, by) for by in beyond)
-            covered = sum(_overlap(box, other) for other in taken) + 50 * outside
-            if covered < best[0]:
-                best = (covered, box)
-            if covered == 0:
-                break
-        if best[0] > 0:  # a name over another is worth less than none: the legend and the table have it
-            text.remove()
-            continue
-        text.set_position((best[1][0], best[1][1]))
-        text.set_verticalalignment("bottom")
-        taken.append(best[1])
-
-
-def _places(w: float, h: float) -> Iterator[tuple[float, float]]:
-    """Offsets of a name's lower left corner from its point, the nicest first."""
-    for gap in (7.0, 15.0, 25.0, 38.0):
-        yield gap, -h / 2
-        yield -gap - w, -h / 2
-        yield gap * 0.7, gap * 0.6
-        yield gap * 0.7, -gap * 0.6 - h
-        yield -gap * 0.7 - w, gap * 0.6
-        yield -gap * 0.7 - w, -gap * 0.6 - h
-        yield -w / 2, gap
-        yield -w / 2, -gap - h
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _name_margin(names: Sequence[str]) -> float:
-    """RunContext for names left of the axes, in CSS pixels; long ones are cut."""
-    return min(150.0, 14 + 7.2 * max(len(_cut(n)) for n in names))
-
-
-def _cut(name: str, most: int = 19) -> str:
+def shorten(name: str, most: int = 19) -> str:
     """A long name without its middle: what tells arms apart is mostly the end."""
     head = (most - 1) // 2
     return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
-
-
-def forest_picture(name: str, label: str, found: Sequence[tuple[Series, Estimate]], *, x_label: str, ends: tuple[str, str]) -> str:
-    """One row an arm: mean and interval of a number between 0 and 1, both of which are named."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
-    paint = _Paint()
-    with _style(paint, name):
-        height = 78 + 27 * len(found)
-        figure, axes = _axes(height, _name_margin([s.name for s, _ in found]), 16, 24, 46)
-        low = max(-1.0, min([-0.08, *(min(e.mean - 0.08, e.low if not math.isnan(e.low) else 0.0) for _, e in found)]))
-        low = min(low, min(e.mean for _, e in found) - 0.08)
-        axes.set_xlim(low, 1.06)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        for at, words, side in ((0.0, ends[0], "center" if low < -0.5 else "left"), (1.0, ends[1], "right")):
-            axes.axvline(at, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
-            shift = -2 if side == "left" else 2 if side == "right" else 0
-            axes.annotate(
-                words, (at, 1), xycoords=("data", "axes fraction"), xytext=(shift, 5), textcoords="offset points", ha=side, fontsize=8.5
-            )
-        for i, (series, e) in enumerate(found):
-            colour = paint(series.colour)
-            if not math.isnan(e.low):
-                axes.plot([max(e.low, low), e.high], [i, i], color=colour, lw=2.2, solid_capstyle="butt", gid=f"class:whisker {series.key}")
-                if e.low < low:  # the interval goes on beyond the picture
-                    axes.plot([low], [i], "<", color=colour, ms=7, clip_on=False, gid=f"class:whisker {series.key}")
-            face = colour if not e.bound else paint("paper")
-            axes.plot([e.mean], [i], "o", ms=8, color=face, mec=colour, mew=1.8, zorder=4, gid=f"class:arm {series.key}", clip_on=False)
-        axes.yaxis.set_major_locator(FixedLocator(range(len(found))))
-        axes.set_yticklabels([_cut(series.name) for series, _ in found], fontsize=9)
-        axes.tick_params(axis="y", length=0, pad=8)
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(FixedLocator([t / 4 for t in range(math.ceil(4 * low), 5)] if low > -0.75 else _halves(low)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "\N{MINUS SIGN}")))
-        axes.set_xlabel(x_label)
-        return _svg(figure, paint, name, label)
-
-
-def _halves(low: float) -> list[float]:
-    step = max(1, math.ceil(-low / 2))
-    return [t / 2 for t in range(math.ceil(2 * low), 3) if t % step == 0 or t == 2]
-
-
-def bars_picture(name: str, label: str, found: Sequence[tuple[Series, Sequence[float]]], parts: Sequence[str], *, x_label: str) -> str:
-    """One stacked bar an arm; `parts` name the CSS variables of the segments, whose legend the page writes."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    paint = _Paint()
-    with _style(paint, name):
-        figure, axes = _axes(60 + 25 * len(found), _name_margin([s.name for s, _ in found]), 16, 8, 46)
-        for i, (series, values) in enumerate(found):
-            start = 0.0
-            for value, part in zip(values, parts, strict=True):
-                if value > 0:
-                    axes.barh(i, value, left=start, height=0.56, color=paint(part), linewidth=0, gid=f"class:arm {series.key}")
-                start += value
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_yticks(range(len(found)), [_cut(series.name) for series, _ in found], fontsize=9)
-        axes.tick_params(axis="y", length=0, pad=6)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.set_xlabel(x_label)
-        return _svg(figure, paint, name, label)

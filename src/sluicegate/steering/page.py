@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.report.figures import _DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
-from sluicegate.report.html import render
+from sluicegate.report.figures import Series, draw_picture, set_number_axis, set_shares_axis
+from sluicegate.report.html import render, write_page
 from sluicegate.report.numbers import written
-from sluicegate.runs.directory import write_atomic
 from sluicegate.values.statistics import Estimate, bootstrap_two_way
 
 Found = Mapping[str, Any]
@@ -62,9 +61,7 @@ def report_steering(found: Found, path: Path, *, title: str, command: str, confi
         command=command,
         config=config,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page)
-    return path
+    return write_page(path, page)
 
 
 # ------------------------------------------------------------------------------------------ in words
@@ -234,61 +231,49 @@ def pictures(found: Found) -> list[dict[str, str]]:
 
 def _index(found: Found, name: str, value: Any, title: str, note: str, y_label: str) -> dict[str, str]:
     """One number of every twin against its index; lines for the base, no steering and random vectors."""
-    paint, twins = _Paint(), _of(found, "twins")
+    twins = _of(found, "twins")
     numbers = [value(row) for row in twins]
     lines = {group: float(np.mean(own)) for group in ("base", "unsteered", "random") if (own := _finite(found, group, value))}
-    label = f"{title} of {len(twins)} vectors, {min(numbers):.3g} to {max(numbers):.3g}; " + ", ".join(
-        f"{g} {v:.3g}" for g, v in lines.items()
-    )
-    with _style(paint, f"steer-{name}"):
-        figure, axes = _axes(260, 52, 14, 12, 44)
-        dots = LOOKS["twins"]
-        axes.plot(
-            range(len(numbers)), numbers, "o", ms=4.2 if len(numbers) < 80 else 2.4, color=paint(dots.colour), gid=f"class:arm {dots.key}"
-        )
+    label = f"{title} of {len(twins)} vectors, {min(numbers):.3g} to {max(numbers):.3g}; "
+    label += ", ".join(f"{group} {height:.3g}" for group, height in lines.items())
+    if name == "norm":  # no steering has none
+        lines.pop("unsteered", None)
+    with draw_picture(f"steer-{name}", label, 260) as picture:
+        axes = picture.axes
+        picture.points(LOOKS["twins"], range(len(numbers)), numbers, "o", ms=4.2 if len(numbers) < 80 else 2.4)
         for group, height in lines.items():
-            if group == "unsteered" and name == "norm":
-                continue
-            look = LOOKS[group]
-            axes.axhline(height, color=paint(look.colour), lw=1.6, ls=_DASHES[look.dash], gid=f"class:arm {look.key}", zorder=3)
-        axes.grid(axis="y")
+            picture.level(height, LOOKS[group])
         axes.set_xlim(-0.5 - 0.01 * len(numbers), len(numbers) - 0.5 + 0.01 * len(numbers))
         if name == "rate":
-            _shares_axis(axes.yaxis)
+            set_shares_axis(axes.yaxis)
             axes.set_ylim(-0.03, 1.03)
         else:
-            axes.set_ylim(0, 1.06 * max([*numbers, *(v for g, v in lines.items() if g != "unsteered" or name != "norm"), 1e-9]))
-        _whole(axes.xaxis)
-        axes.set_xlabel("index")
-        axes.set_ylabel(y_label)
-        return {"title": title, "note": note, "svg": _svg(figure, paint, f"steer-{name}", label)}
+            axes.set_ylim(0, 1.06 * max([*numbers, *lines.values(), 1e-9]))
+        set_number_axis(axes.xaxis, whole=True)
+        picture.label("index", y_label)
+    return {"title": title, "note": note, "svg": picture.svg}
 
 
 def _counts(found: Found) -> dict[str, str]:
     """How many twins come within each KL of the base; dashed, those of them that also show the behaviour."""
-    paint, twins = _Paint(), _of(found, "twins")
+    twins = _of(found, "twins")
     every = sorted(kl(row) for row in twins)
     shown = sorted(kl(row) for row in twins if rate(row) >= found["share"])
     bound = found["bound"]
     within = [sum(v <= bound for v in own) for own in (every, shown)]
     label = f"Twins by KL: {within[0]} within {bound:g} nats, {within[1]} of them with the behaviour."
-    with _style(paint, "steer-counts"):
-        figure, axes = _axes(260, 52, 14, 12, 44)
-        end = 1.05 * max(every[-1], bound)
-        for own, dash in ((every, "solid"), (shown, "dashed")):
-            axes.step(
-                [0, *own, end], [0, *range(1, len(own) + 1), len(own)], where="post", color=paint("distilled"), lw=1.8, ls=_DASHES[dash]
-            )
-        axes.axvline(bound, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
+    with draw_picture("steer-counts", label, 260) as picture:
+        axes, end = picture.axes, 1.05 * max(every[-1], bound)
+        for own, dash in ((every, "solid"), (shown, (0, (5, 2)))):
+            steps = ([0, *own, end], [0, *range(1, len(own) + 1), len(own)])
+            axes.step(*steps, where="post", color=picture.paint("distilled"), lw=1.8, ls=dash)
+        picture.mark(x=bound)
         axes.set_xlim(0, end)
         axes.set_ylim(0, 1.05 * len(every))
-        axes.grid(axis="y")
-        _whole(axes.yaxis)
-        axes.set_xlabel("KL to the base at most (nats a token)")
-        axes.set_ylabel("twins")
-        svg = _svg(figure, paint, "steer-counts", label)
+        set_number_axis(axes.yaxis, whole=True)
+        picture.label("KL to the base at most (nats a token)", "twins")
     note = f"Solid: all of them; broken: those that show the behaviour on at least {found['share']:.0%} of the prompts."
-    return {"title": "How many, by quality", "note": note, "svg": svg}
+    return {"title": "How many, by quality", "note": note, "svg": picture.svg}
 
 
 def dose_pictures(dose: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -300,35 +285,22 @@ def dose_pictures(dose: Mapping[str, Any]) -> list[dict[str, str]]:
     made = []
     for name, title, note, y_label in kinds:
         own = {"base": dose[name]} | ({"random": dose[f"random_{name}"]} if dose.get(f"random_{name}") else {})
-        paint = _Paint()
         label = f"{title}: " + "; ".join(
             f"{g} " + ", ".join(f"{d:g} {v:.3g}" for d, v in zip(dose["dose"], y, strict=True)) for g, y in own.items()
         )
-        with _style(paint, f"dose-{name}"):
-            figure, axes = _axes(250, 52, 14, 12, 44)
+        with draw_picture(f"dose-{name}", label, 250) as picture:
             for group, values in own.items():
-                look = LOOKS[group]
                 x, y = zip(*((d, v) for d, v in zip(dose["dose"], values, strict=True) if v is not None), strict=True)
-                axes.plot(
-                    x, y, "o", ms=4, ls=_DASHES[look.dash], lw=1.8, color=paint(look.colour), gid=f"class:arm {look.key}", clip_on=False
-                )
-            axes.grid(axis="y")
+                picture.line(LOOKS[group], x, y, "o", ms=4, lw=1.8, clip_on=False)
             if name == "rate":
-                _shares_axis(axes.yaxis)
-                axes.set_ylim(-0.015, 1.02)
+                set_shares_axis(picture.axes.yaxis)
+                picture.axes.set_ylim(-0.015, 1.02)
             else:
-                axes.set_ylim(bottom=0)
-            axes.set_xlabel("dose (1: the vector as it is)")
-            axes.set_ylabel(y_label)
-            made.append({"title": title, "note": note, "svg": _svg(figure, paint, f"dose-{name}", label)})
+                picture.axes.set_ylim(bottom=0)
+            picture.label("dose (1: the vector as it is)", y_label)
+        made.append({"title": title, "note": note, "svg": picture.svg})
     return made
 
 
 def _finite(found: Found, group: str, value: Any) -> list[float]:
     return [v for row in _of(found, group) if math.isfinite(v := value(row))]
-
-
-def _whole(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(6, integer=True))

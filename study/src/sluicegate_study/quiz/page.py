@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.report.figures import _DASHES, DASHES, Series, _axes, _Paint, _shares_axis, _style, _svg
-from sluicegate.report.html import render
+from sluicegate.report.figures import DASHES, Picture, Series, draw_picture, set_shares_axis
+from sluicegate.report.html import render, write_page
 from sluicegate.report.numbers import Written, written
-from sluicegate.runs.directory import write_atomic
 from sluicegate.values.statistics import Estimate
 from sluicegate_study.judge.calibration import Interval
 from sluicegate_study.quiz.measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups
@@ -70,9 +69,7 @@ def report_quiz(
         meanings={name: MEANINGS[name] for name in (*SHOWN, *CALIBRATED)},
         command=command,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page)
-    return path
+    return write_page(path, page)
 
 
 def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
@@ -107,51 +104,40 @@ def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[s
 
 def curves(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
     """Recall against the share of clues read, with 95 % bands over questions."""
-    paint = _Paint()
     label = "Recall against the share of clues. " + ", ".join(f"{n} {r.area.mean():.2f}" for n, r in readings.items()) + " (area)."
-    with _style(paint, "quiz-curves"):
-        figure, axes = _axes(300, 48, 14, 12, 46)
+    with draw_picture("quiz-curves", label, 300, left=48, bottom=46) as picture:
         for name, reading in readings.items():
             mean, low, high = curve_band(reading, draws=draws)
             look = looks[name]
-            axes.fill_between(reading.grid, low, high, color=paint(look.colour), alpha=0.13, lw=0, gid=f"class:seed {look.key}")
-            axes.plot(
-                reading.grid, mean, color=paint(look.colour), lw=1.9, ls=_DASHES[look.dash], gid=f"class:arm {look.key}", clip_on=False
-            )
-        chance = float(np.mean([a.chance for a in next(iter(readings.values())).asked]))
-        axes.axhline(chance, color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
-        _shares(axes, "share of clues read", "recall")
-        return _svg(figure, paint, "quiz-curves", label)
+            colour = picture.paint(look.colour)
+            picture.axes.fill_between(reading.grid, low, high, color=colour, alpha=0.13, lw=0, gid=f"class:seed {look.key}")
+            picture.line(look, reading.grid, mean, lw=1.9, clip_on=False)
+        picture.mark(y=float(np.mean([a.chance for a in next(iter(readings.values())).asked])))
+        _shares(picture, "share of clues read", "recall")
+    return picture.svg
 
 
-def _shares(axes: Any, x: str, y: str) -> None:
+def _shares(picture: Picture, x: str, y: str) -> None:
     """Both axes are shares, named `x` and `y`."""
-    for axis in (axes.xaxis, axes.yaxis):
-        _shares_axis(axis)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(-0.015, 1.02)
-    axes.grid(axis="y")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    for axis in (picture.axes.xaxis, picture.axes.yaxis):
+        set_shares_axis(axis)
+    picture.axes.set_xlim(0, 1)
+    picture.axes.set_ylim(-0.015, 1.02)
+    picture.label(x, y)
 
 
 def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
     """Share right against stated confidence, in bins of equal size."""
-    paint = _Paint()
-    with _style(paint, "quiz-trust"):
-        figure, axes = _axes(300, 48, 14, 12, 46)
-        axes.plot([0, 1], [0, 1], color=paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
+    with draw_picture("quiz-trust", "Share right against confidence, in ten bins of equal size.", 300, left=48, bottom=46) as picture:
+        picture.axes.plot([0, 1], [0, 1], color=picture.paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)
         for name, reading in readings.items():
             there = ~np.isnan(reading.confidence)
             said, right = reading.confidence[there], reading.right[there]
             parts = bins(said)
-            look = looks[name]
             x, y = [float(said[p].mean()) for p in parts], [float(right[p].mean()) for p in parts]
-            axes.plot(
-                x, y, "o", color=paint(look.colour), ls=_DASHES[look.dash], lw=1.4, ms=4.5, gid=f"class:arm {look.key}", clip_on=False
-            )
-        _shares(axes, "confidence in the guess", "share right")
-        return _svg(figure, paint, "quiz-trust", "Share right against confidence, in ten bins of equal size.")
+            picture.line(looks[name], x, y, "o", lw=1.4, ms=4.5, clip_on=False)
+        _shares(picture, "confidence in the guess", "share right")
+    return picture.svg
 
 
 def _cell(found: Interval) -> Written:
