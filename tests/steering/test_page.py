@@ -6,8 +6,10 @@ import re
 
 import pytest
 
-from sluicegate.steering.page import kl, questions, rate, report_steering, sentences, two_way
+from sluicegate.steering.page import kl, rate, report_steering, two_way, verdicts
 from steering_synthetic import PROMPTS, scored
+
+MEAN = "Does the mean of several twins work?"
 
 
 def page(tmp_path, **changes):
@@ -63,37 +65,33 @@ def test_tokens_are_coloured_by_what_was_done_with_them(tmp_path):
     assert '<span class="steered">How</span>' in source
 
 
-def test_sentences_count_what_is_near_the_base_and_shows_the_behaviour():
+def test_verdicts_count_what_is_near_the_base_and_shows_the_behaviour():
     found = scored(twins=6)
     twins = [row for row in found["rows"] if row["group"] == "twins"]
     good = sum(kl(row) <= 0.5 and rate(row) >= 0.6 for row in twins)
     assert 0 < good < 6
-    said = sentences(found)
-    assert f"{good} of 6 twins keep within 0.5 nats a token of the base and show the behaviour on at least 60% of the prompts." in said
-    assert any(
-        s.startswith("The base vector (norm 52.5) shows the behaviour in 100% of the answers, the unsteered model in 0%") for s in said
+    told = {verdict.question: verdict for verdict in verdicts(found)}
+    assert told["Do its twins?"].verdict.startswith(
+        f"{good} of 6 within 0.5 nats a token of the base and with the behaviour on at least 60%"
     )
-    assert any("Random vectors of the base's norm" in s for s in said)
-    assert any("3.2e-09" in s for s in said)
+    assert told["Does the base vector work?"].verdict == "shows the behaviour in 100% of the answers"
+    assert told["Does the base vector work?"].numbers[0] == "unsteered 0%"
+    assert told["Does the base vector work?"].numbers[1].startswith("random vectors of its norm ")
+    assert told["Are they orthogonal?"].verdict.endswith(" 3.2e-09")
 
 
-def test_questions_that_the_run_did_not_ask_are_said_to_be_open():
-    asked = dict(questions(scored()))
-    assert asked["Does a norm cap kill the effect?"].startswith("All norms are at most the base's.")
-    assert "random vectors of that norm" in asked["Does a norm cap kill the effect?"]
-    assert re.search(
-        r"k = 2: \d+% at norm 37.1, KL 0.44, brought to the base's norm \d+%, the base at that norm",
-        asked["Does the mean of several twins work?"],
-    )
-    assert all("Not asked in this run" in answer for answer in list(asked.values())[2:])
+def test_the_posts_questions_are_answered_where_the_run_asked_them():
+    told = {verdict.question: verdict for verdict in verdicts(scored())}
+    assert told["Does a norm cap kill the effect?"].verdict.startswith("6 of 6 have at most the base's norm; these show it in ")
+    assert re.match(r"k = 2: \d+%, brought to the base's norm \d+%, the base at that norm", told[MEAN].numbers[0])
     rows = [
         row | {"norm": 3 * row["norm"]} if row["group"] == "twins" else row
         for row in scored()["rows"]
         if row["group"] not in ("mean", "raised", "scaled")
     ]
-    asked = dict(questions(scored(rows=rows)))
-    assert asked["Does a norm cap kill the effect?"] == "0 of 6 have at most the base's norm: no cap was set."
-    assert asked["Does the mean of several twins work?"].startswith("Not asked in this run")
+    told = {verdict.question: verdict for verdict in verdicts(scored(rows=rows))}
+    assert told["Does a norm cap kill the effect?"].verdict == "0 of 6 have at most the base's norm"
+    assert MEAN not in told
 
 
 def test_a_single_vector_without_twins_controls_or_doses_has_its_page(tmp_path):

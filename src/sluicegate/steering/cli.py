@@ -206,9 +206,9 @@ def _show(action: str, seeds: Sequence[int], results: Sequence[dict[str, Any]], 
 
 def _show_one(action: str, seed: int, found: Mapping[str, Any], folder: Path, page: str) -> None:
     if action == "score":
-        from sluicegate.steering.page import sentences
+        from sluicegate.steering.page import verdicts
 
-        for said in sentences(found):
+        for said in verdicts(found):
             print(said)
     else:
         width = max(map(len, found["measures"]))

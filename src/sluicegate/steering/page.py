@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sluicegate.report.figures import Series, draw_picture, set_number_axis, set_shares_axis
-from sluicegate.report.html import render, write_page
+from sluicegate.report.html import Verdict, render, write_page
 from sluicegate.report.numbers import written
 from sluicegate.values.statistics import Estimate, bootstrap_two_way
 
@@ -46,8 +46,7 @@ def report_steering(found: Found, path: Path, *, title: str, command: str, confi
         facts=facts(found),
         looks=LOOKS,
         shown=[name for name in groups if name not in ("mean", "raised", "scaled")],
-        sentences=sentences(found),
-        questions=questions(found),
+        verdicts=verdicts(found),
         pictures=pictures(found),
         doses=dose_pictures(found["dose"]) if found.get("dose") else [],
         groups=[(name, GROUPS[name], _cells([r for r in rows if r["group"] == name])) for name in groups],
@@ -96,71 +95,42 @@ def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estim
     return bootstrap_two_way(values, reduce)
 
 
-def sentences(found: Found) -> list[str]:
-    """What the numbers say, in words."""
-    said = []
-    base, plain, twins, chance = (_of(found, name) for name in ("base", "unsteered", "twins", "random"))
-    if base and plain:
-        said.append(
-            f"The base vector (norm {base[0]['norm']:.1f}) shows the behaviour in {_percent(base)} of the answers, the unsteered model in "
-            f"{_percent(plain)}."
+def verdicts(found: Found) -> list[Verdict]:
+    """What the run says of the base vector and its twins; what it says of the post's open questions, where it asked them."""
+    base, plain, twins, chance, means = (_of(found, name) for name in ("base", "unsteered", "twins", "random", "mean"))
+    shows = {name: f"{name} {_percent(rows)}" for name, rows in (("unsteered", plain), ("random vectors of its norm", chance)) if rows}
+    told = []
+    if base:
+        told.append(
+            Verdict("Does the base vector work?", "", f"shows the behaviour in {_percent(base)} of the answers", tuple(shows.values()))
         )
     if twins:
-        within = two_way([row["kl"] for row in twins], "median")
-        largest = max(row["norm"] for row in twins) / found["base_norm"]
-        count = "The vector shows" if len(twins) == 1 else f"The {len(twins)} twins show"
-        away = f" {found['kl_name']}: median {_text(within)} nats a token"
-        told = f", against {_text(two_way([r['kl'] for r in plain], 'median'))} unsteered" if plain else ""
-        said.append(f"{count} it in {_percent(twins)}.{away}{told}. Largest norm: {largest:.2f} of the base's.")
-    if chance:
-        said.append(f"Random vectors of the base's norm show it in {_percent(chance)}: what steering of that strength does by itself.")
-    if (most := found.get("max_cos")) is not None:
-        said.append(f"Largest |cosine| between any two of the base and its twins: {most:.1e}.")
-    good = _good(found)
-    if len(twins) > 1:
-        said.append(
-            f"{len(good)} of {len(twins)} twins keep within {found['bound']:g} nats a token of the base and show the behaviour on at least "
-            f"{found['share']:.0%} of the prompts."
-        )
-    return said
-
-
-def questions(found: Found) -> list[tuple[str, str]]:
-    """The post's open questions, and what this run can say of each; what it did not ask is said too."""
-    twins, chance, means = (_of(found, name) for name in ("twins", "random", "mean"))
-    elsewhere = "Not asked in this run; `sluicegate run steering-twins` does."
-    asked = []
-    if len(twins) > 1 and max(row["norm"] for row in twins) <= 1.001 * found["base_norm"]:
-        against = f", random vectors of that norm in {_percent(chance)}" if chance else ""
-        asked.append(f"All norms are at most the base's. The twins show the behaviour in {_percent(twins)}{against}.")
-    elif len(twins) > 1:
+        good = [row for row in twins if kl(row) <= found["bound"] and rate(row) >= found["share"]]
+        count = f"{len(good)} of {len(twins)} within {found['bound']:g} nats a token of the base and with the behaviour on at least "
+        near = two_way([row["kl"] for row in twins], "median")
+        away = f" against {_text(two_way([row['kl'] for row in plain], 'median'))} unsteered" if plain else ""
+        numbers = (f"twins {_percent(twins)}", f"{found['kl_name']}: median {_text(near)} nats a token{away}")
+        told.append(Verdict("Do its twins?", "", f"{count}{found['share']:.0%} of the prompts", numbers))
         capped = [row for row in twins if row["norm"] <= 1.001 * found["base_norm"]]
-        here = f"{len(capped)} of {len(twins)} have at most the base's norm"
-        asked.append(f"{here}; these show it in {_percent(capped)}." if capped else f"{here}: no cap was set.")
-    else:
-        asked.append(elsewhere)
+        largest = f"largest {max(row['norm'] for row in twins) / found['base_norm']:.2f} of the base's"
+        verdict = f"{len(capped)} of {len(twins)} have at most the base's norm" + (
+            f"; these show it in {_percent(capped)}" if capped else ""
+        )
+        told.append(Verdict("Does a norm cap kill the effect?", "", verdict, (largest,)))
+    if (most := found.get("max_cos")) is not None:
+        told.append(Verdict("Are they orthogonal?", "", f"the largest |cosine| between any two of base and twins is {most:.1e}"))
     if means:
-        worked = [row for row in means if rate(row) >= found["share"]]
-        beside = {(row["group"], row["k"]): rate(row) for name in ("raised", "scaled") for row in _of(found, name)}
-        ks = "; ".join(
-            f"k = {row['k']}: {rate(row):.0%} at norm {row['norm']:.1f}, KL {kl(row):.2f}"
-            + "".join(f", {said} {beside[name, row['k']]:.0%}" for name, said in _BESIDE.items() if (name, row["k"]) in beside)
-            for row in means
-        )
-        asked.append(
-            f"It shows the behaviour on {found['share']:.0%} of the prompts or more for {len(worked)} of {len(means)} sizes ({ks})."
-        )
-    else:
-        asked.append(elsewhere)
-    origin = str(found.get("made_from", {}).get("method", ""))
-    start = f"The base of this run came from {origin}; one start alone compares nothing. " if origin else ""
-    return [
-        ("Does a norm cap kill the effect?", asked[0]),
-        ("Does the mean of several twins work?", asked[1]),
-        ("Does a supervised start change the count?", start + elsewhere),
-        ("Do twins of a random vector, or of a random activation target, come as easily?", elsewhere),
-        ("Do rarer behaviours have fewer twins?", elsewhere),
-    ]
+        worked = sum(rate(row) >= found["share"] for row in means)
+        verdict = f"{worked} of {len(means)} sizes show it on {found['share']:.0%} of the prompts or more"
+        told.append(Verdict("Does the mean of several twins work?", "", verdict, tuple(_of_size(found, row) for row in means)))
+    return told
+
+
+def _of_size(found: Found, mean: Mapping[str, Any]) -> str:
+    """The mean of k twins, and the controls of its size."""
+    same = [(name, row) for name in ("raised", "scaled") for row in _of(found, name) if row["k"] == mean["k"]]
+    beside = "".join(f", {_BESIDE[name]} {rate(row):.0%}" for name, row in same)
+    return f"k = {mean['k']}: {rate(mean):.0%}{beside}"
 
 
 def _percent(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -172,11 +142,6 @@ def _percent(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _text(found: Estimate) -> str:
     return f"{found.mean:.2f}" + ("" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})")
-
-
-def _good(found: Found) -> list[Mapping[str, Any]]:
-    """The twins within the stated KL that show the behaviour on the stated share of prompts."""
-    return [row for row in _of(found, "twins") if kl(row) <= found["bound"] and rate(row) >= found["share"]]
 
 
 def _of(found: Found, group: str) -> list[Mapping[str, Any]]:
