@@ -97,8 +97,8 @@ def test_twins_then_score_then_the_page(made, twins, capsys):
     out = folder / "score"
     words = ("--prompts", own["prompts"], "--new-tokens", "4", "--along", "3", "--randoms", "2", "--doses", "0", "1", "--out", str(out))
     text = said(capsys, "steer", "score", str(twins), *words, "--json")
-    assert "The 5 twins show it in" in text
-    assert "Random vectors of the base's norm" in text
+    assert "of 5 within 0.5 nats a token of the base" in text
+    assert "random vectors of its norm" in text
     found = json.loads(text.splitlines()[-1])
     assert found["pages"] == [str(out / "report.html")]
     page = (out / "report.html").read_text()
