@@ -63,7 +63,7 @@ def test_it_prints_tables_differences_the_conclusion_and_where_the_page_is(asked
     assert text.startswith("6 runs (3 trained arms, 1 share, 2 seeds): 500 updates of 1,024 episodes, at most 16 steps each.")
     assert "1 % of oversight, 3 x 3: means over 2 seeds, [95 % interval]" in text
     assert re.search(r"naive_stopped 0\.\d\d \[.*\] .*\+0\.\d\d \(", text)
-    assert "Against naive training." in text
+    assert "Does routing beat naive training? routed less naive stopped: " in text
     assert text.endswith("report: runs/oversight/oversight.html")
     kept = json.loads((tmp_path / "runs/oversight/oversight.json").read_text())
     assert kept["command"] == "sluicegate oversight --share 0.01 --size 3 --seeds 2 --arms routed naive_stopped filter_hidden"
