@@ -5,7 +5,7 @@ import pytest
 from report_synthetic import CURVES, FAST, FULL, MIDDLE, SLOW, experiment, without
 from sluicegate.experiments.rows import paired, rows
 from sluicegate.experiments.verdicts import direction, losses_against_reference, verdicts
-from sluicegate.report.numbers import flops, percent, share, written
+from sluicegate.report.formatting import flops, percent, share, written
 from sluicegate.values.statistics import Estimate
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from sluicegate.errors import UserError
 from sluicegate.experiments.claims import check, names
 from sluicegate.experiments.markdown import is_number
-from sluicegate.report.numbers import written
+from sluicegate.report.formatting import written
 from sluicegate.values.statistics import estimate
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,7 +6,7 @@ from typing import Any
 
 from sluicegate.experiments.claims import Checked, Side
 from sluicegate.experiments.experiment import Outcome
-from sluicegate.report.numbers import written
+from sluicegate.report.formatting import written
 from sluicegate.values.statistics import Estimate, estimate
 
 

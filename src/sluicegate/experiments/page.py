@@ -13,10 +13,11 @@ from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.repeat import as_toml, command, packaged
 from sluicegate.experiments.rows import rows, savings_problem
 from sluicegate.experiments.verdicts import losses_against_reference, verdicts
-from sluicegate.report import charts, numbers
+from sluicegate.report import charts
 from sluicegate.report.arms import PROBES, Row, configs, curve_pictures, environment, groups, retain_table
 from sluicegate.report.charts import Point
 from sluicegate.report.figures import DASHES, Series
+from sluicegate.report.formatting import percent
 from sluicegate.report.html import Link, render, write_page
 from sluicegate.runs.stage import stages
 from sluicegate.values.statistics import Estimate
@@ -160,7 +161,7 @@ def _attack_in_words(outcome: Outcome) -> str:
     what = f"The attack fine-tunes {weights} on {data}: {known['steps']} steps of {known['batch']} rows"
     more = ""
     if known["keep_retain"]:
-        more += f" Only models that keep {numbers.percent(float(known['keep_retain']))} of their retain score count."
+        more += f" Only models that keep {percent(float(known['keep_retain']))} of their retain score count."
     if known["round_bits"]:
         more += f" Weights are first rounded to {known['round_bits']} bits and back, which is what step 0 shows."
     if len(rates) < 2:

@@ -14,7 +14,7 @@ from sluicegate.experiments.experiment import Outcome
 from sluicegate.report.arms import Row
 from sluicegate.report.charts import Point, draw_point, label_points
 from sluicegate.report.figures import Series, draw_picture, set_cost_axis, set_shares_axis
-from sluicegate.report.numbers import plain, short
+from sluicegate.report.formatting import plain, short
 from sluicegate.values.statistics import Estimate, estimate
 
 SHARE = 0.95

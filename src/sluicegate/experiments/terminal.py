@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.rows import rows
 from sluicegate.report.arms import PROBES
-from sluicegate.report.numbers import written
+from sluicegate.report.formatting import written
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,8 +13,8 @@ from sluicegate.experiments.repeat import command, packaged
 from sluicegate.report.arms import configs, environment
 from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
 from sluicegate.report.figures import DASHES, Series
+from sluicegate.report.formatting import short
 from sluicegate.report.html import render, write_page
-from sluicegate.report.numbers import short
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,8 +8,8 @@ from typing import Literal
 from sluicegate.experiments.experiment import Outcome, savings_by_seed
 from sluicegate.experiments.rows import paired, rows
 from sluicegate.report.arms import Row
+from sluicegate.report.formatting import flops, has_interval, percent, plain, times, written
 from sluicegate.report.html import Verdict
-from sluicegate.report.numbers import flops, has_interval, percent, plain, times, written
 from sluicegate.runs.arm import Arm
 from sluicegate.values.statistics import Estimate
 

@@ -9,8 +9,8 @@ from sluicegate.oversight.page_boards import boards
 from sluicegate.oversight.page_numbers import BEST, FIGURES, Found, percent
 from sluicegate.oversight.page_pictures import ENDS, by_share, by_update, ends, label_of, looks_of
 from sluicegate.oversight.page_verdicts import difference, policies, verdicts
+from sluicegate.report.formatting import plain, written
 from sluicegate.report.html import render, write_page
-from sluicegate.report.numbers import plain, written
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.oversight.arms import trained_as, values_of
-from sluicegate.report.numbers import short
+from sluicegate.report.formatting import short
 from sluicegate.runs.directory import result_of
 from sluicegate.values.statistics import Estimate, estimate
 

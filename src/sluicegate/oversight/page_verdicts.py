@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from sluicegate.oversight.page_numbers import BEST, Found, apart, percent
 from sluicegate.oversight.page_pictures import label_of
+from sluicegate.report.formatting import has_interval, plain
 from sluicegate.report.html import Verdict
-from sluicegate.report.numbers import has_interval, plain
 from sluicegate.values.statistics import Estimate
 
 NO_RIVAL = ("oracle", "placebo")

@@ -17,7 +17,7 @@ from sluicegate.report.figures import (
     set_steps_axis,
     shorten,
 )
-from sluicegate.report.numbers import flops
+from sluicegate.report.formatting import flops
 from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import Estimate
 

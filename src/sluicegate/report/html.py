@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.report import numbers
-from sluicegate.report.numbers import written
+from sluicegate.report import formatting
+from sluicegate.report.formatting import written
 from sluicegate.runs.directory import write_atomic
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def render(template: str, package: str = "sluicegate", **content: Any) -> str:
     loader = ChoiceLoader([PackageLoader(name, "") for name in dict.fromkeys((package, "sluicegate"))])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     own: dict[str, Any] = {kind: partial(written, kind=kind) for kind in ("share", "plain", "times", "flops", "count", "measure")}
-    environment.filters.update(own, size=numbers.flops, breakable=breakable)
+    environment.filters.update(own, size=formatting.flops, breakable=breakable)
     return environment.get_template(template).render(**content)
 
 

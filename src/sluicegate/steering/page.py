@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sluicegate.report.figures import Series, draw_picture, set_number_axis, set_shares_axis
+from sluicegate.report.formatting import written
 from sluicegate.report.html import Verdict, render, write_page
-from sluicegate.report.numbers import written
 from sluicegate.values.statistics import Estimate, bootstrap_two_way
 
 Found = Mapping[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sluicegate.report.figures import DASHES, Picture, Series, draw_picture, set_shares_axis
+from sluicegate.report.formatting import Written, written
 from sluicegate.report.html import render, write_page
-from sluicegate.report.numbers import Written, written
 from sluicegate.values.statistics import Estimate
 from sluicegate_study.judge.calibration import Interval
 from sluicegate_study.quiz.measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.report.numbers import MINUS, THIN, flops, measure, plain, share, written
+from sluicegate.report.formatting import MINUS, THIN, flops, measure, plain, share, written
 from sluicegate.values.statistics import Estimate
 
 SIZES = st.floats(-1e6, 1e6, allow_nan=False)
