@@ -9,11 +9,6 @@ from sluicegate.runs.stage import Stage, stages
 
 GROUPS = ("start here", "audit and attack", "unlearn and distil", "route", "steer", "see", "study", "runs and recipes")
 """The headings of the overview, in order; others follow."""
-ELSEWHERE = {
-    **dict.fromkeys(("deck", "lecture", "buzz", "play", "team", "quiz"), "sluicegate-study"),
-    "bench": "sluicegate-papers",
-}
-"""Verbs of distributions that may not be installed."""
 
 
 def verbs() -> dict[str, registry.Verb]:
