@@ -1,36 +1,49 @@
 """What the loop costs: steps of `fit` against a plain loop over the same model, rows and optimiser.
 
-    python benchmarks/training.py [--repeats 9] [--steps 60]
-
-Both are run in turn in one process on one thread, and the ratio is the median over the turns. The
-plain loop is the floor: forward, cross-entropy, backward, clipping, AdamW, nothing else, on
-batches that were cut beforehand. `kept` writes a run folder with metrics and a resume point.
-Prints one line a variant and, last, a JSON object.
+Both run in turn in one process on one thread, and the ratio is the median over the turns. The plain loop is the floor:
+forward, cross-entropy, backward, clipping, AdamW, nothing else, on batches that were cut beforehand. `kept` writes a run
+folder with metrics and a resume point; `distil` adds a teacher's forward pass.
 """
 
-import argparse
 import copy
-import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 import sluicegate as sg
 from sluicegate.engine.models import Rows, encode
 from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, Ledger, fit
-from sluicegate.runs.directory import RunContext, open_run
+from sluicegate.runs.directory import Progress, RunContext, open_run
 from sluicegate.unlearning.distill import Matching
 
+VARIANTS = ("fit", "kept", "distil")
+BATCH = 64
+"""Rows a step."""
 
-def plain(model: torch.nn.Module, rows: Rows, steps: int, batch: int) -> float:
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it."""
+
+    plain_ms: float
+    """Milliseconds of a step of the plain loop, median over turns."""
+    ratios: Mapping[str, Sequence[float]]
+    """Variant -> time over the plain loop's, one number a turn, in order of size."""
+
+
+def plain(model: torch.nn.Module, rows: Rows, steps: int) -> float:
     """Seconds for `steps` of the shortest loop there is."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    cut = [rows.batch(range(step * batch % (len(rows) - batch), step * batch % (len(rows) - batch) + batch)) for step in range(steps)]
+    starts = [step * BATCH % (len(rows) - BATCH) for step in range(steps)]
+    cut = [rows.batch(range(start, start + BATCH)) for start in starts]
     model.train()
     begin = time.perf_counter()
     for piece in cut:
@@ -43,45 +56,51 @@ def plain(model: torch.nn.Module, rows: Rows, steps: int, batch: int) -> float:
     return time.perf_counter() - begin
 
 
-def ours(model: torch.nn.Module, rows: Rows, steps: int, batch: int, run: RunContext, teacher: torch.nn.Module | None = None) -> float:
+def ours(model: "PreTrainedModel", rows: Rows, steps: int, run: RunContext, teacher: "PreTrainedModel | None" = None) -> float:
     """Seconds for the same steps with `fit`; with a teacher, of distillation."""
-    draw = Mixture(rows, batch, seed=0)
+    draw = Mixture(rows, BATCH, seed=0)
     objective = Matching(teacher, rows, Ledger(), cached=False) if teacher is not None else CrossEntropy()
     group = "pool" if teacher is not None else "train"
     begin = time.perf_counter()
-    fit(model, objective, lambda step: {group: draw(step)}, sg.Schedule(steps=steps, lr=1e-3, batch=batch), seed=0, run=run)
+    fit(model, objective, lambda step: {group: draw(step)}, sg.Schedule(steps=steps, lr=1e-3, batch=BATCH), seed=0, run=run)
     return time.perf_counter() - begin
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--repeats", type=int, default=9, help="turns; the median over them counts")
-    options.add_argument("--steps", type=int, default=60, help="optimiser steps a turn")
-    chosen = options.parse_args()
+def run(*, quick: bool = False, progress: Progress | None = None) -> Measured:
+    """Measure: nine turns of 60 steps each, or when `quick` three of 20."""
+    repeats, steps = (3, 20) if quick else (9, 60)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model, tokenizer = sg.load("arithmetic-tiny")
     rows = encode(tokenizer, sg.tasks.arithmetic().split().unlabelled)
-    times: dict[str, list[float]] = {name: [] for name in ("plain", "fit", "kept", "distil")}
-    for turn in range(chosen.repeats + 1):
-        took = {"plain": plain(copy.deepcopy(model), rows, chosen.steps, 64)}
-        took["fit"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, RunContext())
+    times: dict[str, list[float]] = {name: [] for name in ("plain", *VARIANTS)}
+    for turn in range(repeats + 1):
+        took = {"plain": plain(copy.deepcopy(model), rows, steps)}
+        took["fit"] = ours(copy.deepcopy(model), rows, steps, RunContext())
         with tempfile.TemporaryDirectory() as place:
             opened = open_run(Path(place) / "run", digest="x", config={"verb": "x"}, parents={}, environment={}, title="x")
-            with opened as run:
-                took["kept"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, run)
-        took["distil"] = ours(copy.deepcopy(model), rows, chosen.steps, 64, RunContext(), copy.deepcopy(model))
+            with opened as folder:
+                took["kept"] = ours(copy.deepcopy(model), rows, steps, folder)
+        took["distil"] = ours(copy.deepcopy(model), rows, steps, RunContext(), copy.deepcopy(model))
         if turn:  # the first turn warms up
             for name, seconds in took.items():
                 times[name].append(seconds)
-    floor = statistics.median(times["plain"]) / chosen.steps
-    print(f"plain loop: {floor * 1e3:.2f} ms a step (arithmetic-tiny, 64 rows, one thread)")
-    ratios = {}
-    for name in ("fit", "kept", "distil"):
-        each = sorted(a / b for a, b in zip(times[name], times["plain"], strict=True))
-        ratios[name] = statistics.median(each)
-        print(f"{name:>8}: {ratios[name]:.3f} of plain (range {each[0]:.3f} to {each[-1]:.3f})")
-    print(json.dumps({"plain_ms": floor * 1e3, **ratios}))
+        if progress is not None:
+            progress("turns", turn, repeats, {})
+    torch.set_num_threads(threads)
+    ratios = {name: sorted(a / b for a, b in zip(times[name], times["plain"], strict=True)) for name in VARIANTS}
+    return Measured(statistics.median(times["plain"]) / steps * 1e3, ratios)
 
 
-if __name__ == "__main__":
-    main()
+def summary(found: Measured) -> dict[str, float]:
+    """The figures, by name: medians."""
+    return {"plain_ms": found.plain_ms, **{name: statistics.median(each) for name, each in found.ratios.items()}}
+
+
+def markdown(found: Measured) -> str:
+    """The figures as a Markdown table."""
+    lines = [f"Plain loop: {found.plain_ms:.2f} ms a step (arithmetic-tiny, {BATCH} rows, one thread).", ""]
+    lines += ["| variant | time / plain loop | range |", "|---|---|---|"]
+    for name, each in found.ratios.items():
+        lines.append(f"| {name} | {statistics.median(each):.2f} | {each[0]:.2f} to {each[-1]:.2f} |")
+    return "\n".join(lines)
