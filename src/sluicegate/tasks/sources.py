@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.registry import modules
+from sluicegate.registry import from_elsewhere, modules
 from sluicegate.tasks.texts import PREFIX
 from sluicegate.tasks.texts import read as read_text
 from sluicegate.values import items
@@ -30,7 +30,8 @@ def read(source: str, label: str = "") -> tuple[Item, ...]:
         if name.startswith("task:"):
             known = sources()
             if name not in known:
-                raise UserError(f"no packaged source {name!r}. Nearest: {nearest(name, sorted(known), most=8)}.")
+                where = from_elsewhere("task", name.removeprefix("task:").partition("/")[0])
+                raise UserError(f"no packaged source {name!r}.{where} Nearest: {nearest(name, sorted(known), most=8)}.")
             rows += known[name]()
         elif name.startswith(PREFIX):
             rows += read_text(name, label)

@@ -1,16 +1,11 @@
 """What audit and UNDO cost at 1B, 8B and 70B parameters, or for a model of yours; the tables of docs/scaling.md.
 
-    python benchmarks/scaling.py [--throughput 1e14] [--devices 64] [--memory 80]
-    python benchmarks/scaling.py --config path/to/model      # a folder with config.json, or a packaged name
-    python benchmarks/scaling.py --measure                   # the formulas beside runs at three small widths
-    torchrun --nproc-per-node 2 benchmarks/scaling.py --measure     # memory of two processes with --shard
-
-The estimate itself takes a second or two and makes no weights. `--measure` trains three models of .5 to 8 M parameters for
-two steps each, counts FLOPs with torch.utils.flop_counter and bytes with torch's profiler, and sets both beside
-what is predicted (about two CPU minutes).
+The estimate takes a second or two and makes no weights. ``sluicegate bench scaling --measure`` trains three models of .5 to
+8 M parameters for two steps each, counts FLOPs with torch.utils.flop_counter and bytes with torch's profiler, and sets both
+beside what is predicted. For the memory of two processes with --shard:
+``torchrun --nproc-per-node 2 -m sluicegate_papers.benchmarks.scaling``.
 """
 
-import argparse
 import gc
 from collections.abc import Callable, Iterator, Mapping
 
@@ -27,7 +22,7 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.runs.ranks import Ranks, join
 from sluicegate.unlearning.distill import Matching
 from sluicegate.values.items import Item
-from sluicegate_papers.benchmarks.cost import DAY, Memory, Shape, Work, audit, device_hours, memory, paper, shape, sizes, spent
+from sluicegate_papers.benchmarks.cost import DAY, Memory, Shape, Work, audit, device_hours, memory, paper, shape, spent
 
 PART = 2048
 """Tokens that a device computes at once in the tables of memory: one row of the paper's."""
@@ -206,23 +201,13 @@ def tables(models: Mapping[str, Shape], throughput: float, devices: int, limit: 
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--config", default="", help="a folder with config.json, or a packaged name; else 1B, 8B and 70B")
-    options.add_argument("--throughput", type=float, default=1e14, help="FLOP/s that a device sustains (peak times utilisation)")
-    options.add_argument("--devices", type=int, default=64, help="devices in the tables of memory")
-    options.add_argument("--memory", type=float, default=80, help="GB that a device holds")
-    options.add_argument("--measure", action="store_true", help="set the formulas beside small runs instead")
-    chosen = options.parse_args()
-    if chosen.measure:
-        torch.set_num_threads(1)
-        ranks = join(shard=True)
-        lines = measured() if ranks.world == 1 else measured_divided(ranks)
-        text = "\n".join(lines)
-        if ranks.leads:
-            print(text, flush=True)
-        return
-    models = {chosen.config: shape(chosen.config)} if chosen.config else sizes()
-    print(tables(models, chosen.throughput, chosen.devices, chosen.memory))
+    """Print what is predicted over what is measured; under a launcher of several processes, memory with --shard."""
+    torch.set_num_threads(1)
+    ranks = join(shard=True)
+    lines = measured() if ranks.world == 1 else measured_divided(ranks)
+    text = "\n".join(lines)
+    if ranks.leads:
+        print(text, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
