@@ -134,7 +134,7 @@ def test_a_long_card_scrolls_by_keys(deck):
 
 def test_a_terminal_gets_the_program_unless_plain_is_asked_for(deck, monkeypatch, capsys):
     """On a terminal the program runs; --plain, a pipe, a dumb terminal and a missing textual take lines."""
-    from sluicegate_study.cli import screen as study_screen
+    from sluicegate_study.tui import prompts as study_screen
 
     class Terminal(io.StringIO):
         def isatty(self):

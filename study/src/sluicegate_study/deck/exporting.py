@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, Question
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
 
 COLUMNS = ("id", "question", "answer", "topic", "category")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)

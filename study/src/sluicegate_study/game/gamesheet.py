@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
 from sluicegate_study.game.coach import Advice, total
 from sluicegate_study.game.played import Played, advise, stated, statistics
 from sluicegate_study.game.players import TICKS

@@ -8,7 +8,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
 
 Line = tuple[str, str]
 """A text and its style: a role below, or nothing."""

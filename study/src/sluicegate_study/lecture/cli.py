@@ -13,8 +13,8 @@ from tyro.conf import Positional
 
 from sluicegate.cli.command import print_json, simple
 from sluicegate.errors import UserError
-from sluicegate_study.cli.review import moment, you
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
+from sluicegate_study.review.cli import moment, you
 
 if TYPE_CHECKING:
     from sluicegate_study.judge.calibration import Interval

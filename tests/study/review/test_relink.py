@@ -8,12 +8,13 @@ from pathlib import Path
 from sluicegate_study.deck.cards import Card, DeckFile
 from sluicegate_study.deck.collection import deck_of
 from sluicegate_study.deck.log import Event, Log
-from sluicegate_study.deck.relink import find_links, seen
 from sluicegate_study.review.memory import Memory
+from sluicegate_study.review.relink import find_links, seen
 
 START = datetime(2026, 11, 22, 19, tzinfo=UTC)
 FILES = ("labelled_cards.tsv", "labelled_cards_fresh.tsv")
-TEXTS = [tuple(line.split("\t")[1:]) for file in FILES for line in (Path(__file__).parent / file).read_text(encoding="utf-8").splitlines()]
+FOLDER = Path(__file__).parents[1] / "deck"
+TEXTS = [tuple(line.split("\t")[1:]) for file in FILES for line in (FOLDER / file).read_text(encoding="utf-8").splitlines()]
 CAPITALS = {"Austria": "Vienna", "Australia": "Canberra", "Mali": "Bamako", "Malta": "Valletta", "Iran": "Tehran", "Iraq": "Baghdad"}
 
 

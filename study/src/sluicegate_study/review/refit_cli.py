@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from sluicegate.cli.command import print_json
 from sluicegate.errors import UserError
-from sluicegate_study.cli.review import moment, you
+from sluicegate_study.review.cli import moment, you
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from tyro.conf import Positional
 
 from sluicegate.cli.command import print_json, several
 from sluicegate.errors import UserError
-from sluicegate_study.cli.refit import Refit
-from sluicegate_study.cli.review import Review, moment, you
 from sluicegate_study.deck.shipped import names
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
+from sluicegate_study.review.cli import Review, moment, you
+from sluicegate_study.review.refit_cli import Refit
 
 
 @dataclass(frozen=True)

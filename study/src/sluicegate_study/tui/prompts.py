@@ -4,7 +4,7 @@ import os
 import sys
 from importlib.util import find_spec
 
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
 from sluicegate_study.judge.calibration import chance_of
 
 

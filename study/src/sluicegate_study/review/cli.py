@@ -12,8 +12,8 @@ from tyro.conf import Positional
 
 from sluicegate.cli.command import print_json
 from sluicegate.errors import UserError
-from sluicegate_study.cli.screen import full_screen, line, percent
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
+from sluicegate_study.tui.prompts import full_screen, line, percent
 
 if TYPE_CHECKING:
     from sluicegate_study.review.queue import Asked

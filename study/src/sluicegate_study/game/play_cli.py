@@ -11,9 +11,9 @@ from tyro.conf import Positional
 
 from sluicegate.cli.command import print_json, simple
 from sluicegate.errors import UserError
-from sluicegate_study.cli.review import you
-from sluicegate_study.cli.screen import full_screen, line, percent
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
+from sluicegate_study.review.cli import you
+from sluicegate_study.tui.prompts import full_screen, line, percent
 
 if TYPE_CHECKING:
     from sluicegate_study.deck.cards import Deck

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from sluicegate.cli.command import print_json, simple
 from sluicegate.errors import UserError
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import visible
 
 if TYPE_CHECKING:
     from sluicegate_study.game.team import Plan, Study
