@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Bonus, Card, DeckFile, Head, Part, Tossup, deletions
+from sluicegate_study.errors import UserError
 
 TRAPS = st.sampled_from(
     [

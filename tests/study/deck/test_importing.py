@@ -7,13 +7,13 @@ import zipfile
 import pyarrow
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.cards import Card, DeckFile
 from sluicegate_study.deck.collection import deck_of, load_deck
 from sluicegate_study.deck.exporting import export
 from sluicegate_study.deck.importing import plain, read_foreign
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.errors import UserError
 
 NOTES = [
     ("g1", 1, " geo europe ", "What is &lt;b&gt; in <b>HTML</b>?<br>Say.\x1fBold<script>alert(1)</script>"),

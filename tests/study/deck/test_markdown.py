@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, deletions
 from sluicegate_study.deck.collection import deck_of, load_deck, save_file
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.errors import UserError
 from study_decks import FILES
 
 WHOLE = """+++

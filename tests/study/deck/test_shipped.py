@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck import shipped
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.lint import lint
+from sluicegate_study.errors import UserError
 from sluicegate_study.judge.answerline import BOLD, read_answer_line
 from sluicegate_study.judge.judging import judge, judge_card
 from sluicegate_study.judge.spelling import same_word, words

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.buzz_claims import claims
 from sluicegate_study.game.buzzing import WIDEST, Game, Policy, overtime, solve
 from sluicegate_study.game.players import OPPONENTS, Opponent, Reader, opponent_of

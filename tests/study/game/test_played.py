@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import read_log
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.bots import Plan
-from sluicegate_study.game.gamesheet import plain, remark, sheet
+from sluicegate_study.formatting import nan_to_none
+from sluicegate_study.game.gamesheet import remark, sheet
 from sluicegate_study.game.played import advise, games_of, stated, statistics
 from study_games import deck, table
 
@@ -191,4 +192,4 @@ def test_no_game():
 
 
 def test_nan_becomes_null():
-    assert plain({"a": [math.nan, 1.0], "b": (2, {"c": math.inf})}) == {"a": [None, 1.0], "b": [2, {"c": None}]}
+    assert nan_to_none({"a": [math.nan, 1.0], "b": (2, {"c": math.inf})}) == {"a": [None, 1.0], "b": [2, {"c": None}]}

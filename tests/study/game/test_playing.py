@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.bots import Plan, mark_of, plan, tick_of
 from sluicegate_study.game.players import OPPONENTS, TICKS
 from study_games import LINE, bonus, deck, table, tossup

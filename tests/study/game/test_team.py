@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.team import Study, Team, bound, exact, greedy, normal, work
 
 

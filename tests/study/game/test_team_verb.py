@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.log import Event, append, read_log
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.team_files import PRESETS, PRIOR, assemble, of_log, players_of, shares_of
 
 WIDE = "player,Science,Arts\nada,.8,.1\nben,.1,.1\n"

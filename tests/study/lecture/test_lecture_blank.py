@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.lecture.blank import Blank, blank_of, blanks, fills, stems_in
 from sluicegate_study.lecture.lecture import Claim
 

@@ -9,8 +9,8 @@ from fsrs import Card as State
 from fsrs import Rating, Scheduler
 from fsrs.scheduler import DEFAULT_PARAMETERS as W
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, Log, append, read_log
+from sluicegate_study.errors import UserError
 from sluicegate_study.review.memory import Memory, links_of, resolve, scheduler
 
 START = datetime(2026, 11, 22, 19, tzinfo=UTC)

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.log import Event, Log, append, read_log
+from sluicegate_study.errors import UserError
 from sluicegate_study.review.memory import Memory, fitted, save_weights, scheduler, weights_file, weights_of
 from sluicegate_study.review.refit import DEFAULT, FEWEST, HIGH, LOW, History, fit, mean_loss, predictions, refit
 from sluicegate_study.review.sitting import Sitting

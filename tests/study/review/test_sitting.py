@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Card, DeckFile
 from sluicegate_study.deck.collection import deck_of
 from sluicegate_study.deck.log import Event, append, read_log
+from sluicegate_study.errors import UserError
 from sluicegate_study.review.sitting import Sitting, log_of
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)

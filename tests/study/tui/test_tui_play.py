@@ -11,7 +11,7 @@ pytest.importorskip("textual")
 
 from textual.widgets import Input, Static
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 from sluicegate_study.deck.log import read_log
 from sluicegate_study.game.bots import Plan
 from sluicegate_study.tui.play import PlayProgram

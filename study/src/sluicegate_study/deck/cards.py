@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import format_count
 
 BRACKET = re.compile(r"\\[\[\]\\]|!\[[^\]]*\]|\[|\]")
 """In a cloze text: an escape, the head of a picture (left alone), or a bracket."""
@@ -210,9 +211,24 @@ class Deck:
     def bonuses(self) -> list[Bonus]:
         return [entry for entry in self.entries if isinstance(entry, Bonus)]
 
+    @property
+    def errors(self) -> int:
+        """How many of the problems are errors."""
+        return sum(problem.severity == "error" for problem in self.problems)
+
     def questions(self) -> list[Question]:
         """Everything that the cards ask, in the order of the files."""
         return [question for card in self.cards for question in card.questions()]
+
+    def count(self) -> dict[str, int]:
+        """How many files, cards, questions, tossups and bonuses there are."""
+        counts = {"files": len(self.files), "cards": len(self.cards), "questions": len(self.questions())}
+        return {**counts, "tossups": len(self.tossups), "bonuses": len(self.bonuses)}
+
+    def describe(self) -> str:
+        """The counts in words."""
+        nouns = ("file", "card", "question", "tossup", "bonus")
+        return ", ".join(format_count(number, noun) for number, noun in zip(self.count().values(), nouns, strict=True))
 
     def head_of(self, entry: Entry) -> Head:
         """The front matter of the file an entry stands in."""

@@ -1,21 +1,28 @@
-"""sluicegate deck: begin a deck, check it, review it, and say what is in it."""
+"""What ``deck`` does with the files of a deck: begin one, check it, export it, import it."""
 
-import dataclasses
 import json
-import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, several
-from sluicegate.errors import UserError
-from sluicegate_study.deck.shipped import names
-from sluicegate_study.formatting import visible
-from sluicegate_study.review.cli import Review, moment, you
-from sluicegate_study.review.refit_cli import Refit
+from sluicegate_study.command import print_json
+from sluicegate_study.errors import UserError, program
+from sluicegate_study.formatting import escape_controls, format_count
+
+if TYPE_CHECKING:
+    from sluicegate_study.deck.cards import Deck
+
+
+def open_deck(path: str) -> "Deck":
+    """Read a deck, and print how many errors are in it: what they are in is left out."""
+    from sluicegate_study.deck.collection import load_deck
+
+    deck = load_deck(path)
+    if deck.errors:
+        print(f"{format_count(deck.errors, 'error')} in the deck, left out: {program()} deck check {path}")
+    return deck
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Check:
     Errors are left out of the deck and give exit status 1. Findings of the lint are things to look at, never a score."""
 
     deck: Positional[str]
-    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
     no_lint: bool = False
     """Leave out the things to look at (one inferential step, symbols, angles)."""
     json: bool = False
@@ -38,19 +45,18 @@ class Check:
         deck = load_deck(self.deck)
         findings = [] if self.no_lint else lint(deck)
         for said in [*map(str, deck.problems), *map(str, findings)]:
-            print(visible(said).replace("\n", " "))
-        errors = sum(problem.severity == "error" for problem in deck.problems)
-        told = f"{_count(errors, 'error')}, {_count(len(deck.problems) - errors, 'warning')}, {_count(len(findings), 'thing')} to look at"
-        print(f"{_contents(deck)}: {told}")
+            print(escape_controls(said).replace("\n", " "))
+        warnings = format_count(len(deck.problems) - deck.errors, "warning")
+        print(f"{deck.describe()}: {format_count(deck.errors, 'error')}, {warnings}, {format_count(len(findings), 'thing')} to look at")
         if self.json:
             print_json(
                 {
-                    **_counts(deck),
+                    **deck.count(),
                     "problems": [vars(problem) for problem in deck.problems],
                     "findings": [{**vars(found), "hint": found.hint, "more_than_one_step": found.more_than_one_step} for found in findings],
                 }
             )
-        return 1 if errors else 0
+        return 1 if deck.errors else 0
 
 
 @dataclass(frozen=True)
@@ -73,53 +79,12 @@ class New:
         name = json.dumps(folder.resolve().name)[1:-1]
         try:
             with path.open("x", encoding="utf-8") as out:
-                out.write(STARTER.replace("{name}", name).replace("{folder}", str(folder)))
+                out.write(STARTER.replace("{name}", name).replace("{folder}", str(folder)).replace("{program}", program()))
         except FileExistsError:
             raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another folder.") from None
-        print(f"{path}\nnext: sluicegate deck check {folder}")
+        print(f"{path}\nnext: {program()} deck check {folder}")
         if self.json:
             print_json({"path": str(path)})
-        return 0
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Say what a deck holds, by topic and by category, and how far a learner is."""
-
-    deck: Positional[str]
-    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
-    learner: str = ""
-    """Whose memory; default: person: and your login name."""
-    log: str = ""
-    """File of the reviews; default: log.jsonl with the deck."""
-    now: str = ""
-    """Look at this time, as 2026-11-22T19:00:00Z, instead of now."""
-    json: bool = False
-    """Print the numbers as the last line."""
-
-    def run(self) -> int:
-        from sluicegate_study.deck.collection import load_deck
-        from sluicegate_study.review.progress import progress, stated
-        from sluicegate_study.review.sitting import Sitting, log_of
-
-        deck = load_deck(self.deck)
-        topics = Counter(card.topic or "(none)" for card in deck.cards)
-        categories = Counter(entry.category or deck.head_of(entry).category or "(none)" for entry in deck.entries)
-        numbers: dict[str, Any] = {**_counts(deck), "topics": dict(topics.most_common()), "categories": dict(categories.most_common())}
-        print(_contents(deck))
-        for title, counted in (("topic", topics), ("category", categories)):
-            for name, count in counted.most_common():
-                print(f"  {title} {visible(name)}: {count}")
-        path = Path(self.log) if self.log else log_of(self.deck)
-        if path.exists():
-            sitting = Sitting(deck, path, self.learner or you(), root=self.deck)
-            numbers["progress"] = progress(sitting, moment(self.now))
-            print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers["progress"].items() if name != "slow"))
-            numbers["calibration"] = _calibration(stated(sitting))
-            for key, seconds in numbers["progress"]["slow"]:
-                print(f"  slow: {visible(key)} takes {seconds:.0f} s (median): more than one step?")
-        if self.json:
-            print_json(numbers)
         return 0
 
 
@@ -128,7 +93,7 @@ class Export:
     """Write a deck for another program: .tsv, .apkg (Anki), .jsonl (for training), .json (everything)."""
 
     deck: Positional[str]
-    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
     out: Positional[str]
     """File to write; its ending says the format."""
     force: bool = False
@@ -137,15 +102,12 @@ class Export:
     """Print the file's place and the number of questions as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.deck.collection import load_deck
         from sluicegate_study.deck.exporting import export
 
-        deck = load_deck(self.deck)
+        deck = open_deck(self.deck)
         path = export(deck, Path(self.out), force=self.force)
         count = len(deck.questions())
-        if errors := sum(problem.severity == "error" for problem in deck.problems):
-            print(f"{_count(errors, 'error')} in the deck, left out: sluicegate deck check {self.deck}")
-        print(f"{path}: {_count(count, 'question')}")
+        print(f"{path}: {format_count(count, 'question')}")
         if self.json:
             print_json({"path": str(path), "questions": count})
         return 0
@@ -174,64 +136,8 @@ class Import:
             raise UserError(f"{self.file!r} holds nothing that could become an entry ({got.skipped} skipped); nothing was written.")
         path = folder / f"{source.stem}.md"
         save_file(got.file, path)
-        print(f"{visible(str(path))}: {len(got.file.entries)} entries; {got.skipped} skipped (empty, or there twice)")
-        print(f"next: sluicegate deck check {folder}")
+        print(f"{escape_controls(str(path))}: {len(got.file.entries)} entries; {got.skipped} skipped (empty, or there twice)")
+        print(f"next: {program()} deck check {folder}")
         if self.json:
             print_json({"path": str(path), "entries": len(got.file.entries), "skipped": got.skipped})
         return 0
-
-
-def _calibration(said: list[Any]) -> dict[str, Any]:
-    """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was stated."""
-    from sluicegate_study.judge.calibration import by_category, calibration
-
-    if not said:
-        return {}
-    parts = by_category(said)
-    found = {"all": calibration(said), **({f"category {name or '(none)'}": part for name, part in parts.items()} if len(parts) > 1 else {})}
-    for name, c in found.items():
-        between = "" if math.isnan(c.over.low) else f" (95 %: {c.over.low:+.2f} to {c.over.high:+.2f})"
-        told = f"confidence less share right {c.over.value:+.2f}{between}, Brier {c.brier.value:.3f}"
-        print(f"calibration, {visible(name)}: {c.verdict}; {told}, {_count(c.questions, 'question')}")
-    return {name: _plain(dataclasses.asdict(c)) for name, c in found.items()}
-
-
-def _plain(value: Any) -> Any:
-    """The same with null for what is no number, as JSON wants it."""
-    if isinstance(value, dict):
-        return {key: _plain(inside) for key, inside in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _counts(deck: Any) -> dict[str, int]:
-    counts = {"files": len(deck.files), "cards": len(deck.cards), "questions": len(deck.questions())}
-    return {**counts, "tossups": len(deck.tossups), "bonuses": len(deck.bonuses)}
-
-
-def _contents(deck: Any) -> str:
-    words = {"files": "file", "cards": "card", "questions": "question", "tossups": "tossup", "bonuses": "bonus"}
-    return ", ".join(_count(number, words[name]) for name, number in _counts(deck).items())
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
-
-
-ACTIONS: dict[str, type[Any]] = {
-    "new": New,
-    "check": Check,
-    "review": Review,
-    "stats": Stats,
-    "refit": Refit,
-    "export": Export,
-    "import": Import,
-}
-
-
-DECK = several(
-    "deck",
-    "Begin, check and review a deck of flash cards and tossups",
-    "study",
-    ACTIONS,
-    lambda: f"decks that come with sluicegate: {', '.join(names())}",
-)

@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, DeckFile, Entry, Problem
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
 from sluicegate_study.deck.shipped import find, names
+from sluicegate_study.errors import UserError, program
 
 
 def load_deck(path: str | Path) -> Deck:
@@ -22,13 +22,13 @@ def load_deck(path: str | Path) -> Deck:
         ]
         if not paths:
             raise UserError(
-                f"no deck in {str(root)!r}: expected Markdown files (*.md) in this folder. A first one: sluicegate deck new {root}"
+                f"no deck in {str(root)!r}: expected Markdown files (*.md) in this folder. A first one: {program()} deck new {root}"
             )
     elif root.is_file():
         paths = [root]
     else:
-        expected = f"expected a folder of Markdown files, one file, or a deck that comes with sluicegate ({', '.join(names())})"
-        raise UserError(f"no deck {str(root)!r}: {expected}. To begin one: sluicegate deck new {root}")
+        expected = f"expected a folder of Markdown files, one file, or a deck that comes with the program ({', '.join(names())})"
+        raise UserError(f"no deck {str(root)!r}: {expected}. To begin one: {program()} deck new {root}")
     files: list[DeckFile] = []
     problems: list[Problem] = []
     for found in paths:

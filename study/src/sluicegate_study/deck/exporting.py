@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, Question
-from sluicegate_study.formatting import visible
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import escape_controls
 
 COLUMNS = ("id", "question", "answer", "topic", "category")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
@@ -28,7 +28,7 @@ def tsv(deck: Deck) -> bytes:
     out.write("#separator:tab\n#html:false\n#columns:" + "\t".join(COLUMNS) + "\n")
     rows = csv.writer(out, dialect="excel-tab", lineterminator="\n")
     for question in deck.questions():
-        rows.writerow(visible(text) for text in _columns(deck, question))
+        rows.writerow(escape_controls(text) for text in _columns(deck, question))
     return out.getvalue().encode("utf-8")
 
 
@@ -51,15 +51,15 @@ def apkg(deck: Deck) -> bytes:
         import genanki
     except ImportError:
         raise UserError(
-            "Anki packages need genanki: pip install 'sluicegate[anki]'. Or export to a .tsv file, which Anki imports too."
+            "Anki packages need genanki: pip install 'sluicegate-study[anki]'. Or export to a .tsv file, which Anki imports too."
         ) from None
     fields = [{"name": name} for name in ("Question", "Answer", "Id")]
     card = {"name": "Card", "qfmt": "{{Question}}", "afmt": "{{FrontSide}}<hr id=answer>{{Answer}}"}
     model = genanki.Model(1_607_000_001, "Sluicegate", fields=fields, templates=[card])
-    made = genanki.Deck(_number(deck.name), visible(deck.name) or "deck")
+    made = genanki.Deck(_number(deck.name), escape_controls(deck.name) or "deck")
     for question in deck.questions():
         key, prompt, answer, topic, category = _columns(deck, question)
-        tags = [re.sub(r"\s+", "_", visible(tag)) for tag in (topic, category) if tag]
+        tags = [re.sub(r"\s+", "_", escape_controls(tag)) for tag in (topic, category) if tag]
         note = genanki.Note(model, [_html(prompt), _html(answer), html.escape(key)], tags=tags, guid=genanki.guid_for(deck.name, key))
         made.add_note(note)
     handle, path = tempfile.mkstemp(suffix=".apkg")
@@ -100,14 +100,14 @@ def _html(text: str) -> str:
     """Text as Anki shows it: escaped, lines kept, formulas as its MathJax wants them."""
 
     def formula(found: re.Match[str]) -> str:
-        inside = html.escape(visible(found[1] or found[2]), quote=False)
+        inside = html.escape(escape_controls(found[1] or found[2]), quote=False)
         return rf"\[{inside}\]" if found[1] else rf"\({inside}\)"
 
     parts, place = [], 0
     for found in _FORMULA.finditer(text):
-        parts += [html.escape(visible(text[place : found.start()])), formula(found)]
+        parts += [html.escape(escape_controls(text[place : found.start()])), formula(found)]
         place = found.end()
-    return "".join([*parts, html.escape(visible(text[place:]))]).replace("\n", "<br>")
+    return "".join([*parts, html.escape(escape_controls(text[place:]))]).replace("\n", "<br>")
 
 
 def _number(name: str) -> int:

@@ -94,7 +94,7 @@ class Graph:
 
 
 def _near(name: str, known: Mapping[str, object]) -> str:
-    from sluicegate.errors import nearest
+    from sluicegate_study.errors import nearest
 
     return nearest(name, list(known)) or "(there are none)"
 

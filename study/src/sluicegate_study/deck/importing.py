@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sluicegate.errors import UserError, first_line
 from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Tossup, deletions
+from sluicegate_study.errors import UserError, first_line
 from sluicegate_study.judge.answerline import marked
 
 LARGEST = 256 * 2**20

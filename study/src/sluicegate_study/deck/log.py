@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Problem
+from sluicegate_study.errors import UserError
 
 KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz", "pass", "bonus", "override", "end")
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import tomli_w
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, deletions
+from sluicegate_study.errors import UserError
 
 KEYS: dict[str, tuple[str, ...]] = {
     "card": ("id", "topic", "angle", "needs", "why", "accept", "prompt", "reject", "category", "source", "split", "allow"),

@@ -4,7 +4,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from sluicegate.errors import UserError, nearest
+from sluicegate_study.errors import UserError, nearest
 
 
 def names() -> list[str]:
@@ -15,7 +15,7 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """The folder of a deck that comes with the package; it is read, never written to. Raises `UserError` for a name that none has."""
     if name not in names():
-        raise UserError(f"no deck called {name!r} comes with sluicegate: expected one of {nearest(name, names())}.")
+        raise UserError(f"no deck called {name!r} comes with the program: expected one of {nearest(name, names())}.")
     return _folder() / name
 
 

@@ -1,4 +1,4 @@
-"""sluicegate buzz: from which chance of being right on to buzz, and what it is worth."""
+"""``buzz``: from which chance of being right on to buzz, and what it is worth."""
 
 import math
 import time
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.errors import UserError
+from sluicegate_study.command import print_json, simple
+from sluicegate_study.errors import UserError
 
 if TYPE_CHECKING:
     from sluicegate_study.game.buzzing import Solution
@@ -131,4 +131,4 @@ def _draw(best: "Solution", tick: int, rows: list[int], path: Path) -> Path:
     return path
 
 
-BUZZ = simple("buzz", Buzz, "study", "Say when to buzz in quiz bowl, by score, tossups left and opponent")
+BUZZ = simple("buzz", Buzz, "Say when to buzz in quiz bowl, by score, tossups left and opponent")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.players import GRID, MARK, TICKS, Array, Opponent, Reader
 from sluicegate_study.game.scoring import Rules
 

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Card, Deck, DeckFile, Head, Tossup
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.errors import UserError
 from sluicegate_study.judge.answerline import BOLD, Answer, read_answer_line
 
 _POINTS = re.compile(r"\bfor (?:10|ten) points,?\s*", re.I)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, Log
+from sluicegate_study.errors import UserError, program
 from sluicegate_study.game.coach import Advice, Coach, decision_of
 from sluicegate_study.game.players import OPPONENTS
 from sluicegate_study.game.scoring import Rules
@@ -114,7 +114,7 @@ def statistics(games: Sequence[Played]) -> dict[str, Any]:
     over tossups heard of 1 - position where the buzz was right, else 0: the area under the share answered right against the position.
     `per_20`: points in 20 tossups heard. `ppb`: points in a bonus of our own. `negs` lost points; `wrong` did not."""
     if not games:
-        raise UserError("no game in the log: expected at least one. To play: sluicegate play DECK")
+        raise UserError(f"no game in the log: expected at least one. To play: {program()} play DECK")
     heard = [(game, event) for game in games for event in game.turns]
     right = [(game, event) for game, event in heard if event.kind == "buzz" and game.right(event)]
     wrong = [game.value(event) for game, event in heard if event.kind == "buzz" and not game.right(event)]

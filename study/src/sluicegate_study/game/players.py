@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError, nearest
+from sluicegate_study.errors import UserError, nearest
 
 Array = NDArray[np.float64]
 TICKS = 20

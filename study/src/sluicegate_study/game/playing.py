@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sluicegate.errors import UserError, nearest
 from sluicegate_study.deck.cards import Bonus, Deck, Tossup
 from sluicegate_study.deck.log import Event, append, read_log
+from sluicegate_study.errors import UserError, nearest, program
 from sluicegate_study.game.bots import mark_of, plan, tick_of
 from sluicegate_study.game.coach import Decision, decision_of
 from sluicegate_study.game.missed import add_card, check_file, missed_card
@@ -365,7 +365,7 @@ class Match:
 
     def _chosen(self, tossups: Sequence[Tossup], category: str) -> list[Tossup]:
         if not tossups:
-            raise UserError("the deck has no tossups: expected entries with T: and ANSWER:. An example: sluicegate deck new FOLDER")
+            raise UserError(f"the deck has no tossups: expected entries with T: and ANSWER:. An example: {program()} deck new FOLDER")
         wanted = category.casefold()
         found = [tossup for tossup in tossups if self._categories[tossup.key].casefold().startswith(wanted)]
         if not found:

@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sluicegate.errors import UserError, nearest
+from sluicegate_study.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

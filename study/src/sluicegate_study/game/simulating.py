@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.buzzing import FIVE, WIDEST, Game, Policy
 from sluicegate_study.game.players import GRID
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 
 Array = NDArray[np.float64]
 Plan = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""sluicegate team: who studies which categories, what stays uncovered, and what it costs when the best player is out."""
+"""``team``: who studies which categories, what stays uncovered, and what it costs when the best player is out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.errors import UserError
-from sluicegate_study.formatting import visible
+from sluicegate_study.command import print_json, simple
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import escape_controls
 
 if TYPE_CHECKING:
     from sluicegate_study.game.team import Plan, Study
@@ -111,18 +111,18 @@ def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any])
     from sluicegate_study.game.team import work
 
     now, then = found["now"], found["exact"] or found["greedy"]
-    width = max(8, *(len(visible(name)) for name in team.categories))
+    width = max(8, *(len(escape_controls(name)) for name in team.categories))
     print(f"{'category':<{width}}  share    now   then  who studies it")
     for j, name in enumerate(team.categories):
         who = ", ".join(
-            f"{visible(player)} {plan[i, j] * study.block:g} h" for i, player in enumerate(team.players) if plan[i, j]
+            f"{escape_controls(player)} {plan[i, j] * study.block:g} h" for i, player in enumerate(team.players) if plan[i, j]
         )  # fmt: skip
-        line = f"{visible(name):<{width}}  {team.shares[j]:5.1%}  {now['covered'][name]:5.2f}  {then['covered'][name]:5.2f}  {who}"
+        line = f"{escape_controls(name):<{width}}  {team.shares[j]:5.1%}  {now['covered'][name]:5.2f}  {then['covered'][name]:5.2f}  {who}"
         print(line.rstrip())
     print(f"\nsomebody knows it: {now['value']:.3f} of tossups now, {then['value']:.3f} after {_hours(found)}")
     print(f"uncovered: {now['uncovered']:.3f} now, {then['uncovered']:.3f} then")
     for when, state in (("now", now), ("then", then)):
-        print(f"swing {when}: {state['swing']:.3f} of tossups are lost when {visible(state['best_player'])} is out")
+        print(f"swing {when}: {state['swing']:.3f} of tossups are lost when {escape_controls(state['best_player'])} is out")
     gain, guarantee = found["greedy"]["value"] - now["value"], "1 - 1/e" if study.common else "1/2"
     if found["exact"]:
         most = found["exact"]["value"] - now["value"]
@@ -135,7 +135,11 @@ def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any])
     if found["answers"]:
         print("skills are from the log, drawn to each player's overall rate where answers are few:")
         for player, counts in found["answers"].items():
-            print(f"  {visible(player)}: " + ", ".join(f"{visible(name)} {count}" for name, count in counts.items()) + " answers")
+            print(
+                f"  {escape_controls(player)}: "
+                + ", ".join(f"{escape_controls(name)} {count}" for name, count in counts.items())
+                + " answers"
+            )
 
 
 def _hours(found: dict[str, Any]) -> str:
@@ -143,4 +147,4 @@ def _hours(found: dict[str, Any]) -> str:
     return f"{total:g} hours of study"
 
 
-TEAM = simple("team", Team, "study", "Say who of a team should study which categories")
+TEAM = simple("team", Team, "Say who of a team should study which categories")

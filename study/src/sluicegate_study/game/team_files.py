@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.errors import UserError, nearest
 from sluicegate_study.deck.cards import Deck
 from sluicegate_study.deck.log import Log, read_log
+from sluicegate_study.errors import UserError, nearest, program
 from sluicegate_study.game.played import games_of
 from sluicegate_study.game.team import Team, normal
 
@@ -136,7 +136,7 @@ def of_log(log: Log, *, depth: int = 1, deck: Deck | None = None) -> Players:
             skill[learner] = {name: (sum(found) + PRIOR * rate) / (len(found) + PRIOR) for name, found in rows.items()} | {"": rate}
             answers[learner] = {name: len(found) for name, found in rows.items()}
     if not skill:
-        raise UserError("no answer with a category in the log: expected games (sluicegate play), or reviews and their deck (--deck).")
+        raise UserError(f"no answer with a category in the log: expected games ({program()} play), or reviews and their deck (--deck).")
     return Players(skill, {}, {}, answers)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.judge.judging import judge
 from sluicegate_study.judge.spelling import stem
 from sluicegate_study.lecture.lecture import Claim

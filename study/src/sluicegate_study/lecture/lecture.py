@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Card, Problem
 from sluicegate_study.deck.graph import Graph
+from sluicegate_study.errors import UserError
 
 HEAD = """\
 # Claims of {name}. Yours to edit until you have read them: merge, split, reword, reorder, remove.

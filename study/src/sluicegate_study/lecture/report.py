@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate_study.judge.calibration import Interval, student
+from sluicegate_study.formatting import nan_to_none
+from sluicegate_study.judge.calibration import Interval, student_quantile
 from sluicegate_study.lecture.record import Course, Record
 
 FEWEST = 20
@@ -62,29 +63,25 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, null for what cannot be told."""
-        return {
-            "claims": self.all.claims,
-            "predicted": _number(self.all.predicted),
-            "accuracy": _number(self.all.accuracy),
-            "gap": _interval(self.all.gap),
-            "arms": {
-                name: {"claims": o.claims, "predicted": _number(o.predicted), "accuracy": _number(o.accuracy), "gap": _interval(o.gap)}
-                for name, o in self.arms.items()
-            },
-            "cards_help": _interval(self.cards_help),
-            "missing": self.missing,
-            "verdict": self.verdict,
-            "rebuild_rate": _number(self.rebuild_rate),
-            "chains": len(self.chains),
-            "first_broken": self.first_broken,
-            "broken": list(self.broken),
-            "sense": _number(self.sense),
-            "confidence": _number(self.confidence),
-            "days": _number(self.days),
-            "overruled": self.overruled,
-            "void": self.void,
-            "withdrawn": self.withdrawn,
-        }
+
+        def outcome(found: Outcome) -> dict[str, Any]:
+            return {**vars(found), "gap": vars(found.gap)}
+
+        found: dict[str, Any] = nan_to_none(
+            {
+                **outcome(self.all),
+                "arms": {name: outcome(found) for name, found in self.arms.items()},
+                "cards_help": vars(self.cards_help),
+                "missing": self.missing,
+                "verdict": self.verdict,
+                "rebuild_rate": self.rebuild_rate,
+                "chains": len(self.chains),
+                "first_broken": self.first_broken,
+                "broken": self.broken,
+                **{name: getattr(self, name) for name in ("sense", "confidence", "days", "overruled", "void", "withdrawn")},
+            }
+        )
+        return found
 
 
 def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
@@ -126,7 +123,7 @@ def gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000,
     if n < 2:
         return Interval(float(said.mean() - was.mean()) if n else math.nan, math.nan, math.nan)
     value = float(said.mean() - was.mean())
-    tail = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student(n - 1))
+    tail = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student_quantile(n - 1))
     random = np.random.default_rng(np.random.SeedSequence([seed, n]))
     means = (said - was)[random.integers(0, n, (draws, n))].mean(1)
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -189,11 +186,3 @@ def _wilson(right: int, n: int) -> tuple[float, float, float]:
     p = right / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _interval(found: Interval) -> dict[str, float | None]:
-    return {"value": _number(found.value), "low": _number(found.low), "high": _number(found.high)}

@@ -1,4 +1,4 @@
-"""sluicegate quiz: recall against the share of clues revealed, for a language model, and what became of it from one model to the next."""
+"""``quiz``: recall against the share of clues revealed, for a language model, and what became of it from one model to the next."""
 
 import json
 import shlex
@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.cli.progress import watching
-from sluicegate.errors import UserError
+from sluicegate_study.command import Verb, parse, print_json
+from sluicegate_study.deck.cli import open_deck
+from sluicegate_study.errors import UserError, program
 
 if TYPE_CHECKING:
     from sluicegate_study.quiz.measures import Answers, Change, Reading, Weight
@@ -58,7 +59,6 @@ class Quiz:
 
     def run(self) -> int:
         from sluicegate.engine.models import locate
-        from sluicegate_study.deck.collection import load_deck
         from sluicegate_study.quiz.deck import asked_of
         from sluicegate_study.quiz.measures import Reading, to_json
         from sluicegate_study.quiz.page import report_quiz
@@ -70,10 +70,7 @@ class Quiz:
         names = [name for name in (self.before, self.model, *self.after) if name]
         for name in names:
             locate(name)
-        deck = load_deck(self.deck)
-        if errors := sum(problem.severity == "error" for problem in deck.problems):
-            print(f"{errors} error(s) in the deck, left out. To see them: sluicegate deck check {self.deck}")
-        asked = asked_of(deck, self.kind, self.among)
+        asked = asked_of(open_deck(self.deck), self.kind, self.among)
         weight = _weight(self.log)
         began = time.perf_counter()
         labels = _labels(names)
@@ -85,7 +82,7 @@ class Quiz:
         changes = self._changes(readings)
         facts = _facts(readings, self.deck)
         out = Path(self.out)
-        command = shlex.join(["sluicegate", *sys.argv[1:]])
+        command = shlex.join([program(), *sys.argv[1:]])
         title = f"Quiz of {self.model}"
         page = report_quiz(readings, changes, out / "report.html", title=title, facts=facts, command=command, draws=self.draws)
         found: dict[str, Any] = {
@@ -108,6 +105,7 @@ class Quiz:
     def _answers(self, name: str, asked: Sequence[Any]) -> "Answers":
         import torch
 
+        from sluicegate.cli.progress import watching
         from sluicegate.engine.models import load, width
         from sluicegate_study.quiz.quiz import FRAME, quiz
 
@@ -203,4 +201,14 @@ def _show(readings: "dict[str, Reading]", changes: "dict[str, dict[str, Change]]
     print(f"report: {page}")
 
 
-QUIZ = simple("quiz", Quiz, "study", "Ask a language model a deck's questions, clue by clue")
+def _run(words: Sequence[str]) -> int:
+    if find_spec("sluicegate"):
+        from sluicegate.cli.command import gathered
+
+        words = gathered(words, {"--after"})
+    elif not {"-h", "--help"} & set(words):
+        raise UserError("quiz asks a language model, which needs the library. Get it with: pip install sluicegate")
+    return int(parse(Quiz, "quiz", words).run())
+
+
+QUIZ = Verb("quiz", "Ask a language model a deck's questions, clue by clue", _run)

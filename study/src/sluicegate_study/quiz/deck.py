@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, Question, Tossup
 from sluicegate_study.deck.graph import Graph
+from sluicegate_study.errors import UserError, program
 from sluicegate_study.judge.answerline import read_answer_line
 from sluicegate_study.judge.judging import judge, judge_card
 
@@ -113,7 +113,7 @@ def _row(deck: Deck, entry: Question | Tossup) -> _Row:
 
 def _named(row: _Row) -> _Row:
     if not row.clues or not row.answer:
-        raise UserError(f"question {row.key!r} has no {'answer' if row.clues else 'clues'}: nothing to ask. See: sluicegate deck check")
+        raise UserError(f"question {row.key!r} has no {'answer' if row.clues else 'clues'}: nothing to ask. See: {program()} deck check")
     return row
 
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
 from sluicegate.values.curves import Curve
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.players import OPPONENTS
 from sluicegate_study.judge.calibration import Interval
 from sluicegate_study.quiz.deck import Asked, by

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.engine.models import Rows, encode, fitting
-from sluicegate.errors import UserError
 from sluicegate.values.items import Item
+from sluicegate_study.errors import UserError
 from sluicegate_study.quiz.deck import Asked
 from sluicegate_study.quiz.measures import Answers, Array
 from sluicegate_study.quiz.scoring import Scorer, Way, suiting

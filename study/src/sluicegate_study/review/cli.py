@@ -1,19 +1,21 @@
-"""sluicegate deck review: ask, show, grade; one line of input an answer, so that a pipe can do it too."""
+"""``deck review``: ask, show, grade; one line of input an answer, so that a pipe can do it too. ``deck stats``: how far a learner is."""
 
-import getpass
+import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json
-from sluicegate.errors import UserError
-from sluicegate_study.formatting import visible
-from sluicegate_study.tui.prompts import full_screen, line, percent
+from sluicegate_study.command import name_learner, parse_time, print_json
+from sluicegate_study.deck.cli import open_deck
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import escape_controls, format_count, nan_to_none
+from sluicegate_study.tui.prompts import ask_line, ask_percent, use_full_screen
 
 if TYPE_CHECKING:
     from sluicegate_study.review.queue import Asked
@@ -30,7 +32,7 @@ class Review:
     What is logged stays logged, however the program ends."""
 
     deck: Positional[str]
-    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
     learner: str = ""
     """Whose memory; default: person: and your login name."""
     log: str = ""
@@ -53,37 +55,34 @@ class Review:
     """Print what was done as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.deck.collection import load_deck
         from sluicegate_study.review.memory import scheduler
         from sluicegate_study.review.sitting import Sitting, log_of
 
         if self.limit < 0:
             raise UserError(f"--limit is {self.limit}: expected 0 or more, the number of answers after which to stop.")
-        start, began = moment(self.now), time.monotonic()
+        start, began = parse_time(self.now), time.monotonic()
 
         def now() -> datetime:
             return start + timedelta(seconds=time.monotonic() - began)
 
-        deck = load_deck(self.deck)
-        if errors := sum(problem.severity == "error" for problem in deck.problems):
-            print(f"{errors} error(s) in the deck, left out: sluicegate deck check {self.deck}")
+        deck = open_deck(self.deck)
         path = Path(self.log) if self.log else log_of(self.deck)
-        sitting = Sitting(deck, path, self.learner or you(), root=self.deck, new=self.new, by=scheduler(retention=self.retention))
+        sitting = Sitting(deck, path, self.learner or name_learner(), root=self.deck, new=self.new, by=scheduler(retention=self.retention))
         for problem in sitting.problems:
-            print(visible(str(problem)))
+            print(escape_controls(str(problem)))
         if self.unlink:
             print(f"{self.unlink} is new again; its history stays with {', '.join(sitting.unlink(self.unlink, now()))}")
             return 0
         for link in sitting.relink(now()):
             print(f"edited: {link.new} goes on from {link.old} (alike: {link.ratio:.2f}). If it is another card: --unlink {link.new}")
-        if full_screen(self.plain):
+        if use_full_screen(self.plain):
             from sluicegate_study.tui.review import ReviewProgram
 
-            program = ReviewProgram(sitting, now, confidence=self.confidence, limit=self.limit)
-            program.run()
-            grades, asked = program.grades, program.asked
+            screen = ReviewProgram(sitting, now, confidence=self.confidence, limit=self.limit)
+            screen.run()
+            grades, asked = screen.grades, screen.asked
         else:
-            grades, asked = self._lines(sitting, now)
+            grades, asked = _ask_in_lines(sitting, now, self.confidence, self.limit)
         print(f"\n{sum(grades)} answers: {grades[0]} again, {grades[1]} hard, {grades[2]} good, {grades[3]} easy")
         left = sum(due <= now() for key in sitting.queue.questions if (due := sitting.queue.memory.due(key)))
         print(f"{left} due now" if asked is not None else "nothing more is due or ready now")
@@ -91,53 +90,42 @@ class Review:
             print_json({"answers": sum(grades), "grades": grades, "due": left, "log": str(path)})
         return 0
 
-    def _lines(self, sitting: "Sitting", now: Callable[[], datetime]) -> tuple[list[int], "Asked | None"]:
-        """Ask line by line; how many were graded again, hard, good and easy, and what would be asked next."""
-        grades = [0, 0, 0, 0]
-        asked = sitting.next(now())
-        while asked is not None and (not self.limit or sum(grades) < self.limit):
-            grade = _one(sitting, asked, now, self.confidence)
-            if grade is None:
-                break
-            if grade:
+
+def _ask_in_lines(sitting: "Sitting", now: Callable[[], datetime], confidence: bool, limit: int) -> tuple[list[int], "Asked | None"]:
+    """Ask line by line; how many were graded again, hard, good and easy, and what would be asked next."""
+    grades = [0, 0, 0, 0]
+    asked = sitting.next(now())
+    try:
+        while asked is not None and (not limit or sum(grades) < limit):
+            if grade := _ask_one(sitting, asked, now, confidence):
                 grades[grade - 1] += 1
             asked = sitting.next(now())
-        return grades, asked
+    except EOFError:
+        pass
+    return grades, asked
 
 
-def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confidence: bool) -> int | None:
-    """Ask one question; the grade, 0 where it was suspended, None where the input or the learner ended."""
+def _ask_one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confidence: bool) -> int:
+    """Ask one question; the grade, or 0 where it was suspended. Raises `EOFError` where the input or the learner ended."""
     from sluicegate_study.judge.judging import judge_card
 
     question = asked.question
     why = {"ancestor": "beneath what you just missed", "soon": "again"}.get(asked.reason, asked.reason)
-    print(f"\n[{why}] {visible(question.prompt)}")
+    print(f"\n[{why}] {escape_controls(question.prompt)}")
     before = time.monotonic()
-    given = line("answer, or nothing to see it (s suspends, q ends): ")
+    given = ask_line("answer, or nothing to see it (s suspends, q ends): ", "q")
     seconds = time.monotonic() - before
-    if given is None or given == "q":
-        return None
     if given == "s":
         sitting.suspend(question, now())
         print("suspended")
         return 0
-    sure: float | None = None
-    if given and confidence:
-        try:
-            sure = percent()
-        except EOFError:
-            return None
+    sure = ask_percent() if given and confidence else None
     verdict = judge_card(question, given) if given else None
     if verdict:
-        print(f"judged: {verdict.ruling}" + (f" ({visible(verdict.ask)})" if verdict.ask else "") + ". The grade is yours.")
-    print(f"= {visible(question.answer)}" + (f"\n  ({visible(question.card.why)})" if question.card.why else ""))
-    while True:
-        said = line(f"grade ({GRADES}): ")
-        if said is None or said == "q":
-            return None
-        if said in ("1", "2", "3", "4"):
-            break
-        print(f"'{visible(said)}' is no grade: expected {GRADES}, or q")
+        print(f"judged: {verdict.ruling}" + (f" ({escape_controls(verdict.ask)})" if verdict.ask else "") + ". The grade is yours.")
+    print(f"= {escape_controls(question.answer)}" + (f"\n  ({escape_controls(question.card.why)})" if question.card.why else ""))
+    while (said := ask_line(f"grade ({GRADES}): ", "q")) not in ("1", "2", "3", "4"):
+        print(f"'{escape_controls(said)}' is no grade: expected {GRADES}, or q")
     more: dict[str, Any] = {"given": given, "verdict": verdict.ruling} if verdict else {}
     if sure is not None:
         more["conf"] = sure
@@ -145,22 +133,53 @@ def _one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confid
     return int(said)
 
 
-def moment(text: str) -> datetime:
-    """A time as the user wrote it, or the present; `UserError` for one that is none or has no zone."""
-    if not text:
-        return datetime.now(UTC)
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = datetime.min
-    if time.tzinfo is None:
-        raise UserError(f"--now is {text!r}: expected a time with its zone, as 2026-11-22T19:00:00Z.")
-    return time.astimezone(UTC)
+@dataclass(frozen=True)
+class Stats:
+    """Say what a deck holds, by topic and by category, and how far a learner is."""
+
+    deck: Positional[str]
+    """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
+    learner: str = ""
+    """Whose memory; default: person: and your login name."""
+    log: str = ""
+    """File of the reviews; default: log.jsonl with the deck."""
+    now: str = ""
+    """Look at this time, as 2026-11-22T19:00:00Z, instead of now."""
+    json: bool = False
+    """Print the numbers as the last line."""
+
+    def run(self) -> int:
+        from sluicegate_study.deck.collection import load_deck
+        from sluicegate_study.review.progress import progress, stated
+        from sluicegate_study.review.sitting import Sitting, log_of
+
+        deck = load_deck(self.deck)
+        topics = Counter(card.topic or "(none)" for card in deck.cards)
+        categories = Counter(entry.category or deck.head_of(entry).category or "(none)" for entry in deck.entries)
+        numbers: dict[str, Any] = {**deck.count(), "topics": dict(topics.most_common()), "categories": dict(categories.most_common())}
+        print(deck.describe())
+        for title, counted in (("topic", topics), ("category", categories)):
+            for name, count in counted.most_common():
+                print(f"  {title} {escape_controls(name)}: {count}")
+        path = Path(self.log) if self.log else log_of(self.deck)
+        if path.exists():
+            sitting = Sitting(deck, path, self.learner or name_learner(), root=self.deck)
+            numbers["progress"] = progress(sitting, parse_time(self.now))
+            print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers["progress"].items() if name != "slow"))
+            numbers["calibration"] = _print_calibration(stated(sitting))
+            for key, seconds in numbers["progress"]["slow"]:
+                print(f"  slow: {escape_controls(key)} takes {seconds:.0f} s (median): more than one step?")
+        if self.json:
+            print_json(numbers)
+        return 0
 
 
-def you() -> str:
-    """person: and the login name."""
-    try:
-        return f"person:{getpass.getuser()}"
-    except (OSError, KeyError):
-        return "person:me"
+def _print_calibration(said: list[Any]) -> dict[str, Any]:
+    """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was stated."""
+    from sluicegate_study.judge.calibration import calibrate_by_category
+
+    found = calibrate_by_category(said)
+    for name, c in found.items():
+        told = f"confidence less share right {c.over}, Brier {c.brier.value:.3f}"
+        print(f"calibration, {escape_controls(name)}: {c.verdict}; {told}, {format_count(c.questions, 'question')}")
+    return {name: nan_to_none(dataclasses.asdict(c)) for name, c in found.items()}

@@ -9,8 +9,8 @@ from fsrs import Card as State
 from fsrs import Rating, Scheduler
 from fsrs.scheduler import DEFAULT_PARAMETERS
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, Log, append, read_log
+from sluicegate_study.errors import UserError, program
 
 KNOWN = 0.8
 """A card counts as known while its recall is at least this, after one success."""
@@ -50,7 +50,7 @@ def weights_of(log: Path, learner: str) -> tuple[float, ...]:
         return tuple(scheduler([float(weight) for weight in noted]).parameters)
     except (TypeError, ValueError, AttributeError) as error:
         said = f"the last weights of {learner} in {str(file)!r} cannot be used ({str(error).rstrip('.')})"
-        raise UserError(f"{said}. To go back to the published ones: sluicegate deck refit DECK --reset") from None
+        raise UserError(f"{said}. To go back to the published ones: {program()} deck refit DECK --reset") from None
 
 
 def fitted(log: Path, learner: str, by: Scheduler | None = None) -> Scheduler:

@@ -1,14 +1,13 @@
-"""sluicegate deck refit: fit the 21 weights that say when a card comes up again to a learner's own reviews."""
+"""``deck refit``: fit the 21 weights that say when a card comes up again to a learner's own reviews."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json
-from sluicegate.errors import UserError
-from sluicegate_study.review.cli import moment, you
+from sluicegate_study.command import name_learner, parse_time, print_json
+from sluicegate_study.errors import UserError, program
+from sluicegate_study.formatting import nan_to_none
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Refit:
     as they are: every state is replayed from them, so nothing is lost, and --reset goes back."""
 
     deck: Positional[str]
-    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
     learner: str = ""
     """Whose reviews; default: person: and your login name."""
     log: str = ""
@@ -37,10 +36,10 @@ class Refit:
         from sluicegate_study.review.refit import History, refit
         from sluicegate_study.review.sitting import log_of
 
-        path, learner, now = Path(self.log) if self.log else log_of(self.deck), self.learner or you(), moment(self.now)
+        path, learner, now = Path(self.log) if self.log else log_of(self.deck), self.learner or name_learner(), parse_time(self.now)
         file = weights_file(path)
         if not path.exists():
-            raise UserError(f"no reviews in {str(path)!r}. To make some: sluicegate deck review {self.deck}")
+            raise UserError(f"no reviews in {str(path)!r}. To make some: {program()} deck review {self.deck}")
         if self.reset:
             save_weights(path, learner, None, now)
             print(f"{learner}: the published weights from now on; the fits before are still noted in {file}")
@@ -58,17 +57,6 @@ class Refit:
             print(f"log-loss on the latest {found.held_out}: {found.loss:.4f} by a fit to the others, {found.default_loss:.4f} published")
             print("review uses these weights from now on; every state is replayed with them")
         if self.json:
-            losses = {"loss": found.loss, "default_loss": found.default_loss}
-            print_json(
-                {
-                    "fitted": not found.kept,
-                    "kept": found.kept,
-                    "reviews": found.reviews,
-                    "held_out": found.held_out,
-                    **{name: None if math.isnan(value) else value for name, value in losses.items()},
-                    "weights": list(found.weights),
-                    "log": str(path),
-                    "weights_file": str(file),
-                }
-            )
+            numbers = nan_to_none({"fitted": not found.kept, **vars(found), "weights": list(found.weights)})
+            print_json({**numbers, "log": str(path), "weights_file": str(file)})
         return 0

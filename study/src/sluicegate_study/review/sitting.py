@@ -7,11 +7,11 @@ from typing import Any
 
 from fsrs import Scheduler
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, Problem, Question
 from sluicegate_study.deck.log import Event, append, read_log
 from sluicegate_study.deck.shipped import find
 from sluicegate_study.deck.shipped import log_of as log_of
+from sluicegate_study.errors import UserError
 from sluicegate_study.review.memory import Memory, fitted
 from sluicegate_study.review.queue import Asked, Queue
 from sluicegate_study.review.relink import Link, file_of, find_links, seen

@@ -8,7 +8,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from sluicegate_study.formatting import visible
+from sluicegate_study.formatting import escape_controls
 
 Line = tuple[str, str]
 """A text and its style: a role below, or nothing."""
@@ -18,7 +18,7 @@ ROLES = {"": "", "dim": "dim", "good": "$text-success", "bad": "$text-error", "a
 def said(*parts: Line | str) -> Content:
     """Texts one after another, each as it is: control characters written out, nothing read as markup."""
     pairs = [(part, "") if isinstance(part, str) else part for part in parts]
-    return Content.assemble(*((visible(text), ROLES[role]) for text, role in pairs))
+    return Content.assemble(*((escape_controls(text), ROLES[role]) for text, role in pairs))
 
 
 class Program(App[None]):

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from textual.timer import Timer
 
 from sluicegate_study.deck.log import read_log
+from sluicegate_study.errors import program
 from sluicegate_study.game.coach import Coach
 from sluicegate_study.game.gamesheet import remark, sheet
 from sluicegate_study.game.played import games_of
 from sluicegate_study.game.playing import Match
-from sluicegate_study.judge.calibration import chance_of
+from sluicegate_study.judge.calibration import parse_percent
 from sluicegate_study.tui.base import Line, Program
 
 STEP = 0.1
@@ -21,7 +22,7 @@ class PlayProgram(Program):
     """One game. `wpm` words appear in a minute (0: the right arrow reads on), `wait` seconds are left after the last word, and `time` to
     type an answer after a buzz (0: no limit)."""
 
-    TITLE = "sluicegate play"
+    TITLE = f"{program()} play"
     PARTS = ("bonus", "question", "notes", "ruling", "coach", "wrong")
 
     def __init__(self, match: Match, *, wpm: float = 180.0, wait: float = 5.0, time: float = 0.0) -> None:
@@ -188,7 +189,7 @@ class PlayProgram(Program):
         match = self.match
         self.complaint = ""
         if match.stage == "sure":
-            sure = chance_of(text) if text.strip() else None
+            sure = parse_percent(text) if text.strip() else None
             if text.strip() and sure is None:
                 self.complaint = f"'{text}': expected a number from 0 to 100, or nothing"
                 self.show()
