@@ -6,8 +6,8 @@ import pytest
 
 from sluicegate_study.deck.log import read_log
 from sluicegate_study.errors import UserError
-from sluicegate_study.game.bots import Plan
 from sluicegate_study.formatting import nan_to_none
+from sluicegate_study.game.bots import Plan
 from sluicegate_study.game.gamesheet import remark, sheet
 from sluicegate_study.game.played import advise, games_of, stated, statistics
 from study_games import deck, table

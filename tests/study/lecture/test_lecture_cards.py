@@ -2,7 +2,7 @@
 
 from sluicegate_study.deck.cards import Head
 from sluicegate_study.deck.collection import load_deck
-from sluicegate_study.lecture.cards import add_cards, cards_of, hidden_in, mending, slug_of
+from sluicegate_study.lecture.cards import cards_of, hidden_in, mending, slug_of, write_cards
 from sluicegate_study.lecture.lecture import Claim, split_notes
 from sluicegate_study.lecture.record import Record
 
@@ -33,7 +33,7 @@ def test_half_of_the_claims_have_cards_that_ask_for_another_step(tmp_path):
         assert 1 <= len(asked) <= 2
         assert hidden[record.claim.name].answer not in asked
         assert card.questions()[0].prompt.replace("[...]", asked[0]) == record.claim.text
-    assert add_cards(tmp_path / "d" / "x.md", cards, Head(deck="n")) == 3
+    assert write_cards(tmp_path / "d" / "x.md", cards, Head(deck="n")) == 3
     deck = load_deck(tmp_path / "d")
     assert deck.problems == ()
     assert deck.cards == cards
@@ -64,15 +64,15 @@ def test_cards_are_added_and_never_changed(tmp_path):
     found = records(["cards"] * 4)
     cards = cards_of(found, "n", hidden_in(found, 0))
     path = tmp_path / "x.md"
-    add_cards(path, cards[:2], Head(deck="n"))
+    write_cards(path, cards[:2], Head(deck="n"))
     path.write_text(path.read_text().replace("Heads", "Eyes"))
-    assert add_cards(path, cards, Head(deck="n")) == 2
-    assert add_cards(path, cards, Head(deck="n")) == 0
+    assert write_cards(path, cards, Head(deck="n")) == 2
+    assert write_cards(path, cards, Head(deck="n")) == 0
     deck = load_deck(path)
     assert [c.id for c in deck.cards] == ["n-c1", "n-c2", "n-c3", "n-c4"]
     assert "Eyes" in deck.cards[0].question or "[Eyes]" in deck.cards[0].question
     assert deck.problems == ()
-    assert add_cards(tmp_path / "none.md", [], Head()) == 0
+    assert write_cards(tmp_path / "none.md", [], Head()) == 0
     assert not (tmp_path / "none.md").exists()
 
 

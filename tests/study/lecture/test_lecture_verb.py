@@ -158,7 +158,9 @@ def test_two_at_once_ask_nothing_twice_and_lose_nothing(tmp_path):
     notes = tmp_path / "n.md"
     notes.write_text("".join(f"Sentence number{n} speaks of matter{n}.\n\n" for n in range(30)))
     command = [sys.executable, "-m", "sluicegate_study", "lecture", str(notes), "--learner", "me", "--now", "2026-11-01"]
-    script = "import sys; from sluicegate_study.app import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    script = (
+        "import sys; from sluicegate_study.app import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     command = [sys.executable, "-c", script, *command[3:]]
     subprocess.run(command, check=True, capture_output=True)
     done = []

@@ -7,8 +7,8 @@ import pytest
 
 import quiz_toy
 from architectures import learner
-from sluicegate_study.app import main
 from sluicegate.engine.models import load_tokenizer, save
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import save_file
 from sluicegate_study.deck.log import Event, append
 

@@ -1,9 +1,11 @@
 """A deck on the disk: a folder of Markdown files, or one file."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sluicegate_study.deck.cards import Deck, DeckFile, Entry, Problem
+from sluicegate_study.deck.appending import open_locked
+from sluicegate_study.deck.cards import Card, Deck, DeckFile, Entry, Head, Problem
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
 from sluicegate_study.deck.shipped import find, names
@@ -78,6 +80,21 @@ def save_file(file: DeckFile, path: Path) -> None:
             out.write(write_markdown(file))
     except FileExistsError:
         raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another place, or move it away first.") from None
+
+
+def add_cards(path: Path, head: Head, choose: Callable[[list[Entry]], Sequence[Card]]) -> int:
+    """Add cards to the end of a deck file, and return how many; a new file begins with `head`. What is there is left as it is.
+
+    `choose` gets the entries that are there and returns the cards to add; no other program adds any meanwhile."""
+    with open_locked(path) as file:
+        file.seek(0)
+        before = file.read().decode("utf-8", "replace")
+        cards = choose(list(read_markdown(before)[0].entries))
+        if cards:
+            gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
+            text = gap + write_markdown(DeckFile(Head() if before.strip() else head, tuple(cards)))
+            file.write(text.encode("utf-8", "backslashreplace"))
+        return len(cards)
 
 
 def _decoded(path: Path) -> tuple[str, list[Problem]]:

@@ -123,8 +123,11 @@ def _database(path: Path) -> bytes:
 
 def _decompressed(content: bytes, path: Path) -> bytes:
     """The database of a package of the newer form, which is compressed by Zstandard."""
-    import pyarrow
-
+    try:
+        import pyarrow
+    except ImportError:
+        need = "which needs pyarrow: pip install 'sluicegate-study[anki]'"
+        raise UserError(f"{str(path)!r} is an Anki package of the newer form, {need}. Or {NEWER}.") from None
     if not pyarrow.Codec.is_available("zstd"):
         raise UserError(f"{str(path)!r} is an Anki package of the newer form, which this pyarrow cannot unpack: {NEWER}.")
     most = min(LARGEST, 100 * len(content) + 2**24)

@@ -114,10 +114,12 @@ def _number(theta: float) -> float | None:
 
 def _draw(best: "Solution", tick: int, rows: list[int], path: Path) -> Path:
     """Thresholds against the score difference, a line for each number of tossups left."""
-    from matplotlib.figure import Figure
-
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot is {str(path)!r}: expected a file ending in .png, .svg or .pdf.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--plot draws with matplotlib: pip install 'sluicegate-study[plot]'. Or leave --plot out.") from None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     shown = best.differences[abs(best.differences) <= 200]

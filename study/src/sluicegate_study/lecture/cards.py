@@ -1,14 +1,12 @@
 """Cards from claims: those of the arm that gets cards, and those that would mend what was not rebuilt."""
 
-import fcntl
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sluicegate_study.deck.cards import Card, DeckFile, Head
-from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.deck.cards import Card, Head
+from sluicegate_study.deck.collection import add_cards
 from sluicegate_study.lecture.blank import Blank, blank_of, blanks, shuffled, stems_in
 from sluicegate_study.lecture.lecture import Claim
 from sluicegate_study.lecture.record import Record
@@ -60,25 +58,11 @@ def mending(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> l
     return made
 
 
-def add_cards(path: Path, cards: Sequence[Card], head: Head) -> int:
-    """Write a deck file, or add to one the cards whose ids it does not have; what is there is left as it is. Returns how many were new."""
+def write_cards(path: Path, cards: Sequence[Card], head: Head) -> int:
+    """Write a deck file, or add to one the cards whose ids it does not have. Returns how many were new."""
     if not cards:
         return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        before = os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
-        there = {entry.id for entry in read_markdown(before)[0].entries}
-        new = tuple(card for card in cards if card.id not in there)
-        if new:
-            text = ("\n\n" if before and not before.endswith("\n\n") else "") + write_markdown(DeckFile(Head() if before else head, new))
-            content = text.encode("utf-8", "backslashreplace")
-            while content:
-                content = content[os.write(file, content) :]
-        return len(new)
-    finally:
-        os.close(file)
+    return add_cards(path, head, lambda there: [card for card in cards if card.id not in {entry.id for entry in there}])
 
 
 def slug_of(path: Path) -> str:

@@ -162,7 +162,7 @@ class _Sitting:
     def _reading(self) -> None:
         from sluicegate_study.deck.cards import Head
         from sluicegate_study.deck.log import append
-        from sluicegate_study.lecture.cards import add_cards, cards_of
+        from sluicegate_study.lecture.cards import cards_of, write_cards
         from sluicegate_study.lecture.record import events_of_arms
 
         course, days = self.course, self.options.days
@@ -177,7 +177,7 @@ class _Sitting:
             self.add(record, "predict", p=ask_percent("P(I can rebuild it), in %: ", QUIT))
         course = self.refresh()
         made = cards_of(course.records, self.slug, self.hidden_now())
-        new = add_cards(self.cards / "carded.md", made, Head(deck=self.slug, source=self.notes.name))
+        new = write_cards(self.cards / "carded.md", made, Head(deck=self.slug, source=self.notes.name))
         if made:
             without = len(course.records) - len(made)
             print(f"\n{len(made)} claims have cards, {without} have none, by a coin: {self.cards}/carded.md ({new} new)")
@@ -213,14 +213,14 @@ class _Sitting:
 
     def _report(self, complete: bool) -> None:
         from sluicegate_study.deck.cards import Head
-        from sluicegate_study.lecture.cards import add_cards, mending
+        from sluicegate_study.lecture.cards import mending, write_cards
         from sluicegate_study.lecture.report import report
 
         found = report(self.course)
         for line in _told(found, self.course):
             print(line)
         if complete and (cards := mending(self.course.records, self.slug, self.hidden_now())):
-            new = add_cards(self.cards / "mend.md", cards, Head(deck=self.slug, source=self.notes.name))
+            new = write_cards(self.cards / "mend.md", cards, Head(deck=self.slug, source=self.notes.name))
             print(f"cards that would mend it: {len(cards)} in {self.cards}/mend.md ({new} new), the first broken link first")
             print(f"next: {program()} deck review {self.cards}")
 

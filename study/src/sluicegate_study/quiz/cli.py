@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -202,12 +201,13 @@ def _show(readings: "dict[str, Reading]", changes: "dict[str, dict[str, Change]]
 
 
 def _run(words: Sequence[str]) -> int:
-    if find_spec("sluicegate"):
+    try:
         from sluicegate.cli.command import gathered
 
         words = gathered(words, {"--after"})
-    elif not {"-h", "--help"} & set(words):
-        raise UserError("quiz asks a language model, which needs the library. Get it with: pip install sluicegate")
+    except ImportError:
+        if not {"-h", "--help"} & set(words):
+            raise UserError("quiz asks a language model, which needs the library. Get it with: pip install sluicegate") from None
     return int(parse(Quiz, "quiz", words).run())
 
 
