@@ -210,7 +210,7 @@ def test_the_time_to_answer_runs_out(tmp_path, monkeypatch):
                 return
             await asyncio.sleep(0.02)
 
-    run(PlayProgram(game.match, wpm=0, time=0.4), ["enter", "right", "space", *"alp", ruled])
+    run(PlayProgram(game.match, wpm=0, time=1.5), ["enter", "right", "space", *"alp", ruled])
     assert [e.more["given"] for e in game.events("buzz")] == ["alp"]  # what was typed by then
 
 
