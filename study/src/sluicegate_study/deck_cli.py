@@ -2,7 +2,7 @@
 
 from sluicegate_study.command import several
 from sluicegate_study.deck.cli import Check, Export, Import, New
-from sluicegate_study.deck.shipped import names
+from sluicegate_study.deck.shipped import list_decks
 from sluicegate_study.review.cli import Review, Stats
 from sluicegate_study.review.refit_cli import Refit
 
@@ -10,5 +10,5 @@ DECK = several(
     "deck",
     "Begin, check and review a deck of flash cards and tossups",
     {"new": New, "check": Check, "review": Review, "stats": Stats, "refit": Refit, "export": Export, "import": Import},
-    lambda: f"decks that come with the program: {', '.join(names())}",
+    lambda: f"decks that come with the program: {', '.join(list_decks())}",
 )

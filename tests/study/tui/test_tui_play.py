@@ -151,14 +151,14 @@ def test_the_coach_speaks_after_a_tossup(tmp_path, monkeypatch):
 
 def test_nothing_of_a_deck_is_markup_or_steers_the_terminal(tmp_path, monkeypatch):
     from sluicegate_study.deck.cards import Bonus, DeckFile, Head, Part, Tossup
-    from sluicegate_study.deck.collection import deck_of
+    from sluicegate_study.deck.collection import make_deck
 
     bad = "[bold red]x[/] \x1b[31mred\x07 [link=http://e]y[/link] $text {z} [/]"
     entries = (
         Tossup(f"{bad} this thing. | end", f"**{bad}**", id="t"),
         Bonus(bad, (Part(bad, bad),), id="b"),
     )
-    of = deck_of("d", [DeckFile(Head(category=bad), entries)])
+    of = make_deck("d", [DeckFile(Head(category=bad), entries)])
     game = table(tmp_path, monkeypatch, Plan(), of=of, bot="none")
     found = {}
     steps = ["enter", *["right"] * 5, "space", *"zed", "enter", *"50", screen(found, "asked"), "enter", screen(found, "ruled"), "o"]

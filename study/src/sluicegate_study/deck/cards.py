@@ -68,12 +68,12 @@ class Card:
         """What is asked: one, or one for each deletion. The first has the card's key, the others key#2, key#3, ..."""
         if self.kind == "basic":
             return [Question(self.key, self.question, self.answer, self)]
-        spans = deletions(self.question)
+        spans = find_deletions(self.question)
         return [
             Question(
                 self.key if n == 1 else f"{self.key}#{n}",
-                _hidden(self.question, span),
-                _plain(self.question[span[0] + 1 : span[1]]),
+                _hide_deletion(self.question, span),
+                _strip_brackets(self.question[span[0] + 1 : span[1]]),
                 self,
                 n,
             )
@@ -256,7 +256,7 @@ class Deck:
             yield json.dumps({**row, "id": question.key}, ensure_ascii=False)
 
 
-def deletions(text: str) -> list[tuple[int, int]]:
+def find_deletions(text: str) -> list[tuple[int, int]]:
     """Where the [deletions] of a cloze text are: (place of the opening bracket, place of the closing one).
 
     Raises `UserError` for brackets that do not close, lie within each other, or hold nothing, and where there are none."""
@@ -286,12 +286,12 @@ def replace_line(entry: Entry, path: str, line: int) -> Entry:
     return dataclasses.replace(entry, path=path, line=line)
 
 
-def _hidden(text: str, span: tuple[int, int]) -> str:
+def _hide_deletion(text: str, span: tuple[int, int]) -> str:
     """The text with one deletion hidden and the brackets of the others taken off."""
-    return _plain(text[: span[0]]) + "[...]" + _plain(text[span[1] + 1 :])
+    return _strip_brackets(text[: span[0]]) + "[...]" + _strip_brackets(text[span[1] + 1 :])
 
 
-def _plain(text: str) -> str:
+def _strip_brackets(text: str) -> str:
     return BRACKET.sub(lambda found: found[0][1:] if found[0][0] == "\\" else "" if len(found[0]) == 1 else found[0], text)
 
 

@@ -8,7 +8,7 @@ from sluicegate_study.deck.appending import open_locked
 from sluicegate_study.deck.cards import Card, Deck, DeckFile, Entry, Head, Problem
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
-from sluicegate_study.deck.shipped import find, names
+from sluicegate_study.deck.shipped import find_deck, list_decks
 from sluicegate_study.errors import UserError, program
 
 
@@ -17,7 +17,7 @@ def load_deck(path: str | Path) -> Deck:
 
     What cannot be read is left out and named in `Deck.problems`, with prerequisites that are unknown or go round in a ring.
     Raises `UserError` where there is nothing at `path`, or no Markdown file in it."""
-    root = find(path)
+    root = find_deck(path)
     if root.is_dir():
         paths = [
             p for p in sorted(root.rglob("*.md")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(root).parts)
@@ -29,19 +29,19 @@ def load_deck(path: str | Path) -> Deck:
     elif root.is_file():
         paths = [root]
     else:
-        expected = f"expected a folder of Markdown files, one file, or a deck that comes with the program ({', '.join(names())})"
+        expected = f"expected a folder of Markdown files, one file, or a deck that comes with the program ({', '.join(list_decks())})"
         raise UserError(f"no deck {str(root)!r}: {expected}. To begin one: {program()} deck new {root}")
     files: list[DeckFile] = []
     problems: list[Problem] = []
     for found in paths:
-        text, wrong = _decoded(found)
+        text, wrong = _decode(found)
         file, more = read_markdown(text, str(found))
         files.append(file)
         problems += [*wrong, *more]
-    return deck_of(root.stem if root.is_file() else root.resolve().name, files, problems)
+    return make_deck(root.stem if root.is_file() else root.resolve().name, files, problems)
 
 
-def deck_of(name: str, files: list[DeckFile], problems: list[Problem] | None = None) -> Deck:
+def make_deck(name: str, files: list[DeckFile], problems: list[Problem] | None = None) -> Deck:
     """A deck of files: entries with an id or a text that was there before are left out, and prerequisites are checked."""
     found = list(problems or [])
     kept: list[DeckFile] = []
@@ -97,7 +97,7 @@ def add_cards(path: Path, head: Head, choose: Callable[[list[Entry]], Sequence[C
         return len(cards)
 
 
-def _decoded(path: Path) -> tuple[str, list[Problem]]:
+def _decode(path: Path) -> tuple[str, list[Problem]]:
     content = path.read_bytes()
     try:
         return content.decode("utf-8"), []

@@ -22,7 +22,7 @@ COLUMNS = ("id", "question", "answer", "topic", "category")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
 
 
-def tsv(deck: Deck) -> bytes:
+def to_tsv(deck: Deck) -> bytes:
     """One row a question: id, question, answer, topic, category; with the lines on top that tell Anki how to read it."""
     out = io.StringIO()
     out.write("#separator:tab\n#html:false\n#columns:" + "\t".join(COLUMNS) + "\n")
@@ -32,17 +32,17 @@ def tsv(deck: Deck) -> bytes:
     return out.getvalue().encode("utf-8")
 
 
-def jsonl(deck: Deck) -> bytes:
+def to_jsonl(deck: Deck) -> bytes:
     """One line a question: prompt, answer, topic, angle, split, id; what training, scoring and probing read."""
     return "".join(f"{line}\n" for line in deck.to_jsonl()).encode("utf-8", "backslashreplace")
 
 
-def whole(deck: Deck) -> bytes:
+def to_json(deck: Deck) -> bytes:
     """Everything, tossups and bonuses too, as `Deck.from_json` reads it."""
     return json.dumps(deck.to_json(), indent=1).encode()
 
 
-def apkg(deck: Deck) -> bytes:
+def to_apkg(deck: Deck) -> bytes:
     """An Anki package (its legacy form, which every version imports), made by genanki: one note a question, known by its key, so that
     importing again updates it. The same deck gives the same notes; the bytes of the archive differ in its dates.
 
@@ -56,11 +56,11 @@ def apkg(deck: Deck) -> bytes:
     fields = [{"name": name} for name in ("Question", "Answer", "Id")]
     card = {"name": "Card", "qfmt": "{{Question}}", "afmt": "{{FrontSide}}<hr id=answer>{{Answer}}"}
     model = genanki.Model(1_607_000_001, "Sluicegate", fields=fields, templates=[card])
-    made = genanki.Deck(_number(deck.name), escape_controls(deck.name) or "deck")
+    made = genanki.Deck(_hash_name(deck.name), escape_controls(deck.name) or "deck")
     for question in deck.questions():
         key, prompt, answer, topic, category = _columns(deck, question)
         tags = [re.sub(r"\s+", "_", escape_controls(tag)) for tag in (topic, category) if tag]
-        note = genanki.Note(model, [_html(prompt), _html(answer), html.escape(key)], tags=tags, guid=genanki.guid_for(deck.name, key))
+        note = genanki.Note(model, [_to_html(prompt), _to_html(answer), html.escape(key)], tags=tags, guid=genanki.guid_for(deck.name, key))
         made.add_note(note)
     handle, path = tempfile.mkstemp(suffix=".apkg")
     os.close(handle)
@@ -71,7 +71,7 @@ def apkg(deck: Deck) -> bytes:
         os.unlink(path)
 
 
-FORMATS: dict[str, Callable[[Deck], bytes]] = {".tsv": tsv, ".apkg": apkg, ".jsonl": jsonl, ".json": whole}
+FORMATS: dict[str, Callable[[Deck], bytes]] = {".tsv": to_tsv, ".apkg": to_apkg, ".jsonl": to_jsonl, ".json": to_json}
 
 
 def export(deck: Deck, path: Path, *, force: bool = False) -> Path:
@@ -96,7 +96,7 @@ def _columns(deck: Deck, question: Question) -> tuple[str, str, str, str, str]:
     return question.key, question.prompt, question.answer, card.topic, card.category or deck.head_of(card).category
 
 
-def _html(text: str) -> str:
+def _to_html(text: str) -> str:
     """Text as Anki shows it: escaped, lines kept, formulas as its MathJax wants them."""
 
     def formula(found: re.Match[str]) -> str:
@@ -110,6 +110,6 @@ def _html(text: str) -> str:
     return "".join([*parts, html.escape(escape_controls(text[place:]))]).replace("\n", "<br>")
 
 
-def _number(name: str) -> int:
+def _hash_name(name: str) -> int:
     """A number for a deck's name that is the same every time, as Anki wants it."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:4], "big") | 1 << 31

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, deletions
+from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, find_deletions
 from sluicegate_study.errors import UserError
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -152,7 +152,7 @@ class _Reader:
         place: dict[str, Any] = {"path": self.path, "line": line}
         try:
             if tag == "C":
-                deletions(sections[0].text)
+                find_deletions(sections[0].text)
                 self.entries.append(Card(sections[0].text, kind="cloze", **values, **place))
             elif tag == "Q":
                 self.entries.append(self.basic(sections, values, place))

@@ -46,7 +46,7 @@ class Buzz:
     """Print solve_s, thresholds and win as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.game.buzzing import Game, overtime, solve
+        from sluicegate_study.game.buzzing import Game, solve, solve_overtime
         from sluicegate_study.game.players import TICKS, Reader, opponent_of
         from sluicegate_study.game.scoring import rules_of
 
@@ -86,7 +86,7 @@ class Buzz:
         if self.simulate:
             from sluicegate_study.game.simulating import simulate
 
-            tie = overtime(game)
+            tie = solve_overtime(game)
             played = simulate(game, best.policy, self.simulate, self.seed, tie=tie, tossups=count)
             away = (played.win - best.win()) / played.error if played.error else 0.0
             share = f"{played.win:.4f} won, standard error {played.error:.4f}"
@@ -94,9 +94,9 @@ class Buzz:
             print(f"  {played.negs:.2f} negs and {played.powers:.2f} powers a game")
             found["simulated"] = {**vars(played), "away": away}
         if self.claims:
-            from sluicegate_study.game.buzz_claims import claims
+            from sluicegate_study.game.buzz_claims import check_claims
 
-            said = claims(game)
+            said = check_claims(game)
             print()
             for claim in said:
                 print(f"{'holds' if claim.holds else 'does not hold'}: {claim.text}\n    {claim.numbers}")

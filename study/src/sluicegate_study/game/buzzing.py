@@ -122,7 +122,7 @@ def solve(
         value = differences.astype(float)
     else:
         value = np.where(differences > 0, 1.0, 0.0)
-        value[WIDEST] = overtime(game) if tie is None else tie
+        value[WIDEST] = solve_overtime(game) if tie is None else tie
     values, firsts, alones, thresholds = [value], [], [], []
     for n in range(count):
         mine = None if policy is None else Policy(_of(policy.first, n), _of(policy.alone, n))
@@ -134,7 +134,7 @@ def solve(
     return Solution(game, differences, np.stack(values), Policy(np.stack(firsts), np.stack(alones)), np.stack(thresholds), points)
 
 
-def overtime(game: Game) -> float:
+def solve_overtime(game: Game) -> float:
     """The chance to win from a tie: the rules' number of tossups without bonuses, then sudden death (a fixed point), played best."""
     step = _Tossup(game, points=False, bonus=False)
     width = game.rules.overtime * -(-game.rules.swing // FIVE) + 1
@@ -218,7 +218,7 @@ class _Tossup:
             gain = self.gain[k - 1] = buzz - wait
             take = gain > EDGE if policy is None else _at_tick(policy.first, k, size)
             first[k - 1] = take
-            threshold[k - 1] = crossing(gain, p)
+            threshold[k - 1] = find_threshold(gain, p)
             solo, open_ = solo_now, np.where(take, buzz, wait)
         before = np.ascontiguousarray(open_[:, game.reader.first])
         return before if self.points else np.clip(before, 0, 1), first, alone, threshold  # sums of chances, rounded, may pass 1
@@ -239,7 +239,7 @@ def _at_tick(wanted: Bools, k: int, size: int) -> Bools:
     return np.broadcast_to(chosen, (size, GRID))
 
 
-def crossing(gain: Array, p: Array) -> Array:
+def find_threshold(gain: Array, p: Array) -> Array:
     """The least p at which the gain of buzzing comes to 0, between the points of the grid; nan where it never does."""
     above = gain > EDGE
     place = above.argmax(axis=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate_study.game.buzzing import EDGE, Game, Solution, crossing, solve
+from sluicegate_study.game.buzzing import EDGE, Game, Solution, find_threshold, solve
 from sluicegate_study.game.players import TICKS, Array, Opponent, Reader
 from sluicegate_study.game.scoring import Rules
 
@@ -34,7 +34,7 @@ class Decision:
     sure: float | None
 
 
-def decision_of(item: str, buzzed: bool, logged: Mapping[str, Any]) -> Decision:
+def read_decision(item: str, buzzed: bool, logged: Mapping[str, Any]) -> Decision:
     """A decision as the log tells it."""
     at = {name: int(logged[name]) for name in ("tick", "mark")}
     sure = logged.get("conf")
@@ -96,10 +96,10 @@ class Coach:
         row = self._gains[key][decision.alone][min(decision.tick, TICKS) - 1, place]
         grid = self.game.reader.beliefs
         gain = math.nan if decision.sure is None else float(np.interp(decision.sure, grid, row))
-        return gain, float(crossing(row[None, :], grid)[0])
+        return gain, float(find_threshold(row[None, :], grid)[0])
 
 
-def total(advice: Sequence[Advice]) -> tuple[float, float]:
+def sum_costs(advice: Sequence[Advice]) -> tuple[float, float]:
     """What all decisions together lost: (chance to win, nan where nobody was there to be beaten; points)."""
     stated = [given for given in advice if given.play]
     wins = [given.win for given in stated]

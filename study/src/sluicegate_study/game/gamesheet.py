@@ -7,8 +7,8 @@ from typing import Any
 
 from sluicegate_study.errors import program
 from sluicegate_study.formatting import escape_controls, format_count, nan_to_none
-from sluicegate_study.game.coach import Advice, total
-from sluicegate_study.game.played import Played, advise, stated, statistics
+from sluicegate_study.game.coach import Advice, sum_costs
+from sluicegate_study.game.played import LoggedGame, advise, count_statistics, list_stated
 from sluicegate_study.game.players import TICKS
 from sluicegate_study.judge.calibration import Said, calibrate_by_category
 
@@ -16,21 +16,21 @@ COSTLIEST = 10
 HEAD = " tossup              what   tick sure from   wins points"
 
 
-def sheet(games: Sequence[Played]) -> tuple[list[str], dict[str, Any]]:
+def format_sheet(games: Sequence[LoggedGame]) -> tuple[list[str], dict[str, Any]]:
     """Lines and numbers. Raises `UserError` where there is no game."""
-    numbers: dict[str, Any] = statistics(games)
+    numbers: dict[str, Any] = count_statistics(games)
     lines = [*_score(games), *_counts(numbers)]
     for name, kind in (("calibration", "buzz"), ("guesses", "pass")):
-        told, numbers[name] = _calibration(stated(games, kind), name)
+        told, numbers[name] = _calibration(list_stated(games, kind), name)
         lines += told
     advice = advise(games)
     lines += _coach(advice, len(games) == 1)
-    wins, points = total(advice)
+    wins, points = sum_costs(advice)
     numbers["coach"] = {"win_cost": wins, "point_cost": points, "decisions": [_row(given) for given in advice]}
     return lines, nan_to_none(numbers)
 
 
-def remark(advice: Advice) -> str:
+def format_advice(advice: Advice) -> str:
     """What the coach says of one tossup, in a sentence or two."""
     at = advice.decision
     when = "after their miss" if at.alone else f"at tick {at.tick} of {TICKS}"
@@ -46,7 +46,7 @@ def remark(advice: Advice) -> str:
     return f"Coach: {when}, {rule}. At {at.sure:.0%} {did} was better; it cost {lost}{advice.points:.1f} points."
 
 
-def _score(games: Sequence[Played]) -> list[str]:
+def _score(games: Sequence[LoggedGame]) -> list[str]:
     if len(games) == 1:
         game = games[0]
         over = "" if game.finished else " (not finished)"
@@ -97,7 +97,7 @@ def _coach(advice: Sequence[Advice], one: bool) -> list[str]:
         return []
     told = [given for given in advice if given.play]
     better = [given for given in told if given.mistaken]
-    wins, points = total(advice)
+    wins, points = sum_costs(advice)
     lost = f"{points:.1f} points" if math.isnan(wins) else f"{wins:.3f} wins and {points:.1f} points"
     lines = [
         "",

@@ -68,11 +68,11 @@ class Play:
     """Print the numbers as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.deck.shipped import log_of
+        from sluicegate_study.deck.shipped import find_log
         from sluicegate_study.game.playing import Match
 
         self._check()
-        path = Path(self.log) if self.log else log_of(self.deck)
+        path = Path(self.log) if self.log else find_log(self.deck)
         if self.stats:
             return self._stats(path)
         deck = open_deck(self.deck)
@@ -120,13 +120,13 @@ class Play:
 
     def _report(self, match: "Match", path: Path) -> None:
         from sluicegate_study.deck.log import read_log
-        from sluicegate_study.game.gamesheet import sheet
-        from sluicegate_study.game.played import games_of
+        from sluicegate_study.game.gamesheet import format_sheet
+        from sluicegate_study.game.played import replay_games
 
-        games = [game for game in games_of(read_log(path), match.learner) if game.game == match.game]
+        games = [game for game in replay_games(read_log(path), match.learner) if game.game == match.game]
         numbers: dict[str, Any] = {"tossups": 0}
         if games and games[0].turns:
-            lines, numbers = sheet(games)
+            lines, numbers = format_sheet(games)
             print("\n" + "\n".join(lines))
         else:
             print("\nno tossup was played to its end; nothing to count")
@@ -139,16 +139,16 @@ class Play:
 
     def _stats(self, path: Path) -> int:
         from sluicegate_study.deck.log import read_log
-        from sluicegate_study.game.gamesheet import sheet
-        from sluicegate_study.game.played import games_of
+        from sluicegate_study.game.gamesheet import format_sheet
+        from sluicegate_study.game.played import replay_games
 
         log, learner = read_log(path), self.learner or name_learner()
         for problem in log.problems:
             print(escape_controls(str(problem)))
-        games = [game for game in games_of(log, learner) if game.turns]
+        games = [game for game in replay_games(log, learner) if game.turns]
         if not games:
             raise UserError(f"no game of {learner} in {str(path)!r}. To play one: {program()} play {self.deck}")
-        lines, numbers = sheet(games)
+        lines, numbers = format_sheet(games)
         print("\n".join(lines))
         if self.json:
             print_json({**numbers, "log": str(path)})

@@ -25,12 +25,12 @@ import numpy as np
 from sluicegate_study.deck.cards import Bonus, Deck, Tossup
 from sluicegate_study.deck.log import Event, append, read_log
 from sluicegate_study.errors import UserError, nearest, program
-from sluicegate_study.game.bots import mark_of, plan, tick_of
-from sluicegate_study.game.coach import Decision, decision_of
+from sluicegate_study.game.bots import draw_plan, find_mark, find_tick
+from sluicegate_study.game.coach import Decision, read_decision
 from sluicegate_study.game.missed import add_card, check_file, missed_card
 from sluicegate_study.game.players import Opponent, opponent_of
 from sluicegate_study.game.scoring import PRESETS, Rules
-from sluicegate_study.game.turns import Asking, Parts, Turn
+from sluicegate_study.game.turns import Asking, BonusTurn, Turn
 
 Stage = Literal["reading", "answering", "sure", "ruled", "guessing", "over", "part", "part ruled", "finished"]
 ALONE = "none"
@@ -81,7 +81,7 @@ class Match:
         self.regular = self.count
         self.ours = self.theirs = 0
         self.index = self._bonus = -1
-        self.bonus: Parts | None = None
+        self.bonus: BonusTurn | None = None
         self.added: list[str] = []
         self._begun = False
         self.game = hashlib.sha256(f"{clock().isoformat()} {learner} {seed} {self._number}".encode()).hexdigest()[:12]
@@ -208,7 +208,7 @@ class Match:
     def decision(self) -> Decision:
         """The choice made in this tossup, as the coach takes it."""
         turn = self.turn
-        return decision_of(turn.tossup.key, turn.buzzed is not None, {**self._where(), "conf": turn.sure})
+        return read_decision(turn.tossup.key, turn.buzzed is not None, {**self._where(), "conf": turn.sure})
 
     # ------------------------------------------------------------------------------------ a tossup
 
@@ -298,7 +298,7 @@ class Match:
             return
         self._bonus += 1
         chosen = self.bonuses[self._bonus]
-        self.bonus = Parts(chosen, turn.winner == "us", chosen.parts[: self.rules.parts])
+        self.bonus = BonusTurn(chosen, turn.winner == "us", chosen.parts[: self.rules.parts])
         self._next_part()
 
     def _next_part(self) -> None:
@@ -357,7 +357,7 @@ class Match:
             self.stage = "finished"
             return
         tossup = self.tossups[self.index]
-        drawn = plan(self.opponent or Opponent("none", share=0.0), len(tossup.words), self.seed, self._number, self.index)
+        drawn = draw_plan(self.opponent or Opponent("none", share=0.0), len(tossup.words), self.seed, self._number, self.index)
         left = max(0, self.regular - self.index)
         again, difference = self._heard[tossup.key], self.ours - self.theirs
         self.turn = Turn(tossup, self._categories[tossup.key], left, again, difference, drawn, tossup.words, notes=list(notes))
@@ -393,8 +393,8 @@ class Match:
             "pos": round(turn.at / words, 4),
             "word": turn.at,
             "clue": turn.clue,
-            "tick": tick_of(turn.at, words),
-            "mark": mark_of(power, words) if self.rules.power else 0,
+            "tick": find_tick(turn.at, words),
+            "mark": find_mark(power, words) if self.rules.power else 0,
             "power": bool(self.rules.power) and self._power(turn.at),
             "alone": turn.alone,
             "d": turn.difference,

@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Played:
+class Simulated:
     """What came of `games`: the share won (a tie counts its chance), its standard error, mean difference, and negs and powers a game."""
 
     games: int
@@ -29,7 +29,9 @@ class Played:
     powers: float
 
 
-def simulate(game: Game, policy: Policy, games: int, seed: int, *, tie: float, tossups: int | None = None, difference: int = 0) -> Played:
+def simulate(
+    game: Game, policy: Policy, games: int, seed: int, *, tie: float, tossups: int | None = None, difference: int = 0
+) -> Simulated:
     """Play `games` games of `tossups` from a score difference by a policy. Raises `UserError` for fewer than 2 games."""
     if games < 2:
         raise UserError(f"{games} games: expected at least 2.")
@@ -40,7 +42,7 @@ def simulate(game: Game, policy: Policy, games: int, seed: int, *, tie: float, t
         d += table.tossup(d, policy, n)
     won = np.where(d > 0, 1.0, np.where(d < 0, 0.0, tie))
     root = np.sqrt(games)
-    return Played(
+    return Simulated(
         games,
         float(won.mean()),
         float(won.std(ddof=1) / root),

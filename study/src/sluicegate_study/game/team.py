@@ -78,7 +78,7 @@ class Study:
     common: bool = False
 
 
-def greedy(team: Team, study: Study) -> Plan:
+def plan_greedily(team: Team, study: Study) -> Plan:
     """Give out one block after the other, each where it adds most now. Blocks (players, categories)."""
     plan: Plan = np.zeros((len(team.players), len(team.categories)), np.int64)
     left = np.array([sum(study.budget)] * len(team.players) if study.common else study.budget)
@@ -93,7 +93,7 @@ def greedy(team: Team, study: Study) -> Plan:
     return plan
 
 
-def bound(team: Team, study: Study, plan: Plan) -> float:
+def bound_gain(team: Team, study: Study, plan: Plan) -> float:
     """No plan is worth more than this: the plan's value and, for each budget, the greatest gains that blocks on top of it would have alone.
 
     It holds because the value is submodular; next to the greedy plan it says how far that can be from the best one."""
@@ -104,14 +104,14 @@ def bound(team: Team, study: Study, plan: Plan) -> float:
     return team.value(team.after(plan * study.block)) + extra
 
 
-def exact(team: Team, study: Study) -> Plan | None:
+def plan_exactly(team: Team, study: Study) -> Plan | None:
     """The best plan; None where it would take too long (`MOST_WORK`)."""
-    if work(team, study) > MOST_WORK:
+    if count_additions(team, study) > MOST_WORK:
         return None
     return _exact_common(team, study) if study.common else _exact_own(team, study)
 
 
-def work(team: Team, study: Study) -> float:
+def count_additions(team: Team, study: Study) -> float:
     """About how many additions the exact plan takes."""
     if study.common:
         return len(team.categories) * (len(team.players) + 1) * (sum(study.budget) + 1.0) ** 2
@@ -198,7 +198,7 @@ def _spend(before: Array, here: Array, combine: Any) -> tuple[Array, Plan]:
     return best, spent
 
 
-def normal(weights: Sequence[float]) -> Array:
+def normalize(weights: Sequence[float]) -> Array:
     """Shares that add up to 1. Raises `UserError` for weights below 0, or that are all 0."""
     array: Array = np.asarray(weights, np.float64)
     total = float(array.sum())

@@ -44,8 +44,8 @@ class Team:
 
     def run(self) -> int:
         from sluicegate_study.deck.collection import load_deck
-        from sluicegate_study.game.team import Study, bound, exact, greedy
-        from sluicegate_study.game.team_files import assemble, deck_shares, players_of, shares_of
+        from sluicegate_study.game.team import Study, bound_gain, plan_exactly, plan_greedily
+        from sluicegate_study.game.team_files import assemble_team, count_shares, read_players, read_shares
 
         if not 0 <= self.hours <= 10_000:
             raise UserError(f"--hours is {self.hours}: expected 0 to 10000.")
@@ -56,16 +56,16 @@ class Team:
         if self.depth < 1:
             raise UserError(f"--depth is {self.depth}: expected 1 or more.")
         deck = load_deck(self.deck) if self.deck else None
-        players = players_of(Path(self.players), depth=self.depth, deck=deck)
-        shares = deck_shares(deck, self.depth) if deck and not self.shares else shares_of(self.shares or "acf", self.depth)
-        team = assemble(shares, players, half=self.half, ceiling=self.ceiling)
+        players = read_players(Path(self.players), depth=self.depth, deck=deck)
+        shares = count_shares(deck, self.depth) if deck and not self.shares else read_shares(self.shares or "acf", self.depth)
+        team = assemble_team(shares, players, half=self.half, ceiling=self.ceiling)
         hours = [players.hours.get(name, self.hours) for name in team.players]
         block = self.block or max(self.hours, max(hours)) / 5 or 1.0
         study = Study(block, tuple(int(h / block + 1e-9) for h in hours), self.common)
         if sum(study.budget) > 20_000:
             raise UserError(f"{sum(study.budget)} blocks of {block:g} hours are too many: expected a larger --block.")
-        plan = greedy(team, study)
-        best = exact(team, study)
+        plan = plan_greedily(team, study)
+        best = plan_exactly(team, study)
         found = {
             "players": list(team.players),
             "categories": list(team.categories),
@@ -77,7 +77,7 @@ class Team:
             "now": _standing(team, None, study),
             "greedy": _standing(team, plan, study),
             "exact": None if best is None else _standing(team, best, study),
-            "bound": bound(team, study, plan) if best is None else None,
+            "bound": bound_gain(team, study, plan) if best is None else None,
         }
         _print(team, study, plan if best is None else best, found)
         if self.json:
@@ -108,7 +108,7 @@ def _standing(team: "Players", plan: "Plan | None", study: "Study") -> dict[str,
 
 
 def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any]) -> None:
-    from sluicegate_study.game.team import work
+    from sluicegate_study.game.team import count_additions
 
     now, then = found["now"], found["exact"] or found["greedy"]
     width = max(8, *(len(escape_controls(name)) for name in team.categories))
@@ -131,7 +131,7 @@ def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any])
     else:
         most = found["bound"] - now["value"]
         print(f"the plan is greedy: it gains {gain / most:.0%} or more of what the best one does (sure: {guarantee})")
-        print(f"the best one would take some {work(team, study):.0e} additions: a larger --block makes it quick")
+        print(f"the best one would take some {count_additions(team, study):.0e} additions: a larger --block makes it quick")
     if found["answers"]:
         print("skills are from the log, drawn to each player's overall rate where answers are few:")
         for player, counts in found["answers"].items():

@@ -100,7 +100,7 @@ class Turn:
 
 
 @dataclass
-class Parts:
+class BonusTurn:
     """A bonus in play: whose it is, which part is asked, and what each part changed in the score difference so far;
     `told`: the lead-in was read."""
 

@@ -97,7 +97,7 @@ class AnswerLine:
 
 def read_answer_line(line: str) -> AnswerLine:
     """Read a line; whatever it is, the result has a main answer (of no words where there are none)."""
-    text = marked(line)
+    text = mark_required(line)
     main, sections = _sections(text)
     answers = [Answer("accept", part, main=True) for part in _alternatives(main)] or [Answer("accept", main.strip(), main=True)]
     any_part = partial = forms = False
@@ -119,7 +119,7 @@ def read_answer_line(line: str) -> AnswerLine:
     return AnswerLine(tuple(answers), any_part, partial, partial_ask, forms)
 
 
-def marked(line: str) -> str:
+def mark_required(line: str) -> str:
     """The line with required words between \\x02 and \\x03, without any other markup."""
     text = line.replace("\x00", "").replace("\x02", "").replace("\x03", "")
     text = re.sub(r"<\s*(?:b|u|strong)\s*>\s*<\s*(?:b|u|strong)\s*>|<\s*(?:b|u|strong)\s*>", "\x02", text, flags=re.I)

@@ -1,4 +1,4 @@
-"""Words that look like slips of each other and are not: pairs known by name, opposed prefixes, and consonants that no finger confuses."""
+"""Words near in spelling that differ in meaning: known pairs, opposed prefixes, and consonants not adjacent on a keyboard."""
 
 _PAIRS = (
     "mitosis miosis, mitosis meiosis, insulin inulin, adsorption absorption, nucleotide nucleoside, neutron neutrino, thymine"
@@ -30,7 +30,7 @@ _SOUNDS = ("ckqsxz", "bp", "dt", "fvw", "gjy", "mn", "lr", "th")
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
-def different(one: str, other: str) -> bool:
+def are_two_words(one: str, other: str) -> bool:
     """Whether two words, in normal form and near each other in spelling, are known to be two words."""
     first, second = one.removesuffix("s"), other.removesuffix("s")
     if {one, other} in _DIFFERENT or {first, second} in _DIFFERENT:

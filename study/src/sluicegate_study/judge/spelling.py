@@ -1,4 +1,4 @@
-"""Words as an ear would hear them: normal forms, numbers, and when two spellings are one word."""
+"""Words in normal form, numbers as digits, and whether two spellings are one word by letters or by sound."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
-from sluicegate_study.judge.lookalikes import different
+from sluicegate_study.judge.lookalikes import are_two_words
 
 _LETTERS = str.maketrans(
     {
@@ -93,7 +93,7 @@ STOP = frozenset(
 )
 
 
-def words(text: str) -> list[str]:
+def normalize_words(text: str) -> list[str]:
     """The words of a text in normal form: no case, accents, possessives or punctuation; numbers, ordinals and roman numerals as digits."""
     plain = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
@@ -155,7 +155,7 @@ def same_word(one: str, other: str) -> bool:
     if any(c.isdigit() for c in one + other):
         return False
     short = min(len(one), len(other))
-    if different(one, other):
+    if are_two_words(one, other):
         return False
     if (_plural(one) == _plural(other) and short > 3) or (short == 3 and f"{one}s" == other) or (short == 3 and one == f"{other}s"):
         return True
@@ -163,7 +163,7 @@ def same_word(one: str, other: str) -> bool:
         return True
     if short < 4 or _start(one) != _start(other) or _other_ending(one, other):
         return False
-    if heard(one) == heard(other) or _plural(heard(one)) == _plural(heard(other)):
+    if reduce_to_sounds(one) == reduce_to_sounds(other) or _plural(reduce_to_sounds(one)) == _plural(reduce_to_sounds(other)):
         return True
     errors = OSA.distance(one, other, score_cutoff=MOST)
     if errors > MOST:
@@ -201,7 +201,7 @@ def _start(word: str) -> str:
     return {**sounds, "pn": "n", "kn": "n", "gn": "n", "wr": "r", "j": "g"}[found[0]] if found else word[0]
 
 
-def heard(word: str) -> str:
+def reduce_to_sounds(word: str) -> str:
     """The word as it sounds, roughly: doubled letters once, no h but at the start, one letter a sound; vowels stay."""
     word = re.sub("^ts?ch", "ch", word).replace("sch", "sh")
     sound = word[0] + word[1:].replace("ph", "f").replace("h", "")

@@ -1,4 +1,4 @@
-"""Cards from claims: those of the arm that gets cards, and those that would mend what was not rebuilt."""
+"""Cards from claims: those of the arm that gets cards, and those for the claims that were not rebuilt."""
 
 import re
 from collections.abc import Sequence
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from sluicegate_study.deck.cards import Card, Head
 from sluicegate_study.deck.collection import add_cards
-from sluicegate_study.lecture.blank import Blank, blank_of, blanks, shuffled, stems_in
+from sluicegate_study.lecture.blank import Blank, choose_blank, find_blanks, find_stems, shuffle
 from sluicegate_study.lecture.lecture import Claim
 from sluicegate_study.lecture.record import Record
 
 
-def hidden_in(records: Sequence[Record], seed: int) -> dict[str, Blank]:
+def choose_blanks(records: Sequence[Record], seed: int) -> dict[str, Blank]:
     """What the cold test hides in each claim, by name: preferably what no claim before it and no title says.
 
     Of a claim that was tested already, what was hidden then."""
     found, said = {}, frozenset[str]()
     for record in records:
         claim = record.claim
-        said |= stems_in(claim.section)
-        tested = [blank for blank in blanks(claim) if blank.answer == record.hidden]
-        found[claim.name] = tested[0] if tested else blank_of(claim, seed, said)
-        said |= stems_in(claim.text)
+        said |= find_stems(claim.section)
+        tested = [blank for blank in find_blanks(claim) if blank.answer == record.hidden]
+        found[claim.name] = tested[0] if tested else choose_blank(claim, seed, said)
+        said |= find_stems(claim.text)
     return found
 
 
-def cards_of(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
+def make_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
     """One cloze card for each claim with cards, of up to two deletions: others than the tested one where the claim has others, so that
     the test asks for the step and not for a card's word."""
     chosen = {record.claim.name for record in records if record.arm == "cards"}
@@ -34,19 +34,19 @@ def cards_of(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> 
     for record in records:
         claim, tested = record.claim, hidden[record.claim.name]
         if claim.name in chosen:
-            others = _apart(shuffled(blanks(replace(claim, blank="")), f"card/{claim.rev}"), tested)
+            others = _apart(shuffle(find_blanks(replace(claim, blank="")), f"card/{claim.rev}"), tested)
             needs = _nearest(claim, {r.claim.name: r.claim for r in records}, chosen)
             made.append(_card(claim, others or [tested], f"{slug}-{claim.name}", tuple(f"{slug}-{name}" for name in needs), "step"))
     return made
 
 
-def mending(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
+def make_repair_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
     """Cloze cards for the claims that were not rebuilt, in their order: the step that was hidden, each after the broken ones it needs.
 
     A claim whose card of the first round asks for that very step needs no other."""
     broken = {record.claim.name for record in records if record.right is False and not record.void}
     claims = {record.claim.name: record.claim for record in records}
-    there = {card.question: card.id for card in cards_of(records, slug, hidden)}
+    there = {card.question: card.id for card in make_cards(records, slug, hidden)}
     made: list[Card] = []
     ids: dict[str, str] = {}
     for name in claims:
@@ -65,7 +65,7 @@ def write_cards(path: Path, cards: Sequence[Card], head: Head) -> int:
     return add_cards(path, head, lambda there: [card for card in cards if card.id not in {entry.id for entry in there}])
 
 
-def slug_of(path: Path) -> str:
+def make_slug(path: Path) -> str:
     """The notes' name as the beginning of ids."""
     made = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-._")
     return made or "notes"

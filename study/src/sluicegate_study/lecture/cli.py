@@ -1,4 +1,4 @@
-"""``lecture``: it made sense when you read it; does it still? Read, predict, wait, be tested cold, look again, and see the gap."""
+"""``lecture``: predict for each claim of your notes whether you can rebuild it, be tested some days later, and see the gap."""
 
 import math
 import time
@@ -76,12 +76,12 @@ class Lecture:
         sitting = _Sitting(self, notes, claims, lambda: start + timedelta(seconds=time.monotonic() - began))
         stage = sitting.run("split" if fresh and self.stage in ("auto", "split") else self.stage)
         if self.json:
-            from sluicegate_study.lecture.report import report
+            from sluicegate_study.lecture.report import make_report
 
             course = sitting.course
             left = {name: len(course.pending(name)) for name in ("reading", "cold", "sense")}
             due = course.due.isoformat().replace("+00:00", "Z") if course.due else None
-            print_json({"stage": stage, "claims": len(claims), "left": left, "due": due, "report": report(course).to_json()})
+            print_json({"stage": stage, "claims": len(claims), "left": left, "due": due, "report": make_report(course).to_json()})
         return 0
 
 
@@ -89,13 +89,13 @@ class _Sitting:
     """One run of the verb: the log is read again before each question, so that what another run answered is not asked twice."""
 
     def __init__(self, options: Lecture, notes: Path, claims: "list[Claim]", now: Clock) -> None:
-        from sluicegate_study.lecture.cards import slug_of
+        from sluicegate_study.lecture.cards import make_slug
 
         self.options, self.notes, self.claims, self.now = options, notes, claims, now
         self.learner = options.learner or name_learner()
         self.log = Path(options.log) if options.log else notes.with_name(f"{notes.stem}.lecture.jsonl")
         self.cards = notes.with_name(f"{notes.stem}.cards")
-        self.slug = slug_of(notes)
+        self.slug = make_slug(notes)
         self.refresh()
         self.hidden_now()  # a claim with nothing to hide must be said before it is predicted
         if self.course.unread:
@@ -113,9 +113,9 @@ class _Sitting:
         return next((record.seed for record in self.course.records if record.arm), self.options.seed)
 
     def hidden_now(self) -> "dict[str, Blank]":
-        from sluicegate_study.lecture.cards import hidden_in
+        from sluicegate_study.lecture.cards import choose_blanks
 
-        return hidden_in(self.course.records, self.seed)
+        return choose_blanks(self.course.records, self.seed)
 
     def add(self, record: "Record", kind: str, **more: Any) -> None:
         from sluicegate_study.deck.log import Event, append
@@ -162,21 +162,21 @@ class _Sitting:
     def _reading(self) -> None:
         from sluicegate_study.deck.cards import Head
         from sluicegate_study.deck.log import append
-        from sluicegate_study.lecture.cards import cards_of, write_cards
-        from sluicegate_study.lecture.record import events_of_arms
+        from sluicegate_study.lecture.cards import make_cards, write_cards
+        from sluicegate_study.lecture.record import make_arm_events
 
         course, days = self.course, self.options.days
         days = next((record.days for record in course.records if record.arm), days)
         cards = not self.options.no_cards and not (
             any(r.arm for r in course.records) and all(r.arm == "none" for r in course.records if r.arm)
         )
-        append(self.log, events_of_arms(course.records, self.learner, self.now(), seed=self.seed, days=days, cards=cards))
+        append(self.log, make_arm_events(course.records, self.learner, self.now(), seed=self.seed, days=days, cards=cards))
         print(f"\nHow likely is it, in %, that in {days:g} days you can rebuild each step, with one part of it hidden? ({QUIT} ends)")
         while record := self._pending("reading"):
             print(f"\n{_titled(record)}{escape_controls(record.claim.text)}")
             self.add(record, "predict", p=ask_percent("P(I can rebuild it), in %: ", QUIT))
         course = self.refresh()
-        made = cards_of(course.records, self.slug, self.hidden_now())
+        made = make_cards(course.records, self.slug, self.hidden_now())
         new = write_cards(self.cards / "carded.md", made, Head(deck=self.slug, source=self.notes.name))
         if made:
             without = len(course.records) - len(made)
@@ -184,7 +184,7 @@ class _Sitting:
             print(f"learn them meanwhile: {program()} deck review {self.cards}")
 
     def _cold(self) -> None:
-        from sluicegate_study.lecture.blank import fills
+        from sluicegate_study.lecture.blank import judge_blank
 
         if self.course.due and self.now() < self.course.due:
             print(f"the cold test is due only from {self.course.due:%Y-%m-%d %H:%M} UTC; the report will say how long you waited")
@@ -200,7 +200,7 @@ class _Sitting:
                 self.add(record, "void")
                 continue
             more = {"conf": ask_percent("how sure, in %: ", QUIT)} if given else {}
-            self.add(record, "cold", given=given, hidden=blank.answer, verdict=fills(blank, given), ms=ms, **more)
+            self.add(record, "cold", given=given, hidden=blank.answer, verdict=judge_blank(blank, given), ms=ms, **more)
 
     def _sense(self) -> None:
         print("\nThe claims once more. Was your answer right, and does it make sense now?")
@@ -213,15 +213,15 @@ class _Sitting:
 
     def _report(self, complete: bool) -> None:
         from sluicegate_study.deck.cards import Head
-        from sluicegate_study.lecture.cards import mending, write_cards
-        from sluicegate_study.lecture.report import report
+        from sluicegate_study.lecture.cards import make_repair_cards, write_cards
+        from sluicegate_study.lecture.report import make_report
 
-        found = report(self.course)
+        found = make_report(self.course)
         for line in _told(found, self.course):
             print(line)
-        if complete and (cards := mending(self.course.records, self.slug, self.hidden_now())):
+        if complete and (cards := make_repair_cards(self.course.records, self.slug, self.hidden_now())):
             new = write_cards(self.cards / "mend.md", cards, Head(deck=self.slug, source=self.notes.name))
-            print(f"cards that would mend it: {len(cards)} in {self.cards}/mend.md ({new} new), the first broken link first")
+            print(f"cards for what was not rebuilt: {len(cards)} in {self.cards}/mend.md ({new} new), the first broken link first")
             print(f"next: {program()} deck review {self.cards}")
 
 

@@ -114,7 +114,7 @@ class Course:
         return [record for record in self.records if record.right is not None and not record.void]
 
 
-def coins(claims: Sequence[Claim], seed: int, *, cards: bool = True) -> dict[str, Arm]:
+def draw_arms(claims: Sequence[Claim], seed: int, *, cards: bool = True) -> dict[str, Arm]:
     """Which claims get cards: of each two that follow each other one, by a seeded coin, so that the arms are as large and as late.
 
     With `cards` off, none does."""
@@ -127,10 +127,10 @@ def coins(claims: Sequence[Claim], seed: int, *, cards: bool = True) -> dict[str
     return arms
 
 
-def events_of_arms(records: Iterable[Record], learner: str, now: datetime, *, seed: int, days: float, cards: bool) -> list[Event]:
+def make_arm_events(records: Iterable[Record], learner: str, now: datetime, *, seed: int, days: float, cards: bool) -> list[Event]:
     """The events that put claims without an arm into one."""
     new = [record.claim for record in records if record.arm is None]
-    arms = coins(new, seed, cards=cards)
+    arms = draw_arms(new, seed, cards=cards)
     more: dict[str, Any] = {"seed": seed, "days": days}
     return [Event(now, learner, claim.name, "arm", {"rev": claim.rev, "arm": arms[claim.name], **more}) for claim in new]
 

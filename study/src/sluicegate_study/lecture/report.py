@@ -84,7 +84,7 @@ class Report:
         return found
 
 
-def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
+def make_report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
     """Gather what the finished claims say. With none of them every number is nan, and the verdict says what is missing."""
     done = course.done
     arms = {arm: [record for record in done if record.arm == arm] for arm in ("cards", "none")}
@@ -99,10 +99,10 @@ def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
     return Report(
         all=whole,
         arms=outcomes,
-        cards_help=difference(arms["cards"], arms["none"]) if "cards" in arms else Interval(math.nan, math.nan, math.nan),
+        cards_help=estimate_difference(arms["cards"], arms["none"]) if "cards" in arms else Interval(math.nan, math.nan, math.nan),
         missing=missing,
         verdict=_verdict(whole, missing),
-        chains=tuple(chains(course.records)),
+        chains=tuple(follow_chains(course.records)),
         broken=broken,
         sense=float(np.mean([bool(record.sense) for record in done])) if done else math.nan,
         confidence=float(np.mean(sure)) if sure else math.nan,
@@ -113,7 +113,7 @@ def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
     )
 
 
-def gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000, seed: int = 0) -> Interval:
+def estimate_gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000, seed: int = 0) -> Interval:
     """Mean predicted chance less the share right, with its 95 % bootstrap interval over claims.
 
     Where all are right, or none, drawing again shows no chance at all; the share's exact binomial limit (Clopper and Pearson 1934)
@@ -135,7 +135,7 @@ def gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000,
     return Interval(value, float(low), float(high))
 
 
-def difference(with_cards: Sequence[Record], without: Sequence[Record]) -> Interval:
+def estimate_difference(with_cards: Sequence[Record], without: Sequence[Record]) -> Interval:
     """Share right with cards less share right without, with Newcombe's 95 % interval; nan where an arm is empty."""
     if not with_cards or not without:
         return Interval(math.nan, math.nan, math.nan)
@@ -143,7 +143,7 @@ def difference(with_cards: Sequence[Record], without: Sequence[Record]) -> Inter
     return Interval(p - q, p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q))
 
 
-def chains(records: Sequence[Record]) -> list[tuple[str, bool]]:
+def follow_chains(records: Sequence[Record]) -> list[tuple[str, bool]]:
     """Each chain by its last claim (one that no other needs), and whether it and all beneath were right; chains with a claim that was
     not tested, or whose gap was void, are left out."""
     by_name = {record.claim.name: record for record in records}
@@ -165,7 +165,7 @@ def _outcome(records: Sequence[Record], draws: int, seed: int) -> Outcome:
     said, right = [record.predicted or 0.0 for record in records], [bool(record.right) for record in records]
     if not records:
         return Outcome(0, math.nan, math.nan, Interval(math.nan, math.nan, math.nan))
-    return Outcome(len(records), float(np.mean(said)), float(np.mean(right)), gap(said, right, draws=draws, seed=seed))
+    return Outcome(len(records), float(np.mean(said)), float(np.mean(right)), estimate_gap(said, right, draws=draws, seed=seed))
 
 
 def _verdict(whole: Outcome, missing: dict[str, int]) -> str:

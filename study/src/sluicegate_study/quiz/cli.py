@@ -169,12 +169,12 @@ def _facts(readings: "dict[str, Reading]", deck: str) -> str:
 
 
 def _plain(change: "Change") -> dict[str, Any]:
-    from sluicegate_study.quiz.measures import as_list
+    from sluicegate_study.quiz.measures import interval_to_list
 
     return {
-        "auc": as_list(change.auc),
-        "over": as_list(change.over),
-        "savings": as_list(change.savings) if change.savings else None,
+        "auc": interval_to_list(change.auc),
+        "over": interval_to_list(change.over),
+        "savings": interval_to_list(change.savings) if change.savings else None,
         "bound": change.bound,
         "level": change.level,
     }
@@ -182,7 +182,7 @@ def _plain(change: "Change") -> dict[str, Any]:
 
 def _show(readings: "dict[str, Reading]", changes: "dict[str, dict[str, Change]]", facts: str, page: Path, draws: int) -> None:
     from sluicegate_study.quiz.measures import measure
-    from sluicegate_study.quiz.page import CALIBRATED, SHOWN, sentences
+    from sluicegate_study.quiz.page import CALIBRATED, SHOWN, describe
 
     measured = {name: measure(reading, draws=draws) for name, reading in readings.items()}
     print(facts)
@@ -193,7 +193,7 @@ def _show(readings: "dict[str, Reading]", changes: "dict[str, dict[str, Change]]
             value = found[key]
             print(f"  {key.replace('_', ' '):<{width}} {value.value:7.3f}  [{value.low:.3f}, {value.high:.3f}]")
     print()
-    for said in sentences(measured, changes, next(iter(readings.values()))):
+    for said in describe(measured, changes, next(iter(readings.values()))):
         print(said)
     first = next(iter(readings.values()))
     print(f"expected wins: {first.weight.says}; buzz at a confidence of {first.threshold:g}; answers compared by {first.score}")

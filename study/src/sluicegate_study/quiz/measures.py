@@ -41,7 +41,7 @@ class Answers:
     prior: tuple[Array, ...]
     """[candidates] log-probability of each answer where no clue was read."""
     way: str = "rows"
-    """How the scores were computed: tree, cache or rows (see `quiz_scoring`)."""
+    """How the scores were computed: tree, cache or rows (see `quiz.scoring`)."""
 
     def scores(self, score: Score) -> list[Array]:
         """What the candidates are compared by: `raw` log-probability, its `mean` over an answer's tokens, or `pmi`: how much the clues
@@ -332,12 +332,12 @@ def bins(values: Array, most: int = BINS) -> list[NDArray[np.bool_]]:
     return [place == n for n in range(len(edges) + 1) if (place == n).any()]
 
 
-def plain(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+def intervals_to_lists(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:
     """Measures as [value, low, high], with None for what cannot be told: JSON has no NaN."""
-    return {name: as_list(i) for name, i in found.items()}
+    return {name: interval_to_list(i) for name, i in found.items()}
 
 
-def as_list(found: Interval) -> list[float | None]:
+def interval_to_list(found: Interval) -> list[float | None]:
     return [None if not math.isfinite(v) else v for v in (found.value, found.low, found.high)]
 
 
@@ -357,8 +357,8 @@ def to_json(reading: Reading, draws: int = 1000) -> dict[str, Any]:
         "score": reading.score,
         "threshold": reading.threshold,
         "expected_wins_weight": reading.weight.says,
-        "measures": plain(measure(reading, draws=draws)),
-        "by_category": {name: plain(found) for name, found in measure_groups(reading, draws=draws).items()},
+        "measures": intervals_to_lists(measure(reading, draws=draws)),
+        "by_category": {name: intervals_to_lists(found) for name, found in measure_groups(reading, draws=draws).items()},
         "curve": reading.curve().to_json() | {"low": low.tolist(), "high": high.tolist()},
         "auc_by_score": {s: float(Reading(reading.answers, s).area.mean()) for s in SCORES},
         "asked": [_question(reading, n) for n in range(len(reading.asked))],

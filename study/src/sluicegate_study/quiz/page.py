@@ -49,9 +49,9 @@ def report_quiz(
         facts=facts,
         looks=looks,
         names=list(readings),
-        sentences=sentences(measured, changes, first),
-        curves=curves(readings, looks, draws),
-        trust=trust(readings, looks),
+        sentences=describe(measured, changes, first),
+        curves=plot_recall(readings, looks, draws),
+        trust=plot_calibration(readings, looks),
         threshold=first.threshold,
         score=first.score,
         weight=first.weight.says,
@@ -75,7 +75,7 @@ def report_quiz(
     return path
 
 
-def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
+def describe(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
     """What the numbers say, in words; a difference whose interval holds 0 is not called one."""
     said = []
     for name, found in measured.items():
@@ -105,7 +105,7 @@ def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[s
     return said
 
 
-def curves(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
+def plot_recall(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
     """Recall against the share of clues read, with 95 % bands over questions."""
     paint = _Paint()
     label = "Recall against the share of clues. " + ", ".join(f"{n} {r.area.mean():.2f}" for n, r in readings.items()) + " (area)."
@@ -135,7 +135,7 @@ def _shares(axes: Any, x: str, y: str) -> None:
     axes.set_ylabel(y)
 
 
-def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
+def plot_calibration(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
     """Share right against stated confidence, in bins of equal size."""
     paint = _Paint()
     with _style(paint, "quiz-trust"):

@@ -55,8 +55,9 @@ class Review:
     """Print what was done as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.review.memory import scheduler
-        from sluicegate_study.review.sitting import Sitting, log_of
+        from sluicegate_study.deck.shipped import find_log
+        from sluicegate_study.review.memory import make_scheduler
+        from sluicegate_study.review.sitting import Sitting
 
         if self.limit < 0:
             raise UserError(f"--limit is {self.limit}: expected 0 or more, the number of answers after which to stop.")
@@ -66,8 +67,9 @@ class Review:
             return start + timedelta(seconds=time.monotonic() - began)
 
         deck = open_deck(self.deck)
-        path = Path(self.log) if self.log else log_of(self.deck)
-        sitting = Sitting(deck, path, self.learner or name_learner(), root=self.deck, new=self.new, by=scheduler(retention=self.retention))
+        path = Path(self.log) if self.log else find_log(self.deck)
+        by = make_scheduler(retention=self.retention)
+        sitting = Sitting(deck, path, self.learner or name_learner(), root=self.deck, new=self.new, by=by)
         for problem in sitting.problems:
             print(escape_controls(str(problem)))
         if self.unlink:
@@ -150,8 +152,9 @@ class Stats:
 
     def run(self) -> int:
         from sluicegate_study.deck.collection import load_deck
-        from sluicegate_study.review.progress import progress, stated
-        from sluicegate_study.review.sitting import Sitting, log_of
+        from sluicegate_study.deck.shipped import find_log
+        from sluicegate_study.review.progress import list_stated, measure_progress
+        from sluicegate_study.review.sitting import Sitting
 
         deck = load_deck(self.deck)
         topics = Counter(card.topic or "(none)" for card in deck.cards)
@@ -161,12 +164,12 @@ class Stats:
         for title, counted in (("topic", topics), ("category", categories)):
             for name, count in counted.most_common():
                 print(f"  {title} {escape_controls(name)}: {count}")
-        path = Path(self.log) if self.log else log_of(self.deck)
+        path = Path(self.log) if self.log else find_log(self.deck)
         if path.exists():
             sitting = Sitting(deck, path, self.learner or name_learner(), root=self.deck)
-            numbers["progress"] = progress(sitting, parse_time(self.now))
+            numbers["progress"] = measure_progress(sitting, parse_time(self.now))
             print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers["progress"].items() if name != "slow"))
-            numbers["calibration"] = _print_calibration(stated(sitting))
+            numbers["calibration"] = _print_calibration(list_stated(sitting))
             for key, seconds in numbers["progress"]["slow"]:
                 print(f"  slow: {escape_controls(key)} takes {seconds:.0f} s (median): more than one step?")
         if self.json:

@@ -18,7 +18,7 @@ from fsrs.scheduler import DEFAULT_PARAMETERS, LOWER_BOUNDS_PARAMETERS, UPPER_BO
 from numpy.typing import NDArray
 
 from sluicegate_study.deck.log import Log
-from sluicegate_study.review.memory import links_of, resolve
+from sluicegate_study.review.memory import replay_links, resolve_link
 
 Array = NDArray[np.float64]
 FEWEST = 512
@@ -47,12 +47,12 @@ class History:
     @classmethod
     def of(cls, log: Log, learner: str) -> "History":
         """A learner's reviews as `Memory.replay` sees them: edited cards go on, and a clock that went back stood still."""
-        links = links_of(log.events)
+        links = replay_links(log.events)
         rows: dict[str, list[tuple[int, int, float]]] = {}
         last: dict[str, datetime] = {}
         for event in log.timeline:
             if event.kind == "card" and event.learner == learner:
-                key = resolve(links, event.item)
+                key = resolve_link(links, event.item)
                 at = max(event.t, last.get(key, event.t))
                 rows.setdefault(key, []).append((event.grade, (at - last[key]).days if key in last else 0, at.timestamp()))
                 last[key] = at

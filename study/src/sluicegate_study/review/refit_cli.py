@@ -32,12 +32,12 @@ class Refit:
 
     def run(self) -> int:
         from sluicegate_study.deck.log import read_log
-        from sluicegate_study.review.memory import save_weights, weights_file
+        from sluicegate_study.deck.shipped import find_log
+        from sluicegate_study.review.memory import locate_weights, save_weights
         from sluicegate_study.review.refit import History, refit
-        from sluicegate_study.review.sitting import log_of
 
-        path, learner, now = Path(self.log) if self.log else log_of(self.deck), self.learner or name_learner(), parse_time(self.now)
-        file = weights_file(path)
+        path, learner, now = Path(self.log) if self.log else find_log(self.deck), self.learner or name_learner(), parse_time(self.now)
+        file = locate_weights(path)
         if not path.exists():
             raise UserError(f"no reviews in {str(path)!r}. To make some: {program()} deck review {self.deck}")
         if self.reset:

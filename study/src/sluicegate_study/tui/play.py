@@ -7,8 +7,8 @@ from textual.timer import Timer
 from sluicegate_study.deck.log import read_log
 from sluicegate_study.errors import program
 from sluicegate_study.game.coach import Coach
-from sluicegate_study.game.gamesheet import remark, sheet
-from sluicegate_study.game.played import games_of
+from sluicegate_study.game.gamesheet import format_advice, format_sheet
+from sluicegate_study.game.played import replay_games
 from sluicegate_study.game.playing import Match
 from sluicegate_study.judge.calibration import parse_percent
 from sluicegate_study.tui.base import Line, Program
@@ -133,8 +133,8 @@ class PlayProgram(Program):
         self.put("clock", "█" * full + "░" * (BAR - full) + f" {max(0.0, self.left):.0f} s")
 
     def _sheet(self) -> None:
-        games = [game for game in games_of(read_log(self.match.path), self.match.learner) if game.game == self.match.game]
-        lines = sheet(games)[0] if games and games[0].turns else ["Nothing was played."]
+        games = [game for game in replay_games(read_log(self.match.path), self.match.learner) if game.game == self.match.game]
+        lines = format_sheet(games)[0] if games and games[0].turns else ["Nothing was played."]
         cards = f"\n\n{len(self.match.added)} missed, now cards in {self.match.cards}" if self.match.added else ""
         self.put("question", "\n".join(lines) + cards)
         self.top()
@@ -249,7 +249,7 @@ class PlayProgram(Program):
 
         def told() -> None:
             advice = self.coach.advise(decision)
-            self.call_from_thread(self._told, number, remark(advice) if advice else "")
+            self.call_from_thread(self._told, number, format_advice(advice) if advice else "")
 
         self.run_worker(told, thread=True, exclusive=True, exit_on_error=False)
 
