@@ -1,4 +1,5 @@
-"""What the verbs share: a verb, its options read from words, whose memory is meant and at what time, and the last line of JSON."""
+"""What the verbs share: a verb, its options read from words, whose memory is meant and at what time, and the last line
+of JSON."""
 
 import getpass
 import inspect
@@ -16,7 +17,8 @@ from sluicegate_study.errors import UserError, nearest, program
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb of the command line. The library finds it where a module called cli holds one (`sluicegate.registry.Verb`)."""
+    """A verb of the command line. The library finds it where a module called cli holds one
+    (`sluicegate.registry.Verb`)."""
 
     name: str
     summary: str
@@ -28,7 +30,8 @@ class Verb:
 
 
 def parse(cls: type[Any], verb: str, words: Sequence[str]) -> Any:
-    """Read the fields of a frozen dataclass from the words of a command line. Prints help, and exits, where this is asked for."""
+    """Read the fields of a frozen dataclass from the words of a command line. Prints help, and exits, where this is
+    asked for."""
     return tyro.cli(
         cls,
         prog=f"{program()} {verb}",
@@ -51,7 +54,8 @@ def several(name: str, summary: str, actions: Mapping[str, type[Any]], more: Cal
             called = f"{program()} {name}"
             print(f"usage: {called} {'|'.join(actions)} [options]      {called} {next(iter(actions))} --help\n")
             for action, cls in actions.items():
-                print(f"  {action:<{max(map(len, actions))}} {(cls.__doc__ or '').strip().splitlines()[0]}")
+                summary = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+                print(f"  {action:<{max(map(len, actions))}} {summary}")
             print(f"\n{more()}")
             return 0
         if words[0] not in actions:
@@ -68,7 +72,8 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def parse_time(text: str) -> datetime:
-    """Read the value of --now, in UTC; an empty text is the present. Raises `UserError` where it is no time, or has no zone."""
+    """Read the value of --now, in UTC; an empty text is the present. Raises `UserError` where it is no time, or has no
+    zone."""
     if not text:
         return datetime.now(UTC)
     try:

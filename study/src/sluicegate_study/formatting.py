@@ -6,7 +6,8 @@ from typing import Any
 
 
 def escape_controls(text: str) -> str:
-    r"""Write out control characters and those that turn the direction of writing as \x1b or \u202e. Line ends stay; a tab is a space.
+    r"""Write out control characters and those that turn the direction of writing as \x1b or \u202e. Line ends stay; a
+    tab is a space.
 
     A deck's text could else steer the terminal that it is printed on."""
     return "".join(

@@ -11,7 +11,8 @@ from filelock import lock_descriptor
 
 @contextmanager
 def open_locked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading and for adding to its end, by one program at a time: others wait. It is made where it is missing.
+    """Open a file for reading and for adding to its end, by one program at a time: others wait. It is made where it is
+    missing.
 
     At the end all that was added is on the disk, and the lock goes with the open file, however the program ends."""
     path.parent.mkdir(parents=True, exist_ok=True)

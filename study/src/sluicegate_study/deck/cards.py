@@ -38,8 +38,9 @@ class Question:
 class Card:
     """A question and its answer, or a cloze text with [deletions] (then `answer` is empty).
 
-    `needs` are ids of cards to be known first, `accept`, `prompt` and `reject` are clauses of an answer line (see `answerline`),
-    `allow` are lint rules that the author has looked at and waived. `path` and `line` say where it was read and do not count."""
+    `needs` are ids of cards to be known first, `accept`, `prompt` and `reject` are clauses of an answer line (see
+    `answerline`), `allow` are lint rules that the author has looked at and waived. `path` and `line` say where it was
+    read and do not count."""
 
     question: str
     answer: str = ""
@@ -83,9 +84,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Tossup:
-    """A pyramidal question: clues from hard to easy, read until somebody buzzes. `cards` are ids of the cards behind its clues.
+    """A pyramidal question: clues from hard to easy, read until somebody buzzes. `cards` are ids of the cards behind
+    its clues.
 
-    In `text` a ``|`` divides clues (without one: sentences do) and ``(*)`` is the power mark; ``\\|`` is a plain bar."""
+    In `text` a ``|`` divides clues (without one: sentences do) and ``(*)`` is the power mark; ``\\|`` is a plain
+    bar."""
 
     text: str
     answer: str
@@ -123,7 +126,8 @@ class Tossup:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a bonus: its points, whether it is the easy, middle or hard one (e, m, h, or nothing), text, answer line."""
+    """One part of a bonus: its points, whether it is the easy, middle or hard one (e, m, h, or nothing), text, answer
+    line."""
 
     text: str
     answer: str
@@ -249,7 +253,8 @@ class Deck:
             ) from None
 
     def to_jsonl(self) -> Iterator[str]:
-        """One line of JSON for each question: prompt, answer, topic, angle, split and id, as training and probing read them."""
+        """One line of JSON for each question: prompt, answer, topic, angle, split and id, as training and probing read
+        them."""
         for question in self.questions():
             card = question.card
             row = {"prompt": question.prompt, "answer": question.answer, "topic": card.topic, "angle": card.angle, "split": card.split}
@@ -259,7 +264,8 @@ class Deck:
 def find_deletions(text: str) -> list[tuple[int, int]]:
     """Where the [deletions] of a cloze text are: (place of the opening bracket, place of the closing one).
 
-    Raises `UserError` for brackets that do not close, lie within each other, or hold nothing, and where there are none."""
+    Raises `UserError` for brackets that do not close, lie within each other, or hold nothing, and where there are
+    none."""
     spans: list[tuple[int, int]] = []
     opened = -1
     for found in BRACKET.finditer(text):

@@ -29,7 +29,8 @@ def open_deck(path: str) -> "Deck":
 class Check:
     """Name what is wrong with a deck, and what to look at.
 
-    Errors are left out of the deck and give exit status 1. Findings of the lint are things to look at, never a score."""
+    Errors are left out of the deck and give exit status 1. Findings of the lint are things to look at, never a
+    score."""
 
     deck: Positional[str]
     """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
@@ -115,7 +116,8 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Read a deck of another program into Markdown: an Anki package (.apkg, .colpkg), or a saved qbreader file (.json)."""
+    """Read a deck of another program into Markdown: an Anki package (.apkg, .colpkg), or a saved qbreader file
+    (.json)."""
 
     file: Positional[str]
     """File to read. What is not safe or not whole is refused, and nothing written."""

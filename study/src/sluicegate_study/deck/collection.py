@@ -13,10 +13,11 @@ from sluicegate_study.errors import UserError, program
 
 
 def load_deck(path: str | Path) -> Deck:
-    """Read every .md file under a folder (hidden ones aside), or one file; or a deck that comes with the package, by its name.
+    """Read every .md file under a folder (hidden ones aside), or one file; or a deck that comes with the package, by
+    its name.
 
-    What cannot be read is left out and named in `Deck.problems`, with prerequisites that are unknown or go round in a ring.
-    Raises `UserError` where there is nothing at `path`, or no Markdown file in it."""
+    What cannot be read is left out and named in `Deck.problems`, with prerequisites that are unknown or go round in a
+    ring. Raises `UserError` where there is nothing at `path`, or no Markdown file in it."""
     root = find_deck(path)
     if root.is_dir():
         paths = [
@@ -42,7 +43,8 @@ def load_deck(path: str | Path) -> Deck:
 
 
 def make_deck(name: str, files: list[DeckFile], problems: list[Problem] | None = None) -> Deck:
-    """A deck of files: entries with an id or a text that was there before are left out, and prerequisites are checked."""
+    """A deck of files: entries with an id or a text that was there before are left out, and prerequisites are
+    checked."""
     found = list(problems or [])
     kept: list[DeckFile] = []
     first: dict[str, Entry] = {}
@@ -83,7 +85,8 @@ def save_file(file: DeckFile, path: Path) -> None:
 
 
 def add_cards(path: Path, head: Head, choose: Callable[[list[Entry]], Sequence[Card]]) -> int:
-    """Add cards to the end of a deck file, and return how many; a new file begins with `head`. What is there is left as it is.
+    """Add cards to the end of a deck file, and return how many; a new file begins with `head`. What is there is left as
+    it is.
 
     `choose` gets the entries that are there and returns the cards to add; no other program adds any meanwhile."""
     with open_locked(path) as file:

@@ -23,7 +23,8 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
 
 
 def to_tsv(deck: Deck) -> bytes:
-    """One row a question: id, question, answer, topic, category; with the lines on top that tell Anki how to read it."""
+    """One row a question: id, question, answer, topic, category; with the lines on top that tell Anki how to read
+    it."""
     out = io.StringIO()
     out.write("#separator:tab\n#html:false\n#columns:" + "\t".join(COLUMNS) + "\n")
     rows = csv.writer(out, dialect="excel-tab", lineterminator="\n")
@@ -43,8 +44,9 @@ def to_json(deck: Deck) -> bytes:
 
 
 def to_apkg(deck: Deck) -> bytes:
-    """An Anki package (its legacy form, which every version imports), made by genanki: one note a question, known by its key, so that
-    importing again updates it. The same deck gives the same notes; the bytes of the archive differ in its dates.
+    """An Anki package (its legacy form, which every version imports), made by genanki: one note a question, known by
+    its key, so that importing again updates it. The same deck gives the same notes; the bytes of the archive differ in
+    its dates.
 
     Raises `UserError` where genanki is not installed."""
     try:
@@ -75,7 +77,8 @@ FORMATS: dict[str, Callable[[Deck], bytes]] = {".tsv": to_tsv, ".apkg": to_apkg,
 
 
 def export(deck: Deck, path: Path, *, force: bool = False) -> Path:
-    """Write a deck in the format of the file's ending. Raises `UserError` for another one and, unless `force`, for a file that is there."""
+    """Write a deck in the format of the file's ending. Raises `UserError` for another one and, unless `force`, for a
+    file that is there."""
     if path.suffix not in FORMATS:
         raise UserError(f"cannot export to {str(path)!r}: expected a file ending in {', '.join(FORMATS)}.")
     if path.exists() and not force:

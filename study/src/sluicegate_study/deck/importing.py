@@ -1,7 +1,7 @@
 """Decks from other programs: Anki packages, and saved qbreader JSON. Nothing that is read is trusted.
 
-An archive is refused where a name in it leads elsewhere or where it unpacks to too much; its database is read in memory, tables only, and
-for so long. HTML becomes plain text. Nothing is written before everything was read.
+An archive is refused where a name in it leads elsewhere or where it unpacks to too much; its database is read in
+memory, tables only, and for so long. HTML becomes plain text. Nothing is written before everything was read.
 """
 
 import hashlib

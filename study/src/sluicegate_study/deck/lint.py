@@ -1,8 +1,9 @@
-"""Things to look at in a deck: cards that seem to ask for more than one inferential step, and other habits that make cards weak.
+"""Things to look at in a deck: cards that seem to ask for more than one inferential step, and other habits that make
+cards weak.
 
-Surface rules see words, not steps, so a finding is a question to the author and never a score of the deck. Every rule has an id, and a
-card waives it with ``allow: RULE``. The principles are those of Wozniak's minimum information, Matuschak's "focused" and "precise",
-and Nielsen's "build up from atoms"; the wording and the thresholds are ours.
+Surface rules see words, not steps, so a finding is a question to the author and never a score of the deck. Every rule
+has an id, and a card waives it with ``allow: RULE``. The principles are those of Wozniak's minimum information,
+Matuschak's "focused" and "precise", and Nielsen's "build up from atoms"; the wording and the thresholds are ours.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The review log: one line of JSON an event, only ever added to. It is the truth; every state is computed from it.
 
-A line that cannot be read is left out and named; the others count. Two programs may add to one log at once: each adds whole lines,
-under a lock. Where the last line was cut off, the next one begins on a line of its own.
+A line that cannot be read is left out and named; the others count. Two programs may add to one log at once: each adds
+whole lines, under a lock. Where the last line was cut off, the next one begins on a line of its own.
 """
 
 import json
@@ -24,9 +24,9 @@ KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz"
 class Event:
     """Something that happened to a learner and an item, at `t` (aware, UTC). What else there is to say is in `more`.
 
-    Kinds: `card` (a review; more: grade 1 to 4, rev, conf, given, verdict, ms), `seen` (the text and file of an item, so that it is found
-    again after an edit), `relink` and `unlink` (item goes on as, or no longer as, `to`), `suspend`, `resume`; and of a game of tossups (see
-    `playing`) `game`, `buzz`, `pass`, `bonus`, `override` and `end`."""
+    Kinds: `card` (a review; more: grade 1 to 4, rev, conf, given, verdict, ms), `seen` (the text and file of an item,
+    so that it is found again after an edit), `relink` and `unlink` (item goes on as, or no longer as, `to`), `suspend`,
+    `resume`; and of a game of tossups (see `playing`) `game`, `buzz`, `pass`, `bonus`, `override` and `end`."""
 
     t: datetime
     learner: str
@@ -85,7 +85,8 @@ def read_log(path: Path) -> Log:
 
 
 def append(path: Path, events: Iterable[Event]) -> tuple[int, int]:
-    """Add events to a log; waits while another program adds its own. Returns the log's size in bytes before and after."""
+    """Add events to a log; waits while another program adds its own. Returns the log's size in bytes before and
+    after."""
     text = "".join(event.line() for event in events).encode("utf-8", "backslashreplace")
     if not text:
         return (0, 0)

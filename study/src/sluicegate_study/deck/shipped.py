@@ -1,4 +1,5 @@
-"""The decks that come with the package, and where a deck that a user names is: in the working folder, or among these."""
+"""The decks that come with the package, and where a deck that a user names is: in the working folder, or among
+these."""
 
 import os
 from importlib import resources
@@ -13,14 +14,16 @@ def list_decks() -> list[str]:
 
 
 def path(name: str) -> Path:
-    """The folder of a deck that comes with the package; it is read, never written to. Raises `UserError` for a name that none has."""
+    """The folder of a deck that comes with the package; it is read, never written to. Raises `UserError` for a name
+    that none has."""
     if name not in list_decks():
         raise UserError(f"no deck called {name!r} comes with the program: expected one of {nearest(name, list_decks())}.")
     return _folder() / name
 
 
 def find_deck(deck: str | Path) -> Path:
-    """Where a deck is: `deck` as a path where something is there, else the deck of that name that comes with the package."""
+    """Where a deck is: `deck` as a path where something is there, else the deck of that name that comes with the
+    package."""
     place = Path(deck)
     return path(str(deck)) if not place.exists() and str(deck) in list_decks() else place
 
@@ -28,8 +31,8 @@ def find_deck(deck: str | Path) -> Path:
 def find_log(deck: str | Path) -> Path:
     """Where a deck's log is: log.jsonl in its folder, or next to its one file.
 
-    The log of a deck that comes with the package is the user's own: ``sluicegate/decks/NAME/log.jsonl`` in `$XDG_DATA_HOME`, else in
-    ``~/.local/share``."""
+    The log of a deck that comes with the package is the user's own: ``sluicegate/decks/NAME/log.jsonl`` in
+    `$XDG_DATA_HOME`, else in ``~/.local/share``."""
     place = find_deck(deck)
     folder = place if place.is_dir() else place.parent
     inside, package = folder.resolve(), _folder().resolve()

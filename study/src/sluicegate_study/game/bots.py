@@ -1,7 +1,7 @@
 """The other team, a bot: what it does is drawn for one tossup at a time from the same model that `buzzing` solves.
 
-A bot knows nothing. When it buzzes, whether it is right, and what it makes of a bonus are drawn from an `Opponent`, by a seed; it does not
-react to the player, except that a miss of the player lets it answer at the end.
+A bot knows nothing. When it buzzes, whether it is right, and what it makes of a bonus are drawn from an `Opponent`, by
+a seed; it does not react to the player, except that a miss of the player lets it answer at the end.
 """
 
 import math
@@ -16,9 +16,9 @@ MOST_PARTS = 6
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bot does in one tossup. It buzzes when so many words are read (`word`; 0: never), and is `right` or not; after the player's
-    miss it answers at the end where it would have buzzed later or `ventures`, and is `right_late` or not. `parts`: the bonus parts that
-    it knows."""
+    """What a bot does in one tossup. It buzzes when so many words are read (`word`; 0: never), and is `right` or not;
+    after the player's miss it answers at the end where it would have buzzed later or `ventures`, and is `right_late` or
+    not. `parts`: the bonus parts that it knows."""
 
     word: int = 0
     right: bool = False

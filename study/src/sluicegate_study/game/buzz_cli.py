@@ -20,7 +20,8 @@ DIFFERENCES = (-120, -80, -40, -20, 0, 20, 40, 80, 120)
 class Buzz:
     """Say from which chance of being right on to buzz, by score and tossups left, and what that play wins.
 
-    A dynamic programme over a model of both teams. Practice does not need the score: the table shows how little it changes."""
+    A dynamic programme over a model of both teams. Practice does not need the score: the table shows how little it
+    changes."""
 
     opponent: str = "even"
     """weak, even or strong."""

@@ -1,4 +1,5 @@
-"""A missed tossup becomes a card: its last clue that was heard in full, asked for the tossup's answer, added to a Markdown deck."""
+"""A missed tossup becomes a card: its last clue that was heard in full, asked for the tossup's answer, added to a
+Markdown deck."""
 
 import re
 from collections import Counter
@@ -49,7 +50,8 @@ def missed_card(tossup: Tossup, heard: int, category: str = "", needs: tuple[str
 
 
 def add_card(card: Card, path: Path, deck: Deck | None = None) -> bool:
-    """Add a card to the end of a deck file; False where it, or one with its question, is there already, or in `deck`."""
+    """Add a card to the end of a deck file; False where it, or one with its question, is there already, or in
+    `deck`."""
     check_file(path)
 
     def choose(there: list[Entry]) -> list[Card]:

@@ -1,4 +1,5 @@
-"""``play``: tossups read clue by clue against a bot, judged, scored, coached; one line of input a step, or a full screen."""
+"""``play``: tossups read clue by clue against a bot, judged, scored, coached; one line of input a step, or a full
+screen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Play:
-    """Play tossups and bonuses against a bot, and see when you should have buzzed. On a terminal this is a full-screen program.
+    """Play tossups and bonuses against a bot, and see when you should have buzzed. On a terminal this is a full-screen
+    program.
 
-    In plain mode, one line of input a step: nothing reads on, b buzzes, q ends; then your answer, and how sure you were.
-    After a ruling o turns it round. Every step is in the log at once; --stats shows what the log tells of all games."""
+    In plain mode, one line of input a step: nothing reads on, b buzzes, q ends; then your answer, and how sure you
+    were. After a ruling o turns it round. Every step is in the log at once; --stats shows what the log tells of all
+    games."""
 
     deck: Positional[str] = "tossups"
     """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
@@ -184,7 +187,8 @@ def _play_in_lines(match: "Match", words: int) -> None:
 
 
 def _show(match: "Match", shown: tuple[int, int]) -> tuple[int, int]:
-    """Print what was read since the last time, and what the bot did; returns how far that is: (number of the tossup, word)."""
+    """Print what was read since the last time, and what the bot did; returns how far that is: (number of the tossup,
+    word)."""
     turn, at = match.turn, shown[1]
     if shown[0] != match.index:
         at = 0

@@ -1,4 +1,5 @@
-"""What the log tells of games played: points, celerity, powers, calibration, and the coach's advice. Nothing else is kept of a game."""
+"""What the log tells of games played: points, celerity, powers, calibration, and the coach's advice. Nothing else is
+kept of a game."""
 
 import math
 from collections import defaultdict
@@ -52,8 +53,8 @@ class LoggedGame:
 
 
 def replay_games(log: Log, learner: str) -> list[LoggedGame]:
-    """The games of a learner, in the order of the log. Events of a game whose beginning is lost, or that lack what they need, are left
-    out."""
+    """The games of a learner, in the order of the log. Events of a game whose beginning is lost, or that lack what they
+    need, are left out."""
     games: dict[str, LoggedGame] = {}
     for event in log.events:
         if event.kind == "game" and event.learner == learner:
@@ -110,9 +111,10 @@ def advise(games: Iterable[LoggedGame]) -> list[Advice]:
 def count_statistics(games: Sequence[LoggedGame]) -> dict[str, Any]:
     """The numbers of some games together; nan where there is nothing to divide by.
 
-    `celerity`: mean of 1 - position over right buzzes. `power_rate`: powers among right buzzes on tossups with a power mark. `bpa`: mean
-    over tossups heard of 1 - position where the buzz was right, else 0: the area under the share answered right against the position.
-    `per_20`: points in 20 tossups heard. `ppb`: points in a bonus of our own. `negs` lost points; `wrong` did not."""
+    `celerity`: mean of 1 - position over right buzzes. `power_rate`: powers among right buzzes on tossups with a power
+    mark. `bpa`: mean over tossups heard of 1 - position where the buzz was right, else 0: the area under the share
+    answered right against the position. `per_20`: points in 20 tossups heard. `ppb`: points in a bonus of our own.
+    `negs` lost points; `wrong` did not."""
     if not games:
         raise UserError(f"no game in the log: expected at least one. To play: {program()} play DECK")
     heard = [(game, event) for game in games for event in game.turns]

@@ -8,8 +8,8 @@ A `Match` is a state machine without a screen. What may be done depends on its `
     part        answer(text): a part of a bonus          part ruled  override(), go_on()
     finished
 
-The bot acts within `advance` and `go_on`. A team has one attempt; only the first team to answer can lose points, and only before the last
-word.
+The bot acts within `advance` and `go_on`. A team has one attempt; only the first team to answer can lose points, and
+only before the last word.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ ALONE = "none"
 
 
 class Match:
-    """One game. `log` is added to as it goes on; `cards` is the deck file that missed tossups become cards of (None: they do not), and
-    `linked` says that it belongs to `deck`, so that its cards may need the deck's."""
+    """One game. `log` is added to as it goes on; `cards` is the deck file that missed tossups become cards of (None:
+    they do not), and `linked` says that it belongs to `deck`, so that its cards may need the deck's."""
 
     def __init__(
         self,
@@ -188,7 +188,8 @@ class Match:
             self._bonus_or_next()
 
     def close(self) -> None:
-        """Leave the game where it is. What happened is in the log already; what was typed and not ruled yet is ruled as it is."""
+        """Leave the game where it is. What happened is in the log already; what was typed and not ruled yet is ruled as
+        it is."""
         if self.stage == "sure":
             self.state(None)
         if self.stage in ("answering", "guessing"):

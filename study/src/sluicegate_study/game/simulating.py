@@ -1,7 +1,7 @@
 """Games played out draw by draw, to check the dynamic programme against: nothing here uses its recursion.
 
-Each game draws its own beliefs, the other team's tick, the coin's toss, answers, bonus parts. A miss of ours lets the other team go on
-listening: it answers where it would have buzzed, or ventures an answer at the end.
+Each game draws its own beliefs, the other team's tick, the coin's toss, answers, bonus parts. A miss of ours lets the
+other team go on listening: it answers where it would have buzzed, or ventures an answer at the end.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Simulated:
-    """What came of `games`: the share won (a tie counts its chance), its standard error, mean difference, and negs and powers a game."""
+    """What came of `games`: the share won (a tie counts its chance), its standard error, mean difference, and negs and
+    powers a game."""
 
     games: int
     win: float
@@ -32,7 +33,8 @@ class Simulated:
 def simulate(
     game: Game, policy: Policy, games: int, seed: int, *, tie: float, tossups: int | None = None, difference: int = 0
 ) -> Simulated:
-    """Play `games` games of `tossups` from a score difference by a policy. Raises `UserError` for fewer than 2 games."""
+    """Play `games` games of `tossups` from a score difference by a policy. Raises `UserError` for fewer than 2
+    games."""
     if games < 2:
         raise UserError(f"{games} games: expected at least 2.")
     count = game.rules.cycles if tossups is None else tossups

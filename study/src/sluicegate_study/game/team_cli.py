@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 class Team:
     """Say who of a team should study what, so that most tossups have somebody who knows them.
 
-    Greedy and exact plans for the hours you have. The gain of study is your assumption (--half, --ceiling), not a measurement."""
+    Greedy and exact plans for the hours you have. The gain of study is your assumption (--half, --ceiling), not a
+    measurement."""
 
     players: Positional[str]
-    """Skills, 0 to 1: a .csv (player,Category,...; or player,category,skill,half), a .toml, or a log.jsonl of plays and reviews."""
+    """Skills, 0 to 1: a .csv (player,Category,...; or player,category,skill,half), a .toml, or a log.jsonl of plays and
+    reviews."""
     shares: str = ""
-    """What is asked: acf, pace, a deck, or a .csv or .toml of categories and shares; default: the log's deck, or acf."""
+    """What is asked: acf, pace, a deck, or a .csv or .toml of categories and shares; default: the log's deck, or
+    acf."""
     hours: float = 10.0
     """Hours of study of each player; a .toml may say them for each."""
     common: bool = False

@@ -1,4 +1,5 @@
-"""What a team is made of: shares of categories (a deck, a preset, a file), and skills (a file, or the log of plays and reviews)."""
+"""What a team is made of: shares of categories (a deck, a preset, a file), and skills (a file, or the log of plays and
+reviews)."""
 
 import csv
 import io
@@ -47,8 +48,8 @@ PRIOR = 4.0
 
 @dataclass(frozen=True)
 class Players:
-    """Skills by player and category; hours to learn half of what is missing, and hours of study, where a file says so; of a log, answers
-    behind each skill."""
+    """Skills by player and category; hours to learn half of what is missing, and hours of study, where a file says so;
+    of a log, answers behind each skill."""
 
     skill: Mapping[str, Mapping[str, float]]
     half: Mapping[str, Mapping[str, float]]
@@ -57,8 +58,9 @@ class Players:
 
 
 def read_shares(name: str, depth: int = 1) -> dict[str, float]:
-    """Weights of categories: a preset, a deck (its tossups, or where it has none its cards), or a file of `category,share` (CSV) or
-    `category = share` (TOML). `depth` is how many levels of a deck's Category/Sub are told apart."""
+    """Weights of categories: a preset, a deck (its tossups, or where it has none its cards), or a file of
+    `category,share` (CSV) or `category = share` (TOML). `depth` is how many levels of a deck's Category/Sub are told
+    apart."""
     if name in PRESETS:
         return dict(PRESETS[name])
     path = Path(name)
@@ -95,7 +97,8 @@ def cut_category(category: str, depth: int) -> str:
 
 
 def read_players(path: Path, *, depth: int = 1, deck: Deck | None = None) -> Players:
-    """Read players from .csv, .toml, or a log (.jsonl) of plays and reviews; reviews need the deck, which says their categories."""
+    """Read players from .csv, .toml, or a log (.jsonl) of plays and reviews; reviews need the deck, which says their
+    categories."""
     if not path.is_file():
         raise UserError(f"no players {str(path)!r}: expected a .csv or .toml file of skills, or a log.jsonl of plays and reviews.")
     readers = {".csv": _from_csv, ".toml": _from_toml}
@@ -110,8 +113,8 @@ def read_players(path: Path, *, depth: int = 1, deck: Deck | None = None) -> Pla
 
 
 def rate_players(log: Log, *, depth: int = 1, deck: Deck | None = None) -> Players:
-    """Each person's share of right answers by category: tossups of games (what was let go counts by the guess), and, where the deck is
-    given, reviews of its cards (right: graded better than `again`)."""
+    """Each person's share of right answers by category: tossups of games (what was let go counts by the guess), and,
+    where the deck is given, reviews of its cards (right: graded better than `again`)."""
     from sluicegate_study.review.memory import replay_links, resolve_link
 
     learners = dict.fromkeys(event.learner for event in log.events if not event.learner.startswith(("bot:", "model:")))
@@ -141,8 +144,8 @@ def rate_players(log: Log, *, depth: int = 1, deck: Deck | None = None) -> Playe
 
 
 def assemble_team(shares: Mapping[str, float], players: Players, *, half: float, ceiling: float) -> Team:
-    """A team over the categories that have a share. A skill that a file does not give is an error; one that a log says nothing of is the
-    player's overall rate."""
+    """A team over the categories that have a share. A skill that a file does not give is an error; one that a log says
+    nothing of is the player's overall rate."""
     categories = [name for name, share in shares.items() if share]
     table = []
     for player, row in players.skill.items():

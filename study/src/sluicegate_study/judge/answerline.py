@@ -2,8 +2,9 @@
 
     George **Washington** [accept first president; prompt on general by asking "which one?"; reject Martha Washington]
 
-A line is a main answer and sections in brackets. A section is clauses divided by semicolons; a clause is a directive and answers divided
-by ``or`` and commas. Words in ``**bold**`` (or ``<b><u>bold</u></b>``) are required; without any, all words of an answer are.
+A line is a main answer and sections in brackets. A section is clauses divided by semicolons; a clause is a directive
+and answers divided by ``or`` and commas. Words in ``**bold**`` (or ``<b><u>bold</u></b>``) are required; without any,
+all words of an answer are.
 """
 
 import html
@@ -54,7 +55,8 @@ _MENTION = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a line: how it is ruled, its text (required words between \\x02 and \\x03), what to ask back, and how it is meant.
+    """One answer of a line: how it is ruled, its text (required words between \\x02 and \\x03), what to ask back, and
+    how it is meant.
 
     `loose` answers may stand among any other words ("accept answers mentioning ..."); `main` is the line's first."""
 
@@ -76,7 +78,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerLine:
-    """A line, read: its answers, and whether any required part will do, partial answers are asked back, and word forms count."""
+    """A line, read: its answers, and whether any required part will do, partial answers are asked back, and word forms
+    count."""
 
     answers: tuple[Answer, ...]
     any_part: bool = False
@@ -135,7 +138,8 @@ def mark_required(line: str) -> str:
 
 
 def _sections(text: str) -> tuple[str, list[str]]:
-    """The main answer, and the contents of brackets; parentheses are sections where they begin with a directive, else they are left out."""
+    """The main answer, and the contents of brackets; parentheses are sections where they begin with a directive, else
+    they are left out."""
     main, sections, depth, start, opening = "", [], 0, 0, ""
     for place, character in enumerate(text):
         if character in "[(" and (depth == 0):
@@ -161,7 +165,8 @@ def _sections(text: str) -> tuple[str, list[str]]:
 
 
 def _clauses(section: str) -> list[tuple[Ruling, str, str]]:
-    """The clauses of a section as (ruling, answers, question to ask back). A clause without a directive has the one before's."""
+    """The clauses of a section as (ruling, answers, question to ask back). A clause without a directive has the one
+    before's."""
     found: list[tuple[Ruling, str, str]] = []
     ruling: Ruling = "accept"
     for part in _split(section, r"\s*;\s*"):

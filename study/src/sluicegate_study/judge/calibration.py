@@ -1,7 +1,8 @@
 """Stated confidence against being right: over-confidence with an interval, and the Brier score taken apart.
 
-Answers to one question are not independent, so questions are the units: intervals are Student's t over questions (a ratio estimator), or a
-bootstrap that draws whole questions. The proper score is Brier's; the binned error is a picture of it.
+Answers to one question are not independent, so questions are the units: intervals are Student's t over questions (a
+ratio estimator), or a bootstrap that draws whole questions. The proper score is Brier's; the binned error is a picture
+of it.
 """
 
 import math
@@ -50,9 +51,10 @@ class Interval:
 class Calibration:
     """How far stated confidence can be trusted.
 
-    `over` is mean confidence less the share of right answers (above 0: over-confident). `brier` is
-    `reliability` - `resolution` + `uncertainty` (Murphy 1973), over groups of equal stated confidence. `binned` is the mean gap in ten
-    bins of equal size. `verdict` is over-confident, under-confident, not told apart from calibrated, or too few questions."""
+    `over` is mean confidence less the share of right answers (above 0: over-confident). `brier` is `reliability` -
+    `resolution` + `uncertainty` (Murphy 1973), over groups of equal stated confidence. `binned` is the mean gap in ten
+    bins of equal size. `verdict` is over-confident, under-confident, not told apart from calibrated, or too few
+    questions."""
 
     answers: int
     questions: int
@@ -114,7 +116,8 @@ def calibrate(answers: Iterable[Said], *, draws: int = 1000, seed: int = 0) -> C
 
 
 def calibrate_by_category(answers: Sequence[Said]) -> dict[str, Calibration]:
-    """Measure the calibration of all answers ("all"), and, where there are two or more, of each category by its name."""
+    """Measure the calibration of all answers ("all"), and, where there are two or more, of each category by its
+    name."""
     groups: dict[str, list[Said]] = defaultdict(list)
     for row in answers:
         groups[row.category].append(row)

@@ -1,9 +1,10 @@
 """Judging a typed answer by an answer line: accept, prompt or reject.
 
-An answer is accepted when every required word is in it and nothing else in it makes it another thing. What else may stand there: words of
-the full answer, small words, titles and kinds ("president", "the river"), and, after a comma or a preposition, more about it. One required
-word with a stranger next to it is not accepted: Martha Washington is not George. An answer that equals one of the line's is ruled as that
-one; otherwise reject goes before accept, and accept before prompt.
+An answer is accepted when every required word is in it and nothing else in it makes it another thing. What else may
+stand there: words of the full answer, small words, titles and kinds ("president", "the river"), and, after a comma or a
+preposition, more about it. One required word with a stranger next to it is not accepted: Martha Washington is not
+George. An answer that equals one of the line's is ruled as that one; otherwise reject goes before accept, and accept
+before prompt.
 """
 
 import re
@@ -29,29 +30,8 @@ _AFTER = (
     "river mountain mountains mt lake city island islands desert planet dynasty empire country nation novel book poem play opera"
     " painting film movie element gas metal atom process concept algorithm answer please one"
 )
-_NOT = frozenset(
-    [
-        "not",
-        "non",
-        "anti",
-        "un",
-        "no",
-        "never",
-        "without",
-        "except",
-        "pseudo",
-        "quasi",
-        "post",
-        "pre",
-        "neo",
-        "or",
-        "either",
-        "neither",
-        "jr",
-        "junior",
-        "sr",
-    ]
-)
+_NOT_WORDS = "not non anti un no never without except pseudo quasi post pre neo or either neither jr junior sr"
+_NOT = frozenset(_NOT_WORDS.split())
 _I_THINK = r"i\s+(?:think|believe|guess|say)(?:\s+(?:it(?:'s| is)|that))?"
 _IS_IT = r"it(?:'s| is)|that(?:'s| is)|is (?:it|this|that)|(?:what|who)(?:'s| is| are| was| were)|this is|could it be"
 _LEAD = re.compile(
@@ -65,7 +45,8 @@ _MORE = re.compile(r",|;|\(|\b(?:by|from|in|of|on|at|during|which|who|that|for|b
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer is, what to ask back where it is a prompt, and the answer of the line that decided (nothing: none did)."""
+    """What an answer is, what to ask back where it is a prompt, and the answer of the line that decided (nothing: none
+    did)."""
 
     ruling: Ruling
     ask: str = ""
@@ -121,7 +102,8 @@ def _read(line: str) -> AnswerLine:
 
 
 def _match(answer: Answer, line: AnswerLine, said: str, tokens: Sequence[str]) -> tuple[int, bool]:
-    """How well a given answer meets one of the line's: (3 where it equals it, 2 but for small words, else 1; whether it meets it)."""
+    """How well a given answer meets one of the line's: (3 where it equals it, 2 but for small words, else 1; whether it
+    meets it)."""
     full = unify_names(normalize_words(answer.plain))
     if not full:
         return 0, False
@@ -168,7 +150,8 @@ def _nearer_to_wrong(answer: Answer, line: AnswerLine, tokens: Sequence[str]) ->
 
 
 def _required(answer: Answer, full: list[str]) -> list[list[str]]:
-    """The required words, a list for each bold part; without bold, all words but the small ones. Single bold letters are an initialism."""
+    """The required words, a list for each bold part; without bold, all words but the small ones. Single bold letters
+    are an initialism."""
     spans = [found[1] for found in BOLD.finditer(answer.text)]
     if spans and len(spans) > 1 and all(len(span.strip(" .")) == 1 for span in spans):
         return [["".join(span.strip(" .").casefold() for span in spans)]]
@@ -205,7 +188,8 @@ def _stands_for(token: str, word: str, whole: dict[str, str], forms: bool) -> bo
 
 
 def _turned_round(answer: Answer, said: str) -> bool:
-    """Whether one bold text of two things joined by "and", as titles are, has them the other way round: Peace and War."""
+    """Whether one bold text of two things joined by "and", as titles are, has them the other way round: Peace and
+    War."""
     given = normalize_words(said)
     for span in BOLD.findall(answer.text):
         part = normalize_words(span)
@@ -265,7 +249,8 @@ def _extras_do_no_harm(required: Sequence[str], full: Sequence[str], said: str, 
 
 
 def _says(token: str, other: str) -> bool:
-    """Whether a further word is one of the answer's: itself, its initial, or the same name in another language or for short."""
+    """Whether a further word is one of the answer's: itself, its initial, or the same name in another language or for
+    short."""
     short = len(token) == 1 and other.startswith(token)
     return (
         same_word(token, other)

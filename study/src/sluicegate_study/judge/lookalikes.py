@@ -1,4 +1,5 @@
-"""Words near in spelling that differ in meaning: known pairs, opposed prefixes, and consonants not adjacent on a keyboard."""
+"""Words near in spelling that differ in meaning: known pairs, opposed prefixes, and consonants not adjacent on a
+keyboard."""
 
 _PAIRS = (
     "mitosis miosis, mitosis meiosis, insulin inulin, adsorption absorption, nucleotide nucleoside, neutron neutrino, thymine"
@@ -12,20 +13,8 @@ _PAIRS = (
     " calvary cavalry, immanent imminent, phenyl phenol"
 )
 _DIFFERENT = frozenset(frozenset(pair.split()) for pair in _PAIRS.split(","))
-_PREFIXES = (
-    ("hyper", "hypo"),
-    ("inter", "intra"),
-    ("macro", "micro"),
-    ("endo", "exo"),
-    ("endo", "ecto"),
-    ("ante", "anti"),
-    ("pre", "pro"),
-    ("ab", "ad"),
-    ("em", "im"),
-    ("af", "ef"),
-    ("homo", "hetero"),
-    ("uni", "omni"),
-)
+_OPPOSED = "hyper hypo, inter intra, macro micro, endo exo, endo ecto, ante anti, pre pro, ab ad, em im, af ef, homo hetero, uni omni"
+_PREFIXES = [pair.split() for pair in _OPPOSED.split(",")]
 _SOUNDS = ("ckqsxz", "bp", "dt", "fvw", "gjy", "mn", "lr", "th")
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
@@ -43,7 +32,8 @@ def are_two_words(one: str, other: str) -> bool:
 
 
 def _unlike_consonant(one: str, other: str) -> bool:
-    """Whether the words differ by one consonant for another that neither sounds like it nor lies beside it on the keyboard."""
+    """Whether the words differ by one consonant for another that neither sounds like it nor lies beside it on the
+    keyboard."""
     if len(one) != len(other):
         return False
     places = [n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]

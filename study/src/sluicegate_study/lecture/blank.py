@@ -1,4 +1,5 @@
-"""One step of a claim hidden: a term, a content word, or a side of a formula, chosen by a seed; and whether an answer fills it."""
+"""One step of a claim hidden: a term, a content word, or a side of a formula, chosen by a seed; and whether an answer
+fills it."""
 
 import hashlib
 import random
@@ -52,10 +53,11 @@ class Blank:
 
 
 def find_blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]:
-    """What could be hidden in a claim: the reader's own choice; else sides of display formulas; else emphasised terms, code, and sides
-    of formulas; else whole formulas and content words that stand there once.
+    """What could be hidden in a claim: the reader's own choice; else sides of display formulas; else emphasised terms,
+    code, and sides of formulas; else whole formulas and content words that stand there once.
 
-    Of those, what is new here goes before what an earlier claim said already (`seen`: stems): the gap must not be filled by reading on."""
+    Of those, what is new here goes before what an earlier claim said already (`seen`: stems): the gap must not be
+    filled by reading on."""
     text = claim.text
     if claim.blank:
         start = text.index(claim.blank)
@@ -87,7 +89,8 @@ def find_blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]
 
 
 def choose_blank(claim: Claim, seed: int, seen: frozenset[str] = frozenset()) -> Blank:
-    """The one that the cold test hides: a pure function of the seed and of the claims' texts. Raises `UserError` where there is none."""
+    """The one that the cold test hides: a pure function of the seed and of the claims' texts. Raises `UserError` where
+    there is none."""
     found = find_blanks(claim, seen)
     if not found:
         raise UserError(f"claim [{claim.name}] has no word that could be hidden: give it a line blank: with words of it, or remove it.")
@@ -107,7 +110,8 @@ def find_stems(text: str) -> frozenset[str]:
 
 
 def judge_blank(blank: Blank, given: str) -> str:
-    """Judge a typed answer: accept, prompt (near, but not it) or reject. Formulas count as equal when they are written alike."""
+    """Judge a typed answer: accept, prompt (near, but not it) or reject. Formulas count as equal when they are written
+    alike."""
     if not given.strip():
         return "reject"
     if normalize_formula(given) == normalize_formula(blank.answer) != "":
@@ -118,7 +122,8 @@ def judge_blank(blank: Blank, given: str) -> str:
 
 
 def normalize_formula(text: str) -> str:
-    """A formula without what does not change it: spaces, dollars, sizes, multiplication signs, needless brackets, fonts.
+    """A formula without what does not change it: spaces, dollars, sizes, multiplication signs, needless brackets,
+    fonts.
 
     Capitals count: $Q$ is not $q$."""
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=[\w)}])[²³]", lambda f: "^" + {"²": "2", "³": "3"}[f[0]], text))

@@ -27,8 +27,8 @@ def choose_blanks(records: Sequence[Record], seed: int) -> dict[str, Blank]:
 
 
 def make_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
-    """One cloze card for each claim with cards, of up to two deletions: others than the tested one where the claim has others, so that
-    the test asks for the step and not for a card's word."""
+    """One cloze card for each claim with cards, of up to two deletions: others than the tested one where the claim has
+    others, so that the test asks for the step and not for a card's word."""
     chosen = {record.claim.name for record in records if record.arm == "cards"}
     made = []
     for record in records:
@@ -41,7 +41,8 @@ def make_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -
 
 
 def make_repair_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
-    """Cloze cards for the claims that were not rebuilt, in their order: the step that was hidden, each after the broken ones it needs.
+    """Cloze cards for the claims that were not rebuilt, in their order: the step that was hidden, each after the broken
+    ones it needs.
 
     A claim whose card of the first round asks for that very step needs no other."""
     broken = {record.claim.name for record in records if record.right is False and not record.void}

@@ -1,4 +1,5 @@
-"""``lecture``: predict for each claim of your notes whether you can rebuild it, be tested some days later, and see the gap."""
+"""``lecture``: predict for each claim of your notes whether you can rebuild it, be tested some days later, and see the
+gap."""
 
 import math
 import time
@@ -29,9 +30,10 @@ QUIT, VOID = ":q", ":s"
 class Lecture:
     """It made sense in the lecture: does it still? Run it again on the same notes to go on with what comes next.
 
-    split: the notes become claims, in a file that you may edit. reading: how likely is it that you can rebuild each step in a week?
-    cold: each claim with one step hidden. sense: the claims once more. report: what you felt against what you could do.
-    Every answer is logged at once; :q ends, and the same command goes on. Cards are written for half of the claims, drawn by a coin."""
+    split: the notes become claims, in a file that you may edit. reading: how likely is it that you can rebuild each
+    step in a week? cold: each claim with one step hidden. sense: the claims once more. report: what you felt against
+    what you could do. Every answer is logged at once; :q ends, and the same command goes on. Cards are written for half
+    of the claims, drawn by a coin."""
 
     notes: Positional[str]
     """File of notes, in Markdown or plain."""
@@ -86,7 +88,8 @@ class Lecture:
 
 
 class _Sitting:
-    """One run of the verb: the log is read again before each question, so that what another run answered is not asked twice."""
+    """One run of the verb: the log is read again before each question, so that what another run answered is not asked
+    twice."""
 
     def __init__(self, options: Lecture, notes: Path, claims: "list[Claim]", now: Clock) -> None:
         from sluicegate_study.lecture.cards import make_slug
@@ -123,7 +126,8 @@ class _Sitting:
         append(self.log, [Event(self.now().astimezone(UTC), self.learner, record.claim.name, kind, {"rev": record.claim.rev, **more})])
 
     def run(self, wanted: str) -> str:
-        """Do one stage (the second look and the report follow a cold test at once); the stage where things stand afterwards."""
+        """Do one stage (the second look and the report follow a cold test at once); the stage where things stand
+        afterwards."""
         course, again = self.course, f"{program()} lecture {self.options.notes}"
         if wanted == "split":
             print(f"next: edit the claims if you like, then read them: {again}")
@@ -293,7 +297,8 @@ def _judged(verdict: str) -> str:
 
 
 def _ask_yes(prompt: str, default: bool | None = None) -> bool:
-    """Ask until it is yes or no, or nothing where there is a default. Raises `EOFError` where the input or the learner ended."""
+    """Ask until it is yes or no, or nothing where there is a default. Raises `EOFError` where the input or the learner
+    ended."""
     while (said := ask_line(prompt, QUIT)) or default is None:
         if said.lower() in ("y", "yes", "n", "no"):
             return said.lower().startswith("y")

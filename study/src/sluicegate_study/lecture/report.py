@@ -1,8 +1,9 @@
-"""What a cold test says: how far felt understanding was from real, where the chain broke first, and whether cards helped.
+"""What a cold test says: how far felt understanding was from real, where the chain broke first, and whether cards
+helped.
 
-Claims are the units. Means have a bootstrap interval whose percentiles are widened to what Student's t would give at that size
-(Hesterberg 2015, the expanded percentile interval): the plain one is too narrow for small n. The difference between the arms has Newcombe's
-(1998) hybrid score interval, which does not collapse where all or none are right.
+Claims are the units. Means have a bootstrap interval whose percentiles are widened to what Student's t would give at
+that size (Hesterberg 2015, the expanded percentile interval): the plain one is too narrow for small n. The difference
+between the arms has Newcombe's (1998) hybrid score interval, which does not collapse where all or none are right.
 """
 
 import math
@@ -34,8 +35,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """A lecture's report. `chains` are (name of the last claim, whether every step of it was right); `broken` the claims that were not
-    rebuilt, in the order in which they build on each other; `sense` the share that made sense when shown again."""
+    """A lecture's report. `chains` are (name of the last claim, whether every step of it was right); `broken` the
+    claims that were not rebuilt, in the order in which they build on each other; `sense` the share that made sense when
+    shown again."""
 
     all: Outcome
     arms: dict[str, Outcome]
@@ -85,7 +87,8 @@ class Report:
 
 
 def make_report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
-    """Gather what the finished claims say. With none of them every number is nan, and the verdict says what is missing."""
+    """Gather what the finished claims say. With none of them every number is nan, and the verdict says what is
+    missing."""
     done = course.done
     arms = {arm: [record for record in done if record.arm == arm] for arm in ("cards", "none")}
     if not arms["cards"] and all(record.arm == "none" for record in course.records if record.arm):
@@ -116,8 +119,8 @@ def make_report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
 def estimate_gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000, seed: int = 0) -> Interval:
     """Mean predicted chance less the share right, with its 95 % bootstrap interval over claims.
 
-    Where all are right, or none, drawing again shows no chance at all; the share's exact binomial limit (Clopper and Pearson 1934)
-    stands in on that side. nan, nan below two claims."""
+    Where all are right, or none, drawing again shows no chance at all; the share's exact binomial limit (Clopper and
+    Pearson 1934) stands in on that side. nan, nan below two claims."""
     said, was = np.asarray(predicted, float), np.asarray(right, float)
     n = len(said)
     if n < 2:
@@ -144,8 +147,8 @@ def estimate_difference(with_cards: Sequence[Record], without: Sequence[Record])
 
 
 def follow_chains(records: Sequence[Record]) -> list[tuple[str, bool]]:
-    """Each chain by its last claim (one that no other needs), and whether it and all beneath were right; chains with a claim that was
-    not tested, or whose gap was void, are left out."""
+    """Each chain by its last claim (one that no other needs), and whether it and all beneath were right; chains with a
+    claim that was not tested, or whose gap was void, are left out."""
     by_name = {record.claim.name: record for record in records}
     needed = {need for record in records for need in record.claim.needs}
     found = []

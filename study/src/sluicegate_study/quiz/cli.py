@@ -1,4 +1,5 @@
-"""``quiz``: recall against the share of clues revealed, for a language model, and what became of it from one model to the next."""
+"""``quiz``: recall against the share of clues revealed, for a language model, and what became of it from one model to
+the next."""
 
 import json
 import shlex
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Quiz:
     """Ask a language model the questions of a deck, clue by clue, and say from how many clues on it knows.
 
-    It chooses among the deck's answers of the same category. With --before or --after, other models are asked the same and compared."""
+    It chooses among the deck's answers of the same category. With --before or --after, other models are asked the same
+    and compared."""
 
     model: Positional[str]
     """Folder, run folder, fetched model, or hub id."""
@@ -44,7 +46,8 @@ class Quiz:
     level: float = 0.5
     """Recall up to which clues are counted between two models."""
     frame: str = ""
-    """How a question is put, with {clues} where the clues go; default: Question: and the clues, and Answer: in a line of its own."""
+    """How a question is put, with {clues} where the clues go; default: Question: and the clues, and Answer: in a line
+    of its own."""
     template: bool = False
     """Put the question as the user's turn of a chat."""
     log: str = ""
@@ -144,7 +147,8 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 
 def _weight(log: str) -> "Weight | None":
-    """The weight of expected wins: from people's logged buzzes where there are enough of them, else None for the model's."""
+    """The weight of expected wins: from people's logged buzzes where there are enough of them, else None for the
+    model's."""
     from sluicegate_study.quiz.measures import fitted_weight
 
     if not log:

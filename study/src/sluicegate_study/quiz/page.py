@@ -32,8 +32,8 @@ def report_quiz(
 ) -> Path:
     """Write the page of a quiz to `path` and return it.
 
-    `readings` are the models by name, the one that others are compared with first; `changes` are, for each of the others, what became of
-    all questions ("") and of each category."""
+    `readings` are the models by name, the one that others are compared with first; `changes` are, for each of the
+    others, what became of all questions ("") and of each category."""
     looks = {
         name: Series(name, f"a{n}", _COLOURS[n % len(_COLOURS)], DASHES[n // len(_COLOURS) % len(DASHES)])
         for n, name in enumerate(readings)

@@ -1,4 +1,5 @@
-"""``deck review``: ask, show, grade; one line of input an answer, so that a pipe can do it too. ``deck stats``: how far a learner is."""
+"""``deck review``: ask, show, grade; one line of input an answer, so that a pipe can do it too. ``deck stats``: how far
+a learner is."""
 
 import dataclasses
 import time
@@ -28,8 +29,8 @@ GRADES = "1 again, 2 hard, 3 good, 4 easy"
 class Review:
     """Ask what is due and what is new, and log how it went. On a terminal this is a full-screen program.
 
-    In plain mode two lines of input a card: your answer (or nothing, to see it), then a grade from 1 to 4. s suspends the card, q ends.
-    What is logged stays logged, however the program ends."""
+    In plain mode two lines of input a card: your answer (or nothing, to see it), then a grade from 1 to 4. s suspends
+    the card, q ends. What is logged stays logged, however the program ends."""
 
     deck: Positional[str]
     """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
@@ -108,7 +109,8 @@ def _ask_in_lines(sitting: "Sitting", now: Callable[[], datetime], confidence: b
 
 
 def _ask_one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confidence: bool) -> int:
-    """Ask one question; the grade, or 0 where it was suspended. Raises `EOFError` where the input or the learner ended."""
+    """Ask one question; the grade, or 0 where it was suspended. Raises `EOFError` where the input or the learner
+    ended."""
     from sluicegate_study.judge.judging import judge_card
 
     question = asked.question
@@ -178,7 +180,8 @@ class Stats:
 
 
 def _print_calibration(said: list[Any]) -> dict[str, Any]:
-    """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was stated."""
+    """Print how far stated confidence can be trusted, in all and by category; the numbers, nothing where none was
+    stated."""
     from sluicegate_study.judge.calibration import calibrate_by_category
 
     found = calibrate_by_category(said)

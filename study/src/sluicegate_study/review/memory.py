@@ -29,18 +29,21 @@ def make_scheduler(weights: Sequence[float] = DEFAULT_PARAMETERS, retention: flo
 
 
 def locate_weights(log: Path) -> Path:
-    """Where the weights that were fitted to a log's reviews are: beside it. One line a fit; a learner's last one counts."""
+    """Where the weights that were fitted to a log's reviews are: beside it. One line a fit; a learner's last one
+    counts."""
     return log.parent / f"{log.stem}.weights.jsonl"
 
 
 def save_weights(log: Path, learner: str, weights: Sequence[float] | None, now: datetime, **more: object) -> None:
-    """Note fitted weights beside a log; None: from now on the published ones again. What was noted before stays in the file."""
+    """Note fitted weights beside a log; None: from now on the published ones again. What was noted before stays in the
+    file."""
     content = None if weights is None else list(make_scheduler(weights).parameters)
     append(locate_weights(log), [Event(now, learner, "", "weights", {"weights": content, **more})])
 
 
 def read_weights(log: Path, learner: str) -> tuple[float, ...]:
-    """A learner's weights: those fitted last, or the published ones. Raises `UserError` where the last ones cannot be used."""
+    """A learner's weights: those fitted last, or the published ones. Raises `UserError` where the last ones cannot be
+    used."""
     file = locate_weights(log)
     fits = [event for event in read_log(file).events if event.kind == "weights" and event.learner == learner]
     noted = fits[-1].more.get("weights") if fits else None
@@ -110,7 +113,8 @@ class Memory:
         return self.states[key].due if key in self.states else None
 
     def known(self, key: str, now: datetime) -> bool:
-        """Whether cards that need this one may be introduced: one success, and a recall of .8 or more. What was suspended counts."""
+        """Whether cards that need this one may be introduced: one success, and a recall of .8 or more. What was
+        suspended counts."""
         return key in self.suspended or (self.successes.get(key, 0) > 0 and self.recall(key, now) >= KNOWN)
 
 

@@ -14,8 +14,8 @@ SLOW = 20.0
 
 
 def measure_progress(sitting: Sitting, now: datetime) -> dict[str, Any]:
-    """Counts of a deck's items at `now`: reviewed, known, due, ready to be introduced, waiting for what they need; answers, and lapses
-    (an `again` after a success); and the slow ones, as (key, median seconds)."""
+    """Counts of a deck's items at `now`: reviewed, known, due, ready to be introduced, waiting for what they need;
+    answers, and lapses (an `again` after a success); and the slow ones, as (key, median seconds)."""
     queue, memory = sitting.queue, sitting.queue.memory
     keys = list(queue.questions)
     seconds: dict[str, list[float]] = defaultdict(list)

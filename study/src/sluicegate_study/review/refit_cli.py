@@ -14,8 +14,8 @@ from sluicegate_study.formatting import nan_to_none
 class Refit:
     """Fit FSRS-6's weights to your own reviews, for review to use from now on.
 
-    They are taken only if a fit to the earlier reviews says more about the latest fifth than the published weights do. The reviews stay
-    as they are: every state is replayed from them, so nothing is lost, and --reset goes back."""
+    They are taken only if a fit to the earlier reviews says more about the latest fifth than the published weights do.
+    The reviews stay as they are: every state is replayed from them, so nothing is lost, and --reset goes back."""
 
     deck: Positional[str]
     """Folder of Markdown files, one file, or the name of a deck that comes with the program."""

@@ -1,8 +1,8 @@
 """Find cards again after an edit: which items of the log are cards of the deck whose text, id or file has changed.
 
-An item that is in the log and no longer in the deck is matched with a card that is in the deck and not yet in the log: by equal content, or
-within one file by the ratio of their texts. Cards that could be meant by two, or whose numbers or answers differ, are not linked: a
-lost history costs some reviews, a wrong one hides that a card was never learnt.
+An item that is in the log and no longer in the deck is matched with a card that is in the deck and not yet in the log:
+by equal content, or within one file by the ratio of their texts. Cards that could be meant by two, or whose numbers or
+answers differ, are not linked: a lost history costs some reviews, a wrong one hides that a card was never learnt.
 """
 
 import re
@@ -40,7 +40,8 @@ def make_seen_event(question: Question, t: datetime, learner: str, file: str) ->
 
 
 def find_links(deck: Deck, log: Log, root: str = "") -> list[Link]:
-    """The links that the log does not have yet, best first. `root` is the deck's folder, which file names are told from."""
+    """The links that the log does not have yet, best first. `root` is the deck's folder, which file names are told
+    from."""
     links = replay_links(log.events)
     refused = {(event.item, str(event.more["to"])) for event in log.events if event.kind == "unlink"}
     texts: dict[str, Event] = {}

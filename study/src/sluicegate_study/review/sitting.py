@@ -17,7 +17,8 @@ from sluicegate_study.review.relink import Link, find_links, make_seen_event, re
 
 
 class Sitting:
-    """Ask and record. Every answer is in the log before the next question is chosen; what another program added meanwhile is read first."""
+    """Ask and record. Every answer is in the log before the next question is chosen; what another program added
+    meanwhile is read first."""
 
     def __init__(self, deck: Deck, log: Path, learner: str, *, root: str = "", new: int = 15, by: Scheduler | None = None) -> None:
         if not learner.strip():
@@ -76,7 +77,7 @@ class Sitting:
         event = Event(now.astimezone(UTC), self.learner, question.key, "card", {"rev": question.rev, "grade": grade, **more})
         place = relative_file(question, self.root)
         text = [] if (question.key, question.rev) in self._texts else [make_seen_event(question, now, self.learner, place)]
-        # The queue hears of the answer first: it must see the lapse that a replay of the log would not tell from an old one.
+        # The queue records the answer first: a replay of the log could not tell this lapse from an old one.
         self.queue.record(event)
         self._append([*text, event])
         self._texts.add((question.key, question.rev))

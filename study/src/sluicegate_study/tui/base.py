@@ -25,7 +25,8 @@ def assemble_content(*parts: Line | str) -> Content:
 
 
 class Program(App[None]):
-    """The frame. A program fills it in `show`, handles `typed` and `pressed`, and ends by ctrl+c or ctrl+q wherever it is."""
+    """The frame. A program fills it in `show`, handles `typed` and `pressed`, and ends by ctrl+c or ctrl+q wherever it
+    is."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """

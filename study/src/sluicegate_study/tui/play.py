@@ -19,8 +19,8 @@ BAR = 20
 
 
 class PlayProgram(Program):
-    """One game. `wpm` words appear in a minute (0: the right arrow reads on), `wait` seconds are left after the last word, and `time` to
-    type an answer after a buzz (0: no limit)."""
+    """One game. `wpm` words appear in a minute (0: the right arrow reads on), `wait` seconds are left after the last
+    word, and `time` to type an answer after a buzz (0: no limit)."""
 
     TITLE = f"{program()} play"
     PARTS = ("bonus", "question", "notes", "ruling", "coach", "wrong")

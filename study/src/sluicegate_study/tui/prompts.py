@@ -9,7 +9,8 @@ from sluicegate_study.judge.calibration import parse_percent
 
 
 def use_full_screen(plain: bool) -> bool:
-    """Whether to run the full-screen program: on a terminal, where textual is installed, unless `plain` is asked for."""
+    """Whether to run the full-screen program: on a terminal, where textual is installed, unless `plain` is asked
+    for."""
     if plain or not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "") in ("", "dumb"):
         return False
     if find_spec("textual") is None:
@@ -19,7 +20,8 @@ def use_full_screen(plain: bool) -> bool:
 
 
 def ask_line(prompt: str, end: str | None = None) -> str:
-    """Ask for one line, and return it without the space around it. Raises `EOFError` where the input ends, or the line is `end`."""
+    """Ask for one line, and return it without the space around it. Raises `EOFError` where the input ends, or the line
+    is `end`."""
     print(prompt, end="", flush=True)
     typed = sys.stdin.readline()
     if not sys.stdin.isatty():
@@ -30,7 +32,8 @@ def ask_line(prompt: str, end: str | None = None) -> str:
 
 
 def ask_percent(prompt: str = "how sure, in %? ", end: str = "q", *, optional: bool = False) -> float | None:
-    """Ask for a chance in percent until it is one; return it as 0 to 1, or None where nothing was typed and that is `optional`."""
+    """Ask for a chance in percent until it is one; return it as 0 to 1, or None where nothing was typed and that is
+    `optional`."""
     while (said := ask_line(prompt, end)) or not optional:
         if (chance := parse_percent(said)) is not None:
             return chance
