@@ -9,7 +9,7 @@ from sluicegate_study.errors import UserError
 from sluicegate_study.formatting import nan_to_none
 from sluicegate_study.game.bots import Plan
 from sluicegate_study.game.gamesheet import format_advice, format_sheet
-from sluicegate_study.game.played import advise, count_statistics, list_stated, replay_games
+from sluicegate_study.game.played import advise, count_statistics, list_stated_answers, replay_games
 from study_games import deck, table
 
 
@@ -91,13 +91,13 @@ def test_the_log_agrees_with_the_game_whatever_happens(tmp_path):
 
 
 def test_calibration_takes_buzzes_and_guesses_apart(played):
-    assert [(s.confidence, s.right, s.category) for s in list_stated(games(played))] == [
+    assert [(s.confidence, s.right, s.category) for s in list_stated_answers(games(played))] == [
         (0.9, True, "Astronomy"),
         (0.7, True, "Astronomy"),
         (0.6, False, "Astronomy"),
         (0.2, False, "Astronomy"),
     ]
-    assert [(s.confidence, s.right) for s in list_stated(games(played), "pass")] == [(0.3, True)]
+    assert [(s.confidence, s.right) for s in list_stated_answers(games(played), "pass")] == [(0.3, True)]
 
 
 def test_what_bounced_is_no_bonus_of_ours(tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_overriding_a_guess(tmp_path, monkeypatch):
     game.match.state(0.5)
     game.match.override()
     game.to("finished")
-    assert [s.right for s in list_stated(games(game), "pass")] == [True]
+    assert [s.right for s in list_stated_answers(games(game), "pass")] == [True]
     assert (game.match.ours, game.match.added) == (0, [])
 
 
@@ -129,7 +129,7 @@ def test_overrides_count(tmp_path, monkeypatch):
     (one,) = games(game)
     numbers = count_statistics([one])
     assert (one.ours, numbers["powers"], numbers["negs"], numbers["overrides"]) == (15, 1, 0, 1)
-    assert [s.right for s in list_stated([one])] == [True]
+    assert [s.right for s in list_stated_answers([one])] == [True]
 
 
 def test_the_coach_reads_the_log(played):

@@ -22,7 +22,7 @@ COLUMNS = ("id", "question", "answer", "topic", "category")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
 
 
-def to_tsv(deck: Deck) -> bytes:
+def encode_tsv(deck: Deck) -> bytes:
     """One row a question: id, question, answer, topic, category; with the lines on top that tell Anki how to read
     it."""
     out = io.StringIO()
@@ -33,17 +33,17 @@ def to_tsv(deck: Deck) -> bytes:
     return out.getvalue().encode("utf-8")
 
 
-def to_jsonl(deck: Deck) -> bytes:
+def encode_jsonl(deck: Deck) -> bytes:
     """One line a question: prompt, answer, topic, angle, split, id; what training, scoring and probing read."""
     return "".join(f"{line}\n" for line in deck.to_jsonl()).encode("utf-8", "backslashreplace")
 
 
-def to_json(deck: Deck) -> bytes:
+def encode_json(deck: Deck) -> bytes:
     """Everything, tossups and bonuses too, as `Deck.from_json` reads it."""
     return json.dumps(deck.to_json(), indent=1).encode()
 
 
-def to_apkg(deck: Deck) -> bytes:
+def encode_apkg(deck: Deck) -> bytes:
     """An Anki package (its legacy form, which every version imports), made by genanki: one note a question, known by
     its key, so that importing again updates it. The same deck gives the same notes; the bytes of the archive differ in
     its dates.
@@ -73,7 +73,7 @@ def to_apkg(deck: Deck) -> bytes:
         os.unlink(path)
 
 
-FORMATS: dict[str, Callable[[Deck], bytes]] = {".tsv": to_tsv, ".apkg": to_apkg, ".jsonl": to_jsonl, ".json": to_json}
+FORMATS: dict[str, Callable[[Deck], bytes]] = {".tsv": encode_tsv, ".apkg": encode_apkg, ".jsonl": encode_jsonl, ".json": encode_json}
 
 
 def export(deck: Deck, path: Path, *, force: bool = False) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from sluicegate_study.errors import program
 from sluicegate_study.formatting import escape_controls, format_count, nan_to_none
 from sluicegate_study.game.coach import Advice, sum_costs
-from sluicegate_study.game.played import LoggedGame, advise, count_statistics, list_stated
+from sluicegate_study.game.played import LoggedGame, advise, count_statistics, list_stated_answers
 from sluicegate_study.game.players import TICKS
 from sluicegate_study.judge.calibration import Said, calibrate_by_category
 
@@ -21,7 +21,7 @@ def format_sheet(games: Sequence[LoggedGame]) -> tuple[list[str], dict[str, Any]
     numbers: dict[str, Any] = count_statistics(games)
     lines = [*_score(games), *_counts(numbers)]
     for name, kind in (("calibration", "buzz"), ("guesses", "pass")):
-        told, numbers[name] = _calibration(list_stated(games, kind), name)
+        told, numbers[name] = _calibration(list_stated_answers(games, kind), name)
         lines += told
     advice = advise(games)
     lines += _coach(advice, len(games) == 1)

@@ -84,7 +84,7 @@ def replay_games(log: Log, learner: str) -> list[LoggedGame]:
     return list(games.values())
 
 
-def list_stated(games: Iterable[LoggedGame], kind: str = "buzz") -> list[Said]:
+def list_stated_answers(games: Iterable[LoggedGame], kind: str = "buzz") -> list[Said]:
     """Answers with a stated confidence: buzzes, or (`pass`) what the player would have said of tossups let go."""
     return [
         Said(float(event.more["conf"]), game.right(event), event.item, str(event.more.get("category", "")))

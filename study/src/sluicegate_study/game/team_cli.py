@@ -11,12 +11,11 @@ from sluicegate_study.errors import UserError
 from sluicegate_study.formatting import escape_controls
 
 if TYPE_CHECKING:
-    from sluicegate_study.game.team import Plan, Study
-    from sluicegate_study.game.team import Team as Players
+    from sluicegate_study.game.team import Plan, Study, Team
 
 
 @dataclass(frozen=True)
-class Team:
+class PlanTeam:
     """Say who of a team should study what, so that most tossups have somebody who knows them.
 
     Greedy and exact plans for the hours you have. The gain of study is your assumption (--half, --ceiling), not a
@@ -88,7 +87,7 @@ class Team:
         return 0
 
 
-def _standing(team: "Players", plan: "Plan | None", study: "Study") -> dict[str, Any]:
+def _standing(team: "Team", plan: "Plan | None", study: "Study") -> dict[str, Any]:
     """Where a team stands with a plan (None: as it is now)."""
     skill = team.skill if plan is None else team.after(plan * study.block)
     value, swings = team.value(skill), team.swings(skill)
@@ -110,7 +109,7 @@ def _standing(team: "Players", plan: "Plan | None", study: "Study") -> dict[str,
     return row
 
 
-def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any]) -> None:
+def _print(team: "Team", study: "Study", plan: "Plan", found: dict[str, Any]) -> None:
     from sluicegate_study.game.team import count_additions
 
     now, then = found["now"], found["exact"] or found["greedy"]
@@ -150,4 +149,4 @@ def _hours(found: dict[str, Any]) -> str:
     return f"{total:g} hours of study"
 
 
-TEAM = simple("team", Team, "Say who of a team should study which categories")
+TEAM = simple("team", PlanTeam, "Say who of a team should study which categories")

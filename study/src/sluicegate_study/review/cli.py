@@ -19,7 +19,7 @@ from sluicegate_study.formatting import escape_controls, format_count, nan_to_no
 from sluicegate_study.tui.prompts import ask_line, ask_percent, use_full_screen
 
 if TYPE_CHECKING:
-    from sluicegate_study.review.queue import Asked
+    from sluicegate_study.review.queue import NextQuestion
     from sluicegate_study.review.sitting import Sitting
 
 GRADES = "1 again, 2 hard, 3 good, 4 easy"
@@ -94,7 +94,7 @@ class Review:
         return 0
 
 
-def _ask_in_lines(sitting: "Sitting", now: Callable[[], datetime], confidence: bool, limit: int) -> tuple[list[int], "Asked | None"]:
+def _ask_in_lines(sitting: "Sitting", now: Callable[[], datetime], confidence: bool, limit: int) -> tuple[list[int], "NextQuestion | None"]:
     """Ask line by line; how many were graded again, hard, good and easy, and what would be asked next."""
     grades = [0, 0, 0, 0]
     asked = sitting.next(now())
@@ -108,7 +108,7 @@ def _ask_in_lines(sitting: "Sitting", now: Callable[[], datetime], confidence: b
     return grades, asked
 
 
-def _ask_one(sitting: "Sitting", asked: "Asked", now: Callable[[], datetime], confidence: bool) -> int:
+def _ask_one(sitting: "Sitting", asked: "NextQuestion", now: Callable[[], datetime], confidence: bool) -> int:
     """Ask one question; the grade, or 0 where it was suspended. Raises `EOFError` where the input or the learner
     ended."""
     from sluicegate_study.judge.judging import judge_card
@@ -155,7 +155,7 @@ class Stats:
     def run(self) -> int:
         from sluicegate_study.deck.collection import load_deck
         from sluicegate_study.deck.shipped import find_log
-        from sluicegate_study.review.progress import list_stated, measure_progress
+        from sluicegate_study.review.progress import list_stated_reviews, measure_progress
         from sluicegate_study.review.sitting import Sitting
 
         deck = load_deck(self.deck)
@@ -171,7 +171,7 @@ class Stats:
             sitting = Sitting(deck, path, self.learner or name_learner(), root=self.deck)
             numbers["progress"] = measure_progress(sitting, parse_time(self.now))
             print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers["progress"].items() if name != "slow"))
-            numbers["calibration"] = _print_calibration(list_stated(sitting))
+            numbers["calibration"] = _print_calibration(list_stated_reviews(sitting))
             for key, seconds in numbers["progress"]["slow"]:
                 print(f"  slow: {escape_controls(key)} takes {seconds:.0f} s (median): more than one step?")
         if self.json:

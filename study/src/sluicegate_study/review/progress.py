@@ -47,7 +47,7 @@ def measure_progress(sitting: Sitting, now: datetime) -> dict[str, Any]:
     }
 
 
-def list_stated(sitting: Sitting) -> list[Said]:
+def list_stated_reviews(sitting: Sitting) -> list[Said]:
     """The learner's answers with a stated confidence; right is what was graded better than `again`."""
     queue, found = sitting.queue, []
     for event in sitting.log.timeline:

@@ -15,7 +15,7 @@ from sluicegate_study.review.memory import Memory
 Reason = Literal["ancestor", "due", "new", "soon"]
 
 
-class Asked(NamedTuple):
+class NextQuestion(NamedTuple):
     """A question and why it is asked now."""
 
     question: Question
@@ -42,7 +42,7 @@ class Queue:
         self._of_card = {key: [q.key for q in card.questions()] for key, card in self.graph.cards.items()}
         self._order = [question for key in self.graph.order for question in self._of_card[key]]
 
-    def next(self, now: datetime) -> Asked | None:
+    def next(self, now: datetime) -> NextQuestion | None:
         """What to ask at `now` (aware); None where nothing is left for this sitting."""
         while self.pending:
             key = self.pending.pop(0)
@@ -99,5 +99,5 @@ class Queue:
         ]
         return min(can, key=lambda asked: self.memory.recall(asked, now), default="")
 
-    def _asked(self, key: str, reason: Reason) -> Asked:
-        return Asked(self.questions[key], reason)
+    def _asked(self, key: str, reason: Reason) -> NextQuestion:
+        return NextQuestion(self.questions[key], reason)

@@ -65,7 +65,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class Refit:
+class FitResult:
     """What a fit found. `weights` are those to use: the fitted ones, or the published where `kept` says why.
 
     The losses are on the held-out reviews (mean minus log chance), by a fit to the others; `reviews` is how many
@@ -79,12 +79,12 @@ class Refit:
     default_loss: float = math.nan
 
 
-def refit(history: History) -> Refit:
+def refit(history: History) -> FitResult:
     """Fit the weights, and take them if they say more about reviews that they were not fitted to."""
     reviews = int(history.counts.sum())
     if reviews < FEWEST:
         said = f"{reviews} reviews a day or more after the one before, {FEWEST} needed: defaults kept"
-        return Refit(tuple(DEFAULT_PARAMETERS), said, reviews)
+        return FitResult(tuple(DEFAULT_PARAMETERS), said, reviews)
     cut = np.quantile(history.times[history.counts], 1 - HELD_OUT)
     late = history.counts & (history.times > cut)
     weights = fit(history, history.counts & ~late)
@@ -92,8 +92,8 @@ def refit(history: History) -> Refit:
     number = int(late.sum())
     if not loss < default:
         said = f"a fit to the others says no more about the latest {number} reviews ({loss:.4f}, published {default:.4f}): defaults kept"
-        return Refit(tuple(DEFAULT_PARAMETERS), said, reviews, number, loss, default)
-    return Refit(tuple(map(float, fit(history, history.counts))), "", reviews, number, loss, default)
+        return FitResult(tuple(DEFAULT_PARAMETERS), said, reviews, number, loss, default)
+    return FitResult(tuple(map(float, fit(history, history.counts))), "", reviews, number, loss, default)
 
 
 def fit(history: History, among: NDArray[np.bool_], *, steps: int = 60, prior: float = 0.5) -> Array:

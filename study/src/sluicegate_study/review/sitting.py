@@ -12,7 +12,7 @@ from sluicegate_study.deck.log import Event, append, read_log
 from sluicegate_study.deck.shipped import find_deck
 from sluicegate_study.errors import UserError
 from sluicegate_study.review.memory import Memory, use_fitted_weights
-from sluicegate_study.review.queue import Asked, Queue
+from sluicegate_study.review.queue import NextQuestion, Queue
 from sluicegate_study.review.relink import Link, find_links, make_seen_event, relative_file
 
 
@@ -65,7 +65,7 @@ class Sitting:
         self._again()
         return old
 
-    def next(self, now: datetime) -> Asked | None:
+    def next(self, now: datetime) -> NextQuestion | None:
         """The next question, or None where this sitting is over."""
         self.refresh()
         return self.queue.next(now)
