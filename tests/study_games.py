@@ -79,7 +79,7 @@ def deck(tossups=2, bonuses=2, cards=()) -> Deck:
 def table(tmp_path, monkeypatch=None, plan: Plan | None = None, of: Deck | None = None, rules="naqt", **options) -> Table:
     """A match; with a `plan`, every tossup has the bot do this."""
     if plan is not None:
-        monkeypatch.setattr("sluicegate_study.game.playing.plan", lambda *_: plan)
+        monkeypatch.setattr("sluicegate_study.game.playing.draw_plan", lambda *_: plan)
     clock = Clock()
     match = Match(of or deck(), tmp_path / "log.jsonl", "person:ada", clock=clock, rules=rules_of(rules), **options)
     return Table(match, clock)
