@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sluicegate_study.errors import UserError
+from sluicegate_study.game import playing
 from sluicegate_study.game.bots import Plan, draw_plan, find_mark, find_tick
 from sluicegate_study.game.players import OPPONENTS, TICKS
 from study_games import LINE, bonus, deck, table, tossup
@@ -387,3 +388,21 @@ def test_ticks():
 def test_the_deck_of_these_tests_is_what_it_says():
     made = tossup()
     assert (len(made.words), made.power, len(made.clues), made.answer) == (20, 10, 4, LINE)
+
+
+def test_an_interruption_right_after_the_log_was_written_counts_once(tmp_path, monkeypatch):
+    game = table(tmp_path, bot="none")
+    write = playing.append
+
+    def interrupted(*words):
+        write(*words)
+        raise KeyboardInterrupt
+
+    game.match.buzz()
+    game.match.answer("beta")
+    monkeypatch.setattr(playing, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        game.match.state(0.5)
+    monkeypatch.setattr(playing, "append", write)
+    game.match.close()
+    assert len(game.events("buzz")) == 1

@@ -190,6 +190,8 @@ class Match:
     def close(self) -> None:
         """Leave the game where it is. What happened is in the log already; what was typed and not ruled yet is ruled as
         it is."""
+        if self.stage in ("sure", "answering", "guessing") and self._is_logged():
+            self.stage = "over"  # interrupted between the line in the log and the next stage
         if self.stage == "sure":
             self.state(None)
         if self.stage in ("answering", "guessing"):
@@ -423,6 +425,11 @@ class Match:
             head = [Event(now, self.learner, self.game, "game", {**about, "deck": self.deck.name})]
         learner = f"bot:{self.bot}" if bot else self.learner
         append(self.path, [*head, Event(now, learner, item, kind, {"game": self.game, **more})])
+
+    def _is_logged(self) -> bool:
+        """Whether the log holds what we did in this tossup."""
+        mine = [event for event in read_log(self.path).events if event.learner == self.learner and event.kind in ("buzz", "pass")]
+        return any((event.item, event.more.get("game")) == (self.turn.tossup.key, self.game) for event in mine)
 
     def _must_be(self, *stages: Stage) -> None:
         if self.stage not in stages:
