@@ -62,7 +62,6 @@ def test_the_check_on_circles_can_fail(tmp_path, text):
     assert floors("abc", {("a", "b"), ("b", "c"), ("a", "c")}) == {"a": 3, "b": 2, "c": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="study still takes errors, options and locks from the library")
 def test_study_imports_the_library_only_where_it_quizzes_a_model(found):
     quiz = ("sluicegate_study.quiz", "sluicegate_study.errors")
     assert [

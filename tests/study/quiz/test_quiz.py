@@ -5,11 +5,11 @@ import quiz_toy
 from architectures import CONFIGS, build
 from sluicegate.engine.models import encode, fitting
 from sluicegate.engine.scoring import score
-from sluicegate.errors import UserError
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.suppress import train, unlearn
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
+from sluicegate_study.errors import UserError
 from sluicegate_study.quiz import scoring as quiz_scoring
 from sluicegate_study.quiz.deck import Asked, by
 from sluicegate_study.quiz.measures import Reading, compare

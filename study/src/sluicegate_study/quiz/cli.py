@@ -1,4 +1,5 @@
-"""sluicegate quiz: recall against the share of clues revealed, for a language model, and what became of it from one model to the next."""
+"""``quiz``: recall against the share of clues revealed, for a language model, and what became of it from one model to
+the next."""
 
 import json
 import shlex
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.cli.progress import watching
-from sluicegate.errors import UserError
+from sluicegate_study.command import Verb, parse, print_json
+from sluicegate_study.deck.cli import open_deck
+from sluicegate_study.errors import UserError, program
 
 if TYPE_CHECKING:
     from sluicegate_study.quiz.measures import Answers, Change, Reading, Weight
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Quiz:
     """Ask a language model the questions of a deck, clue by clue, and say from how many clues on it knows.
 
-    It chooses among the deck's answers of the same category. With --before or --after, other models are asked the same and compared."""
+    It chooses among the deck's answers of the same category. With --before or --after, other models are asked the same
+    and compared."""
 
     model: Positional[str]
     """Folder, run folder, fetched model, or hub id."""
@@ -44,7 +46,8 @@ class Quiz:
     level: float = 0.5
     """Recall up to which clues are counted between two models."""
     frame: str = ""
-    """How a question is put, with {clues} where the clues go; default: Question: and the clues, and Answer: in a line of its own."""
+    """How a question is put, with {clues} where the clues go; default: Question: and the clues, and Answer: in a line
+    of its own."""
     template: bool = False
     """Put the question as the user's turn of a chat."""
     log: str = ""
@@ -58,7 +61,6 @@ class Quiz:
 
     def run(self) -> int:
         from sluicegate.engine.models import locate
-        from sluicegate_study.deck.collection import load_deck
         from sluicegate_study.quiz.deck import asked_of
         from sluicegate_study.quiz.measures import Reading, to_json
         from sluicegate_study.quiz.page import report_quiz
@@ -70,10 +72,7 @@ class Quiz:
         names = [name for name in (self.before, self.model, *self.after) if name]
         for name in names:
             locate(name)
-        deck = load_deck(self.deck)
-        if errors := sum(problem.severity == "error" for problem in deck.problems):
-            print(f"{errors} error(s) in the deck, left out. To see them: sluicegate deck check {self.deck}")
-        asked = asked_of(deck, self.kind, self.among)
+        asked = asked_of(open_deck(self.deck), self.kind, self.among)
         weight = _weight(self.log)
         began = time.perf_counter()
         labels = _labels(names)
@@ -85,7 +84,7 @@ class Quiz:
         changes = self._changes(readings)
         facts = _facts(readings, self.deck)
         out = Path(self.out)
-        command = shlex.join(["sluicegate", *sys.argv[1:]])
+        command = shlex.join([program(), *sys.argv[1:]])
         title = f"Quiz of {self.model}"
         page = report_quiz(readings, changes, out / "report.html", title=title, facts=facts, command=command, draws=self.draws)
         found: dict[str, Any] = {
@@ -108,6 +107,7 @@ class Quiz:
     def _answers(self, name: str, asked: Sequence[Any]) -> "Answers":
         import torch
 
+        from sluicegate.cli.progress import watching
         from sluicegate.engine.models import load, width
         from sluicegate_study.quiz.quiz import FRAME, quiz
 
@@ -147,7 +147,8 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 
 def _weight(log: str) -> "Weight | None":
-    """The weight of expected wins: from people's logged buzzes where there are enough of them, else None for the model's."""
+    """The weight of expected wins: from people's logged buzzes where there are enough of them, else None for the
+    model's."""
     from sluicegate_study.quiz.measures import fitted_weight
 
     if not log:
@@ -172,12 +173,12 @@ def _facts(readings: "dict[str, Reading]", deck: str) -> str:
 
 
 def _plain(change: "Change") -> dict[str, Any]:
-    from sluicegate_study.quiz.measures import as_list
+    from sluicegate_study.quiz.measures import interval_to_list
 
     return {
-        "auc": as_list(change.auc),
-        "over": as_list(change.over),
-        "savings": as_list(change.savings) if change.savings else None,
+        "auc": interval_to_list(change.auc),
+        "over": interval_to_list(change.over),
+        "savings": interval_to_list(change.savings) if change.savings else None,
         "bound": change.bound,
         "level": change.level,
     }
@@ -185,7 +186,7 @@ def _plain(change: "Change") -> dict[str, Any]:
 
 def _show(readings: "dict[str, Reading]", changes: "dict[str, dict[str, Change]]", facts: str, page: Path, draws: int) -> None:
     from sluicegate_study.quiz.measures import measure
-    from sluicegate_study.quiz.page import CALIBRATED, SHOWN, sentences
+    from sluicegate_study.quiz.page import CALIBRATED, SHOWN, describe
 
     measured = {name: measure(reading, draws=draws) for name, reading in readings.items()}
     print(facts)
@@ -196,11 +197,22 @@ def _show(readings: "dict[str, Reading]", changes: "dict[str, dict[str, Change]]
             value = found[key]
             print(f"  {key.replace('_', ' '):<{width}} {value.value:7.3f}  [{value.low:.3f}, {value.high:.3f}]")
     print()
-    for said in sentences(measured, changes, next(iter(readings.values()))):
+    for said in describe(measured, changes, next(iter(readings.values()))):
         print(said)
     first = next(iter(readings.values()))
     print(f"expected wins: {first.weight.says}; buzz at a confidence of {first.threshold:g}; answers compared by {first.score}")
     print(f"report: {page}")
 
 
-QUIZ = simple("quiz", Quiz, "study", "Ask a language model a deck's questions, clue by clue")
+def _run(words: Sequence[str]) -> int:
+    try:
+        from sluicegate.cli.command import gathered
+
+        words = gathered(words, {"--after"})
+    except ImportError:
+        if not {"-h", "--help"} & set(words):
+            raise UserError("quiz asks a language model, which needs the library. Get it with: pip install sluicegate") from None
+    return int(parse(Quiz, "quiz", words).run())
+
+
+QUIZ = Verb("quiz", "Ask a language model a deck's questions, clue by clue", _run)

@@ -1,4 +1,5 @@
-"""sluicegate play: tossups read clue by clue against a bot, judged, scored, coached; one line of input a step, or a full screen."""
+"""``play``: tossups read clue by clue against a bot, judged, scored, coached; one line of input a step, or a full
+screen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.errors import UserError
-from sluicegate_study.cli.review import you
-from sluicegate_study.cli.screen import full_screen, line, percent
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.command import name_learner, print_json, simple
+from sluicegate_study.deck.cli import open_deck
+from sluicegate_study.errors import UserError, program
+from sluicegate_study.formatting import escape_controls
+from sluicegate_study.tui.prompts import ask_line, ask_percent, use_full_screen
 
 if TYPE_CHECKING:
     from sluicegate_study.deck.cards import Deck
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Play:
-    """Play tossups and bonuses against a bot, and see when you should have buzzed. On a terminal this is a full-screen program.
+    """Play tossups and bonuses against a bot, and see when you should have buzzed. On a terminal this is a full-screen
+    program.
 
-    In plain mode, one line of input a step: nothing reads on, b buzzes, q ends; then your answer, and how sure you were.
-    After a ruling o turns it round. Every step is in the log at once; --stats shows what the log tells of all games."""
+    In plain mode, one line of input a step: nothing reads on, b buzzes, q ends; then your answer, and how sure you
+    were. After a ruling o turns it round. Every step is in the log at once; --stats shows what the log tells of all
+    games."""
 
     deck: Positional[str] = "tossups"
-    """Folder of Markdown files, one file, or the name of a deck that comes with sluicegate."""
+    """Folder of Markdown files, one file, or the name of a deck that comes with the program."""
     learner: str = ""
     """Who plays; default: person: and your login name."""
     log: str = ""
@@ -68,22 +71,19 @@ class Play:
     """Print the numbers as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.deck.collection import load_deck
-        from sluicegate_study.deck.shipped import log_of
+        from sluicegate_study.deck.shipped import find_log
         from sluicegate_study.game.playing import Match
 
         self._check()
-        path = Path(self.log) if self.log else log_of(self.deck)
+        path = Path(self.log) if self.log else find_log(self.deck)
         if self.stats:
             return self._stats(path)
-        deck = load_deck(self.deck)
-        if errors := sum(problem.severity == "error" for problem in deck.problems):
-            print(f"{errors} error(s) in the deck, left out: sluicegate deck check {self.deck}")
+        deck = open_deck(self.deck)
         cards = None if self.no_cards else Path(self.missed) if self.missed else path.parent / "missed.md"
         match = Match(
             deck,
             path,
-            self.learner or you(),
+            self.learner or name_learner(),
             clock=lambda: datetime.now(UTC),
             rules=_rules(self.rules, deck),
             bot=self.bot,
@@ -96,15 +96,17 @@ class Play:
             linked=cards is not None and _inside(cards, Path(self.deck)),
         )
         for problem in match.problems:
-            print(visible(str(problem)))
+            print(escape_controls(str(problem)))
         interrupted = False
         try:
-            if full_screen(self.plain):
+            if use_full_screen(self.plain):
                 from sluicegate_study.tui.play import PlayProgram
 
                 PlayProgram(match, wpm=self.wpm, wait=self.wait, time=self.time).run()
             else:
-                _lines(match, self.words)
+                _play_in_lines(match, self.words)
+        except EOFError:
+            pass
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -121,158 +123,140 @@ class Play:
 
     def _report(self, match: "Match", path: Path) -> None:
         from sluicegate_study.deck.log import read_log
-        from sluicegate_study.game.gamesheet import sheet
-        from sluicegate_study.game.played import games_of
+        from sluicegate_study.game.gamesheet import format_sheet
+        from sluicegate_study.game.played import replay_games
 
-        games = [game for game in games_of(read_log(path), match.learner) if game.game == match.game]
+        games = [game for game in replay_games(read_log(path), match.learner) if game.game == match.game]
         numbers: dict[str, Any] = {"tossups": 0}
         if games and games[0].turns:
-            lines, numbers = sheet(games)
+            lines, numbers = format_sheet(games)
             print("\n" + "\n".join(lines))
         else:
             print("\nno tossup was played to its end; nothing to count")
         if match.added:
-            print(f"{len(match.added)} missed, now cards in {match.cards}. To learn them: sluicegate deck review {match.cards}")
-        print(f"log: {path}. All games: sluicegate play {self.deck} --stats")
+            print(f"{len(match.added)} missed, now cards in {match.cards}. To learn them: {program()} deck review {match.cards}")
+        print(f"log: {path}. All games: {program()} play {self.deck} --stats")
         if self.json:
             score = {"us": match.ours, "them": match.theirs, "over": match.stage == "finished"}
             print_json({**score, **numbers, "cards": match.added, "log": str(path)})
 
     def _stats(self, path: Path) -> int:
         from sluicegate_study.deck.log import read_log
-        from sluicegate_study.game.gamesheet import sheet
-        from sluicegate_study.game.played import games_of
+        from sluicegate_study.game.gamesheet import format_sheet
+        from sluicegate_study.game.played import replay_games
 
-        log, learner = read_log(path), self.learner or you()
+        log, learner = read_log(path), self.learner or name_learner()
         for problem in log.problems:
-            print(visible(str(problem)))
-        games = [game for game in games_of(log, learner) if game.turns]
+            print(escape_controls(str(problem)))
+        games = [game for game in replay_games(log, learner) if game.turns]
         if not games:
-            raise UserError(f"no game of {learner} in {str(path)!r}. To play one: sluicegate play {self.deck}")
-        lines, numbers = sheet(games)
+            raise UserError(f"no game of {learner} in {str(path)!r}. To play one: {program()} play {self.deck}")
+        lines, numbers = format_sheet(games)
         print("\n".join(lines))
         if self.json:
             print_json({**numbers, "log": str(path)})
         return 0
 
 
-def _lines(match: "Match", words: int) -> None:
-    """Play line by line, until the game or the input is over or q is said."""
+def _play_in_lines(match: "Match", words: int) -> None:
+    """Play line by line, until the game is over. Raises `EOFError` where the input ends, or q is said."""
     shown: tuple[int, int] = (-1, 0)
-    steps: dict[str, Callable[[Match], bool]] = {
+    steps: dict[str, Callable[[Match], None]] = {
         "answering": lambda m: _answer(m, "your answer: "),
         "guessing": lambda m: _answer(m, "what would you have said? (nothing: no guess) "),
-        "part": _part,
-        "sure": _sure,
-        "ruled": _ruled,
-        "part ruled": _ruled,
-        "over": _over,
+        "part": _answer_part,
+        "sure": lambda m: m.state(ask_percent(optional=True)),
+        "ruled": _confirm_ruling,
+        "part ruled": _confirm_ruling,
+        "over": _end_tossup,
     }
     while match.stage != "finished":
-        if match.stage == "reading":
+        if match.stage != "reading":
+            steps[match.stage](match)
+            continue
+        shown = _show(match, shown)
+        ready = "time is nearly up; Enter: no answer, b: buzz " if match.turn.read else "Enter: read on, b: buzz, q: end "
+        said = ask_line(ready, "q")
+        if said == "b":
+            match.buzz()
+        elif said:
+            print(f"'{escape_controls(said)}': expected nothing, b or q")
+        else:
+            match.read_on(words)
             shown = _show(match, shown)
-            said = line("time is nearly up; Enter: no answer, b: buzz " if match.turn.read else "Enter: read on, b: buzz, q: end ")
-            if said is None or said == "q":
-                return
-            if said == "b":
-                match.buzz()
-            elif said:
-                print(f"'{visible(said)}': expected nothing, b or q")
-            else:
-                match.read_on(words)
-                shown = _show(match, shown)
-        elif not steps[match.stage](match):
-            return
 
 
 def _show(match: "Match", shown: tuple[int, int]) -> tuple[int, int]:
-    """Print what was read since the last time, and what the bot did; returns how far that is: (number of the tossup, word)."""
+    """Print what was read since the last time, and what the bot did; returns how far that is: (number of the tossup,
+    word)."""
     turn, at = match.turn, shown[1]
     if shown[0] != match.index:
         at = 0
         them = f", the {match.bot} team {match.theirs}" if match.opponent else ""
-        _notes(match)
+        _print_notes(match)
         number = f"Tossup {match.index + 1} of {match.count}" if turn.left else "Overtime"
         print(f"\n{number}. You {match.ours}{them}.")
     if turn.at > at:
-        print(visible(turn.between(at, turn.at)))
-    _notes(match)
+        print(escape_controls(turn.between(at, turn.at)))
+    _print_notes(match)
     return match.index, turn.at
 
 
-def _notes(match: "Match") -> None:
+def _print_notes(match: "Match") -> None:
     while match.turn.notes:
         print(f"* {match.turn.notes.pop(0)}")
 
 
-def _answer(match: "Match", prompt: str) -> bool:
+def _answer(match: "Match", prompt: str) -> None:
     asking = match.turn.asking
     if asking.prompted:
-        print(f"prompt: {visible(asking.ask) or 'be more specific'}")
+        print(f"prompt: {escape_controls(asking.ask) or 'be more specific'}")
         prompt = "your answer: "
-    if (said := line(prompt)) is None:
-        return False
-    match.answer(said)
-    return True
+    match.answer(ask_line(prompt))
 
 
-def _sure(match: "Match") -> bool:
-    try:
-        match.state(percent(optional=True))
-    except EOFError:
-        return False
-    return True
-
-
-def _part(match: "Match") -> bool:
+def _answer_part(match: "Match") -> None:
     bonus = match.bonus
     assert bonus
     if bonus.asking.prompted:
-        print(f"prompt: {visible(bonus.asking.ask) or 'be more specific'}")
+        print(f"prompt: {escape_controls(bonus.asking.ask) or 'be more specific'}")
     else:
         if not bonus.told:
             bonus.told = True
-            print(f"\nBonus{'' if bonus.mine else ', what the other team misses'}: {visible(bonus.bonus.leadin)}")
-        print(f"[{match.rules.part_value}] {visible(bonus.part.text)}")
-    if (said := line("your answer: ")) is None:
-        return False
-    match.answer(said)
-    return True
+            print(f"\nBonus{'' if bonus.mine else ', what the other team misses'}: {escape_controls(bonus.bonus.leadin)}")
+        print(f"[{match.rules.part_value}] {escape_controls(bonus.part.text)}")
+    match.answer(ask_line("your answer: "))
 
 
-def _ruled(match: "Match") -> bool:
+def _confirm_ruling(match: "Match") -> None:
     """Show a ruling, and let it be turned round."""
     bonus = match.bonus
     while True:
         asking = bonus.asking if bonus else match.turn.asking
         value = bonus.points[-1] if bonus else match.turn.value
         answer = bonus.answer if bonus else match.turn.answer
-        print(f"{'right' if asking.right else 'wrong'}, {value:+d}. The answer: {visible(answer)}")
-        said = line(f"Enter: go on, o: I was {'wrong' if asking.right else 'right'}, q: end ")
-        if said is None or said == "q":
-            return False
-        if said == "o":
-            match.override()
-            continue
+        print(f"{'right' if asking.right else 'wrong'}, {value:+d}. The answer: {escape_controls(answer)}")
+        said = ask_line(f"Enter: go on, o: I was {'wrong' if asking.right else 'right'}, q: end ", "q")
         if not said:
             match.go_on()
-            return True
-        print(f"'{visible(said)}': expected nothing, o or q")
+            return
+        if said == "o":
+            match.override()
+        else:
+            print(f"'{escape_controls(said)}': expected nothing, o or q")
 
 
-def _over(match: "Match") -> bool:
+def _end_tossup(match: "Match") -> None:
     """Show what came of a tossup; a guess may be turned round."""
     turn = match.turn
-    _notes(match)
+    _print_notes(match)
     if rest := turn.between(turn.at, len(turn.words)):
-        print(f"The rest: {visible(rest)}")
+        print(f"The rest: {escape_controls(rest)}")
     if turn.buzzed is None:
-        print(f"The answer: {visible(turn.answer)}")
+        print(f"The answer: {escape_controls(turn.answer)}")
         while match.overridable:
             print(f"your guess counts as {'right' if turn.asking.right else 'wrong'}")
-            said = line(f"Enter: go on, o: I was {'wrong' if turn.asking.right else 'right'}, q: end ")
-            if said is None or said == "q":
-                return False
+            said = ask_line(f"Enter: go on, o: I was {'wrong' if turn.asking.right else 'right'}, q: end ", "q")
             if not said:
                 break
             if said == "o":
@@ -281,7 +265,6 @@ def _over(match: "Match") -> bool:
     match.go_on()
     if len(match.added) > added:
         print(f"a card was made of it: {match.added[-1]}")
-    return True
 
 
 def _rules(name: str, deck: "Deck") -> "Rules":
@@ -296,4 +279,4 @@ def _inside(file: Path, deck: Path) -> bool:
     return deck.is_dir() and file.resolve().is_relative_to(deck.resolve())
 
 
-PLAY = simple("play", Play, "study", "Play tossups against a bot, and be told when to have buzzed")
+PLAY = simple("play", Play, "Play tossups against a bot, and be told when to have buzzed")

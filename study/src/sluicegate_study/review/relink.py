@@ -1,8 +1,8 @@
-"""Progress survives edits: which items of the log are cards of the deck whose text, id or file has changed.
+"""Find cards again after an edit: which items of the log are cards of the deck whose text, id or file has changed.
 
-An item that is in the log and no longer in the deck is matched with a card that is in the deck and not yet in the log: by equal content, or
-within one file by the ratio of their texts. Cards that could be meant by two, or whose numbers or answers differ, are not linked: a
-lost history costs some reviews, a wrong one hides that a card was never learnt.
+An item that is in the log and no longer in the deck is matched with a card that is in the deck and not yet in the log:
+by equal content, or within one file by the ratio of their texts. Cards that could be meant by two, or whose numbers or
+answers differ, are not linked: a lost history costs some reviews, a wrong one hides that a card was never learnt.
 """
 
 import re
@@ -14,7 +14,7 @@ from rapidfuzz import fuzz
 
 from sluicegate_study.deck.cards import Deck, Question
 from sluicegate_study.deck.log import Event, Log
-from sluicegate_study.review.memory import links_of, resolve
+from sluicegate_study.review.memory import replay_links, resolve_link
 
 RATIO = 0.85
 ANSWERS = 0.6
@@ -33,20 +33,21 @@ class Link:
         return Event(t, learner, self.old, "relink", {"to": self.new, "ratio": round(self.ratio, 4)})
 
 
-def seen(question: Question, t: datetime, learner: str, file: str) -> Event:
+def make_seen_event(question: Question, t: datetime, learner: str, file: str) -> Event:
     """The event that lets a question be found again after an edit."""
     more = {"rev": question.rev, "file": file, "prompt": question.prompt, "answer": question.answer}
     return Event(t, learner, question.key, "seen", more)
 
 
 def find_links(deck: Deck, log: Log, root: str = "") -> list[Link]:
-    """The links that the log does not have yet, best first. `root` is the deck's folder, which file names are told from."""
-    links = links_of(log.events)
+    """The links that the log does not have yet, best first. `root` is the deck's folder, which file names are told
+    from."""
+    links = replay_links(log.events)
     refused = {(event.item, str(event.more["to"])) for event in log.events if event.kind == "unlink"}
     texts: dict[str, Event] = {}
     reviewed: set[str] = set()
     for event in log.events:
-        key = resolve(links, event.item)
+        key = resolve_link(links, event.item)
         if event.kind == "seen" and {"rev", "file", "prompt", "answer"} <= event.more.keys():
             texts[key] = event
         elif event.kind == "card":
@@ -63,7 +64,7 @@ def find_links(deck: Deck, log: Log, root: str = "") -> list[Link]:
     return _one_to_one(pairs)
 
 
-def file_of(question: Question, root: str) -> str:
+def relative_file(question: Question, root: str) -> str:
     """The file of a question, told from the deck's folder."""
     return question.card.path.removeprefix(root).lstrip("/")
 
@@ -71,7 +72,7 @@ def file_of(question: Question, root: str) -> str:
 def _ratio(event: Event, question: Question, root: str) -> float:
     if event.more["rev"] == question.rev:
         return 1.0
-    if event.more["file"] != file_of(question, root):
+    if event.more["file"] != relative_file(question, root):
         return 0.0
     prompt, answer = str(event.more["prompt"]), str(event.more["answer"])
     if _numbers(f"{prompt}\n{answer}") != _numbers(f"{question.prompt}\n{question.answer}"):

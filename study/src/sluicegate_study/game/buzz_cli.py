@@ -1,4 +1,4 @@
-"""sluicegate buzz: from which chance of being right on to buzz, and what it is worth."""
+"""``buzz``: from which chance of being right on to buzz, and what it is worth."""
 
 import math
 import time
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.errors import UserError
+from sluicegate_study.command import print_json, simple
+from sluicegate_study.errors import UserError
 
 if TYPE_CHECKING:
     from sluicegate_study.game.buzzing import Solution
@@ -20,7 +20,8 @@ DIFFERENCES = (-120, -80, -40, -20, 0, 20, 40, 80, 120)
 class Buzz:
     """Say from which chance of being right on to buzz, by score and tossups left, and what that play wins.
 
-    A dynamic programme over a model of both teams. Practice does not need the score: the table shows how little it changes."""
+    A dynamic programme over a model of both teams. Practice does not need the score: the table shows how little it
+    changes."""
 
     opponent: str = "even"
     """weak, even or strong."""
@@ -46,7 +47,7 @@ class Buzz:
     """Print solve_s, thresholds and win as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.game.buzzing import Game, overtime, solve
+        from sluicegate_study.game.buzzing import Game, solve, solve_overtime
         from sluicegate_study.game.players import TICKS, Reader, opponent_of
         from sluicegate_study.game.scoring import rules_of
 
@@ -86,7 +87,7 @@ class Buzz:
         if self.simulate:
             from sluicegate_study.game.simulating import simulate
 
-            tie = overtime(game)
+            tie = solve_overtime(game)
             played = simulate(game, best.policy, self.simulate, self.seed, tie=tie, tossups=count)
             away = (played.win - best.win()) / played.error if played.error else 0.0
             share = f"{played.win:.4f} won, standard error {played.error:.4f}"
@@ -94,9 +95,9 @@ class Buzz:
             print(f"  {played.negs:.2f} negs and {played.powers:.2f} powers a game")
             found["simulated"] = {**vars(played), "away": away}
         if self.claims:
-            from sluicegate_study.game.buzz_claims import claims
+            from sluicegate_study.game.buzz_claims import check_claims
 
-            said = claims(game)
+            said = check_claims(game)
             print()
             for claim in said:
                 print(f"{'holds' if claim.holds else 'does not hold'}: {claim.text}\n    {claim.numbers}")
@@ -114,10 +115,12 @@ def _number(theta: float) -> float | None:
 
 def _draw(best: "Solution", tick: int, rows: list[int], path: Path) -> Path:
     """Thresholds against the score difference, a line for each number of tossups left."""
-    from matplotlib.figure import Figure
-
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot is {str(path)!r}: expected a file ending in .png, .svg or .pdf.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--plot draws with matplotlib: pip install 'sluicegate-study[plot]'. Or leave --plot out.") from None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     shown = best.differences[abs(best.differences) <= 200]
@@ -131,4 +134,4 @@ def _draw(best: "Solution", tick: int, rows: list[int], path: Path) -> Path:
     return path
 
 
-BUZZ = simple("buzz", Buzz, "study", "Say when to buzz in quiz bowl, by score, tossups left and opponent")
+BUZZ = simple("buzz", Buzz, "Say when to buzz in quiz bowl, by score, tossups left and opponent")

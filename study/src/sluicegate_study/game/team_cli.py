@@ -1,4 +1,4 @@
-"""sluicegate team: who studies which categories, what stays uncovered, and what it costs when the best player is out."""
+"""``team``: who studies which categories, what stays uncovered, and what it costs when the best player is out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,25 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.errors import UserError
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.command import print_json, simple
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import escape_controls
 
 if TYPE_CHECKING:
-    from sluicegate_study.game.team import Plan, Study
-    from sluicegate_study.game.team import Team as Players
+    from sluicegate_study.game.team import Plan, Study, Team
 
 
 @dataclass(frozen=True)
-class Team:
+class PlanTeam:
     """Say who of a team should study what, so that most tossups have somebody who knows them.
 
-    Greedy and exact plans for the hours you have. The gain of study is your assumption (--half, --ceiling), not a measurement."""
+    Greedy and exact plans for the hours you have. The gain of study is your assumption (--half, --ceiling), not a
+    measurement."""
 
     players: Positional[str]
-    """Skills, 0 to 1: a .csv (player,Category,...; or player,category,skill,half), a .toml, or a log.jsonl of plays and reviews."""
+    """Skills, 0 to 1: a .csv (player,Category,...; or player,category,skill,half), a .toml, or a log.jsonl of plays and
+    reviews."""
     shares: str = ""
-    """What is asked: acf, pace, a deck, or a .csv or .toml of categories and shares; default: the log's deck, or acf."""
+    """What is asked: acf, pace, a deck, or a .csv or .toml of categories and shares; default: the log's deck, or
+    acf."""
     hours: float = 10.0
     """Hours of study of each player; a .toml may say them for each."""
     common: bool = False
@@ -44,8 +46,8 @@ class Team:
 
     def run(self) -> int:
         from sluicegate_study.deck.collection import load_deck
-        from sluicegate_study.game.team import Study, bound, exact, greedy
-        from sluicegate_study.game.team_files import assemble, deck_shares, players_of, shares_of
+        from sluicegate_study.game.team import Study, bound_gain, plan_exactly, plan_greedily
+        from sluicegate_study.game.team_files import assemble_team, count_shares, read_players, read_shares
 
         if not 0 <= self.hours <= 10_000:
             raise UserError(f"--hours is {self.hours}: expected 0 to 10000.")
@@ -56,16 +58,16 @@ class Team:
         if self.depth < 1:
             raise UserError(f"--depth is {self.depth}: expected 1 or more.")
         deck = load_deck(self.deck) if self.deck else None
-        players = players_of(Path(self.players), depth=self.depth, deck=deck)
-        shares = deck_shares(deck, self.depth) if deck and not self.shares else shares_of(self.shares or "acf", self.depth)
-        team = assemble(shares, players, half=self.half, ceiling=self.ceiling)
+        players = read_players(Path(self.players), depth=self.depth, deck=deck)
+        shares = count_shares(deck, self.depth) if deck and not self.shares else read_shares(self.shares or "acf", self.depth)
+        team = assemble_team(shares, players, half=self.half, ceiling=self.ceiling)
         hours = [players.hours.get(name, self.hours) for name in team.players]
         block = self.block or max(self.hours, max(hours)) / 5 or 1.0
         study = Study(block, tuple(int(h / block + 1e-9) for h in hours), self.common)
         if sum(study.budget) > 20_000:
             raise UserError(f"{sum(study.budget)} blocks of {block:g} hours are too many: expected a larger --block.")
-        plan = greedy(team, study)
-        best = exact(team, study)
+        plan = plan_greedily(team, study)
+        best = plan_exactly(team, study)
         found = {
             "players": list(team.players),
             "categories": list(team.categories),
@@ -77,7 +79,7 @@ class Team:
             "now": _standing(team, None, study),
             "greedy": _standing(team, plan, study),
             "exact": None if best is None else _standing(team, best, study),
-            "bound": bound(team, study, plan) if best is None else None,
+            "bound": bound_gain(team, study, plan) if best is None else None,
         }
         _print(team, study, plan if best is None else best, found)
         if self.json:
@@ -85,7 +87,7 @@ class Team:
         return 0
 
 
-def _standing(team: "Players", plan: "Plan | None", study: "Study") -> dict[str, Any]:
+def _standing(team: "Team", plan: "Plan | None", study: "Study") -> dict[str, Any]:
     """Where a team stands with a plan (None: as it is now)."""
     skill = team.skill if plan is None else team.after(plan * study.block)
     value, swings = team.value(skill), team.swings(skill)
@@ -107,22 +109,22 @@ def _standing(team: "Players", plan: "Plan | None", study: "Study") -> dict[str,
     return row
 
 
-def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any]) -> None:
-    from sluicegate_study.game.team import work
+def _print(team: "Team", study: "Study", plan: "Plan", found: dict[str, Any]) -> None:
+    from sluicegate_study.game.team import count_additions
 
     now, then = found["now"], found["exact"] or found["greedy"]
-    width = max(8, *(len(visible(name)) for name in team.categories))
+    width = max(8, *(len(escape_controls(name)) for name in team.categories))
     print(f"{'category':<{width}}  share    now   then  who studies it")
     for j, name in enumerate(team.categories):
         who = ", ".join(
-            f"{visible(player)} {plan[i, j] * study.block:g} h" for i, player in enumerate(team.players) if plan[i, j]
+            f"{escape_controls(player)} {plan[i, j] * study.block:g} h" for i, player in enumerate(team.players) if plan[i, j]
         )  # fmt: skip
-        line = f"{visible(name):<{width}}  {team.shares[j]:5.1%}  {now['covered'][name]:5.2f}  {then['covered'][name]:5.2f}  {who}"
+        line = f"{escape_controls(name):<{width}}  {team.shares[j]:5.1%}  {now['covered'][name]:5.2f}  {then['covered'][name]:5.2f}  {who}"
         print(line.rstrip())
     print(f"\nsomebody knows it: {now['value']:.3f} of tossups now, {then['value']:.3f} after {_hours(found)}")
     print(f"uncovered: {now['uncovered']:.3f} now, {then['uncovered']:.3f} then")
     for when, state in (("now", now), ("then", then)):
-        print(f"swing {when}: {state['swing']:.3f} of tossups are lost when {visible(state['best_player'])} is out")
+        print(f"swing {when}: {state['swing']:.3f} of tossups are lost when {escape_controls(state['best_player'])} is out")
     gain, guarantee = found["greedy"]["value"] - now["value"], "1 - 1/e" if study.common else "1/2"
     if found["exact"]:
         most = found["exact"]["value"] - now["value"]
@@ -131,11 +133,15 @@ def _print(team: "Players", study: "Study", plan: "Plan", found: dict[str, Any])
     else:
         most = found["bound"] - now["value"]
         print(f"the plan is greedy: it gains {gain / most:.0%} or more of what the best one does (sure: {guarantee})")
-        print(f"the best one would take some {work(team, study):.0e} additions: a larger --block makes it quick")
+        print(f"the best one would take some {count_additions(team, study):.0e} additions: a larger --block makes it quick")
     if found["answers"]:
         print("skills are from the log, drawn to each player's overall rate where answers are few:")
         for player, counts in found["answers"].items():
-            print(f"  {visible(player)}: " + ", ".join(f"{visible(name)} {count}" for name, count in counts.items()) + " answers")
+            print(
+                f"  {escape_controls(player)}: "
+                + ", ".join(f"{escape_controls(name)} {count}" for name, count in counts.items())
+                + " answers"
+            )
 
 
 def _hours(found: dict[str, Any]) -> str:
@@ -143,4 +149,4 @@ def _hours(found: dict[str, Any]) -> str:
     return f"{total:g} hours of study"
 
 
-TEAM = simple("team", Team, "study", "Say who of a team should study which categories")
+TEAM = simple("team", PlanTeam, "Say who of a team should study which categories")

@@ -1,7 +1,7 @@
-"""sluicegate lecture: it made sense when you read it; does it still? Read, predict, wait, be tested cold, look again, and see the gap."""
+"""``lecture``: predict for each claim of your notes whether you can rebuild it, be tested some days later, and see the
+gap."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from sluicegate.cli.command import print_json, simple
-from sluicegate.errors import UserError
-from sluicegate_study.cli.review import moment, you
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.command import name_learner, parse_time, print_json, simple
+from sluicegate_study.errors import UserError, program
+from sluicegate_study.formatting import escape_controls
+from sluicegate_study.tui.prompts import ask_line, ask_percent
 
 if TYPE_CHECKING:
-    from sluicegate_study.judge.calibration import Interval
     from sluicegate_study.lecture.blank import Blank
     from sluicegate_study.lecture.lecture import Claim
     from sluicegate_study.lecture.record import Course, Record
@@ -31,9 +30,10 @@ QUIT, VOID = ":q", ":s"
 class Lecture:
     """It made sense in the lecture: does it still? Run it again on the same notes to go on with what comes next.
 
-    split: the notes become claims, in a file that you may edit. reading: how likely is it that you can rebuild each step in a week?
-    cold: each claim with one step hidden. sense: the claims once more. report: what you felt against what you could do.
-    Every answer is logged at once; :q ends, and the same command goes on. Cards are written for half of the claims, drawn by a coin."""
+    split: the notes become claims, in a file that you may edit. reading: how likely is it that you can rebuild each
+    step in a week? cold: each claim with one step hidden. sense: the claims once more. report: what you felt against
+    what you could do. Every answer is logged at once; :q ends, and the same command goes on. Cards are written for half
+    of the claims, drawn by a coin."""
 
     notes: Positional[str]
     """File of notes, in Markdown or plain."""
@@ -65,7 +65,7 @@ class Lecture:
             raise UserError(f"--seed is {self.seed}: expected 0 or more.")
         notes = Path(self.notes)
         text = read_notes(notes)
-        start, began = moment(f"{self.now}T00:00:00Z" if len(self.now) == 10 else self.now), time.monotonic()
+        start, began = parse_time(f"{self.now}T00:00:00Z" if len(self.now) == 10 else self.now), time.monotonic()
         claims_file = notes.with_name(f"{notes.stem}.claims.txt")
         if notes == claims_file:
             raise UserError(f"{self.notes!r} is a file of claims: expected the notes that it was made from.")
@@ -78,30 +78,31 @@ class Lecture:
         sitting = _Sitting(self, notes, claims, lambda: start + timedelta(seconds=time.monotonic() - began))
         stage = sitting.run("split" if fresh and self.stage in ("auto", "split") else self.stage)
         if self.json:
-            from sluicegate_study.lecture.report import report
+            from sluicegate_study.lecture.report import make_report
 
             course = sitting.course
             left = {name: len(course.pending(name)) for name in ("reading", "cold", "sense")}
             due = course.due.isoformat().replace("+00:00", "Z") if course.due else None
-            print_json({"stage": stage, "claims": len(claims), "left": left, "due": due, "report": report(course).to_json()})
+            print_json({"stage": stage, "claims": len(claims), "left": left, "due": due, "report": make_report(course).to_json()})
         return 0
 
 
 class _Sitting:
-    """One run of the verb: the log is read again before each question, so that what another run answered is not asked twice."""
+    """One run of the verb: the log is read again before each question, so that what another run answered is not asked
+    twice."""
 
     def __init__(self, options: Lecture, notes: Path, claims: "list[Claim]", now: Clock) -> None:
-        from sluicegate_study.lecture.cards import slug_of
+        from sluicegate_study.lecture.cards import make_slug
 
         self.options, self.notes, self.claims, self.now = options, notes, claims, now
-        self.learner = options.learner or you()
+        self.learner = options.learner or name_learner()
         self.log = Path(options.log) if options.log else notes.with_name(f"{notes.stem}.lecture.jsonl")
         self.cards = notes.with_name(f"{notes.stem}.cards")
-        self.slug = slug_of(notes)
+        self.slug = make_slug(notes)
         self.refresh()
         self.hidden_now()  # a claim with nothing to hide must be said before it is predicted
         if self.course.unread:
-            print(f"{self.course.unread} line(s) of {visible(str(self.log))} cannot be read and are left out")
+            print(f"{self.course.unread} line(s) of {escape_controls(str(self.log))} cannot be read and are left out")
 
     def refresh(self) -> "Course":
         from sluicegate_study.deck.log import read_log
@@ -115,9 +116,9 @@ class _Sitting:
         return next((record.seed for record in self.course.records if record.arm), self.options.seed)
 
     def hidden_now(self) -> "dict[str, Blank]":
-        from sluicegate_study.lecture.cards import hidden_in
+        from sluicegate_study.lecture.cards import choose_blanks
 
-        return hidden_in(self.course.records, self.seed)
+        return choose_blanks(self.course.records, self.seed)
 
     def add(self, record: "Record", kind: str, **more: Any) -> None:
         from sluicegate_study.deck.log import Event, append
@@ -125,8 +126,9 @@ class _Sitting:
         append(self.log, [Event(self.now().astimezone(UTC), self.learner, record.claim.name, kind, {"rev": record.claim.rev, **more})])
 
     def run(self, wanted: str) -> str:
-        """Do one stage (the second look and the report follow a cold test at once); the stage where things stand afterwards."""
-        course, again = self.course, f"sluicegate lecture {self.options.notes}"
+        """Do one stage (the second look and the report follow a cold test at once); the stage where things stand
+        afterwards."""
+        course, again = self.course, f"{program()} lecture {self.options.notes}"
         if wanted == "split":
             print(f"next: edit the claims if you like, then read them: {again}")
             return "reading"
@@ -138,14 +140,13 @@ class _Sitting:
             raise UserError(f"{len(course.pending('cold'))} claims are still to be tested cold, and looking would warm them up: {again}")
         if stage == "cold" and (unread := len(course.pending("reading"))) and not begun:
             raise UserError(f"{unread} claims have no prediction yet: {again} --stage reading")
-        if stage == "reading":
-            finished = self._reading()
-        elif stage == "cold":
-            finished = self._cold() and self._sense()
-        elif stage == "sense":
-            finished = self._sense()
-        else:
-            finished = True
+        steps = {"reading": [self._reading], "cold": [self._cold, self._sense], "sense": [self._sense]}.get(stage, [])
+        finished = True
+        try:
+            for step in steps:
+                step()
+        except EOFError:  # the input or the learner ended
+            finished = False
         course = self.refresh()
         after = course.stage(self.now())
         if stage == "report" or (finished and after == "report"):
@@ -162,36 +163,32 @@ class _Sitting:
     def _pending(self, stage: str) -> "Record | None":
         return next(iter(self.refresh().pending(stage)), None)
 
-    def _reading(self) -> bool:
+    def _reading(self) -> None:
         from sluicegate_study.deck.cards import Head
         from sluicegate_study.deck.log import append
-        from sluicegate_study.lecture.cards import add_cards, cards_of
-        from sluicegate_study.lecture.record import events_of_arms
+        from sluicegate_study.lecture.cards import make_cards, write_cards
+        from sluicegate_study.lecture.record import make_arm_events
 
         course, days = self.course, self.options.days
         days = next((record.days for record in course.records if record.arm), days)
         cards = not self.options.no_cards and not (
             any(r.arm for r in course.records) and all(r.arm == "none" for r in course.records if r.arm)
         )
-        append(self.log, events_of_arms(course.records, self.learner, self.now(), seed=self.seed, days=days, cards=cards))
+        append(self.log, make_arm_events(course.records, self.learner, self.now(), seed=self.seed, days=days, cards=cards))
         print(f"\nHow likely is it, in %, that in {days:g} days you can rebuild each step, with one part of it hidden? ({QUIT} ends)")
         while record := self._pending("reading"):
-            print(f"\n{_titled(record)}{visible(record.claim.text)}")
-            chance = _percent("P(I can rebuild it), in %: ")
-            if chance is None:
-                return False
-            self.add(record, "predict", p=chance)
+            print(f"\n{_titled(record)}{escape_controls(record.claim.text)}")
+            self.add(record, "predict", p=ask_percent("P(I can rebuild it), in %: ", QUIT))
         course = self.refresh()
-        made = cards_of(course.records, self.slug, self.hidden_now())
-        new = add_cards(self.cards / "carded.md", made, Head(deck=self.slug, source=self.notes.name))
+        made = make_cards(course.records, self.slug, self.hidden_now())
+        new = write_cards(self.cards / "carded.md", made, Head(deck=self.slug, source=self.notes.name))
         if made:
             without = len(course.records) - len(made)
             print(f"\n{len(made)} claims have cards, {without} have none, by a coin: {self.cards}/carded.md ({new} new)")
-            print(f"learn them meanwhile: sluicegate deck review {self.cards}")
-        return True
+            print(f"learn them meanwhile: {program()} deck review {self.cards}")
 
-    def _cold(self) -> bool:
-        from sluicegate_study.lecture.blank import fills
+    def _cold(self) -> None:
+        from sluicegate_study.lecture.blank import judge_blank
 
         if self.course.due and self.now() < self.course.due:
             print(f"the cold test is due only from {self.course.due:%Y-%m-%d %H:%M} UTC; the report will say how long you waited")
@@ -199,50 +196,37 @@ class _Sitting:
         print(f"\nWhat is hidden? Do not look it up. Nothing typed: you do not know. {VOID}: nobody could know; {QUIT} ends.")
         while record := self._pending("cold"):
             blank, claim = hidden[record.claim.name], record.claim
-            print(f"\n{_titled(record)}{visible(blank.shown(claim.text))}")
+            print(f"\n{_titled(record)}{escape_controls(blank.shown(claim.text))}")
             before = time.monotonic()
-            given = _line("answer: ")
+            given = ask_line("answer: ", QUIT)
             ms = round(1000 * (time.monotonic() - before))
-            if given is None or given == QUIT:
-                return False
             if given == VOID:
                 self.add(record, "void")
                 continue
-            more: dict[str, Any] = {}
-            if given:
-                sure = _percent("how sure, in %: ")
-                if sure is None:
-                    return False
-                more["conf"] = sure
-            self.add(record, "cold", given=given, hidden=blank.answer, verdict=fills(blank, given), ms=ms, **more)
-        return True
+            more = {"conf": ask_percent("how sure, in %: ", QUIT)} if given else {}
+            self.add(record, "cold", given=given, hidden=blank.answer, verdict=judge_blank(blank, given), ms=ms, **more)
 
-    def _sense(self) -> bool:
+    def _sense(self) -> None:
         print("\nThe claims once more. Was your answer right, and does it make sense now?")
         while record := self._pending("sense"):
-            print(f"\n{_titled(record)}{visible(record.claim.text)}")
-            print(f"hidden: {visible(record.hidden)}\nyours:  {visible(record.given or '(nothing)')}\njudged: {_judged(record.verdict)}")
-            said = _yes("right? (y, n, or nothing to leave it so): ", record.verdict == "accept") if record.given else False
-            if said is None:
-                return False
-            sense = _yes("does it make sense now? (y or n): ", None)
-            if sense is None:
-                return False
-            self.add(record, "sense", right=said, sense=sense)
-        return True
+            print(f"\n{_titled(record)}{escape_controls(record.claim.text)}")
+            print(f"hidden: {escape_controls(record.hidden)}\nyours:  {escape_controls(record.given or '(nothing)')}")
+            print(f"judged: {_judged(record.verdict)}")
+            right = bool(record.given) and _ask_yes("right? (y, n, or nothing to leave it so): ", record.verdict == "accept")
+            self.add(record, "sense", right=right, sense=_ask_yes("does it make sense now? (y or n): "))
 
     def _report(self, complete: bool) -> None:
         from sluicegate_study.deck.cards import Head
-        from sluicegate_study.lecture.cards import add_cards, mending
-        from sluicegate_study.lecture.report import report
+        from sluicegate_study.lecture.cards import make_repair_cards, write_cards
+        from sluicegate_study.lecture.report import make_report
 
-        found = report(self.course)
+        found = make_report(self.course)
         for line in _told(found, self.course):
             print(line)
-        if complete and (cards := mending(self.course.records, self.slug, self.hidden_now())):
-            new = add_cards(self.cards / "mend.md", cards, Head(deck=self.slug, source=self.notes.name))
-            print(f"cards that would mend it: {len(cards)} in {self.cards}/mend.md ({new} new), the first broken link first")
-            print(f"next: sluicegate deck review {self.cards}")
+        if complete and (cards := make_repair_cards(self.course.records, self.slug, self.hidden_now())):
+            new = write_cards(self.cards / "mend.md", cards, Head(deck=self.slug, source=self.notes.name))
+            print(f"cards for what was not rebuilt: {len(cards)} in {self.cards}/mend.md ({new} new), the first broken link first")
+            print(f"next: {program()} deck review {self.cards}")
 
 
 def _split(text: str, notes: Path, file: Path, marked: bool) -> None:
@@ -259,9 +243,9 @@ def _split(text: str, notes: Path, file: Path, marked: bool) -> None:
     except FileExistsError:
         return  # another run was quicker; a split is a pure function of the notes
     for line in content.splitlines()[3:]:
-        print(visible(line))
+        print(escape_controls(line))
     for number, why, said in split.left_out:
-        print(f"left out, line {number} ({why}): {visible(said[:60])}")
+        print(f"left out, line {number} ({why}): {escape_controls(said[:60])}")
     print(f"\n{len(split.claims)} claims: {file}")
     if len(split.claims) < 40:
         print("a verdict needs 40 claims, 20 with cards and 20 without (with --no-cards: 20); below, you get numbers without one")
@@ -273,24 +257,24 @@ def _told(found: "Report", course: "Course") -> list[str]:
     whole = found.all
     lines = [
         f"\nyou felt {whole.predicted:.0%}, you could {whole.accuracy:.0%} ({whole.claims} claims, {found.days:.1f} days later)",
-        f"illusion gap: {_between(whole.gap)}",
+        f"illusion gap: {whole.gap}",
         f"verdict: {found.verdict}",
     ]
     for arm, part in found.arms.items():
         if len(found.arms) > 1 and part.claims:
             name = "with cards" if arm == "cards" else "without"
-            lines.append(f"  {name}: felt {part.predicted:.0%}, could {part.accuracy:.0%}, gap {_between(part.gap)}, {part.claims} claims")
+            lines.append(f"  {name}: felt {part.predicted:.0%}, could {part.accuracy:.0%}, gap {part.gap}, {part.claims} claims")
     if len(found.arms) > 1 and not math.isnan(found.cards_help.value):
         short = any(found.missing.values())
         said = (
             " (too few claims for a verdict)" if short else "" if found.cards_help.low <= 0 <= found.cards_help.high else " (not by chance)"
         )
-        lines.append(f"cards: {_between(found.cards_help)} rebuilt with cards less without{said}")
+        lines.append(f"cards: {found.cards_help} rebuilt with cards less without{said}")
     if found.chains:
         lines.append(f"chains rebuilt from end to end: {sum(right for _, right in found.chains)} of {len(found.chains)}")
     texts = {record.claim.name: record.claim.text for record in course.records}
     if found.first_broken:
-        lines.append(f"first broken link: [{found.first_broken}] {visible(texts[found.first_broken])}")
+        lines.append(f"first broken link: [{found.first_broken}] {escape_controls(texts[found.first_broken])}")
     sure = "" if math.isnan(found.confidence) else f"; when you answered you were {found.confidence:.0%} sure"
     lines.append(f"makes sense when shown: {found.sense:.0%}{sure}")
     for count, what in (
@@ -304,47 +288,22 @@ def _told(found: "Report", course: "Course") -> list[str]:
     return lines
 
 
-def _between(found: "Interval") -> str:
-    return f"{found.value:+.2f}" + ("" if math.isnan(found.low) else f" (95 %: {found.low:+.2f} to {found.high:+.2f})")
-
-
 def _titled(record: "Record") -> str:
-    return f"[{record.claim.name}] " + (f"({visible(record.claim.section)}) " if record.claim.section else "")
+    return f"[{record.claim.name}] " + (f"({escape_controls(record.claim.section)}) " if record.claim.section else "")
 
 
 def _judged(verdict: str) -> str:
     return {"accept": "right", "prompt": "near, but not it"}.get(verdict, "wrong")
 
 
-def _percent(prompt: str) -> float | None:
-    """A chance, asked in percent until it is one; None where the input or the learner ended."""
-    from sluicegate_study.judge.calibration import chance_of
-
-    while (said := _line(prompt)) is not None and said != QUIT:
-        if (chance := chance_of(said)) is not None:
-            return chance
-        print(f"{visible(said)!r}: expected a number from 0 to 100, or {QUIT}")
-    return None
-
-
-def _yes(prompt: str, default: bool | None) -> bool | None:
-    """Yes or no; None where the input or the learner ended."""
-    while (said := _line(prompt)) is not None and said != QUIT:
+def _ask_yes(prompt: str, default: bool | None = None) -> bool:
+    """Ask until it is yes or no, or nothing where there is a default. Raises `EOFError` where the input or the learner
+    ended."""
+    while (said := ask_line(prompt, QUIT)) or default is None:
         if said.lower() in ("y", "yes", "n", "no"):
             return said.lower().startswith("y")
-        if not said and default is not None:
-            return default
-        print(f"{visible(said)!r}: expected y or n, or {QUIT}")
-    return None
+        print(f"{escape_controls(said)!r}: expected y or n, or {QUIT}")
+    return default
 
 
-def _line(prompt: str) -> str | None:
-    """One line of input without the space around it; None at its end."""
-    print(prompt, end="", flush=True)
-    line = sys.stdin.readline()
-    if not sys.stdin.isatty():
-        print()
-    return line.strip() if line else None
-
-
-LECTURE = simple("lecture", Lecture, "study", "Test whether what made sense when you read it still does")
+LECTURE = simple("lecture", Lecture, "Test whether what made sense when you read it still does")

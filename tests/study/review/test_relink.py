@@ -6,23 +6,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sluicegate_study.deck.cards import Card, DeckFile
-from sluicegate_study.deck.collection import deck_of
+from sluicegate_study.deck.collection import make_deck
 from sluicegate_study.deck.log import Event, Log
-from sluicegate_study.deck.relink import find_links, seen
 from sluicegate_study.review.memory import Memory
+from sluicegate_study.review.relink import find_links, make_seen_event
 
 START = datetime(2026, 11, 22, 19, tzinfo=UTC)
 FILES = ("labelled_cards.tsv", "labelled_cards_fresh.tsv")
-TEXTS = [tuple(line.split("\t")[1:]) for file in FILES for line in (Path(__file__).parent / file).read_text(encoding="utf-8").splitlines()]
+FOLDER = Path(__file__).parents[1] / "deck"
+TEXTS = [tuple(line.split("\t")[1:]) for file in FILES for line in (FOLDER / file).read_text(encoding="utf-8").splitlines()]
 CAPITALS = {"Austria": "Vienna", "Australia": "Canberra", "Mali": "Bamako", "Malta": "Valletta", "Iran": "Tehran", "Iraq": "Baghdad"}
 
 
 def deck(cards, path="x.md"):
-    return deck_of("d", [DeckFile(entries=tuple(Card(q, a, path=path) for q, a in cards))])
+    return make_deck("d", [DeckFile(entries=tuple(Card(q, a, path=path) for q, a in cards))])
 
 
 def log_of(of, at=START):
-    return Log(tuple(e for q in of.questions() for e in (seen(q, at, "x", q.card.path), Event(at, "x", q.key, "card", {"grade": 3}))))
+    pairs = [(make_seen_event(q, at, "x", q.card.path), Event(at, "x", q.key, "card", {"grade": 3})) for q in of.questions()]
+    return Log(tuple(event for pair in pairs for event in pair))
 
 
 def edited(text, share, draw):
@@ -108,7 +110,7 @@ def test_a_link_holds_and_an_unlink_is_for_good():
 def test_an_id_given_later_and_a_moved_file_keep_progress():
     card = ("What does a softmax give?", "Weights")
     log = log_of(deck([card]))
-    named = deck_of("d", [DeckFile(entries=(Card(*card, id="softmax", path="other.md"),))])
+    named = make_deck("d", [DeckFile(entries=(Card(*card, id="softmax", path="other.md"),))])
     assert [(link.new, link.ratio) for link in find_links(named, log)] == [("softmax", 1.0)]
     # A changed text in another file is another card.
     assert find_links(deck([("What does a softmax give us?", "Weights")], "other.md"), log) == []
