@@ -73,8 +73,7 @@ def alike(one, two, most=lambda: 1e-6):
 
 
 @pytest.mark.parametrize(("name", "kind"), [(n, "two") for n in CASES] + [(n, "sharded") for n in SHARDED])
-def test_two_processes_train_what_one_does(together, verbs, name, kind, monkeypatch):
-    monkeypatch.setenv("SLUICEGATE_STACK", "never")  # several processes train an attack's rates in turn, and so log them in turn
+def test_two_processes_train_what_one_does(together, verbs, name, kind):
     one = execute(from_config(verbs[name]), together / f"{name}-one", exact=True)
     two = together / f"{name}-{kind}"
 

@@ -16,7 +16,7 @@ class Bench:
 
     routing: a training step with a router to a plain one. ranks: the largest difference of a weight after training by two processes.
     steering: twins of a steering vector on smollm2-135m, all at once against one after the other; tens of minutes, a few with --quick.
-    pipeline: the demo as it runs against one stage and one learning rate after the other, and its share of matrix products."""
+    pipeline: the demo as it runs against one stage after the other, and its share of matrix products."""
 
     what: Positional[Literal["routing", "ranks", "steering", "pipeline"]] = "routing"
     """Which benchmark."""
