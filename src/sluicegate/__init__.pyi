@@ -9,6 +9,7 @@ from .engine.models import fresh as fresh
 from .engine.models import load as load
 from .engine.models import save as save
 from .engine.scoring import score as score
+from .engine.train import train as train
 from .engine.training import CrossEntropy as CrossEntropy
 from .engine.training import fit as fit
 from .errors import UserError as UserError
@@ -24,8 +25,7 @@ from .unlearning.objectives.maxent import MaxEnt as MaxEnt
 from .unlearning.objectives.npo import NPO as NPO
 from .unlearning.objectives.rmu import RMU as RMU
 from .unlearning.objectives.simnpo import SimNPO as SimNPO
-from .unlearning.suppress import train as train
-from .unlearning.suppress import unlearn as unlearn
+from .unlearning.unlearn import unlearn as unlearn
 from .values.curves import Curve as Curve
 from .values.curves import stack as stack
 from .values.edits import Edit as Edit

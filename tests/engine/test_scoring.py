@@ -6,8 +6,8 @@ import torch
 from architectures import build, learner
 from sluicegate.engine.models import Meter, encode
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger
-from sluicegate.unlearning.suppress import train
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
 

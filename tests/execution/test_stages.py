@@ -132,10 +132,11 @@ def test_the_chat_template_and_the_length_reach_every_call(own, tmp_path, monkey
         return real(tokenizer, items, max_length=max_length)
 
     import sluicegate.audit.relearn as relearning
+    import sluicegate.engine.train as training
     import sluicegate.unlearning.distill as distilling
-    import sluicegate.unlearning.suppress as suppressing
+    import sluicegate.unlearning.unlearn as suppressing
 
-    for module in (models, suppressing, distilling, relearning):
+    for module in (models, training, suppressing, distilling, relearning):
         monkeypatch.setattr(module, "encode", spy)
     for settings in settings_of_verbs(own, steps=1).values():
         before = len(asked)

@@ -10,11 +10,11 @@ from architectures import learner
 from sluicegate.engine.models import Meter, encode, fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 from sluicegate.unlearning import distill as module
 from sluicegate.unlearning.distill import Matching, StopRule, distill, undo
-from sluicegate.unlearning.suppress import train
 from sluicegate.values.edits import Noise
 from sluicegate.values.schedule import Schedule
 

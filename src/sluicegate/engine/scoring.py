@@ -1,5 +1,6 @@
 """Scores: does the model give the answer, how likely does it find it, and at what loss."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,3 +56,9 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
             ledger.evaluation += meter(batch)
     model.train(was_training)
     return Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))
+
+
+def single_score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None) -> float:
+    """One number for how well the model knows the rows: the share of exact answers; for running text, exp(-loss)."""
+    scores = score(model, rows, ledger).mean()
+    return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.engine.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
 from sluicegate.engine.sampling import Mixture, seed_of
-from sluicegate.engine.scoring import score
+from sluicegate.engine.scoring import single_score
 from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
@@ -148,9 +148,9 @@ def distill(
     evaluation, target = None, math.nan
     if stop is not None and stop.share > 0:
         kept = encode(tokenizer, stop.retain, max_length=max_length, template=template)
-        target = stop.share * goodness(teacher, kept, before)
+        target = stop.share * single_score(teacher, kept, before)
         evaluation = Evaluation(
-            lambda model, ledger: {"retain": goodness(model, kept, ledger)},
+            lambda model, ledger: {"retain": single_score(model, kept, ledger)},
             every(stop.interval, schedule.steps),
             lambda record: record["retain"] >= target,
         )
@@ -226,12 +226,6 @@ def undo(
     )
     done.fitted.ledger.add(before)
     return done
-
-
-def goodness(model: PreTrainedModel, rows: Rows, ledger: Ledger) -> float:
-    """Share of exact answers; for running text, where no answer is exact, exp(-loss)."""
-    scores = score(model, rows, ledger).mean()
-    return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])
 
 
 @torch.no_grad()

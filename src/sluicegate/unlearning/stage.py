@@ -1,4 +1,4 @@
-"""Stages that make a model: train, unlearn, distil, undo."""
+"""Stages that take knowledge out: unlearn, distil, undo."""
 
 import dataclasses
 import math
@@ -11,8 +11,8 @@ from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData
 from sluicegate.unlearning.objectives import Method, methods
 from sluicegate.unlearning.objectives.maxent import MaxEnt
-from sluicegate.values.items import GROUPS, Split
-from sluicegate.values.schedule import Schedule, distilling_rate, training_rate, unlearning_rate
+from sluicegate.values.items import Split
+from sluicegate.values.schedule import Schedule, distilling_rate, unlearning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,61 +20,6 @@ if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
     from sluicegate.unlearning.budget import Choice
     from sluicegate.unlearning.distill import Distilled, StopRule
-
-
-@dataclass(frozen=True)
-class Train(OnData):
-    """Train a model on rows by next-token prediction: the base model, or one that never knew."""
-
-    VERB: ClassVar[str] = "train"
-    GROUP: ClassVar[str] = "unlearn and distil"
-    TOGETHER: ClassVar[bool] = True
-
-    unlabelled: str = source("data")
-    """Rows that nobody has labelled, in the same formats."""
-    learn: tuple[str, ...] = ("forget", "retain", "unlabelled")
-    """Which of the groups are trained on; the others are only scored."""
-    on: Literal["real", "answer"] = "real"
-    """Which tokens count: all of them, or the answers' alone."""
-    sites: str = "*"
-    """Which parameters are trained: globs over parameter names, joined by commas."""
-    check_every: int = setting(0, added=True)
-    """Steps between looks at the retain score, which the result keeps, so that it is known what less training would have cost; 0: none."""
-    schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
-
-    def resolved(self) -> Self:
-        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(training_rate(self.width())))
-
-    def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.engine.training import CrossEntropy
-        from sluicegate.unlearning.suppress import train
-
-        split = self.split()
-        for name in self.learn:
-            if name not in GROUPS:
-                raise UserError(f"cannot learn {name!r}; the groups are {', '.join(GROUPS)}.")
-        rows = [item for name in self.learn for item in split.group(name)]
-        if not rows:
-            raise UserError(f"there is nothing to train on: none of {', '.join(self.learn)} was handed in.")
-        if self.check_every < 0 or (self.check_every and not split.retain):
-            raise UserError(f"check_every is {self.check_every}; it is a number of steps between looks at the --retain rows, or 0.")
-        model, tokenizer = self.load()
-        fitted = train(
-            model,
-            tokenizer,
-            rows,
-            self.schedule,
-            objective=CrossEntropy(self.on),
-            seed=self.seed,
-            sites=self.sites,
-            max_length=self.max_length,
-            template=self.template,
-            run=run,
-            look=(split.retain, self.check_every) if self.check_every else None,
-        )
-        result = self.finish(run, model, tokenizer, split, fitted)
-        course = [[record["step"], record["retain"]] for record in fitted.records]
-        return result | ({"course": course} if self.check_every else {})
 
 
 @dataclass(frozen=True)
@@ -107,7 +52,7 @@ class Unlearn(OnData):
         return f"{self.objective.NAME}-sam" if self.sam else self.objective.NAME
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.unlearning.suppress import unlearn
+        from sluicegate.unlearning.unlearn import unlearn
 
         split = self.split()
         model, tokenizer = self.load()

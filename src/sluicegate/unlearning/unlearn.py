@@ -1,60 +1,19 @@
-"""Suppression: train a model so that it no longer shows what is in the forget set."""
+"""Suppress a forget set by training on an unlearning objective: the model no longer shows what is in it."""
 
 import copy
 import math
-from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.engine.models import Meter, encode, fitting, width
 from sluicegate.engine.sampling import Mixture, seed_of
-from sluicegate.engine.training import CrossEntropy, Evaluation, Fitted, every, fit, only_train
+from sluicegate.engine.training import Fitted, fit, only_train
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
-from sluicegate.unlearning.distill import goodness
 from sluicegate.unlearning.objectives import Method
 from sluicegate.unlearning.sam import Sharpness
-from sluicegate.values.items import Item, Split
-from sluicegate.values.schedule import Schedule, training_rate, unlearning_rate
-
-
-def train(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[Item],
-    schedule: Schedule,
-    *,
-    objective: CrossEntropy | None = None,
-    seed: int = 0,
-    sites: str = "*",
-    max_length: int = 256,
-    template: bool = False,
-    run: RunContext | None = None,
-    look: tuple[Sequence[Item], int] | None = None,
-) -> Fitted:
-    """Train `model` in place on next-token prediction; every item once an epoch.
-
-    `look` are items and an interval: their score, as a student's is taken, is noted every so many steps in what comes back.
-    """
-    rows = encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
-    batches = Mixture(rows, schedule.batch, seed_of(seed, "train"))
-    objective = objective or CrossEntropy()
-    schedule = schedule.or_rate(training_rate(width(model)))
-    evaluation = None
-    if look is not None:
-        seen = encode(tokenizer, look[0], max_length=fitting(model, max_length), template=template)
-        evaluation = Evaluation(lambda model, ledger: {"retain": goodness(model, seen, ledger)}, every(look[1], schedule.steps))
-    return fit(
-        model,
-        objective,
-        lambda step: {"train": batches(step)},
-        schedule,
-        seed=seed,
-        run=run or RunContext(),
-        name="train",
-        sites=sites,
-        evaluation=evaluation,
-    )
+from sluicegate.values.items import Split
+from sluicegate.values.schedule import Schedule, unlearning_rate
 
 
 def unlearn(

@@ -1,12 +1,10 @@
 import pytest
 
-from sluicegate.engine.training import CrossEntropy
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext
-from sluicegate.unlearning import suppress
+from sluicegate.unlearning import unlearn as module
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.objectives.npo import NPO
-from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.items import Split
 from sluicegate.values.schedule import Schedule
 
@@ -55,26 +53,8 @@ def test_what_preparing_costs_is_in_the_ledger_once(tiny, tokenizer, split):
     assert more.ledger.student > 1.5 * done.ledger.student
 
 
-def test_training_sees_every_row_once_an_epoch(tiny, tokenizer, split):
-    seen = []
-
-    class Spy(CrossEntropy):
-        def __call__(self, model, batches):
-            seen.extend(batches["train"].index.tolist())
-            return super().__call__(model, batches)
-
-    train(tiny, tokenizer, split.retain[:16], Schedule(steps=4, lr=1e-3, batch=4), objective=Spy())
-    assert sorted(seen) == list(range(16))
-
-
-@pytest.mark.parametrize(("verb", "rate"), [("train", 6e-3), ("unlearn", 2e-3)])
-def test_a_learning_rate_left_open_is_the_verbs_own(tiny, tokenizer, split, monkeypatch, verb, rate):
-    rates = []
-    fit = suppress.fit
-    monkeypatch.setattr(suppress, "fit", lambda m, o, b, schedule, **k: (rates.append(schedule.lr), fit(m, o, b, schedule, **k))[1])
-    schedule = Schedule(steps=1, batch=4)
-    if verb == "train":
-        train(tiny, tokenizer, split.retain, schedule, run=RunContext())
-    else:
-        unlearn(tiny, tokenizer, split, MaxEnt(), schedule)
-    assert rates == [pytest.approx(rate)]
+def test_a_learning_rate_left_open_is_the_verbs_own(tiny, tokenizer, split, monkeypatch):
+    rates, fit = [], module.fit
+    monkeypatch.setattr(module, "fit", lambda m, o, b, schedule, **k: (rates.append(schedule.lr), fit(m, o, b, schedule, **k))[1])
+    unlearn(tiny, tokenizer, split, MaxEnt(), Schedule(steps=1, batch=4))
+    assert rates == [pytest.approx(2e-3)]
