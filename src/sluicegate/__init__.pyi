@@ -1,6 +1,8 @@
 from . import latent as latent
 from . import tasks as tasks
 from .audit.attack import Attack as Attack
+from .audit.audit import AuditResult as AuditResult
+from .audit.audit import audit as audit
 from .audit.audit import inspect as inspect
 from .audit.relearn import Relearned as Relearned
 from .audit.relearn import relearn as relearn

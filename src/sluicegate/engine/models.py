@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
     A folder without weights (a packaged tiny configuration) gives a freshly initialised model
     drawn from `seed`. Only safetensors are read: nothing is unpickled, no remote code is run.
     """
+    _loaded.clear()  # what `load_once` keeps is not to lie beside another model
     place = locate(name)
     folder = Path(place)
     tokenizer = load_tokenizer(name)
@@ -108,6 +110,30 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
             )
             _complete(name, info)  # type: ignore[has-type]
     return _placed(model), tokenizer
+
+
+_loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+
+
+def load_once(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load`, but the same objects again where this process asked for the same model last and its files are unchanged.
+
+    For callers that leave the model as it is. `load` itself always gives a new one, and lets go of the kept one.
+    """
+    place = Path(locate(name))
+    drawn = place.is_dir() and not any((place / file).exists() for file in WEIGHTS)
+    key = (str(place), _file_stamps(place), seed if drawn else None)
+    if key not in _loaded:
+        found = load(name, seed=seed)
+        _loaded[key] = found
+    return _loaded[key]
+
+
+def _file_stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of a folder's files; nothing for what is no folder here."""
+    if not folder.is_dir():
+        return ()
+    return tuple((path.name, (seen := path.stat()).st_size, seen.st_mtime_ns) for path in sorted(folder.iterdir()))
 
 
 def _complete(name: str, info: Mapping[str, Any]) -> None:
@@ -187,10 +213,15 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
 def model_digest(name: str) -> str:
     """sha256 of a model folder's content (configuration, weights, tokenizer); for a hub id, of its name."""
     place = Path(locate(name))
-    sha = hashlib.sha256()
     if not place.is_dir():
-        sha.update(f"hub:{name}".encode())
-        return sha.hexdigest()
+        return hashlib.sha256(f"hub:{name}".encode()).hexdigest()
+    return _hash_folder(place, _file_stamps(place))
+
+
+@cache
+def _hash_folder(place: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """The same of a folder, once a process while its files have these `stamps`."""
+    sha = hashlib.sha256()
     for path in sorted(place.iterdir()):
         if path.suffix in (".safetensors", ".json", ".model", ".jinja", ".txt"):
             sha.update(path.name.encode())
