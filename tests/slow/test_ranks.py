@@ -18,7 +18,7 @@ from sluicegate.runs.stage import from_config
 from tiny_stages import SRC, material, settings_of_verbs, start
 
 pytestmark = pytest.mark.slow
-CASES = ["train", "accumulated", "maxent", "npo", "rmu", "distill", "undo", "relearn", "gate", "protect", "sites"]
+CASES = ["train", "accumulated", "maxent", "npo", "rmu", "distill", "undo", "relearn", "gate", "protect", "params"]
 SHARDED = [name for name in CASES if name != "rmu"]
 
 
@@ -31,7 +31,7 @@ def verbs(tmp_path_factory):
         "accumulated": verbs["train"] | {"accumulate": 3, "batch": 9},
         "gate": route | {"batch": 9},
         "protect": route | {"batch": 9, "form": "protect"},
-        "sites": verbs["train"] | {"sites": "model.layers.*.mlp.*"},
+        "params": verbs["train"] | {"params": "model.layers.*.mlp.*"},
     }
     verbs["train"] |= {"batch": 9}  # one process has a row more than the other
     return verbs

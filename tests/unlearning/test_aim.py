@@ -36,7 +36,7 @@ def test_weights_that_only_the_forget_set_uses_go_first(tokenizer, groups):
     """Rows of the embedding: a word of the forget rows alone against one of both, and one of neither."""
     model = build("llama")
     ledger = Ledger()
-    mask = aimed(model, *groups, 0.3, "fisher", ledger, sites="model.embed_tokens.weight")["model.embed_tokens.weight"]
+    mask = aimed(model, *groups, 0.3, "fisher", ledger, params="model.embed_tokens.weight")["model.embed_tokens.weight"]
     used = [set(rows.ids[torch.arange(rows.ids.shape[1]) < rows.lengths[:, None]].tolist()) for rows in groups]
     share = mask.float().mean(1)
     only, never = sorted(used[0] - used[1]), sorted(set(range(132)) - used[0] - used[1])
@@ -46,7 +46,7 @@ def test_weights_that_only_the_forget_set_uses_go_first(tokenizer, groups):
     assert float(mask.float().mean()) == pytest.approx(0.3, abs=1e-3)
     assert float(share[only].min()) > float(share[sorted(used[1])].mean())
     assert ledger.teacher > 0
-    few = aimed(model, *groups, 0.01, "fisher", Ledger(), sites="model.embed_tokens.weight")["model.embed_tokens.weight"]
+    few = aimed(model, *groups, 0.01, "fisher", Ledger(), params="model.embed_tokens.weight")["model.embed_tokens.weight"]
     assert not bool(few[never].any()), "what no row uses is not the forget set's"
 
 
@@ -79,7 +79,7 @@ def test_aiming_needs_both_sets_and_a_share(tiny, tokenizer, split, groups):
     with pytest.raises(UserError, match=r"alpha is 1.5"):
         aimed(tiny, *groups, 1.5, "fisher", Ledger())
     with pytest.raises(UserError, match="no matrices"):
-        aimed(tiny, *groups, 0.5, "fisher", Ledger(), sites="*norm*")
+        aimed(tiny, *groups, 0.5, "fisher", Ledger(), params="*norm*")
 
 
 def test_undo_pays_for_its_aim(tiny, tokenizer, split):
@@ -102,6 +102,6 @@ def test_the_control_takes_as_many_weights_without_looking_at_any(tiny):
     assert all(abs(share - 0.4) < 0.1 for share in shares)
     assert all(torch.equal(masks[name], mask) for name, mask in at_random(tiny, 0.4, 3).items())
     assert any(not torch.equal(masks[name], mask) for name, mask in at_random(tiny, 0.4, 4).items())
-    assert list(at_random(tiny, 0.4, 3, sites="model.embed_tokens.weight")) == ["model.embed_tokens.weight"]
+    assert list(at_random(tiny, 0.4, 3, params="model.embed_tokens.weight")) == ["model.embed_tokens.weight"]
     with pytest.raises(UserError, match=r"alpha is -0.1"):
         at_random(tiny, -0.1, 3)

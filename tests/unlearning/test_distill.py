@@ -149,7 +149,7 @@ def test_undo_without_noise_starts_at_the_teacher(teacher, tokenizer, split, bit
 
 
 def test_undo_noises_the_sites_that_were_asked_for(teacher, tokenizer, split, bits, monkeypatch):
-    noise = {"alpha": 0.7, "beta": 0.2, "sites": "*.mlp.*", "seed": 3}
+    noise = {"alpha": 0.7, "beta": 0.2, "params": "*.mlp.*", "seed": 3}
     first = starts_at(monkeypatch, bits, lambda: undo(teacher, tokenizer, split.unlabelled, SHORT, **noise))
     wanted = copy.deepcopy(teacher)
     Noise(0.7, 0.2, seed_of(3, "noise"), "*.mlp.*").bake(wanted)

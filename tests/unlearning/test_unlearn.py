@@ -1,6 +1,7 @@
 import pytest
 
 from sluicegate.errors import UserError
+from sluicegate.runs.stage import from_config, identify
 from sluicegate.unlearning import unlearn as module
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.objectives.npo import NPO
@@ -20,9 +21,18 @@ def test_unlearning_needs_both_sides(tiny, tokenizer, split, missing):
 
 def test_only_the_sites_are_trained(tiny, tokenizer, split, bits):
     before = bits.weights(tiny)
-    student, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, sites="*.self_attn.*")
+    student, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, params="*.self_attn.*")
     for name, value in bits.weights(student).items():
         assert bool((value == before[name]).all()) == ("self_attn" not in name), name
+
+
+def test_the_earlier_names_are_taken_with_a_warning(tiny, tokenizer, split, bits):
+    with pytest.warns(DeprecationWarning, match="sites.*is now params"):
+        earlier, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, sites="*.self_attn.*")
+    assert bits.same(bits.weights(earlier), bits.weights(unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, params="*.self_attn.*")[0]))
+    stages = [from_config({"verb": "undo", name: "*.mlp.*"}) for name in ("noise_sites", "noise_params")]
+    assert stages[0] == stages[1]
+    assert identify(stages[0], {}) != identify(from_config({"verb": "undo"}), {})
 
 
 def test_every_step_sees_rows_of_both_groups_in_their_own_order(tiny, tokenizer, split, monkeypatch):

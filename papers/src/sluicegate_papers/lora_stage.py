@@ -244,7 +244,7 @@ class Lora(Trial):
                 seed=self.seed,
                 run=run,
                 name="train",
-                sites="*lora_*",
+                params="*lora_*",
             )
         return fitted.ledger.student
 
@@ -264,7 +264,7 @@ class Lora(Trial):
             seed=self.seed,
             run=run,
             name="repair",
-            sites="*lora_*",
+            params="*lora_*",
         )
         return fitted.ledger.student
 

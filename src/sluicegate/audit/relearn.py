@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
+from sluicegate.deprecated import renamed
 from sluicegate.engine.models import Rows, encode, fitting, width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
 from sluicegate.engine.scoring import score
@@ -92,6 +93,7 @@ class Relearned:
         }
 
 
+@renamed(room="run")
 def relearn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,14 +139,14 @@ def relearn(
     victim = copy.deepcopy(model)
     if attack.round_bits:
         Rounded(attack.round_bits).bake(victim)
-    sites = "*"
+    params = "*"
     if attack.lora_rank:
         add_adapter(victim, attack.lora_rank, seed_of(seed, "adapter"))
-        sites = "*lora_*"
+        params = "*lora_*"
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
     schedules = {f"{rate:g}": Schedule(steps=attack.steps, lr=rate, batch=attack.batch) for rate in attack.rates(width(model))}
-    for rate, fitted in _train_each(victim, draw, schedules, attack, seed, run, measure, sites).items():
+    for rate, fitted in _train_each(victim, draw, schedules, attack, seed, run, measure, params).items():
         done = fitted.fitted if isinstance(fitted, Diverged) else fitted
         if isinstance(fitted, Diverged):  # this rate breaks the model: it recovers nothing more, and the others still count
             diverged[rate] = done.steps + 1
@@ -165,7 +167,7 @@ def _train_each(
     seed: int,
     run: RunContext,
     measure: Callable[[Any, Ledger], dict[str, float]],
-    sites: str,
+    params: str,
 ) -> dict[str, Fitted | Diverged]:
     """Train the victim under each schedule in turn, every time from the weights that it has now; a rate may diverge."""
     original = {name: p.detach().clone() for name, p in victim.named_parameters()}
@@ -183,7 +185,7 @@ def _train_each(
                 seed=seed,
                 run=run,
                 name=f"lr {rate}",
-                sites=sites,
+                params=params,
                 evaluation=Evaluation(measure, at_steps(attack.checkpoints_within())),
                 keep_weights=False,
             )

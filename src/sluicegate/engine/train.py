@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.deprecated import renamed
 from sluicegate.engine.models import encode, fitting, width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.scoring import single_score
@@ -13,6 +14,7 @@ from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule, training_rate
 
 
+@renamed(room="run", sites="params")
 def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -21,7 +23,7 @@ def train(
     *,
     objective: CrossEntropy | None = None,
     seed: int = 0,
-    sites: str = "*",
+    params: str = "*",
     max_length: int = 256,
     template: bool = False,
     run: RunContext | None = None,
@@ -47,6 +49,6 @@ def train(
         seed=seed,
         run=run or RunContext(),
         name="train",
-        sites=sites,
+        params=params,
         evaluation=evaluation,
     )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.engine.models import Batch, Meter, logits
 from sluicegate.engine.sampling import seed_of
 from sluicegate.errors import UserError
@@ -131,6 +132,7 @@ class CrossEntropy:
         return Loss(value)
 
 
+@renamed(room="run", sites="params")
 def fit(
     model: nn.Module,
     objective: Objective,
@@ -140,7 +142,7 @@ def fit(
     seed: int,
     run: RunContext,
     name: str = "fit",
-    sites: str = "*",
+    params: str = "*",
     evaluation: Evaluation | None = None,
     keep_weights: bool = True,
     around: Callable[[Batches], AbstractContextManager[None]] = lambda batches: nullcontext(),
@@ -149,8 +151,8 @@ def fit(
 ) -> Fitted:
     """Train `model` in place and return what was done and what it cost.
 
-    `batches(step)` gives the step's rows; `sites` restricts which parameters are trained (glob
-    patterns). `run` is where progress is shown, metrics are logged and resume points are kept: a
+    `batches(step)` gives the step's rows; `params` restricts which parameters are trained (globs,
+    see `match_names`). `run` is where progress is shown, metrics are logged and resume points are kept: a
     part of this `name` that it has already finished is restored, not repeated (its weights only
     with `keep_weights`; an attack has no use for them afterwards).
 
@@ -168,7 +170,7 @@ def fit(
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
     with run.ranks.spread(model):
-        trained, meter = only_train(model, sites), meter or Meter(model)  # type: ignore[arg-type]
+        trained, meter = only_train(model, params), meter or Meter(model)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(
             trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
         )
@@ -250,7 +252,7 @@ def _step(
     if fitted.steps == 0 and not ranks.moved(p.grad for p in gradients if p.grad is not None):
         raise UserError(
             f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
-            "would be learnt. Check that the trained sites lie before what the objective reads."
+            "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
         )
     norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
     if not math.isfinite(norm):
@@ -278,9 +280,9 @@ def _diverged(
     )
 
 
-def only_train(model: nn.Module, sites: str) -> dict[str, nn.Parameter]:
-    """Let the parameters that match `sites` require a gradient, and no others; return them by name."""
-    chosen = match_parameters(model, sites)
+def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
+    """Let the parameters that match `params` require a gradient, and no others; return them by name."""
+    chosen = match_parameters(model, params)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
         parameter.grad = None

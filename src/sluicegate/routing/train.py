@@ -77,7 +77,7 @@ def train_routed(
         seed=seed,
         run=run or RunContext(),
         name=name,
-        sites=sites,
+        params=sites,
         evaluation=evaluation,
         around=around,
         guard=router.guard,

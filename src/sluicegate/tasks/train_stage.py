@@ -28,8 +28,8 @@ class Train(OnData):
     """Which of the groups are trained on; the others are only scored."""
     on: Literal["real", "answer"] = "real"
     """Which tokens count: all of them, or the answers' alone."""
-    sites: str = "*"
-    """Which parameters are trained: globs over parameter names, joined by commas."""
+    params: str = setting("*", was="sites")
+    """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
     check_every: int = setting(0, added=True)
     """Steps between looks at the retain score, which the result keeps, so that it is known what less training would have cost; 0: none."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
@@ -58,7 +58,7 @@ class Train(OnData):
             self.schedule,
             objective=CrossEntropy(self.on),
             seed=self.seed,
-            sites=self.sites,
+            params=self.params,
             max_length=self.max_length,
             template=self.template,
             run=run,

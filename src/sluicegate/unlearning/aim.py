@@ -45,35 +45,35 @@ def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> di
 
 
 def aimed(
-    model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, sites: str = "*"
+    model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, params: str = "*"
 ) -> dict[str, Tensor]:
     """Which weights to draw anew, as masks by name: the share `alpha` with the largest importance for `forget` over that for `retain`.
 
-    Only matrices that match `sites` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
+    Only matrices that match `params` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
     arXiv 2308.07707), which shrinks the weights where we draw new ones.
     """
-    names = _candidates(model, alpha, sites)
+    names = _candidates(model, alpha, params)
     for_forget, for_retain = (importance(model, rows, by, ledger) for rows in (forget, retain))
     # What the retain set does not touch at all is divided by next to nothing; what neither touches stays.
     floor = 1e-6 * torch.cat([for_retain[name].flatten() for name in names]).mean()
     return _largest({name: for_forget[name] / (for_retain[name] + floor) for name in names}, alpha)
 
 
-def at_random(model: PreTrainedModel, alpha: float, seed: int, *, sites: str = "*") -> dict[str, Tensor]:
+def at_random(model: PreTrainedModel, alpha: float, seed: int, *, params: str = "*") -> dict[str, Tensor]:
     """The control of `aimed`: as many weights, any."""
     draw = torch.Generator().manual_seed(seed_of(seed, "aim"))
-    matrices = _candidates(model, alpha, sites)
+    matrices = _candidates(model, alpha, params)
     return _largest({name: torch.rand(matrix.shape, generator=draw).to(matrix.device) for name, matrix in matrices.items()}, alpha)
 
 
-def _candidates(model: PreTrainedModel, alpha: float, sites: str) -> dict[str, Tensor]:
-    """The matrices that match `sites`, by name; `UserError` where there is none, or `alpha` is no share."""
+def _candidates(model: PreTrainedModel, alpha: float, params: str) -> dict[str, Tensor]:
+    """The matrices that match `params`, by name; `UserError` where there is none, or `alpha` is no share."""
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is {alpha:g}; it is a share of the weights, from 0 (none) to 1 (all).")
     named = dict(model.named_parameters())
-    matrices: dict[str, Tensor] = {name: named[name] for name in match_parameters(model, sites) if named[name].dim() >= 2}
+    matrices: dict[str, Tensor] = {name: named[name] for name in match_parameters(model, params) if named[name].dim() >= 2}
     if not matrices:
-        raise UserError(f"the sites {sites!r} hold no matrices, and only those are drawn anew. Give others with --noise-sites.")
+        raise UserError(f"the parameters {params!r} hold no matrices, and only those are drawn anew. Give others with --noise-params.")
     return matrices
 
 

@@ -192,7 +192,7 @@ def calibrate(
     budget: float,
     stop: StopRule,
     beta: float = 0.1,
-    sites: str = "*",
+    params: str = "*",
     seed: int = 0,
     max_length: int = 256,
     template: bool = False,
@@ -222,7 +222,7 @@ def calibrate(
         if allowed < interval:
             break
         student = copy.deepcopy(model).requires_grad_(True)
-        Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+        Noise(alpha, beta, seed_of(seed, "noise"), params).bake(student)
         done = distill(
             model,
             tokenizer,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.deprecated import renamed
 from sluicegate.engine.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.scoring import single_score
@@ -98,6 +99,7 @@ class Matching:
         return Loss(value, teacher_flops=cost)
 
 
+@renamed(room="run")
 def distill(
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -171,6 +173,7 @@ def distill(
     return Distilled(student, fitted, reached, divergence, score_of_teacher)
 
 
+@renamed(room="run", sites="params")
 def undo(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -179,7 +182,7 @@ def undo(
     *,
     alpha: float,
     beta: float = 0.1,
-    sites: str = "*",
+    params: str = "*",
     stop: StopRule | None = None,
     seed: int = 0,
     max_length: int = 256,
@@ -194,21 +197,21 @@ def undo(
     """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
-    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
+    match `params`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
     weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `aimed`), or any.
     """
     before = Ledger()
     if aim == "all":
         student = copy.deepcopy(model).requires_grad_(True)
-        Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+        Noise(alpha, beta, seed_of(seed, "noise"), params).bake(student)
     elif aim == "random":
-        student = drawn_anew(model, at_random(model, alpha, seed, sites=sites), seed)
+        student = drawn_anew(model, at_random(model, alpha, seed, params=params), seed)
     else:
         if not forget or not retain:
             raise UserError(f"aiming by {aim} compares the forget set with the retain set. Hand them in with --forget and --retain.")
         longest = fitting(model, max_length)
         lost, kept = (encode(tokenizer, items, max_length=longest, template=template) for items in (forget, retain))
-        student = drawn_anew(model, aimed(model, lost, kept, alpha, aim, before, sites=sites), seed)
+        student = drawn_anew(model, aimed(model, lost, kept, alpha, aim, before, params=params), seed)
     done = distill(
         model,
         tokenizer,

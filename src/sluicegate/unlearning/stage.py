@@ -31,8 +31,8 @@ class Unlearn(OnData):
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
-    sites: str = "*"
-    """Which parameters are trained: globs over parameter names, joined by commas."""
+    params: str = setting("*", was="sites")
+    """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
     sam: float = setting(0.0, added=True)
     """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
     schedule: Schedule = Schedule(steps=100, batch=32)
@@ -63,7 +63,7 @@ class Unlearn(OnData):
             self.objective,
             self.schedule,
             seed=self.seed,
-            sites=self.sites,
+            params=self.params,
             sam=self.sam,
             max_length=self.max_length,
             template=self.template,
@@ -189,8 +189,8 @@ class Undo(Distill):
     """Share of the weights that is replaced by noise, 0 to 1: the dial from cheap to robust."""
     beta: float = 0.1
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
-    noise_sites: str = "*"
-    """Which parameters are noised: globs over parameter names, joined by commas."""
+    noise_params: str = setting("*", was="noise_sites")
+    """Which parameters are noised: globs over their full names, joined by commas; a star crosses dots."""
     aim: Literal["all", "fisher", "gradient", "random"] = setting("all", added=True)
     """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
     gradient on the forget set is largest beside that on the retain set. random: any of them (the control)."""
@@ -226,7 +226,7 @@ class Undo(Distill):
             schedule,
             alpha=choice.alpha if choice else self.alpha,
             beta=self.beta,
-            sites=self.noise_sites,
+            params=self.noise_params,
             stop=stop,
             seed=self.seed,
             max_length=self.max_length,
@@ -267,7 +267,7 @@ class Undo(Distill):
             budget=self.budget,
             stop=stop,
             beta=self.beta,
-            sites=self.noise_sites,
+            params=self.noise_params,
             seed=self.seed,
             max_length=self.max_length,
             template=self.template,

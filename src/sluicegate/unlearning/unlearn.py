@@ -5,6 +5,7 @@ import math
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.deprecated import renamed
 from sluicegate.engine.models import Meter, encode, fitting, width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.training import Fitted, fit, only_train
@@ -16,6 +17,7 @@ from sluicegate.values.items import Split
 from sluicegate.values.schedule import Schedule, unlearning_rate
 
 
+@renamed(room="run", sites="params")
 def unlearn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -24,7 +26,7 @@ def unlearn(
     schedule: Schedule | None = None,
     *,
     seed: int = 0,
-    sites: str = "*",
+    params: str = "*",
     sam: float = 0.0,
     max_length: int = 256,
     template: bool = False,
@@ -49,7 +51,7 @@ def unlearn(
     retain = encode(tokenizer, split.retain, max_length=fitting(model, max_length), template=template)
     draw_forget = Mixture(forget, schedule.batch, seed_of(seed, "forget"))
     draw_retain = Mixture(retain, schedule.batch, seed_of(seed, "retain"))
-    only_train(model, sites)
+    only_train(model, params)
     before = Fitted.nothing()
     objective = method.prepare(model, forget, retain, before.ledger)
     forward = Meter(model)
@@ -61,7 +63,7 @@ def unlearn(
         seed=seed,
         run=run,
         name="unlearn",
-        sites=sites,
+        params=params,
         meter=(lambda batch: 2 * forward(batch)) if sam else forward,
     )
     done.ledger.add(before.ledger)
