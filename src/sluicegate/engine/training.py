@@ -1,6 +1,6 @@
-"""The training loop: one, for every verb.
+"""The training loop, one for all verbs.
 
-`fit` takes an objective and a rule for which batch each step sees, and returns what it cost. All
+`fit` takes an objective and a function from a step to its batches, and returns what the training cost. All
 randomness is a function of the seed and the step, so a run that was killed and resumed ends with
 the same weights, bitwise on a CPU.
 """
@@ -55,7 +55,7 @@ class Ledger:
 
 @dataclass
 class Loss:
-    """What an objective answers for one batch."""
+    """What an objective returns for one step's batches."""
 
     value: Tensor
     """Scalar, each term a mean over the whole step's tokens or rows."""
@@ -100,7 +100,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """When to look at the model, what to measure, and whether that is a reason to stop."""
+    """At which steps to measure the model, what to measure, and whether to stop for it."""
 
     measure: Callable[[Any, Ledger], dict[str, float]]
     at: Callable[[int], bool]
@@ -151,21 +151,19 @@ def fit(
 ) -> Fitted:
     """Train `model` in place and return what was done and what it cost.
 
-    `batches(step)` gives the step's rows; `params` restricts which parameters are trained (globs,
-    see `match_names`). `run` is where progress is shown, metrics are logged and resume points are kept: a
-    part of this `name` that it has already finished is restored, not repeated (its weights only
-    with `keep_weights`; an attack has no use for them afterwards).
+    `batches(step)` gives the step's rows. `params` restricts which parameters are trained (globs, see `match_names`).
+    `run` shows progress, logs metrics and keeps checkpoints: a part of this `name` that it has already finished is
+    restored, not repeated (its weights only with `keep_weights`; an attack does not need them afterwards).
 
-    `around(batches)` is entered for the forward and backward pass of each batch (or part of one, when
-    gradients are accumulated), and `guard(optimizer)` called once: where routing comes in. A model that
-    is no language model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a
-    forward pass over a batch.
+    `around(batches)` is a context in which the forward and backward pass of each batch (or part of one, when gradients are
+    accumulated) are done, and `guard(optimizer)` is called once: gradient routing uses both. A model that is no language
+    model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a forward pass over a batch.
 
-    Where the room's `ranks` are several processes, each does its share of every step, and all end with the
+    Where the run's `ranks` are several processes, each computes its share of every step, and all end with the
     same weights, those of one process up to rounding (with dropout: another draw).
 
     Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights
-    are kept as the resume point) and `UserError` when no trainable parameter receives any gradient.
+    are kept in the checkpoint) and `UserError` when no trainable parameter receives any gradient.
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
@@ -177,6 +175,7 @@ def fit(
         if guard is not None:
             guard(optimizer)
         fitted = Fitted.nothing()
+        # Go on from a checkpoint of this part, where there is one: weights, AdamW's moments, FLOPs and what was measured.
         state = run.load_checkpoint_all_ranks(name)
         if state is not None:
             _restore(state.tensors, trained, optimizer, run.ranks)
@@ -234,6 +233,7 @@ def _step(
     ranks = run.ranks
     log: Log = {"loss": 0.0}
     teacher = 0.0
+    # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they add up.
     for batch in ranks.pieces(batches, schedule.accumulate):
         with around(batch):
             loss = objective(model, batch)
@@ -247,6 +247,7 @@ def _step(
             if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
                 ranks.scaled(loss.value).backward()
         teacher += cost
+    # 2. The same sum in all processes; then one norm, clipped, over the whole model.
     ranks.add_gradients(trained.values())
     gradients = [p for p in trained.values() if p.grad is not None]
     if fitted.steps == 0 and not ranks.moved(p.grad for p in gradients if p.grad is not None):
@@ -257,6 +258,7 @@ def _step(
     norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
     if not math.isfinite(norm):
         _diverged("gradient norm", norm, fitted, run, name, keep, optimizer)
+    # 3. The update. Up to here the weights are untouched, so a step that diverged leaves the last finite ones.
     for group in optimizer.param_groups:
         group["lr"] = schedule.rate(fitted.steps)
     optimizer.step()
@@ -270,7 +272,7 @@ def _step(
 def _diverged(
     what: str, value: float, fitted: Fitted, run: RunContext, name: str, keep: Callable[[], None], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Keep the weights, which this step has not touched yet, and stop."""
+    """Save a checkpoint of the weights, which this step has not changed yet, and raise `Diverged`."""
     optimizer.zero_grad(set_to_none=True)
     keep()
     raise Diverged(
@@ -290,7 +292,7 @@ def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
 
 
 def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks, *, moments: bool) -> dict[str, Tensor]:
-    """What a resume point needs, flat: the trained weights and, while training goes on, AdamW's moments."""
+    """The tensors of a checkpoint, by a flat name: the trained weights and, while training goes on, AdamW's moments."""
     flat = {f"weight/{name}": ranks.whole(p.detach()) for name, p in trained.items()}
     for name, parameter in trained.items() if moments else ():
         for key, value in optimizer.state.get(parameter, {}).items():

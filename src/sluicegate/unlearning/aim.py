@@ -1,4 +1,4 @@
-"""Noise where it counts: the weights that bear on the forget set more than on the retain set, drawn anew."""
+"""Choose the weights that matter more for the forget set than for the retain set, and draw them anew."""
 
 import copy
 from typing import Literal
@@ -17,14 +17,15 @@ By = Literal["fisher", "gradient"]
 ROWS = 512
 """Rows of either set that the gradients are taken on, at most: evenly spaced ones."""
 TOGETHER = 4
-"""Rows whose gradient is squared together: a pass a row would cost as many passes more, and differ by a factor that a ratio drops."""
+"""Rows of one backward pass, whose mean gradient is squared. One row a pass is the exact Fisher diagonal and costs four times as
+much; what differs is mostly a factor, which the ratio of two importances drops."""
 
 
 def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
-    """How much the answers of `rows` depend on each weight, by name.
+    """How much the loss of the answers in `rows` depends on each weight of a matrix, by parameter name.
 
-    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the empirical Fisher information's diagonal);
-    gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the teacher's.
+    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the diagonal of the empirical Fisher
+    information). gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the teacher's.
     """
     named = {name: p for name, p in model.named_parameters() if p.dim() >= 2}
     found = {name: torch.zeros_like(p) for name, p in named.items()}
@@ -54,7 +55,7 @@ def aimed(
     """
     names = _candidates(model, alpha, params)
     for_forget, for_retain = (importance(model, rows, by, ledger) for rows in (forget, retain))
-    # What the retain set does not touch at all is divided by next to nothing; what neither touches stays.
+    # Without a floor, a weight that neither set depends on would be 0 / 0.
     floor = 1e-6 * torch.cat([for_retain[name].flatten() for name in names]).mean()
     return _largest({name: for_forget[name] / (for_retain[name] + floor) for name in names}, alpha)
 

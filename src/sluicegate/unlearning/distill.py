@@ -1,4 +1,4 @@
-"""Distillation: teach a student the suppressed model's outputs, and so leave its weights behind."""
+"""Distillation: train a student on the suppressed model's outputs, so that its weights are not inherited."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ CACHE_LIMIT = 4 * 2**30
 
 @dataclass(frozen=True)
 class StopRule:
-    """When a student is good enough: its retain score against its teacher's."""
+    """Stop once the student's score on retain rows is a given share of its teacher's (see `single_score`)."""
 
     retain: Sequence[Item]
     """What it is scored on."""

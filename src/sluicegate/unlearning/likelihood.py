@@ -1,4 +1,4 @@
-"""What several objectives read off a model: an answer's log-probability, a layer's hidden state."""
+"""Quantities that several objectives are made of: an answer's log-probability, the retain loss, a layer's hidden state."""
 
 from collections.abc import Mapping
 

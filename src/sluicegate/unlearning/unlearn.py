@@ -37,7 +37,7 @@ def unlearn(
 
     Each step sees `schedule.batch` rows of either set. With `sam`, the radius of a ball around the
     weights, steps are sharpness-aware (see `Sharpness`) and cost twice as much. Suppression hides knowledge;
-    whether it is gone is for `relearn` to say. Raises `UserError` where one of the two sets is empty.
+    `relearn` measures whether it is gone. Raises `UserError` where one of the two sets is empty.
     """
     if not 0 <= sam < math.inf:
         raise UserError(f"sam is {sam:g}; it is the radius of a ball around the weights, for example .01, or 0 for ordinary steps.")

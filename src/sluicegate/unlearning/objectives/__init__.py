@@ -1,4 +1,4 @@
-"""Unlearning objectives: one file each, found by looking, without registration.
+"""Unlearning objectives: one file each, found by the registry.
 
 An objective is a frozen dataclass in a file of this folder, or in a module that another package
 names under the entry-point group ``sluicegate.plugins``. Its ``NAME`` is what the command line
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Method(Protocol):
-    """What a suppression method has to offer."""
+    """The settings of an unlearning objective, and how it becomes a loss."""
 
     NAME: ClassVar[str]
 

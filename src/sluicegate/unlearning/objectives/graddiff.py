@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradDiff:
-    """Gradient difference: climb the loss on the forget set while descending it on the retain set.
+    """Gradient difference: raise the loss on the forget set while lowering it on the retain set.
 
     ``L = -CE(forget) + a * CE(retain)``
 
@@ -24,7 +24,7 @@ class GradDiff:
     retain_weight: float = 5.0
     """a: weight of the retain set's cross-entropy."""
     cap: float = 12.0
-    """Largest loss that a forget token is pushed to, in nats."""
+    """Largest loss of a forget token that is still raised, in nats."""
     on: Literal["real", "answer"] = "real"
     """Which tokens count: all of them, or the answers' alone."""
 
