@@ -90,7 +90,7 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
     place = locate(name)
     folder = Path(place)
     tokenizer = load_tokenizer(name)
-    with _explained(name, place):
+    with _explain_errors(name, place):
         if folder.is_dir() and not any((folder / file).exists() for file in WEIGHTS):
             pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
             if pickled:
@@ -108,8 +108,8 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
             model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # the stub does not know what output_loading_info does
                 place, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-            _complete(name, info)  # type: ignore[has-type]
-    return _placed(model), tokenizer
+            _check_complete(name, info)  # type: ignore[has-type]
+    return _move_to_device(model), tokenizer
 
 
 _loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
@@ -136,7 +136,7 @@ def _file_stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((path.name, (seen := path.stat()).st_size, seen.st_mtime_ns) for path in sorted(folder.iterdir()))
 
 
-def _complete(name: str, info: Mapping[str, Any]) -> None:
+def _check_complete(name: str, info: Mapping[str, Any]) -> None:
     """Raise `UserError` where weights are missing: they would have been drawn at random, without a word."""
     missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if not missing:
@@ -148,7 +148,7 @@ def _complete(name: str, info: Mapping[str, Any]) -> None:
     raise UserError(f"{name!r} lacks {len(missing)} of the model's weights, {missing[0]} for one. {hint}")
 
 
-def _placed(model: PreTrainedModel) -> PreTrainedModel:
+def _move_to_device(model: PreTrainedModel) -> PreTrainedModel:
     model.to(device())  # type: ignore[arg-type]  # in place; the stub of transformers is wrong about it
     return model
 
@@ -162,7 +162,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"{name!r} has a model but no tokenizer (no tokenizer.json in {place}). "
             "Copy the tokenizer's files of the model it was made from into that folder."
         )
-    with _explained(name, place):
+    with _explain_errors(name, place):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     return tokenizer
 
@@ -170,7 +170,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def config_width(name: str) -> int:
     """A model's hidden size, read from its configuration alone."""
     place = locate(name)
-    with _explained(name, place):
+    with _explain_errors(name, place):
         return int(AutoConfig.from_pretrained(place).get_text_config().hidden_size)
 
 
@@ -190,7 +190,7 @@ def fresh(config: Any, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return _placed(model)
+    return _move_to_device(model)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
@@ -231,7 +231,7 @@ def _hash_folder(place: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 @contextlib.contextmanager
-def _explained(name: str, place: str) -> Iterator[None]:
+def _explain_errors(name: str, place: str) -> Iterator[None]:
     """Turn the libraries' errors about a folder or a hub id into one that says what to do."""
     try:
         yield

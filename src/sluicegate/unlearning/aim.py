@@ -21,7 +21,7 @@ TOGETHER = 4
 much; what differs is mostly a factor, which the ratio of two importances drops."""
 
 
-def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
+def measure_importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
     """How much the loss of the answers in `rows` depends on each weight of a matrix, by parameter name.
 
     fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the diagonal of the empirical Fisher
@@ -45,7 +45,7 @@ def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> di
     return {name: value.abs() / batches for name, value in found.items()}
 
 
-def aimed(
+def choose_by_importance(
     model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, params: str = "*"
 ) -> dict[str, Tensor]:
     """Which weights to draw anew, as masks by name: the share `alpha` with the largest importance for `forget` over that for `retain`.
@@ -54,14 +54,14 @@ def aimed(
     arXiv 2308.07707), which shrinks the weights where we draw new ones.
     """
     names = _candidates(model, alpha, params)
-    for_forget, for_retain = (importance(model, rows, by, ledger) for rows in (forget, retain))
+    for_forget, for_retain = (measure_importance(model, rows, by, ledger) for rows in (forget, retain))
     # Without a floor, a weight that neither set depends on would be 0 / 0.
     floor = 1e-6 * torch.cat([for_retain[name].flatten() for name in names]).mean()
     return _largest({name: for_forget[name] / (for_retain[name] + floor) for name in names}, alpha)
 
 
-def at_random(model: PreTrainedModel, alpha: float, seed: int, *, params: str = "*") -> dict[str, Tensor]:
-    """The control of `aimed`: as many weights, any."""
+def choose_at_random(model: PreTrainedModel, alpha: float, seed: int, *, params: str = "*") -> dict[str, Tensor]:
+    """The control of `choose_by_importance`: as many weights, any."""
     draw = torch.Generator().manual_seed(seed_of(seed, "aim"))
     matrices = _candidates(model, alpha, params)
     return _largest({name: torch.rand(matrix.shape, generator=draw).to(matrix.device) for name, matrix in matrices.items()}, alpha)
@@ -88,7 +88,7 @@ def _largest(ratios: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def drawn_anew(model: PreTrainedModel, masks: dict[str, Tensor], seed: int) -> PreTrainedModel:
+def redraw_weights(model: PreTrainedModel, masks: dict[str, Tensor], seed: int) -> PreTrainedModel:
     """A copy of `model` whose masked weights are those of a newly initialised model of its shape, drawn from `seed`."""
     student = copy.deepcopy(model).requires_grad_(True)
     new = dict(fresh(copy.deepcopy(model.config), seed_of(seed, "student")).named_parameters())

@@ -17,7 +17,7 @@ from sluicegate.engine.scoring import single_score
 from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
-from sluicegate.unlearning.aim import aimed, at_random, drawn_anew
+from sluicegate.unlearning.aim import choose_at_random, choose_by_importance, redraw_weights
 from sluicegate.unlearning.hidden import HiddenMatching
 from sluicegate.values.edits import Noise
 from sluicegate.values.items import Item
@@ -198,20 +198,20 @@ def undo(
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
     match `params`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
-    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `aimed`), or any.
+    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `choose_by_importance`), or any.
     """
     before = Ledger()
     if aim == "all":
         student = copy.deepcopy(model).requires_grad_(True)
         Noise(alpha, beta, seed_of(seed, "noise"), params).bake(student)
     elif aim == "random":
-        student = drawn_anew(model, at_random(model, alpha, seed, params=params), seed)
+        student = redraw_weights(model, choose_at_random(model, alpha, seed, params=params), seed)
     else:
         if not forget or not retain:
             raise UserError(f"aiming by {aim} compares the forget set with the retain set. Hand them in with --forget and --retain.")
         longest = fitting(model, max_length)
         lost, kept = (encode(tokenizer, items, max_length=longest, template=template) for items in (forget, retain))
-        student = drawn_anew(model, aimed(model, lost, kept, alpha, aim, before, params=params), seed)
+        student = redraw_weights(model, choose_by_importance(model, lost, kept, alpha, aim, before, params=params), seed)
     done = distill(
         model,
         tokenizer,

@@ -8,7 +8,7 @@ from sluicegate.engine.models import fresh
 from sluicegate.errors import UserError
 
 
-def small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:
+def build_small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:
     """A newly initialised model of the teacher's shape but for its MLPs, which have `share` of the units.
 
     Raises `UserError` for a share outside (0, 1), or a configuration that does not say how wide its MLPs are.

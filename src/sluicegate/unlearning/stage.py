@@ -129,7 +129,7 @@ class Distill(OnData):
         student = load(self.student, seed=self.seed)[0] if self.student else None
         before = None
         if self.small:
-            before = self.begun(teacher, tokenizer, split, schedule, run)
+            before = self.distill_small(teacher, tokenizer, split, schedule, run)
             student = before.student
         done = distill(
             teacher,
@@ -148,14 +148,14 @@ class Distill(OnData):
         )
         if before:
             done.fitted.ledger.add(before.fitted.ledger)
-        return self.distilled(run, done, tokenizer, split)
+        return self.finish_distilled(run, done, tokenizer, split)
 
-    def begun(
+    def distill_small(
         self, teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, schedule: Schedule, run: "RunContext"
     ) -> "Distilled":
         """A small student, distilled for a while and then grown to the teacher's shape."""
         from sluicegate.unlearning.distill import distill
-        from sluicegate.unlearning.grow import grow, small
+        from sluicegate.unlearning.grow import build_small, grow
 
         if self.student:
             raise UserError("a student that begins small is a fresh one: leave --student out, or --small.")
@@ -164,7 +164,7 @@ class Distill(OnData):
             tokenizer,
             split.unlabelled,
             dataclasses.replace(schedule, steps=self.small_steps, decay_steps=schedule.decay_steps or schedule.steps),
-            student=small(teacher, self.small, self.seed),
+            student=build_small(teacher, self.small, self.seed),
             seed=self.seed,
             max_length=self.max_length,
             template=self.template,
@@ -174,7 +174,7 @@ class Distill(OnData):
         grow(done.student, teacher, self.seed)
         return done
 
-    def distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
+    def finish_distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
         result = self.finish(run, done.student, tokenizer, split, done.fitted)
         return result | {"reached": done.reached, "divergence": done.divergence}
 
@@ -215,7 +215,7 @@ class Undo(Distill):
         split = self.split()
         schedule, stop = self.plan(split)
         model, tokenizer = self.load()
-        choice = self.chosen(model, tokenizer, split, schedule, stop, run) if self.budget else None
+        choice = self.choose_alpha(model, tokenizer, split, schedule, stop, run) if self.budget else None
         if choice:  # the course of the learning rate is the one that was calibrated, however many steps are left
             decay = schedule.decay_steps or schedule.steps
             schedule = dataclasses.replace(schedule, steps=choice.affordable, decay_steps=decay)
@@ -240,10 +240,10 @@ class Undo(Distill):
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)
-        result = self.distilled(run, done, tokenizer, split)
+        result = self.finish_distilled(run, done, tokenizer, split)
         return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
 
-    def chosen(
+    def choose_alpha(
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
