@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import sluicegate as sg
-from sluicegate.engine.models import Rows, encode
+from sluicegate.engine.encoding import Rows, encode
 from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, Ledger, fit
 from sluicegate.runs.directory import RunContext, open_run

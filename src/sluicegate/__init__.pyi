@@ -6,7 +6,7 @@ from .audit.audit import audit as audit
 from .audit.audit import inspect as inspect
 from .audit.relearn import Relearned as Relearned
 from .audit.relearn import relearn as relearn
-from .engine.models import encode as encode
+from .engine.encoding import encode as encode
 from .engine.models import fresh as fresh
 from .engine.models import load as load
 from .engine.models import save as save

@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from architectures import CONFIGS, TIED, build
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
-from sluicegate.engine.models import Meter, encode, load, logits, save
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.models import load, save
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train
 from sluicegate.unlearning.distill import distill, undo

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from architectures import build, learner
 from documented import undocumented
 from sluicegate import registry
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger, fit, only_train

@@ -8,7 +8,9 @@ import torch
 from transformers import GPT2Config
 
 from architectures import build
-from sluicegate.engine.models import Meter, encode, fresh
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Loss, at_steps, every, fit, token_losses
 from sluicegate.errors import UserError

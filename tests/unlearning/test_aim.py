@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from architectures import CONFIGS, TIED, build
-from sluicegate.engine.models import encode, fresh
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import CrossEntropy, Ledger
 from sluicegate.errors import UserError

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from transformers import LlamaConfig
 
 from architectures import learner
-from sluicegate.engine.models import Meter, encode, fresh
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from architectures import CONFIGS, build
-from sluicegate.engine.models import encode, load, logits
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import logits
+from sluicegate.engine.models import load
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
 from sluicegate.runs.directory import result_of

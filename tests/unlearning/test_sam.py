@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from architectures import build
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.training import Ledger, Loss, only_train
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import from_config

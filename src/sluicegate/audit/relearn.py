@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
 from sluicegate.deprecated import renamed
-from sluicegate.engine.models import Rows, encode, fitting, width
+from sluicegate.engine.encoding import Rows, encode, fitting
+from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
 from sluicegate.engine.scoring import score
 from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Fitted, Ledger, at_steps, fit

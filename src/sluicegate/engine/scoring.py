@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Meter, Rows, logits
+from sluicegate.engine.encoding import Rows
+from sluicegate.engine.forward import Meter, logits
 from sluicegate.engine.training import Ledger, token_losses
 
 

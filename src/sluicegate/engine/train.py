@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.deprecated import renamed
-from sluicegate.engine.models import encode, fitting, width
+from sluicegate.engine.encoding import encode, fitting
+from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.scoring import single_score
 from sluicegate.engine.training import CrossEntropy, Evaluation, Fitted, every, fit

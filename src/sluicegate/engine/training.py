@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sluicegate.deprecated import renamed
-from sluicegate.engine.models import Batch, Meter, logits
+from sluicegate.engine.encoding import Batch
+from sluicegate.engine.forward import Meter, logits
 from sluicegate.engine.sampling import seed_of
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
@@ -25,7 +26,7 @@ from sluicegate.values.edits import match_parameters
 from sluicegate.values.schedule import Schedule
 
 Batches = Mapping[str, Any]
-"""A step's batches by name: `models.Batch`, or for other models anything with `.split(parts)`."""
+"""A step's batches by name: `encoding.Batch`, or for other models anything with `.split(parts)`."""
 Log = dict[str, float]
 
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Meter, Rows, fresh, logits
+from sluicegate.engine.encoding import Rows
+from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import Ledger, masked_mean, token_losses
 from sluicegate.errors import UserError

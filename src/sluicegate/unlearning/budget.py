@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.models import Meter, encode, fitting
+from sluicegate.engine.encoding import encode, fitting
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError

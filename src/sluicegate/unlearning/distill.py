@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.deprecated import renamed
-from sluicegate.engine.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
+from sluicegate.engine.encoding import Batch, Rows, encode, fitting
+from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.models import fresh, width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.scoring import single_score
 from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Batch, Meter, Rows
+from sluicegate.engine.encoding import Batch, Rows
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 from sluicegate.errors import UserError
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Batch, logits
+from sluicegate.engine.encoding import Batch
+from sluicegate.engine.forward import logits
 from sluicegate.engine.training import masked_mean, token_losses
 
 

@@ -6,7 +6,9 @@ import math
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.deprecated import renamed
-from sluicegate.engine.models import Meter, encode, fitting, width
+from sluicegate.engine.encoding import encode, fitting
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.training import Fitted, fit, only_train
 from sluicegate.errors import UserError

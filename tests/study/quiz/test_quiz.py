@@ -3,7 +3,7 @@ import torch
 
 import quiz_toy
 from architectures import CONFIGS, build
-from sluicegate.engine.models import encode, fitting
+from sluicegate.engine.encoding import encode, fitting
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train
 from sluicegate.errors import UserError

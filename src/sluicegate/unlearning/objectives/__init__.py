@@ -14,7 +14,7 @@ from sluicegate.registry import classes
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Ledger, Objective
 
 

@@ -5,7 +5,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Batch, Rows
+    from sluicegate.engine.encoding import Batch, Rows
     from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)

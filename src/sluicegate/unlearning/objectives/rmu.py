@@ -6,7 +6,7 @@ from sluicegate.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 
@@ -40,7 +40,7 @@ class RMU:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
-        from sluicegate.engine.models import Meter
+        from sluicegate.engine.forward import Meter
 
         config = model.config.get_text_config()
         layers = config.num_hidden_layers
