@@ -138,17 +138,18 @@ class Distill(OnData):
             schedule,
             student=student,
             stop=stop,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
             cache_teacher=self.cache_teacher,
-            run=run,
             retain=split.retain,
             match_hidden=self.match_hidden,
+            **self._shared(run),
         )
         if before:
             done.fitted.ledger.add(before.fitted.ledger)
         return self.finish_distilled(run, done, tokenizer, split)
+
+    def _shared(self, run: "RunContext") -> dict[str, Any]:
+        """What every part of the stage is called with."""
+        return {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
 
     def distill_small(
         self, teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, schedule: Schedule, run: "RunContext"
@@ -165,11 +166,8 @@ class Distill(OnData):
             split.unlabelled,
             dataclasses.replace(schedule, steps=self.small_steps, decay_steps=schedule.decay_steps or schedule.steps),
             student=build_small(teacher, self.small, self.seed),
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
-            run=run,
             name="small",
+            **self._shared(run),
         )
         grow(done.student, teacher, self.seed)
         return done
@@ -228,15 +226,12 @@ class Undo(Distill):
             beta=self.beta,
             params=self.noise_params,
             stop=stop,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
             cache_teacher=self.cache_teacher,
-            run=run,
             retain=split.retain,
             match_hidden=self.match_hidden,
             forget=split.forget,
             aim=self.aim,
+            **self._shared(run),
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)
@@ -268,9 +263,6 @@ class Undo(Distill):
             stop=stop,
             beta=self.beta,
             params=self.noise_params,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
             cache_teacher=self.cache_teacher,
-            run=run,
+            **self._shared(run),
         )
