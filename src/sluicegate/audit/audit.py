@@ -14,6 +14,7 @@ from sluicegate.audit.attack import Attack
 from sluicegate.audit.page import report_audit
 from sluicegate.audit.stage import Relearn
 from sluicegate.audit.verdict import Evidence, Verdict, judge
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import identity
 from sluicegate.execution.jobs import Job, run_jobs
@@ -171,3 +172,6 @@ def _gather_evidence(arm: Arm) -> Evidence:
     scores = {measure: arm.scores("forget", measure)[0] for measure in ("exact", "probability")}  # no seed in them: the model is given
     measure = next(iter(arm.attacks.values())).get("measure", "exact")
     return Evidence(scores["exact"], scores["probability"], arm.owned, arm.held_out, measure)
+
+
+__getattr__ = alias(__name__, Inspection="AuditResult")

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import setting, source
@@ -266,3 +267,13 @@ class Undo(Distill):
             cache_teacher=self.cache_teacher,
             **self._shared(run),
         )
+
+
+__getattr__ = alias(  # where all stages once lay
+    __name__,
+    Ablate="sluicegate.routing.stage.Ablate",
+    Relearn="sluicegate.audit.stage.Relearn",
+    Route="sluicegate.routing.stage.Route",
+    Score="sluicegate.tasks.stage.Score",
+    Train="sluicegate.tasks.train_stage.Train",
+)

@@ -5,7 +5,7 @@ import math
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.deprecated import renamed
+from sluicegate.deprecated import alias, renamed
 from sluicegate.engine.encoding import encode, fitting
 from sluicegate.engine.forward import Meter
 from sluicegate.engine.models import width
@@ -70,3 +70,6 @@ def unlearn(
     )
     done.ledger.add(before.ledger)
     return model, done
+
+
+__getattr__ = alias(__name__, train="sluicegate.engine.train.train")

@@ -227,7 +227,7 @@ class Rounded(WeightEdit):
 
 
 for _edit in (Noise, Rounded):
-    _edit.__init__ = renamed(sites="params")(_edit.__init__)  # type: ignore[method-assign]
+    _edit.__init__ = renamed(sites="params")(_edit.__init__)  # type: ignore[method-assign, assignment]
 
 
 def identity_gains(model: nn.Module) -> dict[str, float]:
