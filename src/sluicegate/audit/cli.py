@@ -1,8 +1,9 @@
 """sluicegate audit: attack a model, set it beside a reference, and say what follows."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sluicegate.audit.attack import Attack
 from sluicegate.cli.command import print_json, seeds_from, simple
@@ -18,7 +19,7 @@ class Audit:
     Hand in a model that never saw the forget set with --reference: without one, recovery cannot be
     told from plain learning."""
 
-    audited: Positional[str] = ""
+    audited: Annotated[Positional[str], arg(metavar="MODEL")] = ""
     """The model to audit; the same as --model."""
     data: OnData = OnData()
     reference: str = ""
