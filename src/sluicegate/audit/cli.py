@@ -19,7 +19,7 @@ class Audit:
     Hand in a model that never saw the forget set with --reference: without one, recovery cannot be
     told from plain learning."""
 
-    audited: Annotated[Positional[str], arg(metavar="MODEL")] = ""
+    audited: Annotated[Positional[str], arg(metavar="[MODEL]")] = ""
     """The model to audit; the same as --model."""
     data: OnData = OnData()
     reference: str = ""
