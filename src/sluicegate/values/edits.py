@@ -47,7 +47,7 @@ def match_names(names: Iterable[str], patterns: str, what: str = "parameter") ->
         found = {name for name in known if fnmatchcase(name, pattern)}
         if not found:
             raise UserError(
-                f"{pattern!r} matches the name of no {what}. Nearest: {nearest(pattern, known)}. "
+                f"{pattern!r} matches no {what}. Nearest: {nearest(pattern, known)}. "
                 "Give full names or globs, in which a star crosses dots, for example 'model.layers.*.mlp.*'."
             )
         chosen |= found
