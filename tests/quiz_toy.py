@@ -2,8 +2,8 @@
 
 from architectures import learner
 from sluicegate.engine.models import load_tokenizer
+from sluicegate.engine.train import train
 from sluicegate.tasks.arithmetic import NAMES, OBJECTS
-from sluicegate.unlearning.suppress import train
 from sluicegate.values.items import Item, Split
 from sluicegate.values.schedule import Schedule
 from sluicegate_study.deck.cards import Deck, DeckFile, Tossup

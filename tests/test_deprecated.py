@@ -43,3 +43,26 @@ def test_an_attribute_is_found_by_its_earlier_name():
         assert directory.Room is directory.RunContext
     with pytest.raises(AttributeError, match="no attribute 'Hall'"):
         alias("somewhere", Room="RunContext")("Hall")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("unlearning.suppress.train", "engine.train.train"),
+        ("inspection.Inspection", "audit.audit.AuditResult"),
+        ("stages.Train", "tasks.train_stage.Train"),
+        ("stages.Relearn", "audit.stage.Relearn"),
+        ("stages.Score", "tasks.stage.Score"),
+        ("stages.Route", "routing.stage.Route"),
+        ("stages.Ablate", "routing.stage.Ablate"),
+        ("models.encode", "engine.encoding.encode"),
+        ("models.Meter", "engine.forward.Meter"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:sluicegate[.a-z]* is now:DeprecationWarning")  # the module's own move
+def test_what_moved_out_of_a_module_is_found_there_too(old, new):
+    module, _, name = f"sluicegate.{old}".rpartition(".")
+    home, _, own = f"sluicegate.{new}".rpartition(".")
+    earlier = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{name} is now .*{own}"):
+        assert getattr(earlier, name) is getattr(importlib.import_module(home), own)

@@ -33,6 +33,7 @@ MODULES = {
     "sweep": "experiments.sweep",
     "training": "engine.training",
     "trials": "runs.trial",
+    "unlearning.suppress": "unlearning.unlearn",
 }
 """Modules that users and plug-ins import, below ``sluicegate``: where they were, and where they are."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from architectures import learner
-from sluicegate.unlearning.suppress import train
+from sluicegate.engine.train import train
 from sluicegate.values.schedule import Schedule
 
 

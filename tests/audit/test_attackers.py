@@ -13,7 +13,8 @@ from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
 from sluicegate.audit.stage import Relearn
-from sluicegate.engine.models import encode, logits
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import logits
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import from_config

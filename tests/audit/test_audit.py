@@ -1,17 +1,39 @@
 """An audit attacks model and reference alike, and its page and numbers agree with the runs."""
 
 import json
+import shutil
+import sys
 
+import pytest
+
+import sluicegate as sg
+from sluicegate.app import main
 from sluicegate.audit.attack import Attack
-from sluicegate.audit.audit import inspect
+from sluicegate.audit.audit import audit
+from sluicegate.engine import models
+from sluicegate.errors import UserError
+from sluicegate.values import items
+from throwaway import in_this_process
 from tiny_stages import material
 
+ONE_STEP = Attack(lrs=(1e-2,), steps=1, checkpoints=(), batch=4)
 
-def test_model_and_reference_are_attacked_alike_and_gathered(tmp_path):
-    own = material(tmp_path / "material")
-    data = {"model": own["model"], "forget": own["forget"], "retain": own["retain"], "max_length": 32}
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return material(tmp_path / "material")
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr("sluicegate.audit.audit.run_jobs", in_this_process)
+
+
+def test_model_and_reference_are_attacked_alike_and_gathered(own, tmp_path):
     attack = Attack(lrs=(1e-2,), steps=4, checkpoints=(2,), batch=8)
-    found = inspect(data, attack, reference=own["model"], seeds=(0, 1), out=tmp_path / "audit", workers=2)
+    rows = {"forget": own["forget"], "retain": own["retain"], "max_length": 32}
+    found = audit(own["model"], **rows, attack=attack, reference=own["model"], seeds=2, out=tmp_path / "audit", workers=2)
     assert found.reference is not None
     assert found.harmless is not None
     assert found.model.owned == found.reference.owned  # the same model under the same attack
@@ -21,11 +43,97 @@ def test_model_and_reference_are_attacked_alike_and_gathered(tmp_path):
     assert found.verdict.excess.mean == 0
     assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == found.summary()
     assert found.summary()["seeds"] == [0, 1]
+    assert found.page == tmp_path / "audit" / "report.html"
+    assert found.verdict.sentences[0].split(".")[0] in found.page.read_text()
 
 
-def test_without_retain_rows_there_is_no_harmless_attack(tmp_path):
-    own = material(tmp_path / "material")
-    data = {"model": own["model"], "forget": own["forget"], "max_length": 32}
-    found = inspect(data, Attack(lrs=(1e-2,), steps=1, checkpoints=(), batch=4), seeds=(0,), out=tmp_path / "audit", workers=1)
+def test_without_retain_rows_there_is_no_harmless_attack(own, tmp_path, at_once):
+    found = audit(own["model"], forget=own["forget"], attack=ONE_STEP, seeds=(3,), out=tmp_path / "audit")
     assert found.harmless is None
     assert found.verdict.word == "no reference"
+    assert list(found.model.attacks) == [3]
+
+
+def test_python_writes_the_page_that_the_command_writes(own, tmp_path, at_once, capsys):
+    """The package `sluicegate.audit` answers the call, under the name that the import system gave it."""
+    assert sg.audit is sys.modules["sluicegate.audit"]
+    words = ["--forget", own["forget"], "--seeds", "1", "--steps", "1", "--batch", "4", "--lrs", "1e-2", "--checkpoints", "0"]
+    assert main(["audit", own["model"], *words, "--out", "command"]) == 0
+    assert main(["audit", "--model", own["model"], *words, "--out", "option"]) == 0
+    attack = Attack(lrs=(1e-2,), steps=1, checkpoints=(0,), batch=4)
+    found = sg.audit(own["model"], forget=own["forget"], attack=attack, seeds=1, out="python")
+    pages = [(tmp_path / folder / "report.html").read_text() for folder in ("command", "option", "python")]
+    assert pages[0] == pages[1] == pages[2]
+    assert json.loads((tmp_path / "command" / "audit.json").read_text()) == found.summary()
+    assert "report: command/report.html" in capsys.readouterr().out
+
+
+def test_two_models_are_refused(own, capsys):
+    assert main(["audit", own["model"], "--model", "arithmetic-tiny", "--forget", own["forget"]]) == 2
+    assert "two models are given" in capsys.readouterr().err
+
+
+def test_by_default_no_audit_overwrites_anothers_page(own, tmp_path, at_once):
+    shutil.copytree(own["model"], tmp_path / "other")
+    pages = {
+        audit(model, forget=own["forget"], attack=ONE_STEP, seeds=seeds).page
+        for model, seeds in ((own["model"], 1), (tmp_path / "other", 1), (own["model"], 2))
+    }
+    assert len(pages) == 3
+    assert {page.parent.parent.as_posix() for page in pages} == {"runs/audit"}
+    assert {page.parent.name.rpartition("-")[0] for page in pages} == {"model", "other"}
+    assert audit(own["model"], forget=own["forget"], attack=ONE_STEP, seeds=1).page in pages, "the same audit has one page"
+    assert len(list((tmp_path / "runs" / "audit").glob("relearn-*"))) == 2, "two seeds; equal content is attacked once"
+
+
+def test_model_and_rows_are_read_once_a_process(own, tmp_path, at_once, monkeypatch):
+    calls = []
+
+    def counted(module, name):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: (calls.append((name, str(a[0]))), real(*a, **k))[1])
+
+    counted(models, "load")
+    counted(models.hashlib, "file_digest")
+    counted(items, "read")
+    found = audit(own["model"], forget=own["forget"], retain=own["retain"], attack=ONE_STEP, seeds=2, out=tmp_path / "audit")
+    assert len(found.model.attacks) == 2
+    assert found.harmless is not None
+    assert calls.count(("load", own["model"])) == 1
+    assert len(set(calls)) == len(calls)
+    assert {name for name, _ in calls} == {"load", "file_digest", "read"}
+
+
+def test_what_changed_is_read_again(own, tmp_path, at_once):
+    first = audit(own["model"], forget=own["forget"], attack=ONE_STEP, seeds=1)
+    rows = (tmp_path / "material" / "forget.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "material" / "forget.jsonl").write_text("".join(rows[:-1]))
+    second = audit(own["model"], forget=own["forget"], attack=ONE_STEP, seeds=1)
+    assert first.page != second.page
+    assert first.model.owned.attack != second.model.owned.attack, "another forget set"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"forget": ""}, "audit needs a forget set"),
+        ({"model": ""}, "audit needs a model"),
+        ({"forget": "none.jsonl"}, "no file 'none.jsonl'"),
+        ({"model": "nowhere"}, "no model 'nowhere'"),
+        ({"reference": "./gone"}, "no model './gone'"),
+        ({"model": object()}, "model is of type object"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": (1, 1)}, "different seeds"),
+    ],
+)
+def test_what_cannot_be_audited_is_named_before_anything_runs(own, monkeypatch, wrong, text):
+    monkeypatch.setattr("sluicegate.audit.audit.run_jobs", None)
+    settings = {"model": own["model"], "forget": own["forget"], "attack": ONE_STEP, **wrong}
+    with pytest.raises(UserError, match=text):
+        audit(settings.pop("model"), **settings)
+
+
+def test_the_old_name_still_works(own, tmp_path, at_once):
+    with pytest.warns(DeprecationWarning, match=r"sluicegate\.audit\("):
+        found = sg.inspect({"model": own["model"], "forget": own["forget"]}, ONE_STEP, seeds=(0,), out=tmp_path / "audit")
+    assert found.page.exists()

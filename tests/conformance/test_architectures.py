@@ -11,11 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from architectures import CONFIGS, TIED, build
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
-from sluicegate.engine.models import Meter, encode, load, logits, save
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.models import load, save
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.unlearning.distill import distill, undo
 from sluicegate.unlearning.objectives import methods
-from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.schedule import Schedule
 
 pytestmark = pytest.mark.parametrize("name", CONFIGS)

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from architectures import build, learner
 from documented import undocumented
 from sluicegate import registry
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger, fit, only_train
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.objectives import Method, method, methods
 from sluicegate.unlearning.objectives.repnoise import BANDWIDTHS, distance_to_noise
-from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.schedule import Schedule
 
 every = pytest.mark.parametrize("name", methods())

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from architectures import CONFIGS, build
 from routed_nets import BLOCKS, Net, nll
 from routed_nets import ids as small_ids
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.training import CrossEntropy, fit
 from sluicegate.errors import UserError
 from sluicegate.routing.router import Router

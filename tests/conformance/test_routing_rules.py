@@ -13,7 +13,7 @@ from architectures import learner
 from documented import undocumented
 from plugin import documented, install
 from sluicegate import registry
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.errors import UserError
 from sluicegate.routing.penalties import penalties
 from sluicegate.routing.probing import fit_probe

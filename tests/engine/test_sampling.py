@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.sampling import Mixture, Order, Part, _apportion, seed_of
 from sluicegate.errors import UserError
 

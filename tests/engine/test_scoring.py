@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from architectures import build, learner
-from sluicegate.engine.models import Meter, encode
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger
-from sluicegate.unlearning.suppress import train
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
 

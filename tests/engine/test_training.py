@@ -8,7 +8,9 @@ import torch
 from transformers import GPT2Config
 
 from architectures import build
-from sluicegate.engine.models import Meter, encode, fresh
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Loss, at_steps, every, fit, token_losses
 from sluicegate.errors import UserError
@@ -45,7 +47,7 @@ def rows(tokenizer, mixed_items):
     return encode(tokenizer, mixed_items)
 
 
-def run(model, rows, *, objective=None, room=None, seed=0, sites="*", evaluation=None, keep_weights=True, batch=4, **schedule):
+def run(model, rows, *, objective=None, room=None, seed=0, params="*", evaluation=None, keep_weights=True, batch=4, **schedule):
     schedule = Schedule(**{"steps": 6, "lr": 1e-2, "batch": batch} | schedule)
     mixture = Mixture(rows, batch, 0)
     return fit(
@@ -55,7 +57,7 @@ def run(model, rows, *, objective=None, room=None, seed=0, sites="*", evaluation
         schedule,
         seed=seed,
         run=room or RunContext(),
-        sites=sites,
+        params=params,
         evaluation=evaluation,
         keep_weights=keep_weights,
     )
@@ -167,7 +169,7 @@ def test_nothing_trainable_that_receives_a_gradient_is_an_error(tiny, rows):
         return Loss(model.get_input_embeddings()(batches["train"].ids).square().sum())
 
     with pytest.raises(UserError, match="none of the 1 trainable parameters received any gradient"):
-        run(tiny, rows, objective=reads_the_embedding, sites="lm_head.weight")
+        run(tiny, rows, objective=reads_the_embedding, params="lm_head.weight")
 
 
 def test_a_gradient_of_zeros_is_no_gradient(tiny, rows):
@@ -177,7 +179,7 @@ def test_a_gradient_of_zeros_is_no_gradient(tiny, rows):
 
 def test_frozen_sites_stay_bitwise_also_under_weight_decay(tiny, rows, bits):
     before = bits.weights(tiny)
-    run(tiny, rows, sites="*.mlp.*", weight_decay=0.5)
+    run(tiny, rows, params="*.mlp.*", weight_decay=0.5)
     after = bits.weights(tiny)
     for name in before:
         assert torch.equal(before[name], after[name]) == (".mlp." not in name), name

@@ -7,8 +7,9 @@ import pytest
 
 from documented import undocumented
 from sluicegate.audit.attack import Attack
-from sluicegate.engine import models
-from sluicegate.engine.models import encode, load
+from sluicegate.engine import encoding
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import load
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
@@ -124,7 +125,7 @@ def test_what_is_missing_is_named(own, settings, said, tmp_path):
 def test_the_chat_template_and_the_length_reach_every_call(own, tmp_path, monkeypatch):
     """A probe that renders a prompt otherwise than the training did measures another question."""
     asked = []
-    real = models.encode
+    real = encoding.encode
 
     def spy(tokenizer, items, *, max_length=256, template=False):
         asked.append((max_length, template))
@@ -132,10 +133,11 @@ def test_the_chat_template_and_the_length_reach_every_call(own, tmp_path, monkey
         return real(tokenizer, items, max_length=max_length)
 
     import sluicegate.audit.relearn as relearning
+    import sluicegate.engine.train as training
     import sluicegate.unlearning.distill as distilling
-    import sluicegate.unlearning.suppress as suppressing
+    import sluicegate.unlearning.unlearn as suppressing
 
-    for module in (models, suppressing, distilling, relearning):
+    for module in (encoding, training, suppressing, distilling, relearning):
         monkeypatch.setattr(module, "encode", spy)
     for settings in settings_of_verbs(own, steps=1).values():
         before = len(asked)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from architectures import build
-from sluicegate.engine.models import encode, load_tokenizer, save
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import load_tokenizer, save
 from sluicegate.engine.scoring import score
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.engine.models import encode, load, save
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import load, save
 from sluicegate.errors import UserError
 from sluicegate.experiments.recipe import load_recipe
 from sluicegate.runs.directory import RunContext

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from architectures import build
-from sluicegate.engine.models import encode, load_tokenizer, logits, save
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import logits
+from sluicegate.engine.models import load_tokenizer, save
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.values.items import Item, write_jsonl

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 
 from architectures import learner
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.training import CrossEntropy, token_losses
 from sluicegate.errors import UserError
 from sluicegate.routing.absorption import Relearning, Track, calibrate, falling, leakage, moves, relearn_to_minimum, turned

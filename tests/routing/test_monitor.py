@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from architectures import build, learner
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.errors import UserError
 from sluicegate.routing.monitor import activity, roc
 from sluicegate.routing.router import Router

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from architectures import build, learner
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.errors import UserError
 from sluicegate.routing.probing import activations, fit_probe
 from sluicegate.routing.router import Router

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sluicegate.engine.models import encode, load, locate
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import load, locate
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute

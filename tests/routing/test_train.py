@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from architectures import build
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.errors import UserError
 from sluicegate.routing.router import Router
 from sluicegate.routing.rules.tokens import Tokens

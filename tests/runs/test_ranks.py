@@ -5,7 +5,7 @@ import torch
 
 from architectures import learner
 from sluicegate import app as cli
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, fit
 from sluicegate.errors import UserError

@@ -199,13 +199,6 @@ def test_the_surroundings_are_an_allow_list(monkeypatch):
     assert found["world_size"] == 1
 
 
-def test_the_environment_says_how_rates_were_trained_where_it_was_asked_for(monkeypatch):
-    monkeypatch.delenv("SLUICEGATE_STACK", raising=False)
-    assert "stack" not in environment("cpu", 1)
-    monkeypatch.setenv("SLUICEGATE_STACK", "never")
-    assert environment("cpu", 1)["stack"] == "never"
-
-
 @dataclasses.dataclass(frozen=True)
 class Inner:
     """Settings inside settings."""

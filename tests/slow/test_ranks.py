@@ -18,7 +18,7 @@ from sluicegate.runs.stage import from_config
 from tiny_stages import SRC, material, settings_of_verbs, start
 
 pytestmark = pytest.mark.slow
-CASES = ["train", "accumulated", "maxent", "npo", "rmu", "distill", "undo", "relearn", "gate", "protect", "sites"]
+CASES = ["train", "accumulated", "maxent", "npo", "rmu", "distill", "undo", "relearn", "gate", "protect", "params"]
 SHARDED = [name for name in CASES if name != "rmu"]
 
 
@@ -31,7 +31,7 @@ def verbs(tmp_path_factory):
         "accumulated": verbs["train"] | {"accumulate": 3, "batch": 9},
         "gate": route | {"batch": 9},
         "protect": route | {"batch": 9, "form": "protect"},
-        "sites": verbs["train"] | {"sites": "model.layers.*.mlp.*"},
+        "params": verbs["train"] | {"params": "model.layers.*.mlp.*"},
     }
     verbs["train"] |= {"batch": 9}  # one process has a row more than the other
     return verbs
@@ -73,8 +73,7 @@ def alike(one, two, most=lambda: 1e-6):
 
 
 @pytest.mark.parametrize(("name", "kind"), [(n, "two") for n in CASES] + [(n, "sharded") for n in SHARDED])
-def test_two_processes_train_what_one_does(together, verbs, name, kind, monkeypatch):
-    monkeypatch.setenv("SLUICEGATE_STACK", "never")  # several processes train an attack's rates in turn, and so log them in turn
+def test_two_processes_train_what_one_does(together, verbs, name, kind):
     one = execute(from_config(verbs[name]), together / f"{name}-one", exact=True)
     two = together / f"{name}-{kind}"
 

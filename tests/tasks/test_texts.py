@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from sluicegate import tasks
-from sluicegate.engine.models import encode, load, load_tokenizer
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import load, load_tokenizer
 from sluicegate.errors import UserError
 from sluicegate.tasks.texts import PASSAGE, passages, texts, tokenizer
 from sluicegate.values.items import Item, halves

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from architectures import CONFIGS, TIED, build
-from sluicegate.engine.models import encode, fresh
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import CrossEntropy, Ledger
 from sluicegate.errors import UserError
-from sluicegate.unlearning.aim import TOGETHER, aimed, at_random, drawn_anew, importance
+from sluicegate.unlearning.aim import TOGETHER, choose_at_random, choose_by_importance, measure_importance, redraw_weights
 from sluicegate.unlearning.distill import undo
 from sluicegate.values.schedule import Schedule
 
@@ -19,7 +20,7 @@ def groups(tokenizer, split):
 @pytest.mark.parametrize("by", ["fisher", "gradient"])
 def test_importance_is_what_the_gradients_say(tokenizer, groups, by):
     model, rows = build("llama").double(), groups[0]
-    found = importance(model, rows, by, Ledger())
+    found = measure_importance(model, rows, by, Ledger())
     wanted = {}
     for start in range(0, 8, TOGETHER):
         model.zero_grad()
@@ -36,7 +37,7 @@ def test_weights_that_only_the_forget_set_uses_go_first(tokenizer, groups):
     """Rows of the embedding: a word of the forget rows alone against one of both, and one of neither."""
     model = build("llama")
     ledger = Ledger()
-    mask = aimed(model, *groups, 0.3, "fisher", ledger, sites="model.embed_tokens.weight")["model.embed_tokens.weight"]
+    mask = choose_by_importance(model, *groups, 0.3, "fisher", ledger, params="model.embed_tokens.weight")["model.embed_tokens.weight"]
     used = [set(rows.ids[torch.arange(rows.ids.shape[1]) < rows.lengths[:, None]].tolist()) for rows in groups]
     share = mask.float().mean(1)
     only, never = sorted(used[0] - used[1]), sorted(set(range(132)) - used[0] - used[1])
@@ -46,7 +47,7 @@ def test_weights_that_only_the_forget_set_uses_go_first(tokenizer, groups):
     assert float(mask.float().mean()) == pytest.approx(0.3, abs=1e-3)
     assert float(share[only].min()) > float(share[sorted(used[1])].mean())
     assert ledger.teacher > 0
-    few = aimed(model, *groups, 0.01, "fisher", Ledger(), sites="model.embed_tokens.weight")["model.embed_tokens.weight"]
+    few = choose_by_importance(model, *groups, 0.01, "fisher", Ledger(), params="model.embed_tokens.weight")["model.embed_tokens.weight"]
     assert not bool(few[never].any()), "what no row uses is not the forget set's"
 
 
@@ -54,8 +55,8 @@ def test_weights_that_only_the_forget_set_uses_go_first(tokenizer, groups):
 def test_the_chosen_are_drawn_anew_and_the_others_stay(name, groups, bits):
     model = build(name)
     before = bits.weights(model)
-    masks = aimed(model, *groups, 0.4, "gradient", Ledger())
-    student = drawn_anew(model, masks, 3)
+    masks = choose_by_importance(model, *groups, 0.4, "gradient", Ledger())
+    student = redraw_weights(model, masks, 3)
     assert bits.same(bits.weights(model), before)
     new = dict(fresh(model.config, seed_of(3, "student")).named_parameters())
     for key, p in student.named_parameters():
@@ -68,7 +69,7 @@ def test_the_chosen_are_drawn_anew_and_the_others_stay(name, groups, bits):
 
 @pytest.mark.parametrize(("alpha", "changed"), [(0.0, False), (1.0, True)])
 def test_none_and_all(groups, alpha, changed):
-    masks = aimed(build("llama"), *groups, alpha, "fisher", Ledger())
+    masks = choose_by_importance(build("llama"), *groups, alpha, "fisher", Ledger())
     assert all(bool((mask == changed).all()) for mask in masks.values())
 
 
@@ -77,9 +78,9 @@ def test_aiming_needs_both_sets_and_a_share(tiny, tokenizer, split, groups):
     with pytest.raises(UserError, match=r"aiming by fisher.*--forget and --retain"):
         undo(tiny, tokenizer, split.unlabelled, short, alpha=0.5, aim="fisher", retain=split.retain)
     with pytest.raises(UserError, match=r"alpha is 1.5"):
-        aimed(tiny, *groups, 1.5, "fisher", Ledger())
+        choose_by_importance(tiny, *groups, 1.5, "fisher", Ledger())
     with pytest.raises(UserError, match="no matrices"):
-        aimed(tiny, *groups, 0.5, "fisher", Ledger(), sites="*norm*")
+        choose_by_importance(tiny, *groups, 0.5, "fisher", Ledger(), params="*norm*")
 
 
 def test_undo_pays_for_its_aim(tiny, tokenizer, split):
@@ -93,15 +94,15 @@ def test_undo_pays_for_its_aim(tiny, tokenizer, split):
 
 
 def test_the_control_takes_as_many_weights_without_looking_at_any(tiny):
-    masks = at_random(tiny, 0.4, 3)
+    masks = choose_at_random(tiny, 0.4, 3)
     shapes = {name: p.shape for name, p in tiny.named_parameters() if p.dim() >= 2}
     assert {name: mask.shape for name, mask in masks.items()} == shapes
     taken, all_of_them = sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
     assert taken == round(0.4 * all_of_them)
     shares = [float(mask.float().mean()) for mask in masks.values() if mask.numel() > 1000]
     assert all(abs(share - 0.4) < 0.1 for share in shares)
-    assert all(torch.equal(masks[name], mask) for name, mask in at_random(tiny, 0.4, 3).items())
-    assert any(not torch.equal(masks[name], mask) for name, mask in at_random(tiny, 0.4, 4).items())
-    assert list(at_random(tiny, 0.4, 3, sites="model.embed_tokens.weight")) == ["model.embed_tokens.weight"]
+    assert all(torch.equal(masks[name], mask) for name, mask in choose_at_random(tiny, 0.4, 3).items())
+    assert any(not torch.equal(masks[name], mask) for name, mask in choose_at_random(tiny, 0.4, 4).items())
+    assert list(choose_at_random(tiny, 0.4, 3, params="model.embed_tokens.weight")) == ["model.embed_tokens.weight"]
     with pytest.raises(UserError, match=r"alpha is -0.1"):
-        at_random(tiny, -0.1, 3)
+        choose_at_random(tiny, -0.1, 3)

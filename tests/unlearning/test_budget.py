@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from architectures import learner
+from sluicegate.engine.train import train
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
 from sluicegate.execution.show import stage_results
@@ -11,7 +12,6 @@ from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import from_config
 from sluicegate.unlearning.budget import LADDER, MOST, SURE, Tried, calibrate, choose, fit_law
 from sluicegate.unlearning.distill import StopRule, distill
-from sluicegate.unlearning.suppress import train
 from sluicegate.values.schedule import Schedule
 from tiny_stages import material
 

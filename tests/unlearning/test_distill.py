@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from transformers import LlamaConfig
 
 from architectures import learner
-from sluicegate.engine.models import Meter, encode, fresh
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 from sluicegate.unlearning import distill as module
 from sluicegate.unlearning.distill import Matching, StopRule, distill, undo
-from sluicegate.unlearning.suppress import train
 from sluicegate.values.edits import Noise
 from sluicegate.values.schedule import Schedule
 
@@ -149,7 +151,7 @@ def test_undo_without_noise_starts_at_the_teacher(teacher, tokenizer, split, bit
 
 
 def test_undo_noises_the_sites_that_were_asked_for(teacher, tokenizer, split, bits, monkeypatch):
-    noise = {"alpha": 0.7, "beta": 0.2, "sites": "*.mlp.*", "seed": 3}
+    noise = {"alpha": 0.7, "beta": 0.2, "params": "*.mlp.*", "seed": 3}
     first = starts_at(monkeypatch, bits, lambda: undo(teacher, tokenizer, split.unlabelled, SHORT, **noise))
     wanted = copy.deepcopy(teacher)
     Noise(0.7, 0.2, seed_of(3, "noise"), "*.mlp.*").bake(wanted)

@@ -2,19 +2,21 @@ import pytest
 import torch
 
 from architectures import CONFIGS, build
-from sluicegate.engine.models import encode, load, logits
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.forward import logits
+from sluicegate.engine.models import load
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import from_config
-from sluicegate.unlearning.grow import grow, small
+from sluicegate.unlearning.grow import build_small, grow
 from tiny_stages import material
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_small_student_grows_without_changing_what_it_says(name, tokenizer, mixed_items):
     teacher = build(name)
-    student = small(teacher, 0.25, 0).eval()
+    student = build_small(teacher, 0.25, 0).eval()
     count = [sum(p.numel() for p in m.parameters()) for m in (student, teacher)]
     assert count[0] < count[1]
     batch = encode(tokenizer, mixed_items).batch(range(5))
@@ -28,7 +30,7 @@ def test_a_small_student_grows_without_changing_what_it_says(name, tokenizer, mi
 @pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -1.0])
 def test_a_share_that_is_none_is_refused(tiny, share):
     with pytest.raises(UserError, match="small is"):
-        small(tiny, share, 0)
+        build_small(tiny, share, 0)
 
 
 def test_the_stage_begins_small_ends_whole_and_counts_both(tmp_path):

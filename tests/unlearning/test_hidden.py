@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from architectures import build
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 from sluicegate.unlearning.distill import Matching, distill

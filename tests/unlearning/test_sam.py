@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from architectures import build
-from sluicegate.engine.models import encode
+from sluicegate.engine.encoding import encode
 from sluicegate.engine.training import Ledger, Loss, only_train
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import from_config
 from sluicegate.unlearning.objectives import methods
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.sam import Sharpness
-from sluicegate.unlearning.suppress import unlearn
+from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.schedule import Schedule
 
 SHORT = Schedule(steps=3, lr=1e-3, batch=4)

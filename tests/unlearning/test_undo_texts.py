@@ -6,7 +6,7 @@ import pytest
 
 from sluicegate import tasks
 from sluicegate.audit.attack import Attack
-from sluicegate.audit.audit import inspect
+from sluicegate.audit.audit import audit
 from sluicegate.experiments import experiment
 from sluicegate.experiments.page import report_experiment
 from sluicegate.experiments.recipe import load_recipe, override
@@ -58,7 +58,7 @@ def test_the_level_is_halfway_to_what_the_reference_is_brought_to(outcome):
 def test_its_page_speaks_of_tokens(outcome, tmp_path):
     page = report_experiment(outcome, tmp_path / "report.html").read_text()
     assert "tokens that are the first choice, of what is to be forgotten" in page
-    assert "of the forget tokens" in page
+    assert "exact answers on" not in page
     assert outcome.summary()["arms"]["base"]["forget"] == outcome.arms["base"].scores("forget", "argmax")
 
 
@@ -66,7 +66,7 @@ def test_an_audit_of_texts_is_judged_by_the_loss(outcome, files, tmp_path, monke
     monkeypatch.setattr("sluicegate.audit.audit.run_jobs", in_this_process)
     base, gold = (str(outcome.arms[name].folders[0]) for name in ("base", "gold"))
     attack = Attack(lrs=(3e-3,), steps=5, checkpoints=(1, 3), probe=8, batch=8, measure="loss")
-    found = inspect({"model": base, "forget": files["forget"]}, attack, reference=gold, seeds=(0,), out=tmp_path)
+    found = audit(base, forget=files["forget"], attack=attack, reference=gold, seeds=(0,), out=tmp_path)
     said = " ".join(found.verdict.sentences)
     assert "nats a token" in said
     assert "forget questions" not in said

@@ -5,7 +5,7 @@ import torch
 
 from architectures import ADDS_ONE, CONFIGS, build
 from sluicegate.errors import UserError
-from sluicegate.values.edits import Edit, Noise, Rounded, identity_gains, match_parameters
+from sluicegate.values.edits import Edit, Noise, Rounded, identity_gains, match_names, match_parameters
 
 architectures = pytest.mark.parametrize("name", CONFIGS)
 
@@ -70,7 +70,7 @@ def test_baking_equals_the_block(tiny, bits):
 
 def test_other_sites_are_left_alone(tiny, bits):
     before = bits.weights(tiny)
-    Noise(0.5, sites="*.mlp.*, lm_head.weight").bake(tiny)
+    Noise(0.5, params="*.mlp.*, lm_head.weight").bake(tiny)
     after = bits.weights(tiny)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if ".mlp." in name or name == "lm_head.weight"}
@@ -78,7 +78,7 @@ def test_other_sites_are_left_alone(tiny, bits):
 
 def test_the_noise_of_a_parameter_depends_on_its_name_and_seed_alone(tiny):
     everywhere = Noise(0.5).new_weights(tiny)
-    alone = Noise(0.5, sites="*.mlp.*").new_weights(tiny)
+    alone = Noise(0.5, params="*.mlp.*").new_weights(tiny)
     assert len(alone) < len(everywhere)
     assert all(torch.equal(everywhere[name], alone[name]) for name in alone)
     other = Noise(0.5, seed=1).new_weights(tiny)
@@ -139,7 +139,7 @@ def test_the_callers_generator_is_left_alone(tiny):
 
 
 def test_two_edits_are_one_after_the_other(tiny, bits):
-    first, second = Noise(0.5, sites="*.mlp.*"), Noise(0.25, seed=1)
+    first, second = Noise(0.5, params="*.mlp.*"), Noise(0.25, seed=1)
     both = copy.deepcopy(tiny)
     (first + second).bake(both)
     before = bits.weights(tiny)
@@ -242,3 +242,16 @@ def test_a_row_of_zeros_stays_so():
 def test_a_rounding_that_is_none_is_refused(wrong):
     with pytest.raises(UserError, match=r"is -?[0-9]+;"):
         Rounded(**wrong)
+
+
+def test_globs_are_on_full_names_and_a_star_crosses_dots():
+    names = ["model.layers.0.mlp.up.weight", "model.layers.1.mlp.up.weight", "lm_head.weight", "norm.weight"]
+    assert match_names(names, "*.mlp.*") == names[:2]
+    assert match_names(names, "norm.weight, model.layers.[1-3].*") == [names[1], names[3]], "in the model's order"
+    with pytest.raises(UserError, match=r"'norm' matches no module. Nearest: .*norm.weight"):
+        match_names(names, "*, norm", "module")
+
+
+def test_the_earlier_name_of_params_is_taken_with_a_warning():
+    with pytest.warns(DeprecationWarning, match=r"sites=.*is now params="):
+        assert Noise(0.5, sites="*.mlp.*") == Noise(0.5, params="*.mlp.*")

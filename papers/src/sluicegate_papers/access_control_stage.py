@@ -17,7 +17,7 @@ from sluicegate.values.schedule import Schedule, training_rate
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sluicegate.engine.models import Batch, Rows
+    from sluicegate.engine.encoding import Batch, Rows
     from sluicegate.routing.router import Router
     from sluicegate.runs.directory import RunContext
 
@@ -171,7 +171,7 @@ class AccessControl(Trial):
     # --------------------------------------------------------------------------- the run
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.engine.models import encode, fitting
+        from sluicegate.engine.encoding import encode, fitting
         from sluicegate.engine.training import Ledger
 
         learnt, scored = self.material()
@@ -220,7 +220,7 @@ class AccessControl(Trial):
         longest: int,
         run: "RunContext",
     ) -> Any:
-        from sluicegate.engine.models import encode
+        from sluicegate.engine.encoding import encode
         from sluicegate.engine.sampling import Mixture, Part, seed_of
         from sluicegate.engine.training import CrossEntropy, fit
         from sluicegate.routing.train import train_routed
@@ -251,7 +251,7 @@ class AccessControl(Trial):
     def _relearn(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", items: Sequence[Item], longest: int, run: "RunContext"
     ) -> Any:
-        from sluicegate.engine.models import encode
+        from sluicegate.engine.encoding import encode
         from sluicegate.engine.scoring import score
         from sluicegate.engine.training import CrossEntropy
         from sluicegate.routing.absorption import relearn_to_minimum

@@ -91,7 +91,7 @@ class BiographiesQuiz(Trial):
         """Curves of area under recall against attack steps, and numbers read off them."""
         import copy
 
-        from sluicegate.engine.models import encode
+        from sluicegate.engine.encoding import encode
         from sluicegate.engine.sampling import Mixture, seed_of
         from sluicegate.engine.training import CrossEntropy, Evaluation, at_steps, fit
         from sluicegate.runs.directory import RunContext

@@ -70,7 +70,8 @@ class BiographiesShare(Trial):
         if not self.model:
             raise UserError(f"{self.VERB} needs a model: a run folder of this task, for example --model runs/train/...")
         from sluicegate.audit.relearn import relearn
-        from sluicegate.engine.models import encode, load
+        from sluicegate.engine.encoding import encode
+        from sluicegate.engine.models import load
         from sluicegate.engine.scoring import score
         from sluicegate_papers.tasks.biographies import biographies
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Batch, Rows
+    from sluicegate.engine.encoding import Batch, Rows
     from sluicegate.engine.training import Objective
     from sluicegate.routing.router import Router
     from sluicegate.runs.directory import RunContext
@@ -24,7 +24,7 @@ def loss_of(
     """Mean cross-entropy of the rows' tokens that can be predicted, in nats."""
     import torch
 
-    from sluicegate.engine.models import logits
+    from sluicegate.engine.forward import logits
     from sluicegate.engine.training import token_losses
 
     was_training = model.training

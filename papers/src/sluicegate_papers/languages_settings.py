@@ -119,7 +119,8 @@ class LanguagesSettings(Trial):
             return two_languages(Task(length=self.length, seed=self.seed), self.rows, self.held_out, self.relearn_rows)
         items = {"retain": read(self.retain, "retain"), "forget": read(self.forget, "forget")}
         if self.model:
-            from sluicegate.engine.models import encode, load_tokenizer
+            from sluicegate.engine.encoding import encode
+            from sluicegate.engine.models import load_tokenizer
 
             tokenizer = load_tokenizer(self.model)
             texts = {name: encode(tokenizer, own, max_length=self.length) for name, own in items.items()}

@@ -21,7 +21,7 @@ from sluicegate.values.schedule import Schedule, training_rate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sluicegate.engine.models import Batch, Rows
+    from sluicegate.engine.encoding import Batch, Rows
     from sluicegate.routing.router import Router
     from sluicegate.runs.directory import RunContext
 
@@ -159,7 +159,7 @@ class Lora(Trial):
 
     def material(self, tokenizer: "PreTrainedTokenizerBase", longest: int) -> "_Material":
         """The rows, encoded: to train on with their labels, to score, and the attacker's."""
-        from sluicegate.engine.models import encode
+        from sluicegate.engine.encoding import encode
         from sluicegate.routing.noise import noisy
         from sluicegate.tasks import read
         from sluicegate.values.items import Split, halves
@@ -187,7 +187,7 @@ class Lora(Trial):
     # --------------------------------------------------------------------------- the run
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.engine.models import fitting
+        from sluicegate.engine.encoding import fitting
         from sluicegate.engine.training import CrossEntropy
         from sluicegate.routing.absorption import relearn_to_minimum
         from sluicegate.routing.router import Router
@@ -244,7 +244,7 @@ class Lora(Trial):
                 seed=self.seed,
                 run=run,
                 name="train",
-                sites="*lora_*",
+                params="*lora_*",
             )
         return fitted.ledger.student
 
@@ -264,7 +264,7 @@ class Lora(Trial):
             seed=self.seed,
             run=run,
             name="repair",
-            sites="*lora_*",
+            params="*lora_*",
         )
         return fitted.ledger.student
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.runs.directory import RunContext
 
 STRENGTHS = (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -160,7 +160,8 @@ class SteeringScalar(Trial):
 
     def _material(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, Rows, Rows]":
         """The model, its tokenizer, the rows it learns and the rows that are held out."""
-        from sluicegate.engine.models import encode, fitting, fresh, load
+        from sluicegate.engine.encoding import encode, fitting
+        from sluicegate.engine.models import fresh, load
 
         if self.data:
             from sluicegate.tasks import read
@@ -254,7 +255,7 @@ def steered(model: "PreTrainedModel", site: str, rows: "Rows", strengths: Sequen
     import torch
     from torch.nn.functional import log_softmax
 
-    from sluicegate.engine.models import logits
+    from sluicegate.engine.forward import logits
 
     squares: list[float] = []
     push = 0.0
@@ -295,7 +296,7 @@ def _losses(model: "PreTrainedModel", rows: "Rows") -> Any:
     """A function of target ids that gives the mean loss where one of them is the target (None: everywhere)."""
     import torch
 
-    from sluicegate.engine.models import logits
+    from sluicegate.engine.forward import logits
     from sluicegate.engine.training import token_losses
 
     losses, targets = [], []

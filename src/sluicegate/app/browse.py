@@ -96,7 +96,8 @@ def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
     """Versions, device, cores, world size and, with a model, its first prompt in tokens."""
     import torch
 
-    from sluicegate.engine.models import device, load_tokenizer, visible
+    from sluicegate.engine.encoding import visible
+    from sluicegate.engine.models import device, load_tokenizer
 
     versions = {}
     for name in ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets"):
@@ -127,7 +128,7 @@ def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
 
 def _first(tokenizer: Any, rows: str, template: bool) -> Any:
     """The first row of the user's, or an example whose answer the tokenizer knows."""
-    from sluicegate.engine.models import encode
+    from sluicegate.engine.encoding import encode
     from sluicegate.tasks import read
     from sluicegate.values.items import Item
 

@@ -1,24 +1,33 @@
-"""Audit a model: score it, attack it, set it beside a reference, and say what follows."""
+"""Audit a model: score it, attack it and a reference alike, and conclude what is left of the knowledge."""
 
+import dataclasses
+import hashlib
 import json
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sluicegate.audit.attack import Attack
+from sluicegate.audit.page import report_audit
 from sluicegate.audit.stage import Relearn
 from sluicegate.audit.verdict import Evidence, Verdict, judge
+from sluicegate.deprecated import alias
+from sluicegate.errors import UserError
+from sluicegate.execution.execute import identity
 from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
-from sluicegate.runs.stage import from_config, settings_of
-from sluicegate.tasks.stage import OnData
+
+RUNS = "runs/audit"
+"""Where attacks are kept by default; the page and the numbers of each audit get a folder of their own in it."""
 
 
 @dataclass(frozen=True)
-class Inspection:
+class AuditResult:
     """What an audit found."""
 
     model: Arm
@@ -26,6 +35,8 @@ class Inspection:
     harmless: Arm | None
     """The model under fine-tuning on retain rows only, where retain rows were handed in."""
     verdict: Verdict
+    page: Path
+    """The report, as HTML; audit.json lies beside it."""
 
     def warnings(self) -> list[str]:
         """What makes the attacks weaker than they could be, once for each arm and text."""
@@ -36,7 +47,7 @@ class Inspection:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """The numbers, for --json."""
+        """The numbers, as audit.json and --json give them."""
         arms = {"model": self.model, "reference": self.reference, "harmless": self.harmless}
         verdict = self.verdict
         return {
@@ -44,19 +55,81 @@ class Inspection:
             "savings": verdict.savings.as_list() if verdict.savings else None,
             "held_out_above_reference": verdict.excess.as_list() if verdict.excess else None,
             "seeds": list(self.model.attacks),
-            "arms": {name: _arm_summary(arm) for name, arm in arms.items() if arm},
+            "arms": {name: _summarize_arm(arm) for name, arm in arms.items() if arm},
             "sentences": list(verdict.sentences),
             "warnings": self.warnings(),
         }
 
 
-def _arm_summary(arm: Arm) -> dict[str, Any]:
-    return {
-        "scores": {group: arm.scores(group) for group in next(iter(arm.results.values()))["scores"]},
-        "steps": list(arm.owned.effort),
-        "owned": [list(row) for row in arm.owned.recall],
-        "held_out": [list(row) for row in arm.held_out.recall],
-    }
+def audit(
+    model: str | Path,
+    *,
+    forget: str | Path,
+    retain: str | Path = "",
+    adjacent: str | Path = "",
+    reference: str | Path = "",
+    attack: Attack | None = None,
+    seeds: int | Sequence[int] = 3,
+    out: str | Path = "",
+    max_length: int = 256,
+    template: bool = False,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> AuditResult:
+    """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
+
+    Models are names or folders, rows are files or packaged sources (several joined by commas). The `reference` has the
+    same shape and never saw the forget set; without one, recovery cannot be told from learning. With `retain` rows, the model
+    is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of its rows;
+    `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core), so a script
+    calls this under ``if __name__ == "__main__":``.
+
+    Writes report.html and audit.json into `out`, where the attacks' run folders lie too; an attack that is finished is not
+    run again. By default the attacks lie in runs/audit, and the page in a folder there that is named after the model and
+    a hash of all that was asked. Raises `UserError` for a model or rows that cannot be read, and where an attack fails.
+    """
+    for name, value in (("model", model), ("reference", reference), ("forget", forget), ("retain", retain), ("adjacent", adjacent)):
+        if not isinstance(value, str | Path):
+            raise UserError(f"{name} is of type {type(value).__name__}; give the name of a folder or file. Save it there first.")
+    if not (model and forget):
+        raise UserError(f"audit needs {'a forget set (--forget)' if model else 'a model'}. See: sluicegate audit --help")
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
+    own = Relearn(
+        model=str(model),
+        forget=str(forget),
+        retain=str(retain),
+        adjacent=str(adjacent),
+        max_length=max_length,
+        template=template,
+        attack=attack or Attack(),
+    )
+    plans = {"model": own}
+    if retain and own.attack.kind == "forget":
+        plans["harmless"] = dataclasses.replace(own, attack=dataclasses.replace(own.attack, kind="retain"))
+    if reference:
+        plans["reference"] = dataclasses.replace(own, model=str(reference))
+    # What cannot be read is named here, before any process is started.
+    hashes = [identity(plan.resolved())[0] for plan in plans.values()]
+    stages = Path(out or RUNS)
+    folder = stages if out else stages / _folder_name(str(model), [*hashes, *map(str, chosen)])
+    # One model after the other: a process that takes several attacks on one model loads it once.
+    jobs = [
+        Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: dataclasses.replace(plan, seed=seed), stages)  # type: ignore[misc]
+        for name, plan in plans.items()
+        for seed in chosen
+    ]
+    folders = run_jobs(jobs, LocalPool(workers), progress)
+    arms = {name: _read_arm(name, {seed: folders[f"{name} seed {seed}"] for seed in chosen}) for name in plans}
+    evidence = {name: _gather_evidence(arm) for name, arm in arms.items()}
+    verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
+    found = AuditResult(arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
+    said = [f"{verdict.word.capitalize()}.", *verdict.sentences]
+    report_audit(str(model), found.model, found.reference, said, found.warnings(), found.page, harmless=found.harmless)
+    return found
 
 
 def inspect(
@@ -68,45 +141,37 @@ def inspect(
     out: Path,
     workers: int = 0,
     progress: Progress | None = None,
-) -> Inspection:
-    """Attack the model named in `data` (settings of `OnData`), and the reference alike, over several seeds.
-
-    A seed chooses which half of the facts the attacker owns and the order of its rows. With retain
-    rows, the model is also fine-tuned on those alone. Writes audit.json into `out`.
-    """
-    flat = {name: value for name, value in Relearn(attack=attack).config().items() if name in settings_of(Relearn)}
-    shared = {"verb": "relearn", **flat, **data}
-    plans = {"model": shared}
-    if reference:
-        plans["reference"] = {**shared, "model": reference}
-    if data.get("retain") and attack.kind == "forget":
-        plans["harmless"] = {**shared, "kind": "retain"}
-    jobs = [
-        Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: from_config({**plan, "seed": seed}), out)  # type: ignore[misc]
-        for seed in seeds
-        for name, plan in plans.items()
-    ]
-    folders = run_jobs(jobs, LocalPool(workers), progress)
-    arms = {name: _arm(name, {seed: folders[f"{name} seed {seed}"] for seed in seeds}) for name in plans}
-    evidence = {name: _evidence(arm) for name, arm in arms.items()}
-    verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
-    found = Inspection(arms["model"], arms.get("reference"), arms.get("harmless"), verdict)
-    write_atomic(out / "audit.json", json.dumps(found.summary(), indent=1))
-    return found
+) -> AuditResult:
+    """`audit` under its old name, with the model and rows in a table."""
+    warnings.warn("sluicegate.inspect is now sluicegate.audit(model, forget=..., ...)", DeprecationWarning, stacklevel=2)
+    return audit(**{"attack": attack, "reference": reference, "seeds": seeds, "out": out, "workers": workers, "progress": progress, **data})
 
 
-def _arm(name: str, folders: dict[int, Path]) -> Arm:
+def _folder_name(model: str, parts: Sequence[str]) -> str:
+    """``NAME-hash8``: the model's own name, and a hash of what was asked."""
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name).strip(".-") or "model"
+    return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+
+def _summarize_arm(arm: Arm) -> dict[str, Any]:
+    return {
+        "scores": {group: arm.scores(group) for group in next(iter(arm.results.values()))["scores"]},
+        "steps": list(arm.owned.effort),
+        "owned": [list(row) for row in arm.owned.recall],
+        "held_out": [list(row) for row in arm.held_out.recall],
+    }
+
+
+def _read_arm(name: str, folders: dict[int, Path]) -> Arm:
     results = {seed: result_of(folder) for seed, folder in folders.items()}
     # The model was handed in, so what making it cost is not known here.
     return Arm(name, results, results, dict.fromkeys(results, 0.0), folders)
 
 
-def _evidence(arm: Arm) -> Evidence:
+def _gather_evidence(arm: Arm) -> Evidence:
     scores = {measure: arm.scores("forget", measure)[0] for measure in ("exact", "probability")}  # no seed in them: the model is given
     measure = next(iter(arm.attacks.values())).get("measure", "exact")
     return Evidence(scores["exact"], scores["probability"], arm.owned, arm.held_out, measure)
 
 
-def data_settings(data: OnData) -> dict[str, Any]:
-    """The settings that every attack of an audit shares, from the command's own."""
-    return {name: value for name, value in data.config().items() if name not in ("verb", "seed")}
+__getattr__ = alias(__name__, Inspection="AuditResult")

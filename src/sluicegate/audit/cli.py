@@ -1,23 +1,15 @@
 """sluicegate audit: attack a model, set it beside a reference, and say what follows."""
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sluicegate.audit.attack import Attack
 from sluicegate.cli.command import print_json, seeds_from, simple
 from sluicegate.cli.progress import watching
+from sluicegate.errors import UserError
 from sluicegate.tasks.stage import OnData
-
-
-@dataclass(frozen=True)
-class AuditData(OnData):
-    """What the audit shares with every stage."""
-
-    model: Positional[str] = dataclasses.field(default="", metadata={"source": "model"})
-    """The model to audit: folder, run folder, packaged configuration, fetched model, or hub id."""
 
 
 @dataclass(frozen=True)
@@ -27,46 +19,44 @@ class Audit:
     Hand in a model that never saw the forget set with --reference: without one, recovery cannot be
     told from plain learning."""
 
-    data: AuditData = AuditData()
+    audited: Annotated[Positional[str], arg(metavar="[MODEL]")] = ""
+    """The model to audit; the same as --model."""
+    data: OnData = OnData()
     reference: str = ""
     """A model of the same shape that never saw the forget set."""
     attack: Attack = Attack()
     seeds: int = 3
     """Attack seeds, from --seed on: each draws another half of the facts for the attacker."""
-    out: str = "runs/audit"
-    """Folder of the results and report.html."""
+    out: str = ""
+    """Folder of the attacks, audit.json and report.html. Default: the attacks in runs/audit, the rest in a folder there for each audit."""
     workers: int = 0
     """Processes; 0: one a core."""
     json: bool = False
     """Print the findings as the last line."""
 
     def run(self) -> int:
-        from sluicegate.audit.audit import data_settings
-        from sluicegate.audit.audit import inspect as inspect_model
-        from sluicegate.audit.page import report_audit
-        from sluicegate.audit.show import inspection
-        from sluicegate.engine.models import locate
+        from sluicegate.audit.audit import audit
+        from sluicegate.audit.show import print_audit
 
-        self.data.need("model", "forget")
-        for name in filter(None, (self.data.model, self.reference)):
-            locate(name)
-        out = Path(self.out)
-        seeds = seeds_from(self.data.seed, self.seeds)
+        data = self.data
+        if self.audited and data.model and self.audited != data.model:
+            raise UserError(f"two models are given, {self.audited!r} and --model {data.model!r}. Give one.")
         with watching() as progress:
-            found = inspect_model(
-                data_settings(self.data),
-                self.attack,
+            found = audit(
+                self.audited or data.model,
+                forget=data.forget,
+                retain=data.retain,
+                adjacent=data.adjacent,
                 reference=self.reference,
-                seeds=seeds,
-                out=out,
+                attack=self.attack,
+                seeds=seeds_from(data.seed, self.seeds),
+                out=self.out,
+                max_length=data.max_length,
+                template=data.template,
                 workers=self.workers,
                 progress=progress,
             )
-        said = [f"{found.verdict.word.capitalize()}.", *found.verdict.sentences]
-        page = report_audit(
-            self.data.model, found.model, found.reference, said, found.warnings(), out / "report.html", harmless=found.harmless
-        )
-        inspection(found, page)
+        print_audit(found)
         if self.json:
             print_json(found.summary())
         return 0

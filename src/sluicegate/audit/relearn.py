@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
-from sluicegate.audit.stacked import PART, Measure, fit_together, pays, stacking
-from sluicegate.engine.models import Rows, encode, fitting, width
+from sluicegate.deprecated import renamed
+from sluicegate.engine.encoding import Rows, encode, fitting
+from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
 from sluicegate.engine.scoring import score
 from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Fitted, Ledger, at_steps, fit
@@ -93,6 +94,7 @@ class Relearned:
         }
 
 
+@renamed(room="run")
 def relearn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -138,17 +140,14 @@ def relearn(
     victim = copy.deepcopy(model)
     if attack.round_bits:
         Rounded(attack.round_bits).bake(victim)
-    sites = "*"
+    params = "*"
     if attack.lora_rank:
         add_adapter(victim, attack.lora_rank, seed_of(seed, "adapter"))
-        sites = "*lora_*"
+        params = "*lora_*"
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
     schedules = {f"{rate:g}": Schedule(steps=attack.steps, lr=rate, batch=attack.batch) for rate in attack.rates(width(model))}
-    runs = _together(victim, draw, schedules, attack, seed, run, measure) or _in_turn(
-        victim, draw, schedules, attack, seed, run, measure, sites
-    )
-    for rate, fitted in runs.items():
+    for rate, fitted in _train_each(victim, draw, schedules, attack, seed, run, measure, params).items():
         done = fitted.fitted if isinstance(fitted, Diverged) else fitted
         if isinstance(fitted, Diverged):  # this rate breaks the model: it recovers nothing more, and the others still count
             diverged[rate] = done.steps + 1
@@ -161,49 +160,17 @@ def relearn(
     return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric)
 
 
-def _together(
+def _train_each(
     victim: PreTrainedModel,
     draw: Mixture,
     schedules: Mapping[str, Schedule],
     attack: Attack,
     seed: int,
     run: RunContext,
-    measure: Measure,
-) -> dict[str, Fitted | Diverged] | None:
-    """All rates as one training, where that is faster and gives the same; None where it is not.
-
-    An attack that was begun in one way goes on in that way, whatever is asked for now.
-    """
-    begun = run.load_checkpoint(PART) is not None
-    if not begun:
-        asked = stacking()
-        alone = any(run.load_checkpoint(_part(rate)) is not None for rate in schedules)
-        if asked == "never" or alone or len(schedules) < 2 or attack.lora_rank or (asked == "auto" and not pays(victim, draw(0))):
-            return None
-    found = fit_together(
-        victim,
-        draw,
-        {_part(rate): schedule for rate, schedule in schedules.items()},
-        on=attack.on,
-        seed=seed,
-        run=run,
-        measure=measure,
-        checkpoints=attack.checkpoints_within(),
-    )
-    return {rate: found[_part(rate)] for rate in schedules} if found else None
-
-
-def _in_turn(
-    victim: PreTrainedModel,
-    draw: Mixture,
-    schedules: Mapping[str, Schedule],
-    attack: Attack,
-    seed: int,
-    run: RunContext,
-    measure: Measure,
-    sites: str,
+    measure: Callable[[Any, Ledger], dict[str, float]],
+    params: str,
 ) -> dict[str, Fitted | Diverged]:
-    """One rate after the other, each from the weights as they are now."""
+    """Train the victim under each schedule in turn, every time from the weights that it has now; a rate may diverge."""
     original = {name: p.detach().clone() for name, p in victim.named_parameters()}
     found: dict[str, Fitted | Diverged] = {}
     for rate, schedule in schedules.items():
@@ -218,18 +185,14 @@ def _in_turn(
                 schedule,
                 seed=seed,
                 run=run,
-                name=_part(rate),
-                sites=sites,
+                name=f"lr {rate}",
+                params=params,
                 evaluation=Evaluation(measure, at_steps(attack.checkpoints_within())),
                 keep_weights=False,
             )
         except Diverged as error:
             found[rate] = error
     return found
-
-
-def _part(rate: str) -> str:
-    return f"lr {rate}"
 
 
 def _attacker_batches(rows: dict[str, Rows], attack: Attack, seed: int) -> Mixture:

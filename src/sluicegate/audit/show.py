@@ -1,16 +1,14 @@
-"""What is printed of an audit."""
-
-from pathlib import Path
+"""Print an audit on the terminal."""
 
 from rich.markup import escape
 
-from sluicegate.audit.audit import Inspection
+from sluicegate.audit.audit import AuditResult
 from sluicegate.cli.terminal import terminal
 from sluicegate.execution.show import attack_table
 
 
-def inspection(found: Inspection, page: Path) -> None:
-    """The verdict, what it rests on, and where the report is."""
+def print_audit(found: AuditResult) -> None:
+    """Print the verdict, what it rests on, and where the report is."""
     console = terminal()
     for arm in filter(None, (found.model, found.reference, found.harmless)):
         result = next(iter(arm.attacks.values()))
@@ -21,4 +19,4 @@ def inspection(found: Inspection, page: Path) -> None:
         console.print(escape(sentence))
     for text in found.warnings():
         console.print(f"[yellow]warning[/] {escape(text)}")
-    console.print(f"\nreport: {escape(str(page))}", soft_wrap=True)
+    console.print(f"\nreport: {escape(str(found.page))}", soft_wrap=True)

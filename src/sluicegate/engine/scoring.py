@@ -1,11 +1,13 @@
 """Scores: does the model give the answer, how likely does it find it, and at what loss."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Meter, Rows, logits
+from sluicegate.engine.encoding import Rows
+from sluicegate.engine.forward import Meter, logits
 from sluicegate.engine.training import Ledger, token_losses
 
 
@@ -55,3 +57,9 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
             ledger.evaluation += meter(batch)
     model.train(was_training)
     return Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))
+
+
+def single_score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None) -> float:
+    """One number for how well the model knows the rows: the share of exact answers; for running text, exp(-loss)."""
+    scores = score(model, rows, ledger).mean()
+    return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])

@@ -1,6 +1,6 @@
-"""The training loop: one, for every verb.
+"""The training loop, one for all verbs.
 
-`fit` takes an objective and a rule for which batch each step sees, and returns what it cost. All
+`fit` takes an objective and a function from a step to its batches, and returns what the training cost. All
 randomness is a function of the seed and the step, so a run that was killed and resumed ends with
 the same weights, bitwise on a CPU.
 """
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sluicegate.engine.models import Batch, Meter, logits
+from sluicegate.deprecated import renamed
+from sluicegate.engine.encoding import Batch
+from sluicegate.engine.forward import Meter, logits
 from sluicegate.engine.sampling import seed_of
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
@@ -24,7 +26,7 @@ from sluicegate.values.edits import match_parameters
 from sluicegate.values.schedule import Schedule
 
 Batches = Mapping[str, Any]
-"""A step's batches by name: `models.Batch`, or for other models anything with `.split(parts)`."""
+"""A step's batches by name: `encoding.Batch`, or for other models anything with `.split(parts)`."""
 Log = dict[str, float]
 
 
@@ -54,7 +56,7 @@ class Ledger:
 
 @dataclass
 class Loss:
-    """What an objective answers for one batch."""
+    """What an objective returns for one step's batches."""
 
     value: Tensor
     """Scalar, each term a mean over the whole step's tokens or rows."""
@@ -99,7 +101,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """When to look at the model, what to measure, and whether that is a reason to stop."""
+    """At which steps to measure the model, what to measure, and whether to stop for it."""
 
     measure: Callable[[Any, Ledger], dict[str, float]]
     at: Callable[[int], bool]
@@ -131,6 +133,7 @@ class CrossEntropy:
         return Loss(value)
 
 
+@renamed(room="run", sites="params")
 def fit(
     model: nn.Module,
     objective: Objective,
@@ -140,7 +143,7 @@ def fit(
     seed: int,
     run: RunContext,
     name: str = "fit",
-    sites: str = "*",
+    params: str = "*",
     evaluation: Evaluation | None = None,
     keep_weights: bool = True,
     around: Callable[[Batches], AbstractContextManager[None]] = lambda batches: nullcontext(),
@@ -149,32 +152,31 @@ def fit(
 ) -> Fitted:
     """Train `model` in place and return what was done and what it cost.
 
-    `batches(step)` gives the step's rows; `sites` restricts which parameters are trained (glob
-    patterns). `run` is where progress is shown, metrics are logged and resume points are kept: a
-    part of this `name` that it has already finished is restored, not repeated (its weights only
-    with `keep_weights`; an attack has no use for them afterwards).
+    `batches(step)` gives the step's rows. `params` restricts which parameters are trained (globs, see `match_names`).
+    `run` shows progress, logs metrics and keeps checkpoints: a part of this `name` that it has already finished is
+    restored, not repeated (its weights only with `keep_weights`; an attack does not need them afterwards).
 
-    `around(batches)` is entered for the forward and backward pass of each batch (or part of one, when
-    gradients are accumulated), and `guard(optimizer)` called once: where routing comes in. A model that
-    is no language model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a
-    forward pass over a batch.
+    `around(batches)` is a context in which the forward and backward pass of each batch (or part of one, when gradients are
+    accumulated) are done, and `guard(optimizer)` is called once: gradient routing uses both. A model that is no language
+    model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a forward pass over a batch.
 
-    Where the room's `ranks` are several processes, each does its share of every step, and all end with the
+    Where the run's `ranks` are several processes, each computes its share of every step, and all end with the
     same weights, those of one process up to rounding (with dropout: another draw).
 
     Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights
-    are kept as the resume point) and `UserError` when no trainable parameter receives any gradient.
+    are kept in the checkpoint) and `UserError` when no trainable parameter receives any gradient.
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
     with run.ranks.spread(model):
-        trained, meter = only_train(model, sites), meter or Meter(model)  # type: ignore[arg-type]
+        trained, meter = only_train(model, params), meter or Meter(model)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(
             trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
         )
         if guard is not None:
             guard(optimizer)
         fitted = Fitted.nothing()
+        # Go on from a checkpoint of this part, where there is one: weights, AdamW's moments, FLOPs and what was measured.
         state = run.load_checkpoint_all_ranks(name)
         if state is not None:
             _restore(state.tensors, trained, optimizer, run.ranks)
@@ -232,6 +234,7 @@ def _step(
     ranks = run.ranks
     log: Log = {"loss": 0.0}
     teacher = 0.0
+    # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they add up.
     for batch in ranks.pieces(batches, schedule.accumulate):
         with around(batch):
             loss = objective(model, batch)
@@ -245,16 +248,18 @@ def _step(
             if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
                 ranks.scaled(loss.value).backward()
         teacher += cost
+    # 2. The same sum in all processes; then one norm, clipped, over the whole model.
     ranks.add_gradients(trained.values())
     gradients = [p for p in trained.values() if p.grad is not None]
     if fitted.steps == 0 and not ranks.moved(p.grad for p in gradients if p.grad is not None):
         raise UserError(
             f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
-            "would be learnt. Check that the trained sites lie before what the objective reads."
+            "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
         )
     norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
     if not math.isfinite(norm):
         _diverged("gradient norm", norm, fitted, run, name, keep, optimizer)
+    # 3. The update. Up to here the weights are untouched, so a step that diverged leaves the last finite ones.
     for group in optimizer.param_groups:
         group["lr"] = schedule.rate(fitted.steps)
     optimizer.step()
@@ -268,7 +273,7 @@ def _step(
 def _diverged(
     what: str, value: float, fitted: Fitted, run: RunContext, name: str, keep: Callable[[], None], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Keep the weights, which this step has not touched yet, and stop."""
+    """Save a checkpoint of the weights, which this step has not changed yet, and raise `Diverged`."""
     optimizer.zero_grad(set_to_none=True)
     keep()
     raise Diverged(
@@ -278,9 +283,9 @@ def _diverged(
     )
 
 
-def only_train(model: nn.Module, sites: str) -> dict[str, nn.Parameter]:
-    """Let the parameters that match `sites` require a gradient, and no others; return them by name."""
-    chosen = match_parameters(model, sites)
+def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
+    """Let the parameters that match `params` require a gradient, and no others; return them by name."""
+    chosen = match_parameters(model, params)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
         parameter.grad = None
@@ -288,7 +293,7 @@ def only_train(model: nn.Module, sites: str) -> dict[str, nn.Parameter]:
 
 
 def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks, *, moments: bool) -> dict[str, Tensor]:
-    """What a resume point needs, flat: the trained weights and, while training goes on, AdamW's moments."""
+    """The tensors of a checkpoint, by a flat name: the trained weights and, while training goes on, AdamW's moments."""
     flat = {f"weight/{name}": ranks.whole(p.detach()) for name, p in trained.items()}
     for name, parameter in trained.items() if moments else ():
         for key, value in optimizer.state.get(parameter, {}).items():

@@ -18,7 +18,7 @@ from sluicegate.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Objective
     from sluicegate.routing.router import Router
     from sluicegate.runs.directory import RunContext
@@ -309,7 +309,7 @@ def calibrate(model: Any, forget: "Rows", retain: "Rows", *, retain_weight: floa
     import torch
     import torch.nn.functional as F
 
-    from sluicegate.engine.models import logits
+    from sluicegate.engine.forward import logits
 
     def outputs(rows: "Rows") -> "tuple[Tensor, Tensor]":
         found = [(logits(model, batch)[batch.answer], batch.ids[:, 1:][batch.answer]) for batch in rows.everything(64)]

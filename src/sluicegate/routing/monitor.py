@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sluicegate.engine.models import Rows
+from sluicegate.engine.encoding import Rows
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.router import Router
 from sluicegate.routing.sites import Site

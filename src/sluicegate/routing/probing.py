@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sluicegate.engine.models import Rows
+from sluicegate.engine.encoding import Rows
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.views import corpus, view
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.routing.router import Router
     from sluicegate.runs.directory import RunContext
 
@@ -126,7 +126,8 @@ class Route(OnData):
         return bind(rule, router)
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.engine.models import encode, fitting, save
+        from sluicegate.engine.encoding import encode, fitting
+        from sluicegate.engine.models import save
         from sluicegate.routing.placement import placement, save_placement
         from sluicegate.routing.train import train_routed
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sluicegate.engine.models import Batch, Rows, width
+from sluicegate.engine.encoding import Batch, Rows
+from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
 from sluicegate.engine.training import Batches, CrossEntropy, Evaluation, Fitted, Objective, fit
 from sluicegate.errors import UserError
@@ -77,7 +78,7 @@ def train_routed(
         seed=seed,
         run=run or RunContext(),
         name=name,
-        sites=sites,
+        params=sites,
         evaluation=evaluation,
         around=around,
         guard=router.guard,

@@ -9,7 +9,7 @@ from sluicegate.errors import UserError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
 
 Of = Literal["input", "target"]
 """What a token's label is read from: the token that stands at its position, or the one to be predicted there (the next)."""
@@ -71,7 +71,7 @@ class View:
 
 
 def view(batch: Any) -> View:
-    """Look at a batch: encoded rows (`models.Batch`), a mapping (``input_ids``, ``attention_mask``, ``index``, columns), a
+    """Look at a batch: encoded rows (`encoding.Batch`), a mapping (``input_ids``, ``attention_mask``, ``index``, columns), a
     tensor of ids (b, t), or, for rules that read no tokens, any tensor or tuple whose first entry has one row a row.
     """
     if isinstance(batch, View):

@@ -252,10 +252,7 @@ def folder_name(stage: Stage, digest: str) -> str:
 
 
 def environment(device: str, threads: int, world_size: int = 1, shard: bool = False) -> dict[str, Any]:
-    """What the run's numbers may depend on beside its settings: an allow-list, never the whole of os.environ.
-
-    `stack` is there where SLUICEGATE_STACK asks for another way of training an attack's rates than the default.
-    """
+    """What the run's numbers may depend on beside its settings: an allow-list, never the whole of os.environ."""
     packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors")
     versions = {}
     for name in packages:
@@ -272,8 +269,7 @@ def environment(device: str, threads: int, world_size: int = 1, shard: bool = Fa
         "world_size": world_size,
         "argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
-    asked = os.environ.get("SLUICEGATE_STACK", "auto")
-    return found | ({"shard": True} if shard else {}) | ({"stack": asked} if asked != "auto" else {})
+    return found | ({"shard": True} if shard else {})
 
 
 def _git_sha() -> str:

@@ -1,6 +1,8 @@
 """Sources of items: what ships and what plug-ins bring under names such as ``task:arithmetic/forget``, files, and the hub."""
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import from_elsewhere, modules
@@ -25,16 +27,23 @@ def read(source: str, label: str = "") -> tuple[Item, ...]:
     Raises `UserError` for a name that is none of them, and for malformed rows.
     """
     rows: list[Item] = []
-    for name in source.split(","):
-        name = name.strip()
-        if name.startswith("task:"):
-            known = sources()
-            if name not in known:
-                where = from_elsewhere("task", name.removeprefix("task:").partition("/")[0])
-                raise UserError(f"no packaged source {name!r}.{where} Nearest: {nearest(name, sorted(known), most=8)}.")
-            rows += known[name]()
-        elif name.startswith(PREFIX):
-            rows += read_text(name, label)
-        else:
-            rows += items.read(name, label)
+    for part in source.split(","):
+        name = part.strip()
+        path = Path(name.removeprefix(PREFIX).strip()).expanduser()
+        stamp = (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+        rows += _read_one(name, label, stamp)
     return tuple(rows)
+
+
+@lru_cache(maxsize=16)
+def _read_one(name: str, label: str, stamp: tuple[str, int, int] | None) -> tuple[Item, ...]:
+    """One source, once a process while its file has this `stamp`: stages that share it do not read it again."""
+    if name.startswith("task:"):
+        known = sources()
+        if name not in known:
+            where = from_elsewhere("task", name.removeprefix("task:").partition("/")[0])
+            raise UserError(f"no packaged source {name!r}.{where} Nearest: {nearest(name, sorted(known), most=8)}.")
+        return known[name]()
+    if name.startswith(PREFIX):
+        return read_text(name, label)
+    return items.read(name, label)

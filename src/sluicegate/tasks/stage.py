@@ -87,7 +87,7 @@ class OnData(Stage):
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""
-        from sluicegate.engine.models import encode, fitting
+        from sluicegate.engine.encoding import encode, fitting
         from sluicegate.engine.scoring import score
 
         longest = fitting(model, self.max_length)

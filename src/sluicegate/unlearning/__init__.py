@@ -1,1 +1,1 @@
-"""Take knowledge out: suppress it, then distil so that it is gone."""
+"""Unlearning: suppress a forget set, then distil so that the weights no longer hold it."""

@@ -1,4 +1,4 @@
-"""Noise where it counts: the weights that bear on the forget set more than on the retain set, drawn anew."""
+"""Choose the weights that matter more for the forget set than for the retain set, and draw them anew."""
 
 import copy
 from typing import Literal
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Meter, Rows, fresh, logits
+from sluicegate.engine.encoding import Rows
+from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import Ledger, masked_mean, token_losses
 from sluicegate.errors import UserError
@@ -17,14 +19,15 @@ By = Literal["fisher", "gradient"]
 ROWS = 512
 """Rows of either set that the gradients are taken on, at most: evenly spaced ones."""
 TOGETHER = 4
-"""Rows whose gradient is squared together: a pass a row would cost as many passes more, and differ by a factor that a ratio drops."""
+"""Rows of one backward pass, whose mean gradient is squared. One row a pass is the exact Fisher diagonal and costs four times as
+much; what differs is mostly a factor, which the ratio of two importances drops."""
 
 
-def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
-    """How much the answers of `rows` depend on each weight, by name.
+def measure_importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
+    """How much the loss of the answers in `rows` depends on each weight of a matrix, by parameter name.
 
-    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the empirical Fisher information's diagonal);
-    gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the teacher's.
+    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the diagonal of the empirical Fisher
+    information). gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the teacher's.
     """
     named = {name: p for name, p in model.named_parameters() if p.dim() >= 2}
     found = {name: torch.zeros_like(p) for name, p in named.items()}
@@ -44,36 +47,36 @@ def importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> di
     return {name: value.abs() / batches for name, value in found.items()}
 
 
-def aimed(
-    model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, sites: str = "*"
+def choose_by_importance(
+    model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, params: str = "*"
 ) -> dict[str, Tensor]:
     """Which weights to draw anew, as masks by name: the share `alpha` with the largest importance for `forget` over that for `retain`.
 
-    Only matrices that match `sites` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
+    Only matrices that match `params` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
     arXiv 2308.07707), which shrinks the weights where we draw new ones.
     """
-    names = _candidates(model, alpha, sites)
-    for_forget, for_retain = (importance(model, rows, by, ledger) for rows in (forget, retain))
-    # What the retain set does not touch at all is divided by next to nothing; what neither touches stays.
+    names = _candidates(model, alpha, params)
+    for_forget, for_retain = (measure_importance(model, rows, by, ledger) for rows in (forget, retain))
+    # Without a floor, a weight that neither set depends on would be 0 / 0.
     floor = 1e-6 * torch.cat([for_retain[name].flatten() for name in names]).mean()
     return _largest({name: for_forget[name] / (for_retain[name] + floor) for name in names}, alpha)
 
 
-def at_random(model: PreTrainedModel, alpha: float, seed: int, *, sites: str = "*") -> dict[str, Tensor]:
-    """The control of `aimed`: as many weights, any."""
+def choose_at_random(model: PreTrainedModel, alpha: float, seed: int, *, params: str = "*") -> dict[str, Tensor]:
+    """The control of `choose_by_importance`: as many weights, any."""
     draw = torch.Generator().manual_seed(seed_of(seed, "aim"))
-    matrices = _candidates(model, alpha, sites)
+    matrices = _candidates(model, alpha, params)
     return _largest({name: torch.rand(matrix.shape, generator=draw).to(matrix.device) for name, matrix in matrices.items()}, alpha)
 
 
-def _candidates(model: PreTrainedModel, alpha: float, sites: str) -> dict[str, Tensor]:
-    """The matrices that match `sites`, by name; `UserError` where there is none, or `alpha` is no share."""
+def _candidates(model: PreTrainedModel, alpha: float, params: str) -> dict[str, Tensor]:
+    """The matrices that match `params`, by name; `UserError` where there is none, or `alpha` is no share."""
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is {alpha:g}; it is a share of the weights, from 0 (none) to 1 (all).")
     named = dict(model.named_parameters())
-    matrices: dict[str, Tensor] = {name: named[name] for name in match_parameters(model, sites) if named[name].dim() >= 2}
+    matrices: dict[str, Tensor] = {name: named[name] for name in match_parameters(model, params) if named[name].dim() >= 2}
     if not matrices:
-        raise UserError(f"the sites {sites!r} hold no matrices, and only those are drawn anew. Give others with --noise-sites.")
+        raise UserError(f"the parameters {params!r} hold no matrices, and only those are drawn anew. Give others with --noise-params.")
     return matrices
 
 
@@ -87,7 +90,7 @@ def _largest(ratios: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def drawn_anew(model: PreTrainedModel, masks: dict[str, Tensor], seed: int) -> PreTrainedModel:
+def redraw_weights(model: PreTrainedModel, masks: dict[str, Tensor], seed: int) -> PreTrainedModel:
     """A copy of `model` whose masked weights are those of a newly initialised model of its shape, drawn from `seed`."""
     student = copy.deepcopy(model).requires_grad_(True)
     new = dict(fresh(copy.deepcopy(model.config), seed_of(seed, "student")).named_parameters())

@@ -1,12 +1,12 @@
-"""Which alpha does a compute budget pay for? A short calibration, a law fitted to it, and how sure that is.
+"""Choose alpha for a compute budget: a short calibration, a line fitted to it, and a probability that the budget is enough.
 
-Small alphas are noised and distilled until they meet the stop rule, the cheapest first, for at most `SHARE` of the
-budget. Steps grow about as a power of the share of the weights that is left, so
+The calibration noises and distils small alphas until they meet the stop rule, the smallest first, for at most `SHARE` of the
+budget. The number of steps n grows about as a power of the share of the weights that is left, so
 
     log n = a + b * (-log(1 - alpha)) + noise
 
-is fitted by least squares, and the largest alpha is taken whose predicted steps lie within what is left of the
-budget with a probability of `SURE`, under Student's t for a new observation.
+is fitted by least squares. The alpha chosen is the largest whose steps fit into the rest of the budget with a probability of
+at least `SURE`. That probability is of one new observation around the line, by Student's t.
 """
 
 import copy
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.models import Meter, encode, fitting
+from sluicegate.engine.encoding import encode, fitting
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
@@ -33,14 +34,14 @@ from sluicegate.values.statistics import student_cdf
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Alphas that are tried, in order."""
 SHARE = 0.3
-"""Of the budget, what the calibration may take at most."""
+"""Largest share of the budget, in FLOPs, that the calibration may take."""
 SURE = 0.8
-"""Probability with which the budget must do for the alpha that is taken."""
+"""Probability with which the budget must be enough for the alpha that is chosen."""
 MOST = 0.95
-"""Largest alpha that is taken: beyond, small noise is a bad start, and a fresh student costs about as much."""
+"""Largest alpha that is chosen: beyond, small noise is a bad start, and a fresh student costs about as much."""
 SCATTER, WORTH = 0.25, 2
-"""What is known of the noise before any point: its standard deviation, as between seeds in the prototype (140 and 200 steps at
-alpha .8), and as how many points that counts. With three points of its own a fit would else be too sure of itself."""
+"""Prior on the noise: its standard deviation in log n, and the number of observations that it counts as. The value is that
+between two seeds of the prototype (140 and 200 steps at alpha .8). Without it, a fit to three points would be too sure."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Law:
         return math.exp(self.a + self.b * _x(alpha))
 
     def spread(self, alpha: float) -> float:
-        """Standard deviation of a new log n at `alpha`."""
+        """Standard deviation of a new log n at `alpha`: the noise, and how uncertain the line is there."""
+        # The usual error of a prediction by regression: scatter * sqrt(1 + 1/m + (x - mean)^2 / sum (x_i - mean)^2).
         xs = np.asarray(self.xs)
         around = float(((xs - xs.mean()) ** 2).sum())
         away = (_x(alpha) - float(xs.mean())) ** 2 / around if around else 0.0
@@ -83,10 +85,11 @@ class Law:
 
 
 def fit_law(tried: Sequence[Tried], interval: int) -> Law | None:
-    """The line through what was reached, or None below two points.
+    """The least-squares line through the alphas that met the stop rule, or None below two of them.
 
-    What was reached at the very first look may have been reached before it, and is left out where there is enough
-    else; what was not reached within its steps counts where the line says it should have been.
+    Two kinds of points are censored. One that met the rule at the first check, after `interval` steps, may have met it
+    earlier: it is left out if two others remain. One that did not meet it needs more steps than it had: it is added, at the
+    steps it had, only if the line predicts fewer than these.
     """
     reached = [t for t in tried if t.reached]
     later = [t for t in reached if t.steps > interval]
@@ -102,9 +105,10 @@ def _line(points: Sequence[Tried]) -> Law:
     xs = np.array([_x(p.alpha) for p in points])
     ys = np.log([p.steps for p in points])
     b, a = np.polyfit(xs, ys, 1)
-    if b < 0:  # chance alone: more noise is never less to be mended
+    if b < 0:  # by chance: more noise never takes fewer steps
         a, b = float(ys.mean()), 0.0
     left = float(((ys - a - b * xs) ** 2).sum())
+    # The residual variance is pooled with the prior's, each weighted with its degrees of freedom.
     freedom = len(points) - 2 + WORTH
     return Law(float(a), float(b), math.sqrt((left + WORTH * SCATTER**2) / freedom), freedom, tuple(map(float, xs)))
 
@@ -192,7 +196,7 @@ def calibrate(
     budget: float,
     stop: StopRule,
     beta: float = 0.1,
-    sites: str = "*",
+    params: str = "*",
     seed: int = 0,
     max_length: int = 256,
     template: bool = False,
@@ -206,9 +210,11 @@ def calibrate(
     run = run or RunContext()
     rows = encode(tokenizer, unlabelled, max_length=fitting(model, max_length), template=template)
     meter = Meter(model)
+    # FLOPs: a student's step is three forward passes, the teacher's is one more unless it is cached, once over all rows.
     forward = sum(meter(batch) for batch in rows.everything()) / len(rows) * schedule.batch
     step = forward * (3 if cache_teacher else 4)
     fixed = forward / schedule.batch * len(rows) if cache_teacher else 0.0
+    # The calibration checks four times as often as the distillation itself, since its runs are short.
     interval = max(stop.interval // 4, 1)
     allowed = int(SHARE * budget / (4 * forward))
     if allowed < 2 * interval or budget <= fixed:
@@ -222,7 +228,7 @@ def calibrate(
         if allowed < interval:
             break
         student = copy.deepcopy(model).requires_grad_(True)
-        Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+        Noise(alpha, beta, seed_of(seed, "noise"), params).bake(student)
         done = distill(
             model,
             tokenizer,
@@ -239,11 +245,13 @@ def calibrate(
         ledger.add(done.fitted.ledger)
         tried.append(Tried(alpha, done.fitted.steps, done.reached))
         allowed -= done.fitted.steps
-        if not done.reached:
+        if not done.reached:  # a larger alpha would not be reached either
             break
+    # The rest of the budget pays for the distillation; its schedule may ask for fewer steps than that.
     affordable = min(int((budget - ledger.total - fixed) / step), schedule.steps)
     alpha, law = choose(tried, affordable, interval)
     predicted = next((float(t.steps) for t in tried if t.alpha == alpha), math.nan) if law is None else law.steps(alpha)
+    # With one point there is no line: its own steps are predicted, with the prior's noise. 1.28: the middle 80 % of a normal.
     width = 1.28 * (SCATTER if law is None else law.spread(alpha))
     sure = student_cdf((math.log(affordable) - math.log(predicted)) / SCATTER, WORTH) if law is None else law.chance(alpha, affordable)
     low, high = predicted * math.exp(-width), predicted * math.exp(width)

@@ -1,4 +1,4 @@
-"""Distillation: teach a student the suppressed model's outputs, and so leave its weights behind."""
+"""Distillation: train a student on the suppressed model's outputs, so that its weights are not inherited."""
 
 import copy
 import math
@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.models import Batch, Meter, Rows, encode, fitting, fresh, logits, width
+from sluicegate.deprecated import renamed
+from sluicegate.engine.encoding import Batch, Rows, encode, fitting
+from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.models import fresh, width
 from sluicegate.engine.sampling import Mixture, seed_of
-from sluicegate.engine.scoring import score
+from sluicegate.engine.scoring import single_score
 from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, Loss, Objective, every, fit, masked_mean
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
-from sluicegate.unlearning.aim import aimed, at_random, drawn_anew
+from sluicegate.unlearning.aim import choose_at_random, choose_by_importance, redraw_weights
 from sluicegate.unlearning.hidden import HiddenMatching
 from sluicegate.values.edits import Noise
 from sluicegate.values.items import Item
@@ -28,7 +31,7 @@ CACHE_LIMIT = 4 * 2**30
 
 @dataclass(frozen=True)
 class StopRule:
-    """When a student is good enough: its retain score against its teacher's."""
+    """Stop once the student's score on retain rows is a given share of its teacher's (see `single_score`)."""
 
     retain: Sequence[Item]
     """What it is scored on."""
@@ -98,6 +101,7 @@ class Matching:
         return Loss(value, teacher_flops=cost)
 
 
+@renamed(room="run")
 def distill(
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -148,9 +152,9 @@ def distill(
     evaluation, target = None, math.nan
     if stop is not None and stop.share > 0:
         kept = encode(tokenizer, stop.retain, max_length=max_length, template=template)
-        target = stop.share * goodness(teacher, kept, before)
+        target = stop.share * single_score(teacher, kept, before)
         evaluation = Evaluation(
-            lambda model, ledger: {"retain": goodness(model, kept, ledger)},
+            lambda model, ledger: {"retain": single_score(model, kept, ledger)},
             every(stop.interval, schedule.steps),
             lambda record: record["retain"] >= target,
         )
@@ -171,6 +175,7 @@ def distill(
     return Distilled(student, fitted, reached, divergence, score_of_teacher)
 
 
+@renamed(room="run", sites="params")
 def undo(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -179,7 +184,7 @@ def undo(
     *,
     alpha: float,
     beta: float = 0.1,
-    sites: str = "*",
+    params: str = "*",
     stop: StopRule | None = None,
     seed: int = 0,
     max_length: int = 256,
@@ -194,21 +199,21 @@ def undo(
     """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
-    match `sites`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
-    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `aimed`), or any.
+    match `params`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
+    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `choose_by_importance`), or any.
     """
     before = Ledger()
     if aim == "all":
         student = copy.deepcopy(model).requires_grad_(True)
-        Noise(alpha, beta, seed_of(seed, "noise"), sites).bake(student)
+        Noise(alpha, beta, seed_of(seed, "noise"), params).bake(student)
     elif aim == "random":
-        student = drawn_anew(model, at_random(model, alpha, seed, sites=sites), seed)
+        student = redraw_weights(model, choose_at_random(model, alpha, seed, params=params), seed)
     else:
         if not forget or not retain:
             raise UserError(f"aiming by {aim} compares the forget set with the retain set. Hand them in with --forget and --retain.")
         longest = fitting(model, max_length)
         lost, kept = (encode(tokenizer, items, max_length=longest, template=template) for items in (forget, retain))
-        student = drawn_anew(model, aimed(model, lost, kept, alpha, aim, before, sites=sites), seed)
+        student = redraw_weights(model, choose_by_importance(model, lost, kept, alpha, aim, before, params=params), seed)
     done = distill(
         model,
         tokenizer,
@@ -226,12 +231,6 @@ def undo(
     )
     done.fitted.ledger.add(before)
     return done
-
-
-def goodness(model: PreTrainedModel, rows: Rows, ledger: Ledger) -> float:
-    """Share of exact answers; for running text, where no answer is exact, exp(-loss)."""
-    scores = score(model, rows, ledger).mean()
-    return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])
 
 
 @torch.no_grad()

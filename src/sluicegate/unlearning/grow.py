@@ -1,4 +1,4 @@
-"""A student that begins small: MLPs with few units, distilled for a while, then widened to the teacher's without changing what it says."""
+"""A student that begins with narrow MLPs and is widened to the teacher's shape later, without a change of its outputs."""
 
 import copy
 
@@ -8,10 +8,10 @@ from sluicegate.engine.models import fresh
 from sluicegate.errors import UserError
 
 
-def small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:
+def build_small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:
     """A newly initialised model of the teacher's shape but for its MLPs, which have `share` of the units.
 
-    Raises `UserError` for a share that is none, or a configuration that does not say how wide its MLPs are.
+    Raises `UserError` for a share outside (0, 1), or a configuration that does not say how wide its MLPs are.
     """
     if not 0 < share < 1:
         raise UserError(f"small is {share:g}; it is the share of the MLPs' units that the student begins with, between 0 and 1.")
@@ -28,7 +28,7 @@ def small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrainedModel:
 def grow(student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Widen the student's MLPs to the teacher's, in place; its outputs stay what they were (Net2Net, Chen et al. 2016, arXiv 1511.05641).
 
-    New units read from weights drawn from `seed` and are read with zeros, not copied from old ones as there.
+    Different from the source: new units get input weights drawn from `seed` and output weights of zero, not copies of old units.
     """
     from sluicegate.routing.sites import find
     from sluicegate.routing.surgery import expand

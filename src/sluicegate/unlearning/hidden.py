@@ -1,20 +1,21 @@
-"""Distillation that also matches hidden states, and does so on retain rows only."""
+"""Distillation that also matches the teacher's hidden states, on retain rows only."""
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Batch, Meter, Rows
+from sluicegate.engine.encoding import Batch, Rows
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 from sluicegate.errors import UserError
 
 
 class HiddenMatching:
-    """An objective on the batch "pool", with the teacher's hidden states on the batch "retain" to match beside it.
+    """The loss of another objective on the batch "pool", plus the distance of hidden states to the teacher's on the batch "retain".
 
     ``L = L_pool + w * mean_l ||h_l^S - h_l^T||^2 / s_l``, averaged over the retain rows' tokens, with s_l the mean
-    ``||h_l^T||^2`` of the layer, so that w does not depend on the model's scale. All layers count; what the
-    teacher computes on forget rows is shown to nobody.
+    ``||h_l^T||^2`` of the layer, so that w does not depend on the model's scale. All layers count. Hidden states on
+    forget rows are not matched, since they may hold what is to be forgotten.
 
     After Romero et al. 2015 (FitNets, arXiv 1412.6550). Raises `UserError` where the two models' layers or widths differ.
     """
@@ -28,6 +29,7 @@ class HiddenMatching:
             )
         self.matching, self.teacher, self.weight = matching, teacher.eval(), weight
         self._meter = Meter(teacher)
+        # s_l, estimated once on at most 256 rows.
         with torch.no_grad():
             batch = rows.select(range(min(len(rows), 256))).batch(range(min(len(rows), 256)))
             ledger.teacher += self._meter(batch)

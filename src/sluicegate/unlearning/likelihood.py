@@ -1,4 +1,4 @@
-"""What several objectives read off a model: an answer's log-probability, a layer's hidden state."""
+"""Quantities that several objectives are made of: an answer's log-probability, the retain loss, a layer's hidden state."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sluicegate.engine.models import Batch, logits
+from sluicegate.engine.encoding import Batch
+from sluicegate.engine.forward import logits
 from sluicegate.engine.training import masked_mean, token_losses
 
 

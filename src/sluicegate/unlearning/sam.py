@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: an objective's step, taken where the loss near by is worst."""
+"""Sharpness-aware minimisation: follow the gradient at the worst point in a small ball around the weights."""
 
 import torch
 from transformers import PreTrainedModel
@@ -12,14 +12,14 @@ class Sharpness:
 
     ``g = dL/dw (w);  the step follows dL/dw (w + rho * g / ||g||)``
 
-    so that what it ends in is flat, and a little fine-tuning does not lead out of it.
+    Training then ends in a flat minimum, which a little fine-tuning does not lead out of.
 
     Source: Foret et al. 2021 (arXiv 2010.01412), eq. 2 and 3; as a defence against relearning in Fan
     et al. 2025 (arXiv 2502.05374). Different from the latter: the forget and the retain term are
     perturbed together, as in the baselines of Lee et al. 2025 (arXiv 2506.06278).
 
     A step costs two of the objective's. The norm is of the whole step's gradient, so batches that
-    were cut into parts are refused: each part would go its own way.
+    were cut into parts are refused: each part would take its own worst point.
     """
 
     def __init__(self, objective: Objective, rho: float) -> None:
@@ -33,6 +33,7 @@ class Sharpness:
         here = self.objective(model, batches)
         if not here.value.requires_grad:  # nothing that is trained bears on it: `fit` says so
             return here
+        # 1. The worst point, to first order, lies along the gradient at a distance of rho.
         up = self._gradient(here.value, trained)
         norm = torch.stack([g.norm() for g in up]).norm()
         scale = float(self.rho / norm) if float(norm) > 0 else 0.0
@@ -40,12 +41,14 @@ class Sharpness:
         with torch.no_grad():
             for p, g in zip(trained, up, strict=True):
                 p.add_(g, alpha=scale)
+        # 2. The gradient there; then the weights go back to where they were.
         there = self.objective(model, batches)
         down = self._gradient(there.value, trained)
         with torch.no_grad():
             for p, old in zip(trained, kept, strict=True):
                 p.copy_(old)
-        # A value with the loss there and the gradient there, written as a function of the weights here.
+        # 3. `fit` calls backward on what is returned: a number that equals the loss there, and is linear in the weights here
+        # with that gradient.
         value = there.value.detach() + sum(((p - p.detach()) * g).sum() for p, g in zip(trained, down, strict=True))
         log = {**there.log, "sharpness": there.value.detach() - here.value.detach()}
         return Loss(value, log, teacher_flops=here.teacher_flops + there.teacher_flops)

@@ -1,18 +1,19 @@
-"""Stages that make a model: train, unlearn, distil, undo."""
+"""Stages that take knowledge out: unlearn, distil, undo."""
 
 import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData
 from sluicegate.unlearning.objectives import Method, methods
 from sluicegate.unlearning.objectives.maxent import MaxEnt
-from sluicegate.values.items import GROUPS, Split
-from sluicegate.values.schedule import Schedule, distilling_rate, training_rate, unlearning_rate
+from sluicegate.values.items import Split
+from sluicegate.values.schedule import Schedule, distilling_rate, unlearning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,61 +21,6 @@ if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
     from sluicegate.unlearning.budget import Choice
     from sluicegate.unlearning.distill import Distilled, StopRule
-
-
-@dataclass(frozen=True)
-class Train(OnData):
-    """Train a model on rows by next-token prediction: the base model, or one that never knew."""
-
-    VERB: ClassVar[str] = "train"
-    GROUP: ClassVar[str] = "unlearn and distil"
-    TOGETHER: ClassVar[bool] = True
-
-    unlabelled: str = source("data")
-    """Rows that nobody has labelled, in the same formats."""
-    learn: tuple[str, ...] = ("forget", "retain", "unlabelled")
-    """Which of the groups are trained on; the others are only scored."""
-    on: Literal["real", "answer"] = "real"
-    """Which tokens count: all of them, or the answers' alone."""
-    sites: str = "*"
-    """Which parameters are trained: globs over parameter names, joined by commas."""
-    check_every: int = setting(0, added=True)
-    """Steps between looks at the retain score, which the result keeps, so that it is known what less training would have cost; 0: none."""
-    schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
-
-    def resolved(self) -> Self:
-        return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(training_rate(self.width())))
-
-    def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.engine.training import CrossEntropy
-        from sluicegate.unlearning.suppress import train
-
-        split = self.split()
-        for name in self.learn:
-            if name not in GROUPS:
-                raise UserError(f"cannot learn {name!r}; the groups are {', '.join(GROUPS)}.")
-        rows = [item for name in self.learn for item in split.group(name)]
-        if not rows:
-            raise UserError(f"there is nothing to train on: none of {', '.join(self.learn)} was handed in.")
-        if self.check_every < 0 or (self.check_every and not split.retain):
-            raise UserError(f"check_every is {self.check_every}; it is a number of steps between looks at the --retain rows, or 0.")
-        model, tokenizer = self.load()
-        fitted = train(
-            model,
-            tokenizer,
-            rows,
-            self.schedule,
-            objective=CrossEntropy(self.on),
-            seed=self.seed,
-            sites=self.sites,
-            max_length=self.max_length,
-            template=self.template,
-            run=run,
-            look=(split.retain, self.check_every) if self.check_every else None,
-        )
-        result = self.finish(run, model, tokenizer, split, fitted)
-        course = [[record["step"], record["retain"]] for record in fitted.records]
-        return result | ({"course": course} if self.check_every else {})
 
 
 @dataclass(frozen=True)
@@ -86,8 +32,8 @@ class Unlearn(OnData):
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
-    sites: str = "*"
-    """Which parameters are trained: globs over parameter names, joined by commas."""
+    params: str = setting("*", was="sites")
+    """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
     sam: float = setting(0.0, added=True)
     """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
     schedule: Schedule = Schedule(steps=100, batch=32)
@@ -107,7 +53,7 @@ class Unlearn(OnData):
         return f"{self.objective.NAME}-sam" if self.sam else self.objective.NAME
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.unlearning.suppress import unlearn
+        from sluicegate.unlearning.unlearn import unlearn
 
         split = self.split()
         model, tokenizer = self.load()
@@ -118,7 +64,7 @@ class Unlearn(OnData):
             self.objective,
             self.schedule,
             seed=self.seed,
-            sites=self.sites,
+            params=self.params,
             sam=self.sam,
             max_length=self.max_length,
             template=self.template,
@@ -184,7 +130,7 @@ class Distill(OnData):
         student = load(self.student, seed=self.seed)[0] if self.student else None
         before = None
         if self.small:
-            before = self.begun(teacher, tokenizer, split, schedule, run)
+            before = self.distill_small(teacher, tokenizer, split, schedule, run)
             student = before.student
         done = distill(
             teacher,
@@ -193,24 +139,25 @@ class Distill(OnData):
             schedule,
             student=student,
             stop=stop,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
             cache_teacher=self.cache_teacher,
-            run=run,
             retain=split.retain,
             match_hidden=self.match_hidden,
+            **self._shared(run),
         )
         if before:
             done.fitted.ledger.add(before.fitted.ledger)
-        return self.distilled(run, done, tokenizer, split)
+        return self.finish_distilled(run, done, tokenizer, split)
 
-    def begun(
+    def _shared(self, run: "RunContext") -> dict[str, Any]:
+        """What every part of the stage is called with."""
+        return {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
+
+    def distill_small(
         self, teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, schedule: Schedule, run: "RunContext"
     ) -> "Distilled":
         """A small student, distilled for a while and then grown to the teacher's shape."""
         from sluicegate.unlearning.distill import distill
-        from sluicegate.unlearning.grow import grow, small
+        from sluicegate.unlearning.grow import build_small, grow
 
         if self.student:
             raise UserError("a student that begins small is a fresh one: leave --student out, or --small.")
@@ -219,17 +166,14 @@ class Distill(OnData):
             tokenizer,
             split.unlabelled,
             dataclasses.replace(schedule, steps=self.small_steps, decay_steps=schedule.decay_steps or schedule.steps),
-            student=small(teacher, self.small, self.seed),
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
-            run=run,
+            student=build_small(teacher, self.small, self.seed),
             name="small",
+            **self._shared(run),
         )
         grow(done.student, teacher, self.seed)
         return done
 
-    def distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
+    def finish_distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
         result = self.finish(run, done.student, tokenizer, split, done.fitted)
         return result | {"reached": done.reached, "divergence": done.divergence}
 
@@ -244,8 +188,8 @@ class Undo(Distill):
     """Share of the weights that is replaced by noise, 0 to 1: the dial from cheap to robust."""
     beta: float = 0.1
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
-    noise_sites: str = "*"
-    """Which parameters are noised: globs over parameter names, joined by commas."""
+    noise_params: str = setting("*", was="noise_sites")
+    """Which parameters are noised: globs over their full names, joined by commas; a star crosses dots."""
     aim: Literal["all", "fisher", "gradient", "random"] = setting("all", added=True)
     """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
     gradient on the forget set is largest beside that on the retain set. random: any of them (the control)."""
@@ -270,7 +214,7 @@ class Undo(Distill):
         split = self.split()
         schedule, stop = self.plan(split)
         model, tokenizer = self.load()
-        choice = self.chosen(model, tokenizer, split, schedule, stop, run) if self.budget else None
+        choice = self.choose_alpha(model, tokenizer, split, schedule, stop, run) if self.budget else None
         if choice:  # the course of the learning rate is the one that was calibrated, however many steps are left
             decay = schedule.decay_steps or schedule.steps
             schedule = dataclasses.replace(schedule, steps=choice.affordable, decay_steps=decay)
@@ -281,24 +225,21 @@ class Undo(Distill):
             schedule,
             alpha=choice.alpha if choice else self.alpha,
             beta=self.beta,
-            sites=self.noise_sites,
+            params=self.noise_params,
             stop=stop,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
             cache_teacher=self.cache_teacher,
-            run=run,
             retain=split.retain,
             match_hidden=self.match_hidden,
             forget=split.forget,
             aim=self.aim,
+            **self._shared(run),
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)
-        result = self.distilled(run, done, tokenizer, split)
+        result = self.finish_distilled(run, done, tokenizer, split)
         return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
 
-    def chosen(
+    def choose_alpha(
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
@@ -322,10 +263,17 @@ class Undo(Distill):
             budget=self.budget,
             stop=stop,
             beta=self.beta,
-            sites=self.noise_sites,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
+            params=self.noise_params,
             cache_teacher=self.cache_teacher,
-            run=run,
+            **self._shared(run),
         )
+
+
+__getattr__ = alias(  # where all stages once lay
+    __name__,
+    Ablate="sluicegate.routing.stage.Ablate",
+    Relearn="sluicegate.audit.stage.Relearn",
+    Route="sluicegate.routing.stage.Route",
+    Score="sluicegate.tasks.stage.Score",
+    Train="sluicegate.tasks.train_stage.Train",
+)

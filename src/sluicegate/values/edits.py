@@ -1,4 +1,4 @@
-"""Edits: changes to a model at named sites, as values.
+"""Edits: changes to a model's parameters, as values.
 
 An edit is applied for the length of a block, or baked in for good::
 
@@ -6,10 +6,10 @@ An edit is applied for the length of a block, or baked in for good::
         ...
     (0.5 * edit).bake(model)
 
-Sites are named by glob patterns over the model's own names ("model.layers.*.mlp.*").
+Parameters are chosen by globs over their full names ("model.layers.*.mlp.*"), see `match_names`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,6 +18,7 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError, nearest
 
 
@@ -34,23 +35,29 @@ class Edit(Protocol):
     def bake(self, model: nn.Module) -> object: ...
 
 
-def match_parameters(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
-    """Return the parameters whose name matches the glob `pattern`, each tied weight once.
+def match_names(names: Iterable[str], patterns: str, what: str = "parameter") -> list[str]:
+    """Those of a model's `names` that match a glob, in their order. Several globs are joined by commas.
 
-    Several patterns are joined by commas. Raises `UserError` that lists the nearest names when a
-    pattern matches nothing.
+    The globs are `fnmatch`'s, on the full name: ``*`` stands for any characters, dots included, ``?`` for one, ``[0-3]`` for one
+    of a range. Raises `UserError` that lists the nearest names where a glob matches nothing; `what` says what is named.
     """
-    named = dict(model.named_parameters())
-    chosen: dict[str, nn.Parameter] = {}
-    for part in (p.strip() for p in pattern.split(",")):
-        found = {name: p for name, p in named.items() if fnmatchcase(name, part)}
+    known = list(names)
+    chosen: set[str] = set()
+    for pattern in (part.strip() for part in patterns.split(",")):
+        found = {name for name in known if fnmatchcase(name, pattern)}
         if not found:
             raise UserError(
-                f"the site pattern {part!r} matches no parameter. Nearest: {nearest(part, list(named))}. "
-                "Patterns are globs over parameter names, for example 'model.layers.*.mlp.*'."
+                f"{pattern!r} matches no {what}. Nearest: {nearest(pattern, known)}. "
+                "Give full names or globs, in which a star crosses dots, for example 'model.layers.*.mlp.*'."
             )
         chosen |= found
-    return {name: p for name, p in named.items() if name in chosen}
+    return [name for name in known if name in chosen]
+
+
+def match_parameters(model: nn.Module, patterns: str) -> dict[str, nn.Parameter]:
+    """The parameters whose names match `patterns` (see `match_names`), each tied weight once."""
+    named = dict(model.named_parameters())
+    return {name: named[name] for name in match_names(named, patterns)}
 
 
 class WeightEdit:
@@ -137,7 +144,7 @@ class Noise(WeightEdit):
 
     Source: Lee et al. 2025 (arXiv 2506.06278), after Ash & Adams 2020 (shrink and perturb).
     Different here: the noise has its own seed and does not touch torch's global generator; each
-    parameter's noise depends on its name only, so that restricting the sites leaves the others'
+    parameter's noise depends on its name only, so that restricting them leaves the others'
     unchanged; and classical gains shrink to 1, where the paper's rule would send them to 0.
     """
 
@@ -147,8 +154,8 @@ class Noise(WeightEdit):
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
     seed: int = 0
     """Seed of the noise."""
-    sites: str = "*"
-    """Which parameters: glob patterns over parameter names, joined by commas."""
+    params: str = "*"
+    """Which parameters: globs over their full names, joined by commas; a star crosses dots."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -161,7 +168,7 @@ class Noise(WeightEdit):
 
     @torch.no_grad()
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        chosen = match_parameters(model, self.sites)
+        chosen = match_parameters(model, self.params)
         if self.alpha == 0:
             return {}  # the identity, bitwise
         centres = identity_gains(model)
@@ -189,8 +196,8 @@ class Rounded(WeightEdit):
     """Bits of a weight, 2 to 16; 8 and 4 are usual."""
     group: int = 0
     """Weights that share a scale; 0: a row."""
-    sites: str = "*"
-    """Which parameters: glob patterns over parameter names, joined by commas."""
+    params: str = "*"
+    """Which parameters: globs over their full names, joined by commas; a star crosses dots."""
     dose: float = 1.0
     """Share of the way."""
 
@@ -205,7 +212,7 @@ class Rounded(WeightEdit):
 
     @torch.no_grad()
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        chosen = match_parameters(model, self.sites)
+        chosen = match_parameters(model, self.params)
         if self.dose == 0:
             return {}  # the identity, bitwise
         return {name: torch.lerp(p, self._rounded(p), self.dose) for name, p in chosen.items() if p.dim() >= 2}
@@ -217,6 +224,10 @@ class Rounded(WeightEdit):
         scale = blocks.abs().amax(-1, keepdim=True) / (2 ** (self.bits - 1) - 1)
         found = torch.where(scale > 0, (blocks / scale).round() * scale, blocks)
         return found.flatten(-2)[..., : weights.shape[-1]]
+
+
+for _edit in (Noise, Rounded):
+    _edit.__init__ = renamed(sites="params")(_edit.__init__)  # type: ignore[method-assign, assignment]
 
 
 def identity_gains(model: nn.Module) -> dict[str, float]:

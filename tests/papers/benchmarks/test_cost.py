@@ -90,7 +90,7 @@ def test_a_step_of_training_has_the_predicted_flops(config):
 
 
 def _batch(config, count, length):
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
 
     ids = torch.randint(0, config.vocab_size, (count, length))
     return Rows(ids, torch.full((count,), length), torch.ones(count, dtype=torch.long), (Item("", "x"),) * count).batch(range(count))
@@ -202,7 +202,7 @@ def test_the_most_that_is_held_is_measured(script):
 
 
 def test_scoring_is_kept_apart(tokenizer):
-    from sluicegate.engine.models import encode
+    from sluicegate.engine.encoding import encode
 
     ledger, config = Ledger(), llama()
     score(fresh(config, 0), encode(tokenizer, rows(tokenizer, 6)), ledger)

@@ -3,10 +3,11 @@ import torch
 
 import quiz_toy
 from architectures import CONFIGS, build
-from sluicegate.engine.models import encode, fitting
+from sluicegate.engine.encoding import encode, fitting
 from sluicegate.engine.scoring import score
+from sluicegate.engine.train import train
 from sluicegate.unlearning.objectives.maxent import MaxEnt
-from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
 from sluicegate_study.errors import UserError

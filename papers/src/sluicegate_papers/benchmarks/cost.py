@@ -14,7 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from sluicegate.audit.attack import Attack
-from sluicegate.engine.models import Batch, Meter, locate
+from sluicegate.engine.encoding import Batch
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import locate
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from sluicegate.engine.models import load
 from sluicegate.execution.execute import execute
 from sluicegate.runs.directory import Progress
-from sluicegate.unlearning.stage import Train
+from sluicegate.tasks.train_stage import Train
 from sluicegate.values.schedule import Schedule
 
 MODEL, TASK, BATCH = "biographies-tiny", "task:biographies", 33

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
 
 import sluicegate as sg
-from sluicegate.engine.models import Rows, fresh
+from sluicegate.engine.encoding import Rows
+from sluicegate.engine.models import fresh
 from sluicegate.engine.training import CrossEntropy, Ledger, fit
 from sluicegate.runs.directory import RunContext
 from sluicegate.runs.ranks import Ranks, join

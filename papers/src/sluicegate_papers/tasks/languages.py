@@ -19,7 +19,7 @@ from sluicegate.errors import UserError
 from sluicegate.values.items import Item
 
 if TYPE_CHECKING:
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
 
 LIKELY = (0.8, 0.15, 0.05)
 NAMES = ("retain", "forget")
@@ -185,7 +185,7 @@ def byte_rows(items: Sequence[Item], length: int) -> "Rows":
 def _rows(ids: np.ndarray, first: int) -> "Rows":
     import torch
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
 
     count, length = ids.shape
     every = torch.ones(count, dtype=torch.long)

@@ -8,7 +8,7 @@ from sluicegate.routing.views import number, view
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
 
 
 @dataclass(frozen=True, eq=False)

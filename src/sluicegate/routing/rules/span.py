@@ -10,7 +10,7 @@ from sluicegate.routing.views import Of, aligned, number, view
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.values.items import Item
 
 Spans = Mapping[int, Sequence[tuple[int, int]]]

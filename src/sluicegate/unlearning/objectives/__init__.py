@@ -1,4 +1,4 @@
-"""Unlearning objectives: one file each, found by looking, without registration.
+"""Unlearning objectives: one file each, found by the registry.
 
 An objective is a frozen dataclass in a file of this folder, or in a module that another package
 names under the entry-point group ``sluicegate.plugins``. Its ``NAME`` is what the command line
@@ -14,13 +14,13 @@ from sluicegate.registry import classes
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Ledger, Objective
 
 
 @runtime_checkable
 class Method(Protocol):
-    """What a suppression method has to offer."""
+    """The settings of an unlearning objective, and how it becomes a loss."""
 
     NAME: ClassVar[str]
 

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Loss
 
 
 @dataclass(frozen=True)
 class GradDiff:
-    """Gradient difference: climb the loss on the forget set while descending it on the retain set.
+    """Gradient difference: raise the loss on the forget set while lowering it on the retain set.
 
     ``L = -CE(forget) + a * CE(retain)``
 
@@ -24,7 +24,7 @@ class GradDiff:
     retain_weight: float = 5.0
     """a: weight of the retain set's cross-entropy."""
     cap: float = 12.0
-    """Largest loss that a forget token is pushed to, in nats."""
+    """Largest loss of a forget token that is still raised, in nats."""
     on: Literal["real", "answer"] = "real"
     """Which tokens count: all of them, or the answers' alone."""
 
@@ -32,7 +32,7 @@ class GradDiff:
         return self
 
     def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
-        from sluicegate.engine.models import logits
+        from sluicegate.engine.forward import logits
         from sluicegate.engine.training import Loss, masked_mean, token_losses
 
         forget, retain = batches["forget"], batches["retain"]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Loss
 
 
@@ -31,7 +31,7 @@ class MaxEnt:
     def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
         import math
 
-        from sluicegate.engine.models import logits
+        from sluicegate.engine.forward import logits
         from sluicegate.engine.training import Loss, masked_mean, token_losses
 
         forget, retain = batches["forget"], batches["retain"]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 
@@ -28,7 +28,7 @@ class NPO:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
-        from sluicegate.engine.models import Meter
+        from sluicegate.engine.forward import Meter
         from sluicegate.unlearning.likelihood import answer_log_probability
 
         model.eval()

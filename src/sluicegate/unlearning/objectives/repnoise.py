@@ -5,7 +5,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Batch, Rows
+    from sluicegate.engine.encoding import Batch, Rows
     from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -33,7 +33,7 @@ class RepNoise:
     noise_weight: float = 1.0
     """b: weight of the distance to noise."""
     ascent_weight: float = 1.0
-    """c: weight of the forget set's loss, which is climbed."""
+    """c: weight of the forget set's loss, which is raised."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         from sluicegate.engine.training import Loss
@@ -62,7 +62,7 @@ class RepNoise:
         from sluicegate.engine.training import token_losses
 
         answer = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False, output_hidden_states=True)
-        states = answer.hidden_states[1:]
+        states = answer.hidden_states[1:]  # without the embeddings; the last one is already normalised
         norm, head = final_norm(model), model.get_output_embeddings()
         scores = [head(norm(state)) for state in states[:-1]] + [answer.logits]
         count = batch.answer.sum(1).clamp(min=1)
@@ -94,6 +94,8 @@ def distance_to_noise(states: "Tensor", attention: "Tensor") -> "Tensor":
     gaps = (squares[:, :, None] + squares[:, None, :] - 2 * states @ states.transpose(1, 2)).clamp(min=0)
     # E ||x - y||^2 = ||x||^2 + d, at the row's own scale, so that the kernels reach it wherever it is.
     scale = ((squares * real).sum(1) / count).detach() + d
+    # MMD^2 = E k(x, x') - 2 E k(x, y) + E k(y, y'), summed over the kernels: pairs of the row's own states, its states with
+    # the Gaussian, and the Gaussian with itself. A power of d / 2 is taken as an exponential, which does not underflow early.
     total = torch.zeros_like(count)
     for share in BANDWIDTHS:
         h = (share * scale / 2)[:, None]

@@ -6,7 +6,7 @@ from sluicegate.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 
 
@@ -19,7 +19,7 @@ class RMU:
 
     Source: Li et al. 2024 (WMDP, arXiv 2403.03218), section 4. Different here: the retain set's
     hidden states come from the original values of the trained weights only, swapped in for one
-    forward pass, not from a second model; which weights are trained is the stage's `sites`
+    forward pass, not from a second model; which weights are trained is the stage's `params`
     (the paper: the MLPs' down projections of three layers up to l). The last layer's hidden state
     is read after the model's final norm.
     """
@@ -40,7 +40,7 @@ class RMU:
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch
 
-        from sluicegate.engine.models import Meter
+        from sluicegate.engine.forward import Meter
 
         config = model.config.get_text_config()
         layers = config.num_hidden_layers

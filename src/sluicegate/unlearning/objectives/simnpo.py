@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sluicegate.engine.models import Rows
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Batches, Ledger, Loss
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.models import Rows, encode, fitting
+from sluicegate.engine.encoding import Rows, encode, fitting
 from sluicegate.values.items import Item
 from sluicegate_study.errors import UserError
 from sluicegate_study.quiz.deck import Asked

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from sluicegate.engine.models import Rows, device, logits
+from sluicegate.engine.encoding import Rows
+from sluicegate.engine.forward import logits
+from sluicegate.engine.models import device
 from sluicegate.engine.training import token_losses
 
 Way = Literal["tree", "cache", "rows"]

@@ -1,12 +1,11 @@
 import pytest
 
-from sluicegate.engine.training import CrossEntropy
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext
-from sluicegate.unlearning import suppress
+from sluicegate.runs.stage import from_config, identify
+from sluicegate.unlearning import unlearn as module
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.objectives.npo import NPO
-from sluicegate.unlearning.suppress import train, unlearn
+from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.items import Split
 from sluicegate.values.schedule import Schedule
 
@@ -22,9 +21,18 @@ def test_unlearning_needs_both_sides(tiny, tokenizer, split, missing):
 
 def test_only_the_sites_are_trained(tiny, tokenizer, split, bits):
     before = bits.weights(tiny)
-    student, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, sites="*.self_attn.*")
+    student, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, params="*.self_attn.*")
     for name, value in bits.weights(student).items():
         assert bool((value == before[name]).all()) == ("self_attn" not in name), name
+
+
+def test_the_earlier_names_are_taken_with_a_warning(tiny, tokenizer, split, bits):
+    with pytest.warns(DeprecationWarning, match="sites.*is now params"):
+        earlier, _ = unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, sites="*.self_attn.*")
+    assert bits.same(bits.weights(earlier), bits.weights(unlearn(tiny, tokenizer, split, MaxEnt(), SHORT, params="*.self_attn.*")[0]))
+    stages = [from_config({"verb": "undo", name: "*.mlp.*"}) for name in ("noise_sites", "noise_params")]
+    assert stages[0] == stages[1]
+    assert identify(stages[0], {}) != identify(from_config({"verb": "undo"}), {})
 
 
 def test_every_step_sees_rows_of_both_groups_in_their_own_order(tiny, tokenizer, split, monkeypatch):
@@ -55,26 +63,8 @@ def test_what_preparing_costs_is_in_the_ledger_once(tiny, tokenizer, split):
     assert more.ledger.student > 1.5 * done.ledger.student
 
 
-def test_training_sees_every_row_once_an_epoch(tiny, tokenizer, split):
-    seen = []
-
-    class Spy(CrossEntropy):
-        def __call__(self, model, batches):
-            seen.extend(batches["train"].index.tolist())
-            return super().__call__(model, batches)
-
-    train(tiny, tokenizer, split.retain[:16], Schedule(steps=4, lr=1e-3, batch=4), objective=Spy())
-    assert sorted(seen) == list(range(16))
-
-
-@pytest.mark.parametrize(("verb", "rate"), [("train", 6e-3), ("unlearn", 2e-3)])
-def test_a_learning_rate_left_open_is_the_verbs_own(tiny, tokenizer, split, monkeypatch, verb, rate):
-    rates = []
-    fit = suppress.fit
-    monkeypatch.setattr(suppress, "fit", lambda m, o, b, schedule, **k: (rates.append(schedule.lr), fit(m, o, b, schedule, **k))[1])
-    schedule = Schedule(steps=1, batch=4)
-    if verb == "train":
-        train(tiny, tokenizer, split.retain, schedule, run=RunContext())
-    else:
-        unlearn(tiny, tokenizer, split, MaxEnt(), schedule)
-    assert rates == [pytest.approx(rate)]
+def test_a_learning_rate_left_open_is_the_verbs_own(tiny, tokenizer, split, monkeypatch):
+    rates, fit = [], module.fit
+    monkeypatch.setattr(module, "fit", lambda m, o, b, schedule, **k: (rates.append(schedule.lr), fit(m, o, b, schedule, **k))[1])
+    unlearn(tiny, tokenizer, split, MaxEnt(), Schedule(steps=1, batch=4))
+    assert rates == [pytest.approx(2e-3)]

@@ -1,0 +1,172 @@
+"""Turn items into token ids, in rows and batches.
+
+`encode` is the only function in the package that turns text into ids, so that training, probing and attacking see the same
+tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sluicegate.engine.models import device
+from sluicegate.errors import UserError
+from sluicegate.values.items import Item
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one step. Targets are shifted: column t of a mask speaks of predicting token t + 1."""
+
+    ids: Tensor
+    """[b, s] token ids, padded on the right."""
+    attention: Tensor
+    """[b, s] True where there is a token."""
+    answer: Tensor
+    """[b, s-1] True where the token to predict belongs to the answer (or to running text)."""
+    index: Tensor
+    """[b] each row's number among its `Rows`."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """Divisors of the batch's means, carried over to its parts when it is split."""
+
+    @property
+    def real(self) -> Tensor:
+        """[b, s-1] True where there is a token to predict."""
+        return self.attention[:, 1:]
+
+    def total(self, what: str) -> float:
+        """Number of rows, or of True entries of a mask, in the whole batch (before any split)."""
+        if what in self.totals:
+            return self.totals[what]
+        return float(len(self.ids)) if what == "rows" else max(float(getattr(self, what).sum()), 1.0)
+
+    def split(self, parts: int) -> "list[Batch]":
+        """Cut into `parts` whose losses, each over the whole batch's total, add up to the batch's."""
+        if parts == 1:
+            return [self]
+        totals = {what: self.total(what) for what in ("rows", "answer", "real", "attention")}
+        cut = [tensor.tensor_split(parts) for tensor in (self.ids, self.attention, self.answer, self.index)]
+        return [Batch(ids, attention, answer, index, totals) for ids, attention, answer, index in zip(*cut, strict=True)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded items, kept together so that a batch is one slice."""
+
+    ids: Tensor
+    """[n, s] padded on the right."""
+    lengths: Tensor
+    """[n] number of tokens of each row."""
+    starts: Tensor
+    """[n] position of the first token that belongs to the answer."""
+    items: tuple[Item, ...]
+    """The item of each row; a long text gives several rows."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, index: Sequence[int] | Tensor) -> Batch:
+        """Return the rows at `index`, cut to the longest of them, on `device()`."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        lengths = self.lengths[chosen]
+        width = int(lengths.max())
+        place = torch.arange(width)
+        attention = place < lengths[:, None]
+        answer = attention & (place >= self.starts[chosen][:, None])
+        to = device()
+        return Batch(self.ids[chosen, :width].to(to), attention.to(to), answer[:, 1:].to(to), chosen.to(to))
+
+    def everything(self, size: int = 256) -> Iterator[Batch]:
+        """All rows in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(torch.arange(start, min(start + size, len(self))))
+
+    def select(self, index: Sequence[int]) -> "Rows":
+        """The rows at `index`, as rows."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        items = tuple(self.items[int(i)] for i in chosen)
+        return replace(self, ids=self.ids[chosen], lengths=self.lengths[chosen], starts=self.starts[chosen], items=items)
+
+
+def fitting(model: PreTrainedModel, max_length: int) -> int:
+    """`max_length`, or the number of positions that the model has, where that is less."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(max_length, positions) if positions else max_length
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_length: int = 256, template: bool = False) -> Rows:
+    """Turn items into token ids: the only place where text becomes numbers.
+
+    Exactly one BOS stands in front where the tokenizer has one. With `template`, a prompt is
+    rendered by the tokenizer's chat template as the user's turn and the answer opens the reply.
+    Running text longer than `max_length` tokens is cut into windows, each a row.
+
+    Raises `UserError` naming the row for an answer the tokenizer cannot represent, a prompt with
+    answer that is longer than `max_length`, a tokenizer without a chat template, or no items.
+    """
+    if not items:
+        raise UserError("there are no rows to encode.")
+    if max_length < 2:
+        raise UserError(f"--max-length is {max_length}; it must be at least 2, so that there is a token to predict.")
+    if template and not tokenizer.chat_template:
+        raise UserError("this tokenizer has no chat template; leave --template out.")
+    rows: list[tuple[list[int], int, Item]] = []
+    for number, item in enumerate(items, start=1):
+        ids, start = _encode_one(tokenizer, item, template)
+        where = f"row {number} ({item.text[:60]!r})"
+        unknown = tokenizer.unk_token_id
+        if unknown is not None and unknown in ids[start:]:
+            raise UserError(f"{where}: the tokenizer cannot represent the answer {item.answer!r}: part of it is unknown to its vocabulary.")
+        if len(ids) < 2 or start >= len(ids):
+            raise UserError(f"{where}: there is no token to predict. Give it a longer text, or an answer that is not blank.")
+        if len(ids) <= max_length:
+            rows.append((ids, start, item))
+        elif item.prompt:
+            way_out = "Shorten it, or raise --max-length if the model has more positions."
+            raise UserError(f"{where}: {len(ids)} tokens, more than the {max_length} allowed. {way_out}")
+        else:
+            rows.extend((window, min(start, 1), item) for window in _windows(ids, max_length))
+    width = max(len(ids) for ids, _, _ in rows)
+    # The value of the padding is never seen: it lies to the right of every real token and is masked.
+    padded = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, (ids, _, _) in enumerate(rows):
+        padded[i, : len(ids)] = torch.tensor(ids)
+    lengths = torch.tensor([len(ids) for ids, _, _ in rows])
+    starts = torch.tensor([start for _, start, _ in rows])
+    return Rows(padded, lengths, starts, tuple(item for _, _, item in rows))
+
+
+def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) -> tuple[list[int], int]:
+    """Ids of one item with exactly one BOS, and the position of the first answer token."""
+    prompt = item.prompt
+    if template and prompt:
+        turn = [{"role": "user", "content": prompt}]
+        prompt = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    answer = item.answer.lstrip() if template and prompt else item.answer
+    encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    ids: list[int] = list(encoded["input_ids"])
+    if tokenizer.is_fast:
+        ends = [end for _, end in encoded["offset_mapping"]]
+        start = next((i for i, end in enumerate(ends) if end > len(prompt)), len(ids))
+    else:  # no offsets: the answer starts where the prompt's own ids stop agreeing
+        alone = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
+        start = next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), len(alone))
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:1] != [bos]:
+        ids, start = [bos, *ids], start + 1
+    return ids, start
+
+
+def _windows(ids: list[int], size: int) -> Iterator[list[int]]:
+    """Consecutive windows that overlap by one token, so that every token but the first is predicted once."""
+    for begin in range(0, len(ids) - 1, size - 1):
+        yield ids[begin : begin + size]
+
+
+def visible(tokenizer: PreTrainedTokenizerBase, rows: Rows, number: int = 0) -> str:
+    """Show one row's tokens, special ones included, with a bar where the answer starts."""
+    tokens = tokenizer.convert_ids_to_tokens(rows.ids[number, : int(rows.lengths[number])].tolist())
+    start = int(rows.starts[number])
+    return " ".join([*tokens[:start], "│", *tokens[start:]])
