@@ -203,7 +203,7 @@ def test_many_leaks_are_counted():
     net = nn.ModuleList([Functional() for _ in range(5)])
     router = Router(net, {"*.net.mlp": BLOCKS}, form="protect", joint="*.head.*")
     for model in net:
-        model.net.norm.forward = lambda x, own=model.net.norm: F.layer_norm(x, (8,), own.weight, own.bias)  # past the shield
+        model.net.norm.forward = lambda x, own=model.net.norm: F.layer_norm(x, (8,), own.weight, own.bias)  # past the stand-in
     with pytest.raises(UserError, match=r"15 protected share\(s\) .* and 7 more\. The weight is used where the router does not see it"):
         router.verify(ids(2), lambda net, x: sum(nll(model, x) for model in net))
 

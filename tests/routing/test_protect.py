@@ -225,12 +225,12 @@ def _plain_share(model, x, rows):
 
 def test_a_batch_norm_counts_a_batch_once():
     model = Head(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), width=12)
-    twin, x = copy.deepcopy(model), torch.randn(6, 2, 4, 4, dtype=torch.float64)
+    reference, x = copy.deepcopy(model), torch.randn(6, 2, 4, 4, dtype=torch.float64)
     router = Router(model, {"last": {"one": 1}}, form="protect", ablate={})
     with router([0, 1, 0, 1, 2, 2]):
         image_loss(model, x).backward()
-    image_loss(twin, x)
-    for (name, buffer), expected in zip(model.named_buffers(), twin.buffers(), strict=True):
+    image_loss(reference, x)
+    for (name, buffer), expected in zip(model.named_buffers(), reference.buffers(), strict=True):
         assert torch.equal(buffer, expected), name
 
 

@@ -602,20 +602,20 @@ def test_copies_of_a_routed_model_train_plainly(form, inside):
     router = Router(net, SITES, form=form)
     if inside:
         with router([1, 1, 1, 1]):
-            twin = copy.deepcopy(net)
-            nll(twin, batch).backward()
+            reference = copy.deepcopy(net)
+            nll(reference, batch).backward()
     else:
-        twin = copy.deepcopy(net)
+        reference = copy.deepcopy(net)
         with router([1, 1, 1, 1]):
-            nll(twin, batch).backward()
-    assert all(torch.equal(value, plain[name]) for name, value in gradients(twin).items())
+            nll(reference, batch).backward()
+    assert all(torch.equal(value, plain[name]) for name, value in gradients(reference).items())
     assert all(p.grad is None for p in net.parameters())
-    again = Router(twin, SITES, form=form)  # and may have a router of their own
-    twin.zero_grad()
+    again = Router(reference, SITES, form=form)  # and may have a router of their own
+    reference.zero_grad()
     with again([1, 1, 1, 1]):
-        nll(twin, batch).backward()
-    assert not twin.mlp[0].weight.grad[:6].any()
-    assert twin.mlp[0].weight.grad[6:9].any()
+        nll(reference, batch).backward()
+    assert not reference.mlp[0].weight.grad[:6].any()
+    assert reference.mlp[0].weight.grad[6:9].any()
     with router([1, 1, 1, 1]):
         nll(net, batch).backward()
     assert not net.mlp[0].weight.grad[:6].any()

@@ -47,7 +47,7 @@ def gradients(net, x, labels=LABELS, run=None):
 
 
 def siblings(net):
-    return {shield.name: [other.name for other in shield.siblings] for shield in router_of(net)._shields if shield.siblings}
+    return {one.name: [other.name for other in one.siblings] for one in router_of(net)._masked if one.siblings}
 
 
 def same(found, expected):
@@ -139,7 +139,7 @@ def test_a_sibling_that_is_not_called_any_more_is_not_computed_in_advance():
     net.use = lambda net, x: net.q(x)
     found = gradients(net, x)
     assert siblings(net) == {}
-    assert not router_of(net)._flow.siblings.ready
+    assert not router_of(net)._context.siblings.ready
     same(found, gradients(Three(net.use), x))
     net.use = lambda net, x: net.q(x) + net.k(x)
     gradients(net, x)
@@ -173,7 +173,7 @@ def test_a_layer_with_a_hook_before_it_is_not_computed_in_advance(passes):
         gradients(net, x)
 
     def hook(module, args):
-        seen.extend(shield.name for shield in router_of(net)._flow.siblings.ready)
+        seen.extend(one.name for one in router_of(net)._context.siblings.ready)
         return (2 * args[0],)
 
     net.k.register_forward_pre_hook(hook)
@@ -230,6 +230,6 @@ def test_nothing_is_kept_between_passes():
     net, x = Three(), rows()
     for _ in range(2):
         gradients(net, x)
-    assert router_of(net)._flow.siblings._last is None
-    assert not router_of(net)._flow.siblings.ready
+    assert router_of(net)._context.siblings._last is None
+    assert not router_of(net)._context.siblings.ready
     copy.deepcopy(net)  # which a tensor with a history would not let happen

@@ -108,9 +108,9 @@ def test_mlp_units_have_their_rows_and_columns(models, name):
         units = 128 if name == "gpt2" else 64
         assert (site.kind, site.units, site.width, site.at) == ("mlp", units, 1, "input")
         assert {part.parameter for part in site.parts if not part.consumer} == {
-            n for n in parameters if n.startswith(site.name) and n not in (f"{site.tap}.weight", f"{site.tap}.bias")
+            n for n in parameters if n.startswith(site.name) and n not in (f"{site.hook_module}.weight", f"{site.hook_module}.bias")
         }
-        assert [part.parameter for part in site.parts if part.consumer] == [f"{site.tap}.weight"]
+        assert [part.parameter for part in site.parts if part.consumer] == [f"{site.hook_module}.weight"]
         for part in site.parts:
             assert parameters[part.parameter].shape[part.dim] == units
             assert part.belongs(4, 6).nonzero().flatten().tolist() == [4, 5]
@@ -124,7 +124,7 @@ def test_a_units_activation_depends_on_its_own_weights_and_is_read_by_its_own(mo
     model, x = models[name], torch.randint(3, 130, (2, 7), generator=torch.Generator().manual_seed(0))
     site = find(model, kind)[0]
     caught = {}
-    reader = model.get_submodule(site.tap)
+    reader = model.get_submodule(site.hook_module)
     handles = [reader.register_forward_hook(lambda m, args, out: caught.update(x=args[0].clone(), y=out.clone()))]
 
     def run():
@@ -192,7 +192,7 @@ def test_a_module_without_weights_of_its_own_has_features_only():
 
 def test_at_chooses_the_side_of_a_whole_mlp():
     site = site_of(Net(), "mlp", at="output")
-    assert (site.kind, site.tap, site.at, site.units) == ("features", "mlp", "output", None)
+    assert (site.kind, site.hook_module, site.at, site.units) == ("features", "mlp", "output", None)
 
 
 def test_an_attention_that_hides_the_size_of_its_heads_is_refused():

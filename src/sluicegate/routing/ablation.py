@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow
+from sluicegate.routing.gradient_hook import GradientHook, on_first
 from sluicegate.routing.labels import policy
+from sluicegate.routing.pass_context import PassContext
 from sluicegate.routing.sites import Site
-from sluicegate.routing.taps import Tap, on_first
 from sluicegate.values.edits import WeightEdit
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ class Ablation(WeightEdit):
 def _silenced(model: nn.Module, site: Site, placed: Placed, dose: float) -> Iterator[None]:
     """Scale a site's features while the model runs."""
     names = tuple(placed)
-    flow = Flow(policy(names, {}, {}))
+    context = PassContext(policy(names, {}, {}))
     columns = tuple((start, stop, c) for c, (start, stop) in enumerate(placed.values(), start=1))
-    tap = Tap(site, columns, flow, gates=False)
+    hook = GradientHook(site, columns, context, gates=False)
     keep = torch.tensor([1.0, *[1.0 - dose] * len(names)])
 
     def mute(x: Tensor) -> Tensor:
-        return tap.muted(x, keep)
+        return hook.muted(x, keep)
 
     def on_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return on_first(args, kwargs, mute, site.name)
@@ -118,7 +118,7 @@ def _silenced(model: nn.Module, site: Site, placed: Placed, dose: float) -> Iter
     def on_output(module: nn.Module, args: Any, output: Any) -> Any:
         return (mute(output[0]), *output[1:]) if isinstance(output, tuple) else mute(output)
 
-    module = model.get_submodule(site.tap)
+    module = model.get_submodule(site.hook_module)
     if site.at == "input":
         handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
     else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.pieces import JOINT
+from sluicegate.routing.parameter_pieces import JOINT
 
 if TYPE_CHECKING:
     from sluicegate.routing.router import Router
@@ -100,7 +100,7 @@ def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tens
     model, count = router.model, _rows(batch)
     parameters = dict(model.named_parameters())
     before = {name: p.grad for name, p in parameters.items()}
-    ledgers = [(ledger, ledger.clone()) for ledger in router._flow.ledgers]
+    ledgers = [(ledger, ledger.clone()) for ledger in router._context.ledgers]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     norms: dict[tuple[str, str], dict[str, float]] = {}
     try:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.parameter_pieces import JOINT, Piece
 
 
 def _rows_sum(each: Tensor, weights: Tensor, own: tuple[Piece, ...]) -> Tensor:

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from sluicegate.routing.flow import Flow
 from sluicegate.routing.gate import Columns, feature_runs
+from sluicegate.routing.gradient_hook import GradientHook, Removable
 from sluicegate.routing.labels import transformed
+from sluicegate.routing.parameter_pieces import JOINT, Piece, Runs
 from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
-from sluicegate.routing.pieces import JOINT, Piece, Runs
+from sluicegate.routing.pass_context import PassContext
 from sluicegate.routing.sites import Site, fan, only_multiplies, out_dim
-from sluicegate.routing.taps import Removable, Tap
 
 
-class GatedLinear(Tap):
+class GatedLinear(GradientHook):
     """A tap on a linear layer that also stands in for its `forward`."""
 
-    def __init__(self, site: Site, columns: Columns, flow: Flow, module: nn.Module) -> None:
-        super().__init__(site, columns, flow, gates=True)
+    def __init__(self, site: Site, columns: Columns, context: PassContext, module: nn.Module) -> None:
+        super().__init__(site, columns, context, gates=True)
         self.module, self.reads = module, site.at == "input"
         inputs, outputs = fan(module)
         gate = _divided(self.columns, inputs if self.reads else outputs)
@@ -65,13 +65,13 @@ class GatedLinear(Tap):
             together = self.together = len(args) == 1 and not kwargs and self._may_be_one(args[0])
         if not together:
             return type(self.module).forward(self.module, *args, **kwargs)
-        flow, own = self.flow, self.module._parameters
-        flow.applied += 1
-        return partitioned(args[0], flow, self.name, self.seen[2], own["weight"], own.get("bias"))[0]  # type: ignore[index]
+        context, own = self.context, self.module._parameters
+        context.applied += 1
+        return partitioned(args[0], context, self.name, self.seen[2], own["weight"], own.get("bias"))[0]  # type: ignore[index]
 
     def _may_be_one(self, x: Any) -> bool:
         """Whether rows lie together by label, and nothing of anybody else's comes between the layer and its gate."""
-        if is_compiling() or (layout := self.flow.layout) is None or self.flow.mutes or not isinstance(x, Tensor):
+        if is_compiling() or (layout := self.context.layout) is None or self.context.mutes or not isinstance(x, Tensor):
             return False
         module = self.module
         if x.dim() < 2 or x.shape[0] != layout.rows or transformed() or module._backward_hooks or module._backward_pre_hooks:
@@ -84,7 +84,7 @@ class GatedLinear(Tap):
             weight = module._parameters.get("weight")
             if weight is None or not torch.is_grad_enabled() or (plan := self.cut.plan(layout, weight)).whole:
                 return False
-            self._fits(x.shape if self.reads else (*x.shape[:-1], fan(module)[1]), self.flow.backward)
+            self._fits(x.shape if self.reads else (*x.shape[:-1], fan(module)[1]), self.context.backward)
             self.seen = layout, x.dim(), ((self.cut, plan),)
         return True
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sluicegate.routing.flow import Selection
 from sluicegate.routing.labels import transformed
+from sluicegate.routing.parameter_pieces import JOINT, Piece
 from sluicegate.routing.partitioned import Cut
-from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.pass_context import Selection
 
 Rows = dict[int, list[tuple[Selection, float]]]
 Take = Callable[[int], list[tuple[Tensor, Tensor, float]]]

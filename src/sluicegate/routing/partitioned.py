@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sluicegate.routing.labels import Runs
-from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.parameter_pieces import JOINT, Piece
 
 
 class Pass(Protocol):
@@ -201,9 +201,9 @@ class PartitionedLinear(torch.autograd.Function):
     """Linear layers that read one input, each weight's gradient the sum over each piece's own stretches of rows, with a gate or without."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flow: Pass, site: str | None, layers: tuple[Layer, ...], *own: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, context: Pass, site: str | None, layers: tuple[Layer, ...], *own: Tensor | None) -> tuple[Tensor, ...]:
         # One function and not two: with a setup_context, torch reads the signature anew at every call.
-        ctx.held = flow, flow.number, site, layers
+        ctx.held = context, context.number, site, layers
         ctx.save_for_backward(x, *own[::2])
         ctx.set_materialize_grads(False)
         found, i = [], 0
@@ -215,12 +215,12 @@ class PartitionedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gs: Tensor | None) -> tuple[Tensor | None, ...]:
-        flow, number, site, layers = ctx.held
+        context, number, site, layers = ctx.held
         need = ctx.needs_input_grad
         if site is not None:  # a gate: before the saved tensors are asked for, which may start a recomputation
-            flow.check(number, site)
+            context.check(number, site)
         else:
-            flow.came_back(number)
+            context.came_back(number)
         x, *weights = ctx.saved_tensors
         shape, kind = x.shape, x.dtype
         flat = x if x.dim() == 2 else x.flatten(0, -2)

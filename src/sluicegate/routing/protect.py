@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow, laid
 from sluicegate.routing.gains import NormGains, PerRow, is_fused, may_be_by_feature
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.mixed import GroupedLinear, RoutedLinear, Rows
+from sluicegate.routing.parameter_pieces import JOINT, Piece
 from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
-from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.pass_context import PassContext, laid
 from sluicegate.routing.siblings import Ready
 from sluicegate.routing.sites import CHANNELS_FIRST, only_multiplies
 
 
-class Shield:
+class MaskedForward:
     """Stands in for a module's `forward` while a router is attached; the module itself stays what it was."""
 
-    def __init__(self, name: str, module: nn.Module, cut: dict[str, tuple[Piece, ...]], flow: Flow) -> None:
-        self.name, self.module, self.cut, self.flow = name, module, cut, flow
+    def __init__(self, name: str, module: nn.Module, cut: dict[str, tuple[Piece, ...]], context: PassContext) -> None:
+        self.name, self.module, self.cut, self.context = name, module, cut, context
         if any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
             raise UserError(  # weight_norm of the old kind, and pruning: what the module multiplies by is made anew before every call
                 f"module {name!r} ({type(module).__name__}) has a weight that a hook of torch.nn.utils makes from others, so its rows "
@@ -52,7 +52,7 @@ class Shield:
         self.shadow = _without_hooks(module)
         self.seen: tuple[Layout, int, Any] | None = None
         """The layout of the last partitioned batch, its dimensions, and what linear layers compute or the masks of a norm's vectors."""
-        self.siblings: tuple[Shield, ...] = ()
+        self.siblings: tuple[MaskedForward, ...] = ()
         """Linear layers that are called after this one with the same tensor."""
         self.alone = False
         """Whether there once was one that was not."""
@@ -74,40 +74,40 @@ class Shield:
         return self.own(*args, **kwargs) if self.own is not None else type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        flow, compiling = self.flow, is_compiling()
+        context, compiling = self.context, is_compiling()
         if not compiling and len(args) == 1 and not kwargs:
-            if flow.siblings.ready and (y := flow.siblings.taken(self, args[0])) is not None:
+            if context.siblings.ready and (y := context.siblings.taken(self, args[0])) is not None:
                 return y
             if self.seen is not None and (again := self._again(args[0])) is not None:
                 return again
-        if not flow.open:
+        if not context.open:
             if not compiling:
-                flow.idle(self.name)
+                context.idle(self.name)
             return self.plain(*args, **kwargs)
         if self.linear is not None and not compiling and (y := self._partitioned(args, kwargs)) is not None:
             return y
         own = self.module._parameters
         if not any(p.requires_grad for name in self.cut if (p := own.get(name)) is not None):
             return self.plain(*args, **kwargs)
-        if flow.late:
+        if context.late:
             raise UserError(
                 f"module {self.name!r}: labels that come after the forward pass only work in the activation form (form='gate'): the "
                 "parameter form has to know which rows may train which weights."
             )
-        if self.own is not None and not isinstance(self.own, Shield):
+        if self.own is not None and not isinstance(self.own, MaskedForward):
             raise UserError(
                 f"module {self.name!r}: something else has put its own forward on it, whose rows cannot be told apart. Take that off, or "
                 f"let it learn from everything: joint={self.name + '.*'!r}."
             )
         if not compiling:
-            flow.applied += 1
-            if flow.index is not None and flow.all_whole(self.columns):
+            context.applied += 1
+            if context.index is not None and context.all_whole(self.columns):
                 return self.plain(*args, **kwargs)
         if self.linear is not None and len(args) == 1 and not kwargs and (dense := self._weights(args[0], args[0].dim() - 1)) is not None:
             return self._linear(args[0], dense, compiling)
         if (
             not compiling
-            and flow.index is not None
+            and context.index is not None
             and (self.fused or self.by_feature is not False)
             and len(args) == 1
             and not kwargs
@@ -124,11 +124,11 @@ class Shield:
     def _again(self, x: Any) -> Tensor | None:
         """The answer by what was found for the last batch, if this one lies like it: small layers cost less than the asking."""
         assert self.seen is not None
-        flow, (layout, dims, known) = self.flow, self.seen
+        context, (layout, dims, known) = self.context, self.seen
         # `shape[0]` and not `len`, and no call more than needed: all of this runs cold, between two products.
-        if flow.layout is not layout or not isinstance(x, Tensor) or x.dim() != dims or x.shape[0] != layout.rows or transformed():
+        if context.layout is not layout or not isinstance(x, Tensor) or x.dim() != dims or x.shape[0] != layout.rows or transformed():
             return None
-        flow.applied += 1
+        context.applied += 1
         own: dict[str, Any] = self.module._parameters
         if self.linear is not None:
             return self._with_siblings(x, known)
@@ -136,8 +136,8 @@ class Shield:
 
     def _partitioned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """A linear layer whose rows lie together by label; None where they do not, or where anything else is out of the ordinary."""
-        flow = self.flow
-        if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := flow.layout) is None:
+        context = self.context
+        if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := context.layout) is None:
             return None
         x = args[0]
         if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[0] != found.rows:
@@ -148,7 +148,7 @@ class Shield:
             return None
         cut = self.linear[0]  # type: ignore[index]
         plan = cut.plan(found, weight)
-        flow.applied += 1
+        context.applied += 1
         if plan.whole:
             return self.plain(x)  # type: ignore[no-any-return]
         layers = [(self, cut, plan)]
@@ -156,22 +156,22 @@ class Shield:
             if other.linear is not None and other.may_be_early:
                 layers.append((other, other.linear[0], other.linear[0].plan(found, other.module._parameters["weight"])))  # type: ignore[arg-type]
         if len(layers) == 1:
-            flow.siblings.met(self, x)
-        self.seen = found, x.dim(), (tuple(shield for shield, _, _ in layers), tuple((c, p) for _, c, p in layers))
+            context.siblings.met(self, x)
+        self.seen = found, x.dim(), (tuple(one for one, _, _ in layers), tuple((c, p) for _, c, p in layers))
         return self._with_siblings(x, self.seen[2])
 
-    def _with_siblings(self, x: Tensor, known: tuple[tuple["Shield", ...], tuple[Layer, ...]]) -> Tensor:
+    def _with_siblings(self, x: Tensor, known: tuple[tuple["MaskedForward", ...], tuple[Layer, ...]]) -> Tensor:
         """The layer, and in advance those that are about to read the same."""
-        flow, (shields, layers) = self.flow, known
-        if len(shields) > 1 and not (torch.is_grad_enabled() and all(shield.may_be_early for shield in shields[1:])):
-            shields, layers = shields[:1], layers[:1]
+        context, (masked, layers) = self.context, known
+        if len(masked) > 1 and not (torch.is_grad_enabled() and all(one.may_be_early for one in masked[1:])):
+            masked, layers = masked[:1], layers[:1]
         own: list[Tensor | None] = []
-        for shield in shields:
-            parameters = shield.module._parameters
+        for one in masked:
+            parameters = one.module._parameters
             own += parameters["weight"], parameters.get("bias")
-        y, *others = partitioned(x, flow, None, layers, *own)
-        for shield, weight, other in zip(shields[1:], own[2::2], others, strict=True):
-            flow.siblings.ready[shield] = Ready(x, x._version, weight, other, self)  # type: ignore[arg-type]
+        y, *others = partitioned(x, context, None, layers, *own)
+        for one, weight, other in zip(masked[1:], own[2::2], others, strict=True):
+            context.siblings.ready[one] = Ready(x, x._version, weight, other, self)  # type: ignore[arg-type]
         return y
 
     @property
@@ -194,8 +194,8 @@ class Shield:
         if any(p.shape != x.shape[-1:] for p in own.values()) or (self.by_feature is None and x.shape[0] < 2):
             return None
         masks = self._masks(own, x.dim())
-        if self.by_feature and masks is not None and self.flow.layout is not None:
-            self.seen = self.flow.layout, x.dim(), masks
+        if self.by_feature and masks is not None and self.context.layout is not None:
+            self.seen = self.context.layout, x.dim(), masks
         if masks is not None:  # a chain of torch's own functions takes less time than one of ours
             apart = {name: torch.where(masks[name], p, p.detach()) for name, p in own.items()}
         else:
@@ -223,7 +223,7 @@ class Shield:
             own = self.cut.get(name, ())
             if len(own) != 1 or own[0].runs is not None or own[0].column == JOINT:
                 return None
-            if (mask := self.flow.mask(own[0].column, dims)) is None:
+            if (mask := self.context.mask(own[0].column, dims)) is None:
                 return None
             found[name] = mask
         return found
@@ -239,21 +239,21 @@ class Shield:
 
     def _linear(self, x: Tensor, dense: Tensor, compiling: bool) -> Tensor:
         assert self.linear is not None
-        flow, module = self.flow, self.module
-        if compiling or flow.index is None or transformed():
+        context, module = self.context, self.module
+        if compiling or context.index is None or transformed():
             return RoutedLinear.apply(x, module.weight, module.bias, dense, self.linear[0], None, None)  # type: ignore[no-any-return, no-untyped-call]
-        rows: Rows = {column: flow.rows(column) or [] for column in self.columns}
+        rows: Rows = {column: context.rows(column) or [] for column in self.columns}
         rows[JOINT] = [(None, 1.0)]
-        cut, number = self.linear[dense.dim() - 2], flow.number
-        return GroupedLinear.apply(x, module.weight, module.bias, cut, rows, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
+        cut, number = self.linear[dense.dim() - 2], context.number
+        return GroupedLinear.apply(x, module.weight, module.bias, cut, rows, lambda: context.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
 
     def _weights(self, x: Tensor, axis: int) -> Tensor | None:
         """The weights of the rows of `x`; None where it has not the batch's rows.
 
         What is ablated in the forward pass needs no weight here: its gradient is zero, or a share, already.
         """
-        assert self.flow.backward is not None
-        return laid(self.flow.backward, x.shape, axis)
+        assert self.context.backward is not None
+        return laid(self.context.backward, x.shape, axis)
 
     def _two_ways(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Any module without children: once with its weights held, and once for their gradients alone.
@@ -285,13 +285,13 @@ class Shield:
 
     def _rows_of(self, y: Tensor) -> Tensor:
         """The weights of the rows of an output, which may be one for all rows (positions, for example)."""
-        assert self.flow.backward is not None
+        assert self.context.backward is not None
         axis = 1 if isinstance(self.module, CHANNELS_FIRST) else y.dim() - 1
         if (weights := self._weights(y, axis)) is not None:
             return weights
-        lead = self.flow.backward.shape[:-1]
+        lead = self.context.backward.shape[:-1]
         if y.dim() > len(lead) and y.shape[0] == 1 and all(size in (1, own) for size, own in zip(y.shape[: len(lead)], lead, strict=True)):
-            return self.flow.backward
+            return self.context.backward
         raise UserError(
             f"module {self.name!r}: labels have shape {tuple(lead)}, but what it gives is {tuple(y.shape)}. Labels must have the batch's "
             f"own size; a module that does not see the batch row by row learns from everything: joint={self.name + '.*'!r}."

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure
-from sluicegate.routing.flow import Flow
 from sluicegate.routing.gated import GatedLinear, fits
-from sluicegate.routing.guard import Guard
+from sluicegate.routing.gradient_hook import GradientHook, Removable
 from sluicegate.routing.labels import REST, RETAIN, Assigned, Labels, Weights, as_index, assign, policy, transformed
-from sluicegate.routing.pieces import Piece, pieces
-from sluicegate.routing.protect import Shield
+from sluicegate.routing.optimizer_mask import OptimizerMask
+from sluicegate.routing.parameter_pieces import Piece, pieces
+from sluicegate.routing.pass_context import PassContext
+from sluicegate.routing.protect import MaskedForward
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
-from sluicegate.routing.taps import Removable, Tap
 
 Form = Literal["gate", "protect"]
 _LONGEST, _REMEMBERED = 1024, 256
@@ -90,12 +90,12 @@ class Router:
         self.policy = policy(names, weights or {}, ablate)
         self.places = _placed(model, sites, at)
         self.joint = tuple(p.strip() for p in joint.split(",")) if isinstance(joint, str) else tuple(joint)
-        self._flow = Flow(self.policy)
+        self._context = PassContext(self.policy)
         self._known: dict[tuple[Any, ...], Assigned] = {}
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
         self._hooks: list[Removable] = []
-        self._shields: list[Shield] = []
+        self._masked: list[MaskedForward] = []
         self._attached: dict[str, nn.Module] = {}
         self._attach()
         self._watch()
@@ -138,9 +138,9 @@ class Router:
         given = labels() if callable(labels) else labels
         if without:
             active = self.policy.without(without)
-            self._flow.enter(assign(given, active, self._device()), active)
+            self._context.enter(assign(given, active, self._device()), active)
         else:
-            self._flow.enter(self._assigned(given))
+            self._context.enter(self._assigned(given))
 
     @contextmanager
     def delayed(self) -> Iterator["Late"]:
@@ -154,13 +154,13 @@ class Router:
             raise UserError(
                 "labels that come after the forward pass need form='gate' and no ablate=: both others use them in the forward pass."
             )
-        self._flow.enter(None)
+        self._context.enter(None)
         try:
             yield Late(self)
         finally:
-            self._flow.leave()
+            self._context.leave()
 
-    def guard(self, optimizer: torch.optim.Optimizer, group: Any = None) -> Guard:
+    def guard(self, optimizer: torch.optim.Optimizer, group: Any = None) -> OptimizerMask:
         """Make an optimiser skip, truly, whatever no row since its last step was allowed to train.
 
         No momentum, no weight decay, and the optimiser's memory of those shares stays as it was. With several
@@ -168,7 +168,7 @@ class Router:
         a block of this router count: rows that may train everything go into one too, as "unlabelled".
         """
         parameters = dict(self.model.named_parameters())
-        return Guard(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._flow, group)
+        return OptimizerMask(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._context, group)
 
     # ------------------------------------------------------------------------------- looking and cutting
 
@@ -203,9 +203,9 @@ class Router:
         """Take the router off the model, which is then as it was before, weights apart."""
         for handle in self._hooks:
             handle.remove()
-        for shield in self._shields:
-            shield.remove()
-        self._hooks, self._shields = [], []
+        for own in self._masked:
+            own.remove()
+        self._hooks, self._masked = [], []
 
     # ------------------------------------------------------------------------------- inside
 
@@ -230,7 +230,7 @@ class Router:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def _unchanged(self) -> None:
-        if not self._hooks and not self._shields:
+        if not self._hooks and not self._masked:
             raise UserError("this router was removed from its model. Make a new one.")
         same = all(map(is_, [held.get(key) for held, key in self._held], self._seen))
         if same and [p.shape for p in self._divided] == self._sizes:  # surgery leaves the parameter and changes its size
@@ -269,19 +269,19 @@ class Router:
         for site, placed in self.places:
             if self.form == "gate" or self.policy.ablates:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
-                module, gates = modules[site.tap], self.form == "gate"
+                module, gates = modules[site.hook_module], self.form == "gate"
                 one = gates and fits(module)
-                tap = GatedLinear(site, columns, self._flow, module) if one else Tap(site, columns, self._flow, gates=gates)
-                self._hooks.append(tap.attach(module, site.at))
-                self._attached[site.tap] = module
+                hook = GatedLinear(site, columns, self._context, module) if one else GradientHook(site, columns, self._context, gates=gates)
+                self._hooks.append(hook.attach(module, site.at))
+                self._attached[site.hook_module] = module
         if self.form == "protect":
             by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
             for path, module in modules.items():  # by identity: a tied weight is used by two modules
                 own_cut = {name: by_identity[id(p)] for name, p in module._parameters.items() if id(p) in by_identity}
                 if own_cut and not any(True for _ in module.children()):
-                    shield = Shield(path, module, own_cut, self._flow)
-                    shield.attach()
-                    self._shields.append(shield)
+                    own = MaskedForward(path, module, own_cut, self._context)
+                    own.attach()
+                    self._masked.append(own)
                     self._attached[path] = module
 
     def _cut(self) -> dict[str, tuple[Piece, ...]]:
@@ -329,7 +329,7 @@ class _Pass:
         self._router._enter(self._given, self._without)
 
     def __exit__(self, *_: object) -> None:
-        self._router._flow.leave()
+        self._router._context.leave()
 
 
 class Late:
@@ -341,9 +341,9 @@ class Late:
     def label(self, labels: Labels) -> None:
         """Let these labels hold for the pass; call it before `backward`."""
         router = self._router
-        if not router._flow.open:
+        if not router._context.open:
             raise UserError("the block was left, so its labels come too late.")
-        router._flow.take(assign(labels, router.policy, router._device()))
+        router._context.take(assign(labels, router.policy, router._device()))
 
 
 def _placed(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
@@ -352,7 +352,7 @@ def _placed(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], at: At)
     by_tap: dict[tuple[str, str], str] = {}
     for pattern, blocks in sites.items():
         for site in find(model, pattern, at):
-            key = (site.tap, site.at)
+            key = (site.hook_module, site.at)
             if key in by_tap:
                 raise UserError(
                     f"the site {site.name!r} is matched twice: by {by_tap[key]!r} and by {pattern!r}. Name all its blocks in one place."

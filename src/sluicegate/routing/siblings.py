@@ -33,7 +33,7 @@ class Ready(NamedTuple):
 
 
 class Siblings:
-    """Who is computed together; one a flow."""
+    """Who is computed together; one a context."""
 
     def __init__(self) -> None:
         self.ready: dict[Reader, Ready] = {}

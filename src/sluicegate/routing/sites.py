@@ -60,8 +60,8 @@ class Site:
     name: str
     """Dotted name of the module, as in `model.named_modules()`."""
     kind: Kind
-    tap: str
-    """The module at whose input or output the units' activations flow by."""
+    hook_module: str
+    """The module at whose input or output the units' activations context by."""
     at: Literal["input", "output"]
     units: int | None
     """How many units there are; None where only a forward pass can tell."""

@@ -94,7 +94,7 @@ def watch(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], *, at: At
     seen = Collector(places)
     with ExitStack() as stack:
         for site in (site for site, _ in places):
-            stack.callback(_hook(model.get_submodule(site.tap), site, seen.taken[site.name], prepend=not routed).remove)
+            stack.callback(_hook(model.get_submodule(site.hook_module), site, seen.taken[site.name], prepend=not routed).remove)
         stack.callback(seen.clear)
         yield seen
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow, laid
 from sluicegate.routing.gate import Columns, Gate, InPlaceGate, LateGate, Stretch, ablated
 from sluicegate.routing.labels import transformed
+from sluicegate.routing.pass_context import PassContext, laid
 from sluicegate.routing.sites import Site
 
 _KEPT = 64
@@ -22,13 +22,13 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
-class Tap:
+class GradientHook:
     """One site's gate and forward ablation."""
 
-    def __init__(self, site: Site, columns: Columns, flow: Flow, *, gates: bool) -> None:
+    def __init__(self, site: Site, columns: Columns, context: PassContext, *, gates: bool) -> None:
         self.name, self.dim, self.units, self.width = site.name, site.dim, site.units, site.width
         self.columns = tuple((start * site.width, stop * site.width, c) for start, stop, c in columns)
-        self.flow = flow
+        self.context = context
         self.known: set[int] = set()
         """Numbers of features that the blocks have been found to fit."""
         self.plans: dict[Any, tuple[Stretch, ...] | None] = {}
@@ -42,13 +42,13 @@ class Tap:
         return module.register_forward_hook(self.on_output)
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self.flow.open:
+        if not self.context.open:
             self._idle()
             return None
         return on_first(args, kwargs, self.again, self.name)
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self.flow.open:
+        if not self.context.open:
             self._idle()
             return None
         if isinstance(output, Tensor):
@@ -61,49 +61,49 @@ class Tap:
 
     def _idle(self) -> None:
         if not is_compiling():
-            self.flow.idle(self.name)
+            self.context.idle(self.name)
 
     def again(self, x: Tensor) -> Tensor:
         """`route`, without asking anew what was found for rows and labels that lay like this before."""
         if is_compiling():  # asked first, so that one graph serves all labels
             return self.route(x)
-        flow = self.flow
-        if flow.late or flow.mutes or (key := self._key(x)) not in self.plans or transformed():
+        context = self.context
+        if context.late or context.mutes or (key := self._key(x)) not in self.plans or transformed():
             return self.route(x)
-        flow.applied += 1
-        number, own = flow.number, self.plans[key]
-        return InPlaceGate.apply(x, flow.backward, self.columns, self.dim, own, lambda: flow.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
+        context.applied += 1
+        number, own = context.number, self.plans[key]
+        return InPlaceGate.apply(x, context.backward, self.columns, self.dim, own, lambda: context.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
 
     def _key(self, x: Tensor) -> Any:
         """By what a plan is found: labels that lie together by how they lie, others by their shape alone."""
-        return self.flow.runs or self.flow.backward.shape, x.shape, x.dtype  # type: ignore[union-attr]
+        return self.context.runs or self.context.backward.shape, x.shape, x.dtype  # type: ignore[union-attr]
 
     def route(self, x: Tensor) -> Tensor:
-        flow = self.flow
+        context = self.context
         if is_compiling():
             return self._routed(x, None)
-        flow.applied += 1
-        number = flow.number
-        if flow.late:
+        context.applied += 1
+        number = context.number
+        if context.late:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
-        self._fits(x.shape, flow.backward)
+        self._fits(x.shape, context.backward)
         if transformed():  # torch.func.grad goes back after the function, and its block, were left
             return self._routed(x, None)
-        return self._routed(x, lambda: flow.check(number, self.name))
+        return self._routed(x, lambda: context.check(number, self.name))
 
     def _routed(self, x: Tensor, check: Any) -> Tensor:
-        flow = self.flow
-        weights = flow.backward
+        context = self.context
+        weights = context.backward
         assert weights is not None
-        if flow.forward is not None and (is_compiling() or flow.mutes):  # asked first, so that one graph serves all labels
-            x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
+        if context.forward is not None and (is_compiling() or context.mutes):  # asked first, so that one graph serves all labels
+            x = ablated(x, self._shaped(context.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
         own, shaped = None, self._shaped(weights, x.shape)
         if check is None or not self.dim % x.dim():
             return Gate.apply(x, shaped, self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
-        if flow.index is not None and len(flow.index) == x.shape[0]:
-            own = flow.stretches(self.columns, x.shape[self.dim], x.dtype)
+        if context.index is not None and len(context.index) == x.shape[0]:
+            own = context.stretches(self.columns, x.shape[self.dim], x.dtype)
         if own is not None or shaped is weights:
             if len(self.plans) >= _KEPT:
                 self.plans.clear()
@@ -111,11 +111,11 @@ class Tap:
         return InPlaceGate.apply(x, shaped, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:
-        self.flow.check(number, self.name)
-        if self.flow.backward is None:
+        self.context.check(number, self.name)
+        if self.context.backward is None:
             raise UserError(f"site {self.name!r}: backward began before the labels came. Call later.label(labels) first.")
-        self._fits(shape, self.flow.backward)
-        return self._shaped(self.flow.backward, shape)
+        self._fits(shape, self.context.backward)
+        return self._shaped(self.context.backward, shape)
 
     def _shaped(self, weights: Tensor, shape: torch.Size) -> Tensor:
         """Weights whose leading dimensions are those of the activation, which may have rows and tokens in one."""
@@ -138,7 +138,7 @@ class Tap:
     def _fit_features(self, features: int) -> None:
         taken: dict[str, tuple[int, int]] = {}
         for start, stop, c in self.columns:
-            name = self.flow.policy.columns[c]
+            name = self.context.policy.columns[c]
             if stop > features or -start > features:
                 raise UserError(
                     f"site {self.name!r}: block {name!r} reaches to feature {max(stop, -start)}, but there are only {features} here. "

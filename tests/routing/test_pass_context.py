@@ -6,16 +6,16 @@ import torch
 from hypothesis import given
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow, laid
 from sluicegate.routing.labels import assign, policy
+from sluicegate.routing.pass_context import PassContext, laid
 
 POLICY = policy(["a", "b"], {"a": -0.75, "b": {"a": 0.5}}, {"retain": ["a"]})
 
 
 def entered(labels):
-    flow = Flow(POLICY)
-    flow.enter(assign(labels, POLICY, torch.device("cpu")))
-    return flow
+    context = PassContext(POLICY)
+    context.enter(assign(labels, POLICY, torch.device("cpu")))
+    return context
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 2))
@@ -47,11 +47,11 @@ def test_tokens_count_one_by_one():
 
 
 def test_soft_labels_have_no_runs():
-    flow = entered(torch.tensor([[1.0, 0, 0, 0]]))
-    assert flow.rows(0) is None
-    flow.leave()
-    flow.enter(assign([0], POLICY, torch.device("cpu")))
-    assert flow.rows(0) == [(None, 1.0)]
+    context = entered(torch.tensor([[1.0, 0, 0, 0]]))
+    assert context.rows(0) is None
+    context.leave()
+    context.enter(assign([0], POLICY, torch.device("cpu")))
+    assert context.rows(0) == [(None, 1.0)]
 
 
 def test_nothing_is_held_back_only_when_every_row_has_weight_one():
@@ -63,33 +63,33 @@ def test_nothing_is_held_back_only_when_every_row_has_weight_one():
 
 
 def test_ledgers_gather_what_was_moved():
-    flow = Flow(POLICY)
-    flow.ledgers.append(torch.zeros(4, dtype=torch.bool))
+    context = PassContext(POLICY)
+    context.ledgers.append(torch.zeros(4, dtype=torch.bool))
     with torch.no_grad():
-        flow.enter(assign([3], POLICY, torch.device("cpu")))
-    assert not flow.ledgers[0].any()
-    flow.leave()
-    flow.enter(assign([0], POLICY, torch.device("cpu")))
-    assert flow.ledgers[0].tolist() == [True, False, True, True]
+        context.enter(assign([3], POLICY, torch.device("cpu")))
+    assert not context.ledgers[0].any()
+    context.leave()
+    context.enter(assign([0], POLICY, torch.device("cpu")))
+    assert context.ledgers[0].tolist() == [True, False, True, True]
 
 
 def test_a_copy_is_closed():
-    flow = entered([0, 1])
-    twin = copy.deepcopy(flow)
-    assert flow.open
-    assert not twin.open
-    assert twin.policy is POLICY
+    context = entered([0, 1])
+    reference = copy.deepcopy(context)
+    assert context.open
+    assert not reference.open
+    assert reference.policy is POLICY
 
 
 def test_a_pass_that_is_over_is_too_late():
-    flow = entered([0])
-    flow.check(1, "here")
-    flow.leave()
+    context = entered([0])
+    context.check(1, "here")
+    context.leave()
     with pytest.raises(UserError, match="site 'here': the router was left before backward"):
-        flow.check(1, "here")
-    flow.enter(assign([0], POLICY, torch.device("cpu")))
+        context.check(1, "here")
+    context.enter(assign([0], POLICY, torch.device("cpu")))
     with pytest.raises(UserError, match="site 'here'"):
-        flow.check(1, "here")
+        context.check(1, "here")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The flow: what is passing through a routed model right now, shared by everything that is attached to it.
+"""The context: what is passing through a routed model right now, shared by everything that is attached to it.
 
 It is apart from the router so that a copy of the model copies it too, closed, and then trains plainly.
 """
@@ -20,7 +20,7 @@ Selection = slice | Tensor | None
 """Rows: all of them (None), a run, or numbers."""
 
 
-class Flow:
+class PassContext:
     """The open pass, if there is one."""
 
     def __init__(self, policy: Policy) -> None:
@@ -51,8 +51,8 @@ class Flow:
         self._known: dict[Any, Any] = {}
         """Layouts and stretches of earlier passes: partitioned batches are often cut alike."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Flow":
-        return Flow(self.policy)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PassContext":
+        return PassContext(self.policy)
 
     def enter(self, assigned: Assigned | None, policy: Policy | None = None) -> None:
         if self.open:
