@@ -18,48 +18,53 @@ def entered(labels):
     return context
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 2))
-def test_rows_are_those_that_move_a_column_by_weight(labels, column):
-    table = (POLICY.backward * POLICY.forward)[:, column]
-    found = torch.zeros(len(labels))
-    for selection, value in entered(torch.tensor(labels)).rows(column):
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9))
+def test_groups_are_the_rows_with_their_labels_weights(labels):
+    table = POLICY.backward * POLICY.forward
+    found = torch.full((len(labels), 4), torch.nan)
+    for selection, weights in entered(torch.tensor(labels)).labels.groups:
         chosen = torch.zeros(len(labels), dtype=torch.bool)
         chosen[slice(None) if selection is None else selection] = True
-        assert not found[chosen].any()  # no row twice
-        found[chosen] = value
-    assert torch.equal(found, table[torch.tensor(labels)])
+        assert found[chosen].isnan().all()  # no row twice
+        found[chosen] = torch.tensor(weights)
+    assert torch.equal(found, torch.cat([table[torch.tensor(labels)], torch.ones(len(labels), 1)], 1))
 
 
-def test_rows_that_lie_together_are_a_run():
-    assert entered(torch.tensor([1, 1, 3, 3, 3, 1])).rows(0)[1] == (slice(2, 5), 1.0)
-    assert entered(torch.tensor([3, 3])).rows(0) == [(None, 1.0)]
-    first, second = entered(torch.tensor([3, 1, 3])).rows(0)
-    assert (first[0], first[1]) == (slice(1, 2), -0.75)
-    assert (second[0].tolist(), second[1]) == ([0, 2], 1.0)
-    assert entered(torch.tensor([0, 0])).rows(1) == []
+def groups(labels):
+    return [(s if s is None or isinstance(s, slice) else s.tolist(), w) for s, w in entered(torch.tensor(labels)).labels.groups]
+
+
+def test_rows_that_lie_together_are_a_run_and_those_that_train_everything_come_first():
+    a, everything = (-0.75, 1.0, 0.0, 1.0), (1.0, 1.0, 1.0, 1.0)
+    assert groups([1, 1, 3, 3, 3, 1]) == [(slice(2, 5), everything), ([0, 1, 5], a)]
+    assert groups([3, 3]) == [(None, everything)]
+    assert groups([3, 1, 3]) == [([0, 2], everything), (slice(1, 2), a)]
 
 
 def test_tokens_count_one_by_one():
-    (selection, value), *rest = entered(torch.tensor([[0, 2], [2, 2]])).rows(2)
-    assert (selection, value, rest) == (None, 1.0, [])
-    ((selection, value),) = entered(torch.tensor([[3, 1], [3, 1]])).rows(2)
-    assert (selection.tolist(), value) == ([0, 2], 1.0)
+    assert [s for s, _ in groups([[0, 2], [2, 2]])] == [slice(0, 1), slice(1, 4)]
+    assert [s for s, _ in groups([[3, 1], [3, 1]])] == [[0, 2], [1, 3]]
 
 
-def test_soft_labels_have_no_runs():
+def test_soft_labels_have_no_numbers():
     context = entered(torch.tensor([[1.0, 0, 0, 0]]))
-    assert context.rows(0) is None
+    assert context.labels.index is None
     context.leave()
-    context.enter(assign([0], POLICY, torch.device("cpu")))
-    assert context.rows(0) == [(None, 1.0)]
+    assert context.labels is None
+
+
+def test_labels_that_come_again_are_remembered_but_not_for_another_policy():
+    other = policy(["a", "b"], {}, {})
+    first, again, others = (assign([1, 0], p, torch.device("cpu")) for p in (POLICY, POLICY, other))
+    assert again is first
+    assert others.backward.tolist() != first.backward.tolist()
 
 
 def test_nothing_is_held_back_only_when_every_row_has_weight_one():
-    assert entered([3, 3]).all_whole([0, 1, 2])
-    assert entered([0, 3]).all_whole([0, 2])
-    assert not entered([0, 3]).all_whole([0, 1])
-    assert not entered([1, 1]).all_whole([0])  # all rows, but not with weight one
-    assert not entered([1, 3]).all_whole([0])
+    assert entered([3, 3]).labels.whole == {-1, 0, 1, 2}
+    assert entered([0, 3]).labels.whole == {-1, 0, 2}
+    assert entered([1, 1]).labels.whole == {-1, 1}  # all rows train the rest, but not with weight one
+    assert entered([1, 3]).labels.whole == {-1, 1}
 
 
 def test_ledgers_gather_what_was_moved():

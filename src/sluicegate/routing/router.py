@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure
-from sluicegate.routing.gated import GatedLinear, fits
 from sluicegate.routing.gradient_hook import GradientHook, Removable
-from sluicegate.routing.labels import REST, RETAIN, Assigned, Labels, Weights, as_index, assign, policy, transformed
+from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
 from sluicegate.routing.optimizer_mask import OptimizerMask
 from sluicegate.routing.parameter_pieces import Piece, pieces
 from sluicegate.routing.pass_context import PassContext
@@ -22,8 +21,6 @@ from sluicegate.routing.protect import MaskedForward
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
 
 Form = Literal["gate", "protect"]
-_LONGEST, _REMEMBERED = 1024, 256
-"""Rows of a batch whose labels are remembered, and how many such batches."""
 
 
 class Router:
@@ -91,7 +88,6 @@ class Router:
         self.places = _placed(model, sites, at)
         self.joint = tuple(p.strip() for p in joint.split(",")) if isinstance(joint, str) else tuple(joint)
         self._context = PassContext(self.policy)
-        self._known: dict[tuple[Any, ...], Assigned] = {}
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
         self._hooks: list[Removable] = []
@@ -136,11 +132,8 @@ class Router:
         if without and self.form == "protect" and not self.policy.ablates:
             raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
         given = labels() if callable(labels) else labels
-        if without:
-            active = self.policy.without(without)
-            self._context.enter(assign(given, active, self._device()), active)
-        else:
-            self._context.enter(self._assigned(given))
+        active = self.policy.without(without) if without else self.policy
+        self._context.enter(assign(given, active, self._device()))
 
     @contextmanager
     def delayed(self) -> Iterator["Late"]:
@@ -209,21 +202,6 @@ class Router:
 
     # ------------------------------------------------------------------------------- inside
 
-    def _assigned(self, labels: Labels) -> Assigned:
-        """The labels' weights, remembered: batches with fixed shares of labels bring the same ones again and again."""
-        short = isinstance(labels, Tensor) and labels.dim() == 1 and len(labels) <= _LONGEST
-        if not short or transformed() or torch.is_inference_mode_enabled():
-            return assign(labels, self.policy, self._device())
-        assert isinstance(labels, Tensor)
-        device = self._device()
-        key = (labels.dtype, device, *labels.tolist())
-        if (found := self._known.get(key)) is None:
-            found = assign(labels, self.policy, device)
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[key] = found
-        return found
-
     def _device(self) -> torch.device:
         if self._divided:
             return self._divided[-1].device
@@ -270,9 +248,7 @@ class Router:
             if self.form == "gate" or self.policy.ablates:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
                 module, gates = modules[site.hook_module], self.form == "gate"
-                one = gates and fits(module)
-                hook = GatedLinear(site, columns, self._context, module) if one else GradientHook(site, columns, self._context, gates=gates)
-                self._hooks.append(hook.attach(module, site.at))
+                self._hooks.append(GradientHook(site, columns, self._context, gates=gates).attach(module, site.at))
                 self._attached[site.hook_module] = module
         if self.form == "protect":
             by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
