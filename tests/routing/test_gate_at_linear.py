@@ -187,6 +187,7 @@ def test_a_copy_of_the_model_trains_plainly_and_the_model_goes_on(at):
     x, g = rows(labels)
     expected, _ = gradients(model, labels, x, g, at=at, by_hand=True)
     router = Router(model, {"layer": BLOCKS[0]}, at=at)
+    model.zero_grad()
     with router(labels):
         model(x).backward(g)
     other = copy.deepcopy(model)
