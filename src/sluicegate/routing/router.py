@@ -192,6 +192,10 @@ class Router:
         """How every parameter that is protected from some label is divided among the columns (rest, blocks)."""
         return self._pieces
 
+    def ledgers(self) -> list[Tensor]:
+        """For each guarded optimiser, which columns rows have trained since its last step; last, whether any were routed."""
+        return self._context.ledgers
+
     def remove(self) -> None:
         """Take the router off the model, which is then as it was before, weights apart."""
         for handle in self._hooks:
