@@ -28,20 +28,27 @@ def names(model, pattern):
 # ------------------------------------------------------------------------------ by name
 
 
-def test_a_star_stays_within_a_segment(models):
+def test_globs_are_over_full_names_and_a_star_crosses_dots(models):
     llama = models["llama"]
     assert names(llama, "model.layers.*.mlp") == ["model.layers.0.mlp", "model.layers.1.mlp"]
     assert names(llama, "model.layers.[1-9].mlp") == ["model.layers.1.mlp"]
     assert names(llama, "model.layers.[!0].mlp") == ["model.layers.1.mlp"]
     assert names(llama, "model.layers.?.mlp.act_fn") == ["model.layers.0.mlp.act_fn", "model.layers.1.mlp.act_fn"]
-    assert names(llama, "**.mlp") == ["model.layers.0.mlp", "model.layers.1.mlp"]
-    with pytest.raises(UserError, match=r"matches no module"):
-        find(llama, "model.*.mlp")
+    for pattern in ("**.mlp", "*.mlp", "model.*.mlp"):
+        assert names(llama, pattern) == ["model.layers.0.mlp", "model.layers.1.mlp"]
+
+
+def test_of_modules_inside_each_other_the_outermost_counts(models):
+    llama = models["llama"]
+    assert names(llama, "model.layers.*") == ["model.layers.0", "model.layers.1"]
+    assert names(llama, "*") == ["model", "lm_head"]
+    assert names(llama, "model.layers.1.mlp.*") == [f"model.layers.1.mlp.{n}" for n in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    assert names(nn.ModuleDict({"a": nn.Linear(1, 1), "ab": nn.Linear(1, 1)}), "a*") == ["a", "ab"]
 
 
 def test_a_star_alone_does_not_mean_the_model_itself():
     assert names(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "*") == ["0", "1"]
-    assert "" not in names(Net(), "**")
+    assert names(Net(), "**") == ["embed", "norm", "mlp", "rms", "head"]
     assert find(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), "")[0].kind == "mlp"
 
 
@@ -52,8 +59,8 @@ def test_a_wrong_name_lists_the_nearest(models):
     assert "mlp_hidden, heads, lora_rank, resid, experts" in str(caught.value)
 
 
-def test_brackets_that_are_no_glob_are_refused(models):
-    with pytest.raises(UserError, match=r"the site 'model.layers.\[9-0\].mlp' is no glob"):
+def test_brackets_that_match_nothing_are_refused(models):
+    with pytest.raises(UserError, match=r"the site 'model.layers.\[9-0\].mlp' matches no module. Nearest"):
         find(models["llama"], "model.layers.[9-0].mlp")
 
 

@@ -32,7 +32,7 @@ class Ablation(WeightEdit):
     ``edit * 0.5`` scales what the blocks put out by one half instead; a dose of 0 is the identity.
     """
 
-    places: tuple[tuple[Site, Placed], ...]
+    sites: tuple[tuple[Site, Placed], ...]
     """Every site with the units, (start, stop), of the blocks that are cut there."""
     dose: float = 1.0
     """1: the units are gone; 0: they are as they were."""
@@ -43,7 +43,7 @@ class Ablation(WeightEdit):
     @property
     def blocks(self) -> tuple[str, ...]:
         """Names of the blocks that are cut."""
-        return tuple(dict.fromkeys(name for _, placed in self.places for name in placed))
+        return tuple(dict.fromkeys(name for _, placed in self.sites for name in placed))
 
     @torch.no_grad()
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class Ablation(WeightEdit):
         new: dict[str, Tensor] = {}
         if not self.dose:
             return new
-        for site, placed in self.places:
+        for site, placed in self.sites:
             for part in site.parts:
                 # Scaling the readers is enough, unless there are none here or the units go for good.
                 if self.dose != 1 and not part.consumer and any(p.consumer for p in site.parts):
@@ -74,7 +74,7 @@ class Ablation(WeightEdit):
     @contextmanager
     def _applied(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as stack:
-            for site, placed in self.places:
+            for site, placed in self.sites:
                 if not site.parts:
                     stack.enter_context(_silenced(model, site, placed, self.dose))
             stack.enter_context(super()._applied(model))
@@ -87,7 +87,7 @@ class Ablation(WeightEdit):
         `surgery.shrink`); None for a dose other than 1. Raises `UserError` for a site without weights
         of its own, whose features can only be silenced while the model runs.
         """
-        for site, _ in self.places:
+        for site, _ in self.sites:
             if not site.parts:
                 raise UserError(
                     f"site {site.name!r} has no weights of its own, so there is nothing to bake: use `with cut(model): ...`, or route at a "
@@ -97,7 +97,7 @@ class Ablation(WeightEdit):
 
         check_idle(model)
         super().bake(model)
-        return shrink(model, self.places) if self.dose == 1 else None
+        return shrink(model, self.sites) if self.dose == 1 else None
 
 
 @contextmanager

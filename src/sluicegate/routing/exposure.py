@@ -88,7 +88,7 @@ class Report:
             more = f" and {len(self.leaks) - 8} more" if len(self.leaks) > 8 else ""
             raise UserError(
                 f"{len(self.leaks)} protected share(s) still receive a gradient: {named}{more}. The weight is used where the router does "
-                "not see it (shared between modules, or called without its module). Declare it in joint=, or route at another site."
+                "not see it (shared between modules, or called without its module). Declare it in joint_params=, or route at another site."
             )
 
     def __str__(self) -> str:

@@ -111,7 +111,7 @@ def _places(router: Router, block: str) -> list[tuple[Site, tuple[int, int]]]:
     block = block or router.blocks[0]
     if block not in router.blocks:
         raise UserError(f"no block {block!r} on this router. There are: {nearest(block, list(router.blocks), most=20)}.")
-    return [(site, placed[block]) for site, placed in router.places if block in placed]
+    return [(site, placed[block]) for site, placed in router.sites if block in placed]
 
 
 @contextmanager

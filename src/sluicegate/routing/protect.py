@@ -39,7 +39,7 @@ class MaskedForward:
         if any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
             raise UserError(  # weight_norm of the old kind, and pruning: what the module multiplies by is made anew before every call
                 f"module {name!r} ({type(module).__name__}) has a weight that a hook of torch.nn.utils makes from others, so its rows "
-                f"cannot be told apart. Use torch.nn.utils.parametrizations, or let it learn from everything: joint={name + '.*'!r}."
+                f"cannot be told apart. Use torch.nn.utils.parametrizations, or let it learn from everything: joint_params={name + '.*'!r}."
             )
         self.own = module.__dict__.get("forward")
         """A `forward` that somebody else had put on the module itself."""
@@ -89,7 +89,7 @@ class MaskedForward:
         if self.own is not None and not isinstance(self.own, MaskedForward):
             raise UserError(
                 f"module {self.name!r}: something else has put its own forward on it, whose rows cannot be told apart. Take that off, or "
-                f"let it learn from everything: joint={self.name + '.*'!r}."
+                f"let it learn from everything: joint_params={self.name + '.*'!r}."
             )
         labels = context.labels
         assert labels is not None
@@ -197,7 +197,7 @@ class MaskedForward:
         if not isinstance(held, Tensor):
             raise UserError(
                 f"module {self.name!r} ({type(self.module).__name__}) has weights of its own and gives a {type(held).__name__}, so its "
-                f"rows cannot be told apart. Let it learn from everything: joint={self.name + '.*'!r}."
+                f"rows cannot be told apart. Let it learn from everything: joint_params={self.name + '.*'!r}."
             )
         if not torch.is_grad_enabled():
             return held
@@ -222,7 +222,7 @@ class MaskedForward:
             return self.context.labels.backward
         raise UserError(
             f"module {self.name!r}: labels have shape {tuple(lead)}, but what it gives is {tuple(y.shape)}. Labels must have the batch's "
-            f"own size; a module that does not see the batch row by row learns from everything: joint={self.name + '.*'!r}."
+            f"own size; a module that does not see the batch row by row learns from everything: joint_params={self.name + '.*'!r}."
         )
 
 

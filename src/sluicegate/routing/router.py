@@ -1,5 +1,6 @@
 """The router: labels decide which parts of a model learn from which rows."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure
@@ -32,8 +34,8 @@ class Router:
         with router(labels):
             model(**batch).loss.backward()
 
-    `sites` maps site patterns (see `sites.find`) to blocks: a name, and how many units it has at
-    the end, or which (start, stop). Several patterns may use the same block name; several names
+    `modules` maps globs over module names (see `sites.find`) to blocks: a name, and how many units it has
+    at the end, or which (start, stop). Several patterns may use the same block name; several names
     make several blocks, each removable on its own. All units in no block are "the rest".
 
     Labels, per row (b,) or per token (b, t), are numbers or names of `router.labels`: 0 "retain",
@@ -49,7 +51,7 @@ class Router:
     reached round it, still learns: `report` lists it. form "protect": gradients of activations are
     left alone, and rows do not enter the gradient of weights that they may not train, in the whole
     model but for those that a module with children holds itself (SGTM, arXiv 2512.05648). Parameters
-    that match the globs `joint` are protected from nothing, in either form. Use `guard` on the
+    that match the globs `joint_params` (over full names, joined by commas) learn from every row, in either form. Use `guard` on the
     optimiser, or momentum and weight decay go on moving what is held.
 
     Under DDP and FSDP2 (`fully_shard`) the router goes on the module itself, before or after it is wrapped,
@@ -60,33 +62,36 @@ class Router:
     names that do not exist.
     """
 
+    @renamed(sites="modules", joint="joint_params")
     def __init__(
         self,
         model: nn.Module,
-        sites: Mapping[str, Mapping[str, Extent]],
+        modules: Mapping[str, Mapping[str, Extent]],
         *,
         form: Form = "gate",
         weights: Weights | None = None,
         ablate: Mapping[str, Sequence[str]] | None = None,
-        joint: str | Sequence[str] = (),
+        joint_params: str | Sequence[str] = (),
         at: At = "auto",
     ) -> None:
         if form not in ("gate", "protect"):
             raise UserError(f"form is {form!r}; it must be gate or protect.")
-        if not sites:
+        if not modules:
             raise UserError("a router needs at least one site, for example {'model.layers.*.mlp': {'forget': 64}}.")
-        for pattern, blocks in sites.items():
+        for pattern, blocks in modules.items():
             if not isinstance(blocks, Mapping):
                 raise UserError(f"site {pattern!r}: give its blocks as a mapping, for example {{'forget': 64}}; got {blocks!r}.")
         self.model, self.form = model, form
-        names = list(dict.fromkeys(name for blocks in sites.values() for name in blocks))
+        names = list(dict.fromkeys(name for blocks in modules.values() for name in blocks))
         if not names:
             raise UserError("the sites name no block. Give each a name and a size, for example {'forget': 64}.")
         if ablate is None:
             ablate = {RETAIN: names} if form == "protect" else {}
         self.policy = policy(names, weights or {}, ablate)
-        self.places = _placed(model, sites, at)
-        self.joint = tuple(p.strip() for p in joint.split(",")) if isinstance(joint, str) else tuple(joint)
+        self.sites = _placed(model, modules, at)
+        """Every site with its blocks' units, (start, stop)."""
+        given = joint_params.split(",") if isinstance(joint_params, str) else joint_params
+        self.joint_params = tuple(pattern.strip() for pattern in given)
         self._context = PassContext(self.policy)
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
@@ -108,13 +113,19 @@ class Router:
         """Names of the blocks."""
         return self.policy.blocks
 
+    @property
+    def places(self) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
+        """The earlier name of `sites`."""
+        warnings.warn("Router.places is now Router.sites", DeprecationWarning, stacklevel=2)
+        return self.sites
+
     def index(self, labels: Labels) -> Tensor:
         """Label names as numbers."""
         return as_index(labels, self.labels)
 
     def __repr__(self) -> str:
-        there = ", ".join(f"{site.name}: {dict(placed)}" for site, placed in self.places[:3])
-        more = f", and {len(self.places) - 3} more" if len(self.places) > 3 else ""
+        there = ", ".join(f"{site.name}: {dict(placed)}" for site, placed in self.sites[:3])
+        more = f", and {len(self.sites) - 3} more" if len(self.sites) > 3 else ""
         return f"Router(form={self.form!r}, {there}{more})"
 
     # ------------------------------------------------------------------------------- routing
@@ -185,7 +196,7 @@ class Router:
             if name not in self.blocks:
                 raise UserError(f"nothing was ever routed to {name!r}. The blocks are {nearest(name, list(self.blocks), most=20)}.")
         wanted = blocks or self.blocks
-        cut = ((site, {name: extent for name, extent in placed.items() if name in wanted}) for site, placed in self.places)
+        cut = ((site, {name: extent for name, extent in placed.items() if name in wanted}) for site, placed in self.sites)
         return Ablation(tuple((site, placed) for site, placed in cut if placed))
 
     def pieces(self) -> Mapping[str, tuple[Piece, ...]]:
@@ -248,7 +259,7 @@ class Router:
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
-        for site, placed in self.places:
+        for site, placed in self.sites:
             if self.form == "gate" or self.policy.ablates:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
                 module, gates = modules[site.hook_module], self.form == "gate"
@@ -268,7 +279,7 @@ class Router:
         """Every parameter that some label may not train, cut into columns."""
         parameters = dict(self.model.named_parameters())
         parts: dict[str, tuple[Part, dict[int, tuple[int, int]]]] = {}
-        for site, placed in self.places:
+        for site, placed in self.sites:
             if self.form == "protect" and not site.parts:
                 raise UserError(
                     f"site {site.name!r} has no weights of its own, so the parameter form has nothing to protect there. Name a linear "
@@ -281,19 +292,21 @@ class Router:
                 if part.parameter in parts:
                     raise UserError(f"the parameter {part.parameter!r} is divided at two sites at once. Leave one of them out.")
                 parts[part.parameter] = part, {self.policy.columns.index(name): extent for name, extent in placed.items()}
-        for pattern in self.joint:
+        for pattern in self.joint_params:
             if pattern and not any(fnmatchcase(name, pattern) for name in parameters):
-                raise UserError(f"joint={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
+                raise UserError(f"joint_params={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
         leaves = {
             id(p) for m in self.model.modules() if not any(True for _ in m.children()) for p in m.parameters(recurse=False)
         }  # what a module with children holds itself is used in ways that only it knows
         found = {}
         for name, parameter in parameters.items():
             wanted = name in parts if self.form == "gate" else id(parameter) in leaves
-            if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint):
+            if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint_params):
                 found[name] = pieces(parameter, *parts.get(name, (None, {})), gated=self.form == "gate")
         if not found and self.form == "protect":
-            raise UserError(f"joint={', '.join(self.joint)!r} matches every parameter, so nothing would be protected. Leave some out.")
+            raise UserError(
+                f"joint_params={', '.join(self.joint_params)!r} matches every parameter, so nothing would be protected. Leave some out."
+            )
         return found
 
 
@@ -326,11 +339,11 @@ class Late:
         router._context.take(assign(labels, router.policy, router._device()))
 
 
-def _placed(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
+def _placed(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
     """Every site with its blocks' units."""
     found: list[tuple[Site, dict[str, tuple[int, int]]]] = []
     by_tap: dict[tuple[str, str], str] = {}
-    for pattern, blocks in sites.items():
+    for pattern, blocks in modules.items():
         for site in find(model, pattern, at):
             key = (site.hook_module, site.at)
             if key in by_tap:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError
 from sluicegate.routing.gradient_hook import GradientHook
 from sluicegate.routing.pass_context import PassContext
@@ -23,15 +24,16 @@ from sluicegate.routing.sites import Kind, Part, Site, find, is_linear
 Start = Literal["zero", "random"]
 
 
+@renamed(sites="modules")
 def expand(
     model: nn.Module,
-    sites: Mapping[str, Mapping[str, int]],
+    modules: Mapping[str, Mapping[str, int]],
     *,
     start: Start = "zero",
     seed: int = 0,
     in_memory: bool = False,
 ) -> dict[str, dict[str, int]]:
-    """Add units at the end of each site, in place; return `sites`, ready for a router.
+    """Add units at the end of each site, in place; return `modules`, ready for a router.
 
     ::
 
@@ -65,7 +67,7 @@ def expand(
         raise UserError(f"start is {start!r}; it must be zero (outputs stay what they are) or random (for training from scratch).")
     for _, name in _routers(model):
         raise UserError(f"a router is attached to the model (at {name!r}). Call router.remove() first, expand, and make a new router.")
-    chosen = _chosen(model, sites)
+    chosen = _chosen(model, modules)
     scale, fitted = None, []
     plans = [_Plan(site, site.units + count, _drawn(start, seed, None)) for site, count in chosen.values() if site.units is not None]
     if (owned := owner_of(model)) is not None:
@@ -86,7 +88,7 @@ def expand(
         grow(model, plan.site, plan.units, plan.fill)
     for reference in fitted:
         reference.adopt(model)
-    return {pattern: dict(blocks) for pattern, blocks in sites.items()}
+    return {pattern: dict(blocks) for pattern, blocks in modules.items()}
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def check_idle(model: nn.Module) -> None:
             raise UserError(f"the router is entered (at {name!r}): leave its block before its blocks are taken out of the weights.")
 
 
-def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int, int]]]]) -> Shrunk:
+def shrink(model: nn.Module, sites: Sequence[tuple[Site, Mapping[str, tuple[int, int]]]]) -> Shrunk:
     """Take the units of these blocks, whose weights are zero already, out of the weights where possible.
 
     Of a Hugging Face model, every layer loses the same number, and its configuration says so, since
@@ -126,7 +128,7 @@ def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int
     check_idle(model)
     cut: dict[str, tuple[Site, Tensor]] = {}
     left: dict[str, str] = {}
-    for site, placed in places:
+    for site, placed in sites:
         try:
             cut[site.name] = site, _cut_units(model, site, placed)
         except Unfit as why:
@@ -165,11 +167,11 @@ class _Plan:
     """The new entries of a part."""
 
 
-def _chosen(model: nn.Module, sites: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[Site, int]]:
+def _chosen(model: nn.Module, modules: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[Site, int]]:
     found: dict[str, tuple[Site, int]] = {}
-    if not sites:
+    if not modules:
         raise UserError("there is nothing to expand. Name at least one site, for example {'model.layers.*.mlp': {'forget': 64}}.")
-    for pattern, blocks in sites.items():
+    for pattern, blocks in modules.items():
         for site in find(model, pattern):
             if site.name in found:
                 raise UserError(f"the site {site.name!r} is matched twice, also by {pattern!r}. Name all its blocks in one place.")
@@ -196,7 +198,7 @@ def _chosen(model: nn.Module, sites: Mapping[str, Mapping[str, int]]) -> dict[st
 
 
 def _routers(model: nn.Module) -> Iterator[tuple[PassContext, str]]:
-    """The flows of routers that are attached to a model, with where."""
+    """The pass contexts of routers that are attached to a model, with where."""
     for name, module in model.named_modules():
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), module.__dict__.get("forward")):
             own = hook if isinstance(hook, MaskedForward) else getattr(hook, "__self__", None)

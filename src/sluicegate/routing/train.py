@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sluicegate.deprecated import renamed
 from sluicegate.engine.models import Batch, Rows, width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
 from sluicegate.engine.training import Batches, CrossEntropy, Evaluation, Fitted, Objective, fit
@@ -21,6 +22,7 @@ Naming = Callable[[Batch], Labels]
 """Labels of a batch, made when it is drawn: by a rule, or by any call."""
 
 
+@renamed(sites="params")
 def train_routed(
     model: Any,
     rows: Rows,
@@ -31,7 +33,7 @@ def train_routed(
     objective: Objective | None = None,
     parts: dict[str, Part] | None = None,
     seed: int = 0,
-    sites: str = "*",
+    params: str = "*",
     run: RunContext | None = None,
     name: str = "route",
     evaluation: Evaluation | None = None,
@@ -43,7 +45,7 @@ def train_routed(
     rule (`routing.rules`), or any call from a batch to labels. `parts` fixes the composition of a batch
     (see `sampling.Mixture`); without, every row comes once an epoch. Rows of one label are put side by
     side, which lets the parameter form skip work. `without` gives the blocks that a batch is computed
-    without (see `Router.__call__`). The optimiser is guarded: what no row may train keeps its value, bitwise.
+    without (see `Router.__call__`). `params` are globs over the names of the parameters that are trained. The optimiser is guarded: what no row may train keeps its value, bitwise.
 
     Before anything is trained, one batch is run under every label; raises `UserError` naming each
     parameter that is protected from a label and still gets gradient from it.
@@ -77,7 +79,7 @@ def train_routed(
         seed=seed,
         run=run or RunContext(),
         name=name,
-        sites=sites,
+        sites=params,
         evaluation=evaluation,
         around=around,
         guard=router.guard,
