@@ -25,14 +25,14 @@ def test_a_router_takes_them():
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_so_does_all_else_that_names_modules():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="is now modules="):
         assert sg.expand(Net().float(), sites={"mlp": {"a": 1}}) == {"mlp": {"a": 1}}
-    with pytest.warns(DeprecationWarning), watch(Net(), sites={"mlp": BLOCKS}) as seen:
+    with pytest.warns(DeprecationWarning, match="is now modules="), watch(Net(), sites={"mlp": BLOCKS}) as seen:
         assert [site.name for site, _ in seen.sites] == ["mlp"]
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="is now modules="):
         assert Demix(Net(), sites="mlp", names=["one"]).labels == ("retain", "one", "unlabelled")
     experts = Experts({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}, nn.Linear(2, 2))
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="is now modules="):
         steer = Steer({"a": 1.0}, sites="")
     x = torch.randn(3, 2)
     with steer(experts):

@@ -244,7 +244,7 @@ class Lora(Trial):
                 seed=self.seed,
                 run=run,
                 name="train",
-                params="*lora_*",
+                sites="*lora_*",
             )
         return fitted.ledger.student
 

@@ -304,9 +304,8 @@ class Router:
             if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint_params):
                 found[name] = pieces(parameter, *parts.get(name, (None, {})), gated=self.form == "gate")
         if not found and self.form == "protect":
-            raise UserError(
-                f"joint_params={', '.join(self.joint_params)!r} matches every parameter, so nothing would be protected. Leave some out."
-            )
+            given = ", ".join(self.joint_params)
+            raise UserError(f"joint_params={given!r} matches every parameter, so nothing would be protected. Leave some out.")
         return found
 
 

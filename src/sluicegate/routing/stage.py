@@ -38,7 +38,8 @@ class Route(OnData):
     unlabelled: str = source("data")
     """Rows that nobody has labelled, in the same formats: they train everything."""
     modules: str = setting("mlp_hidden", was="places")
-    """Where the blocks lie: globs over module names (model.layers.*.mlp; * crosses dots), or mlp_hidden, heads, resid, lora_rank; joined by commas."""
+    """Where the blocks lie: globs over full module names, whose * crosses dots (model.layers.*.mlp), or mlp_hidden, heads, resid,
+    lora_rank; joined by commas."""
     units: int = 0
     """Units of each block at each module; 0: an eighth of what is there."""
     expand: bool = False

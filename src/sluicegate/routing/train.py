@@ -44,8 +44,9 @@ def train_routed(
     `labels` holds one label a row (n,) or a token (n, s), names or numbers of `router.labels`, or is a
     rule (`routing.rules`), or any call from a batch to labels. `parts` fixes the composition of a batch
     (see `sampling.Mixture`); without, every row comes once an epoch. Rows of one label are put side by
-    side, which lets the parameter form skip work. `without` gives the blocks that a batch is computed
-    without (see `Router.__call__`). `params` are globs over the names of the parameters that are trained. The optimiser is guarded: what no row may train keeps its value, bitwise.
+    side, which saves the parameter form a copy. `params` are globs over full parameter names, joined by
+    commas: what is trained at all. `without` gives the blocks that a batch is computed without (see
+    `Router.__call__`). The optimiser is guarded: what no row may train keeps its value, bitwise.
 
     Before anything is trained, one batch is run under every label; raises `UserError` naming each
     parameter that is protected from a label and still gets gradient from it.
