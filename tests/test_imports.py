@@ -32,7 +32,6 @@ def test_no_rooms_import_each_other(found):
     assert [at_fault(found, circle, room_of) for circle in circles(between(found))] == []
 
 
-@pytest.mark.xfail(strict=True, reason="circles are left in routing and steering")
 def test_no_files_import_each_other(found):
     assert [at_fault(found, circle, str) for circle in circles((i.source, i.target) for i in found)] == []
 

@@ -1,4 +1,4 @@
-"""The twin: the model that an architecture builds from a changed configuration, without memory for its weights.
+"""The reference: the model that an architecture builds from a changed configuration, without memory for its weights.
 
 It answers what no list of architectures could: which field of a configuration holds a width, which
 layers share it, and whether transformers would load a model of the new shape.
@@ -34,7 +34,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True)
-class Twin:
+class ResizedReference:
     """A model of the new shape, on the meta device."""
 
     model: nn.Module
@@ -50,7 +50,7 @@ class Twin:
     """Sites that were not named and change too, with their new number of units: one field holds for all of them."""
 
     def adopt(self, model: nn.Module) -> None:
-        """Let the user's configuration, and the modules at the sites, say what the twin's say."""
+        """Let the user's configuration, and the modules at the sites, say what the reference's say."""
         for name, value in self.values.items():
             setattr(self.config, name, value)
         for site in (*self.wanted, *self.others):
@@ -84,8 +84,8 @@ def grown(site: Site, shape: torch.Size, part_dim: int, units: int) -> tuple[int
     return tuple(new)
 
 
-def build(model: nn.Module, prefix: str, owner: Any, kind: Kind, wanted: Mapping[str, int]) -> Twin:
-    """The twin whose sites `wanted` have this many units each.
+def build(model: nn.Module, prefix: str, owner: Any, kind: Kind, wanted: Mapping[str, int]) -> ResizedReference:
+    """The reference whose sites `wanted` have this many units each.
 
     Raises `Unfit` where no configuration of this architecture describes such a model.
     """
@@ -97,13 +97,13 @@ def build(model: nn.Module, prefix: str, owner: Any, kind: Kind, wanted: Mapping
     reason = f"no field of {type(owner.config).__name__} holds this width"
     for values in _candidates(config, kind, site, units):
         try:
-            twin = _built(owner, config, values)
+            reference = _built(owner, config, values)
         except Exception as error:  # whatever an architecture says against it
             reason = first_line(error.__cause__ or error)
             continue
-        others = _others(twin, prefix, kind, mine, wanted)
-        if (found := _mismatch(model, twin, prefix, mine, {**wanted, **others})) is None:
-            return Twin(twin, prefix, config, values, wanted, others)
+        others = _others(reference, prefix, kind, mine, wanted)
+        if (found := _mismatch(model, reference, prefix, mine, {**wanted, **others})) is None:
+            return ResizedReference(reference, prefix, config, values, wanted, others)
         reason = f"{type(owner).__name__} would build {found}"
     raise Unfit(reason)
 
@@ -150,12 +150,12 @@ def _built(owner: Any, config: Any, values: Mapping[str, int]) -> nn.Module:
         setattr(inside, name, value)
     again = type(changed).from_dict(changed.to_dict())
     with torch.random.fork_rng(), torch.device("meta"):
-        twin: nn.Module = type(owner)(again)
-    return twin
+        reference: nn.Module = type(owner)(again)
+    return reference
 
 
-def _others(twin: nn.Module, prefix: str, kind: Kind, mine: Mapping[str, Site], wanted: Mapping[str, int]) -> dict[str, int]:
-    theirs = units_of_kind(twin, kind)
+def _others(reference: nn.Module, prefix: str, kind: Kind, mine: Mapping[str, Site], wanted: Mapping[str, int]) -> dict[str, int]:
+    theirs = units_of_kind(reference, kind)
     found = {}
     for name, site in mine.items():
         other = theirs.get(name.removeprefix(prefix))
@@ -164,13 +164,13 @@ def _others(twin: nn.Module, prefix: str, kind: Kind, mine: Mapping[str, Site], 
     return found
 
 
-def _mismatch(model: nn.Module, twin: nn.Module, prefix: str, sites: Mapping[str, Site], units: Mapping[str, int]) -> str | None:
-    """The first parameter whose shape is not the twin's once these sites have these units, in words."""
+def _mismatch(model: nn.Module, reference: nn.Module, prefix: str, sites: Mapping[str, Site], units: Mapping[str, int]) -> str | None:
+    """The first parameter whose shape is not the reference's once these sites have these units, in words."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     for name, count in units.items():
         for part in sites[name].parts:
             shapes[part.parameter] = grown(sites[name], torch.Size(shapes[part.parameter]), part.dim, count)
-    for name, parameter in twin.named_parameters():
+    for name, parameter in reference.named_parameters():
         path = prefix + name
         if path not in shapes:  # an adapter's layer lies around it
             path = ".".join([*path.split(".")[:-1], "base_layer", path.split(".")[-1]])

@@ -69,14 +69,14 @@ def test_what_no_row_may_train_stays_bitwise_and_the_rest_moves_as_it_would(kind
     assert all(torch.equal(p.grad, given[name]) for name, p in net.named_parameters())  # the gradients are the user's own
 
     guard.remove()
-    twin = Net()
-    twin.load_state_dict({name: before[name, ""] for name, _ in net.named_parameters()}, strict=False)
-    other = OPTIMIZERS[kind](twin.parameters())
+    reference = Net()
+    reference.load_state_dict({name: before[name, ""] for name, _ in net.named_parameters()}, strict=False)
+    other = OPTIMIZERS[kind](reference.parameters())
     other.load_state_dict(saved)
-    for name, p in twin.named_parameters():
+    for name, p in reference.named_parameters():
         p.grad = given[name]
     other.step()
-    plain = whole(twin, other)
+    plain = whole(reference, other)
 
     quiet = held(net, form, still)
     count = 0
@@ -175,16 +175,16 @@ def test_passes_without_gradients_train_nothing():
 
 
 def test_steps_without_a_routed_pass_are_plain():
-    net, twin = Net(), Net()
+    net, reference = Net(), Net()
     router = Router(net, SITES, form="protect")
-    first, second = OPTIMIZERS["adamw"](net.parameters()), OPTIMIZERS["adamw"](twin.parameters())
+    first, second = OPTIMIZERS["adamw"](net.parameters()), OPTIMIZERS["adamw"](reference.parameters())
     router.guard(first)
-    for model, optimizer in ((net, first), (twin, second)):
+    for model, optimizer in ((net, first), (reference, second)):
         for seed in range(2):
             model.zero_grad()
             nll(model, ids(3, seed=seed)).backward()
             optimizer.step()
-    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), reference.parameters(), strict=True))
 
 
 def test_a_removed_guard_guards_no_more():

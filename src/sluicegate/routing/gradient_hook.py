@@ -1,4 +1,7 @@
-"""Taps: the hooks of the activation form, put on once and idle while no pass is open."""
+"""Hooks of the activation form: at one site, the gate on the gradient and the ablation of the activation.
+
+They are registered once and do nothing while no pass is open.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,12 +11,10 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow, laid
-from sluicegate.routing.gate import Columns, Gate, InPlaceGate, LateGate, Stretch, ablated
+from sluicegate.routing.gate import Columns, Gate, LateGate, ablated
 from sluicegate.routing.labels import transformed
+from sluicegate.routing.pass_context import PassContext, laid
 from sluicegate.routing.sites import Site
-
-_KEPT = 64
 
 
 class Removable(Protocol):
@@ -22,108 +23,81 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
-class Tap:
+class GradientHook:
     """One site's gate and forward ablation."""
 
-    def __init__(self, site: Site, columns: Columns, flow: Flow, *, gates: bool) -> None:
-        self.name, self.dim, self.units, self.width = site.name, site.dim, site.units, site.width
+    def __init__(self, site: Site, columns: Columns, context: PassContext, *, gates: bool) -> None:
+        self.name, self.dim = site.name, site.dim
         self.columns = tuple((start * site.width, stop * site.width, c) for start, stop, c in columns)
-        self.flow = flow
+        self.context = context
         self.known: set[int] = set()
         """Numbers of features that the blocks have been found to fit."""
-        self.plans: dict[Any, tuple[Stretch, ...] | None] = {}
-        """By labels, shape and type: what is scaled here; None: each row by itself."""
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
     def attach(self, module: nn.Module, at: str) -> Removable:
+        """Register at the module's input or output."""
         if at == "input":
             return module.register_forward_pre_hook(self.on_input, with_kwargs=True)
         return module.register_forward_hook(self.on_output)
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self.flow.open:
-            self._idle()
-            return None
-        return on_first(args, kwargs, self.again, self.name)
+        return on_first(args, kwargs, self.route, self.name) if self._active() else None
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self.flow.open:
-            self._idle()
+        if not self._active():
             return None
         if isinstance(output, Tensor):
-            return self.again(output)
+            return self.route(output)
         if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
             return (self.route(output[0]), *output[1:])
         raise UserError(
             f"site {self.name!r} gives a {type(output).__name__}; only a tensor, or a tuple that starts with one, can be routed."
         )
 
-    def _idle(self) -> None:
-        if not is_compiling():
-            self.flow.idle(self.name)
-
-    def again(self, x: Tensor) -> Tensor:
-        """`route`, without asking anew what was found for rows and labels that lay like this before."""
-        if is_compiling():  # asked first, so that one graph serves all labels
-            return self.route(x)
-        flow = self.flow
-        if flow.late or flow.mutes or (key := self._key(x)) not in self.plans or transformed():
-            return self.route(x)
-        flow.applied += 1
-        number, own = flow.number, self.plans[key]
-        return InPlaceGate.apply(x, flow.backward, self.columns, self.dim, own, lambda: flow.check(number, self.name))  # type: ignore[no-any-return, no-untyped-call]
-
-    def _key(self, x: Tensor) -> Any:
-        """By what a plan is found: labels that lie together by how they lie, others by their shape alone."""
-        return self.flow.runs or self.flow.backward.shape, x.shape, x.dtype  # type: ignore[union-attr]
+    def _active(self) -> bool:
+        if not self.context.open and not is_compiling():
+            self.context.idle(self.name)
+        return self.context.open
 
     def route(self, x: Tensor) -> Tensor:
-        flow = self.flow
+        """`x` with what its rows are to do without set to zero, and behind a gate."""
+        context = self.context
         if is_compiling():
             return self._routed(x, None)
-        flow.applied += 1
-        number = flow.number
-        if flow.late:
+        context.applied += 1
+        number = context.number
+        if context.late:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
-        self._fits(x.shape, flow.backward)
+        assert context.labels is not None
+        self._fits(x.shape, context.labels.backward)
         if transformed():  # torch.func.grad goes back after the function, and its block, were left
             return self._routed(x, None)
-        return self._routed(x, lambda: flow.check(number, self.name))
+        return self._routed(x, lambda: context.check(number, self.name))
 
-    def _routed(self, x: Tensor, check: Any) -> Tensor:
-        flow = self.flow
-        weights = flow.backward
-        assert weights is not None
-        if flow.forward is not None and (is_compiling() or flow.mutes):  # asked first, so that one graph serves all labels
-            x = ablated(x, self._shaped(flow.forward, x.shape), self.columns, self.dim)
+    def _routed(self, x: Tensor, check: Callable[[], None] | None) -> Tensor:
+        labels = self.context.labels
+        assert labels is not None
+        # Ablation comes first: what it sets to zero gets a gradient of zero too, whatever the gate does.
+        if labels.forward is not None and (is_compiling() or labels.mutes):  # asked first, so that one graph serves all labels
+            x = ablated(x, self._shaped(labels.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
-        own, shaped = None, self._shaped(weights, x.shape)
-        if check is None or not self.dim % x.dim():
-            return Gate.apply(x, shaped, self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
-        if flow.index is not None and len(flow.index) == x.shape[0]:
-            own = flow.stretches(self.columns, x.shape[self.dim], x.dtype)
-        if own is not None or shaped is weights:
-            if len(self.plans) >= _KEPT:
-                self.plans.clear()
-            self.plans[self._key(x)] = own
-        return InPlaceGate.apply(x, shaped, self.columns, self.dim, own, check)  # type: ignore[no-any-return, no-untyped-call]
+        return Gate.apply(x, self._shaped(labels.backward, x.shape), self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:
-        self.flow.check(number, self.name)
-        if self.flow.backward is None:
+        self.context.check(number, self.name)
+        if self.context.labels is None:
             raise UserError(f"site {self.name!r}: backward began before the labels came. Call later.label(labels) first.")
-        self._fits(shape, self.flow.backward)
-        return self._shaped(self.flow.backward, shape)
+        self._fits(shape, self.context.labels.backward)
+        return self._shaped(self.context.labels.backward, shape)
 
     def _shaped(self, weights: Tensor, shape: torch.Size) -> Tensor:
         """Weights whose leading dimensions are those of the activation, which may have rows and tokens in one."""
         own = laid(weights, shape, self.dim % len(shape))
         return weights if own is None else own
 
-    def _fits(self, shape: torch.Size, weights: Tensor | None) -> None:
-        assert weights is not None
+    def _fits(self, shape: torch.Size, weights: Tensor) -> None:
         if len(shape) == 0 or laid(weights, shape, self.dim % len(shape)) is None:
             what = "(batch,)" if weights.dim() == 2 else "(batch, tokens)"
             raise UserError(
@@ -138,7 +112,7 @@ class Tap:
     def _fit_features(self, features: int) -> None:
         taken: dict[str, tuple[int, int]] = {}
         for start, stop, c in self.columns:
-            name = self.flow.policy.columns[c]
+            name = self.context.policy.columns[c]
             if stop > features or -start > features:
                 raise UserError(
                     f"site {self.name!r}: block {name!r} reaches to feature {max(stop, -start)}, but there are only {features} here. "

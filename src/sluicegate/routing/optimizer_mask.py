@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sluicegate.routing.flow import Flow
-from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.parameter_pieces import JOINT, Piece
+from sluicegate.routing.pass_context import PassContext
 
 
 @dataclass
@@ -27,27 +27,27 @@ class _Held:
     """By the optimiser's own name for its memory, and "" for the weights: one tensor a run."""
 
 
-class Guard:
+class OptimizerMask:
     """Watches one optimiser through its step hooks.
 
     The optimiser's memory that has not the parameter's own shape (Adafactor's) is not put back.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, cut: Mapping[nn.Parameter, tuple[Piece, ...]], flow: Flow, group: Any = None
+        self, optimizer: torch.optim.Optimizer, cut: Mapping[nn.Parameter, tuple[Piece, ...]], context: PassContext, group: Any = None
     ) -> None:
-        self.cut, self.flow, self.group = cut, flow, group
+        self.cut, self.context, self.group = cut, context, group
         self.held: list[_Held] = []
         self.gradients: list[tuple[nn.Parameter, Tensor | None]] = []
-        self.ledger = torch.zeros(len(flow.policy.columns) + 1, dtype=torch.bool)
-        flow.ledgers.append(self.ledger)
+        self.ledger = torch.zeros(len(context.policy.columns) + 1, dtype=torch.bool)
+        context.ledgers.append(self.ledger)
         self.handles = [optimizer.register_step_pre_hook(self.before), optimizer.register_step_post_hook(self.after)]
 
     def remove(self) -> None:
         """Let the optimiser step as it does without a router."""
         for handle in self.handles:
             handle.remove()
-        self.flow.ledgers = [ledger for ledger in self.flow.ledgers if ledger is not self.ledger]
+        self.context.ledgers = [ledger for ledger in self.context.ledgers if ledger is not self.ledger]
 
     def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self.held, self.gradients = [], []
