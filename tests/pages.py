@@ -73,3 +73,6 @@ def prose(page: Path) -> Iterator[tuple[int, str]]:
             inside = not inside
         elif not inside and not line.lstrip().startswith("|"):
             yield number, line
+
+
+PAGES = pages()

@@ -15,13 +15,12 @@ import pytest
 import torch
 import tyro
 
-from pages import ROOT, Block, blocks, name, pages
+from pages import PAGES, ROOT, Block, blocks, name
 from plugin import documented, install
 from sluicegate import registry
 from sluicegate.app import main
 from sluicegate.app.verbs import verbs
 
-PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [pytest.param(b, words, id=f"{b} {' '.join(words)[:60]}") for b in BLOCKS for words in b.commands() if b.mark != "not run"]
 
