@@ -114,6 +114,12 @@ def test_every_outcome_against_naive_training_has_its_words(naive, verdict):
         assert said({p: {name: naive[i], "routed": [0.7, 0.71, 0.7]} for i, p in enumerate((0.01, 0.3))})[NAIVE].verdict == verdict
 
 
+def test_a_share_at_which_nothing_is_told_apart_is_named_between_the_others():
+    naive = ([0.1, 0.11, 0.12], [0.5, 0.7, 0.9], [0.9, 0.91, 0.92])
+    row = said({p: {"naive": naive[i], "routed": [0.7, 0.71, 0.7]} for i, p in enumerate((0.01, 0.1, 0.3))})[NAIVE]
+    assert row.verdict == "higher at 1 %; not told apart at 10 %; lower at 30 %"
+
+
 def test_what_does_better_is_named_and_oracles_are_not():
     returns = {
         p: {"routed": [0.7, 0.71, 0.69], "filter_hidden": [0.9, 0.91, 0.89], "filter": [0.1 + p, 0.1, 0.1], "oracle": [0.96] * 3}
