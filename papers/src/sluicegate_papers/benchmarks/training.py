@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 import sluicegate as sg
-from sluicegate.engine.models import Rows, encode
+from sluicegate.engine.encoding import Rows, encode
 from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, Ledger, fit
 from sluicegate.runs.directory import Progress, RunContext, open_run
