@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from sluicegate.errors import UserError
-from sluicegate_study.deck.cards import Bonus, Card, DeckFile, Head, Part, Tossup, deletions
+from sluicegate_study.deck.cards import Bonus, Card, DeckFile, Head, Part, Tossup, find_deletions
+from sluicegate_study.errors import UserError
 
 TRAPS = st.sampled_from(
     [
@@ -22,7 +22,7 @@ IDS = st.lists(ID, max_size=3, unique=True).map(tuple)
 
 def has_deletions(text):
     try:
-        return bool(deletions(text))
+        return bool(find_deletions(text))
     except UserError:
         return False
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from sluicegate_study.deck.cards import Bonus, Card, Deck, DeckFile, Head, Part, Tossup
-from sluicegate_study.deck.collection import deck_of
+from sluicegate_study.deck.collection import make_deck
 from sluicegate_study.deck.log import read_log
 from sluicegate_study.game.bots import Plan
 from sluicegate_study.game.playing import Match
@@ -73,13 +73,13 @@ def bonus(number=1):
 
 def deck(tossups=2, bonuses=2, cards=()) -> Deck:
     entries = [*cards, *(tossup(n) for n in range(1, tossups + 1)), *(bonus(n) for n in range(1, bonuses + 1))]
-    return deck_of("stars", [DeckFile(Head(deck="stars", category="Astronomy"), tuple(entries))])
+    return make_deck("stars", [DeckFile(Head(deck="stars", category="Astronomy"), tuple(entries))])
 
 
 def table(tmp_path, monkeypatch=None, plan: Plan | None = None, of: Deck | None = None, rules="naqt", **options) -> Table:
     """A match; with a `plan`, every tossup has the bot do this."""
     if plan is not None:
-        monkeypatch.setattr("sluicegate_study.game.playing.plan", lambda *_: plan)
+        monkeypatch.setattr("sluicegate_study.game.playing.draw_plan", lambda *_: plan)
     clock = Clock()
     match = Match(of or deck(), tmp_path / "log.jsonl", "person:ada", clock=clock, rules=rules_of(rules), **options)
     return Table(match, clock)

@@ -32,7 +32,6 @@ def test_no_rooms_import_each_other(found):
     assert [at_fault(found, circle, room_of) for circle in circles(between(found))] == []
 
 
-@pytest.mark.xfail(strict=True, reason="circles are left in routing and steering")
 def test_no_files_import_each_other(found):
     assert [at_fault(found, circle, str) for circle in circles((i.source, i.target) for i in found)] == []
 
@@ -62,7 +61,6 @@ def test_the_check_on_circles_can_fail(tmp_path, text):
     assert floors("abc", {("a", "b"), ("b", "c"), ("a", "c")}) == {"a": 3, "b": 2, "c": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="study still takes errors, options and locks from the library")
 def test_study_imports_the_library_only_where_it_quizzes_a_model(found):
     quiz = ("sluicegate_study.quiz", "sluicegate_study.errors")
     assert [

@@ -22,6 +22,25 @@ GROUP = "sluicegate.plugins"
 OWN = "sluicegate"
 """The distribution whose parts may not be left out: what fails there is a bug, and is raised."""
 
+ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
+    "sluicegate-study": {"verb": ("deck", "lecture", "buzz", "play", "team", "quiz")},
+    "sluicegate-papers": {
+        "verb": ("bench", "papers"),
+        "recipe": (
+            *("access-control", "digits-split", "languages", "lora", "mnist-split", "quiz-biographies", "replay", "ripple-biographies"),
+            *("steering-scalar", "steering-twins", "steering-twins-all"),
+            *("undo-biographies", "undo-biographies-methods", "undo-biographies-share"),
+        ),
+        "stage": (
+            *("access-control", "biographies-quiz", "biographies-share", "languages", "languages-exposure", "lora", "replay", "split"),
+            *("steering-scalar", "steering-twins"),
+        ),
+        "task": ("biographies", "biographies-6", "biographies-48", "biographies-city"),
+        "model": ("biographies-tiny",),
+    },
+}
+"""What this project's other distributions bring, by kind: so that a name of theirs, where they are not installed, says what to install."""
+
 _failed: dict[str, str] = {}
 
 
@@ -45,6 +64,12 @@ class Verb(Protocol):
     def call(self, words: Sequence[str]) -> int:
         """Run it with the words that follow its name; return the exit status."""
         ...
+
+
+def from_elsewhere(kind: str, name: str) -> str:
+    """What to install for a name of this kind: " It comes with ...", or nothing where no other distribution of this project has it."""
+    brings = [place for place, kinds in ELSEWHERE.items() if name in kinds.get(kind, ())]
+    return f" It comes with {brings[0]}: pip install {brings[0]}." if brings else ""
 
 
 def failures() -> dict[str, str]:

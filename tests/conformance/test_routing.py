@@ -130,7 +130,7 @@ def test_checkpointed_gradients_are_those_of_an_ordinary_pass(name, form, reentr
     for name, module in model.named_modules():  # before the module: the second pass ends where nothing more is needed
         module.register_forward_pre_hook(lambda m, args, name=name: calls.update([name]))
     got = routed(router, MIXED)
-    assert all(calls[site.name] == 2 for site, _ in router.places)  # all was computed again
+    assert all(calls[site.name] == 2 for site, _ in router.sites)  # all was computed again
     assert all(torch.equal(got[n], expected[n]) for n in expected)
 
 

@@ -112,8 +112,8 @@ def test_cutting_units_under_adapters_cuts_what_the_adapters_add(name):
             cut = loss_of(model, rows())
         assert torch.equal(loss_of(model, rows()), plain)
         handles = [
-            model.get_submodule(site.tap).register_forward_pre_hook(without(*(edge * site.width for edge in placed["forget"])))
-            for site, placed in router.places
+            model.get_submodule(site.hook_module).register_forward_pre_hook(without(*(edge * site.width for edge in placed["forget"])))
+            for site, placed in router.sites
         ]
         expected = loss_of(model, rows())
         for handle in handles:

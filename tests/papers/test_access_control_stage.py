@@ -86,7 +86,7 @@ def test_a_capabilitys_rows_train_its_module_and_nothing_else():
         model(input_ids=batch.ids, attention_mask=batch.attention.long(), labels=batch.ids).loss.backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert set(grads) == {f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
-    start, stop = dict(router.places)[next(site for site, _ in router.places)]["multiply"]
+    start, stop = dict(router.sites)[next(site for site, _ in router.sites)]["multiply"]
     rest = torch.ones(model.config.intermediate_size, dtype=torch.bool)
     rest[start:stop] = False
     assert not grads["model.layers.0.mlp.gate_proj.weight"][rest].any()

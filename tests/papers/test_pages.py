@@ -10,7 +10,7 @@ from sluicegate.app import main
 from sluicegate.errors import UserError
 from sluicegate.experiments.experiment import run_recipe
 from sluicegate.experiments.recipe import Recipe
-from sluicegate_papers.pages import ROOT, claims_table, dump, load, pages, record
+from sluicegate_papers.pages import ROOT, _same, claims_table, dump, load, pages, record
 from throwaway import at_hand, table
 
 NUMBER = re.compile(r"(?<![\w@.])[-+\N{MINUS SIGN}]?(?:\d+(?:[.,]\d+)*|\.\d+)(?:e[-+\N{MINUS SIGN}]?\d+)?")
@@ -114,15 +114,30 @@ def test_a_finished_experiment_becomes_a_result_that_is_compared_with_what_was_d
     assert [row.verdict for row in result.claims()] == [claim.verdict for claim in outcome.checked()]
     assert result.claims()[0].compared == (("`routed.loss` 2.01 [1.99 to 2.03]", "> `control.loss + 0.5` = 1.51 [1.49 to 1.53]"),)
     assert "= 1.51 |" in claims_table(result.claims())
-    assert result.differences() == (4, ["control share: 0.7 then, 0.500 now"])
+    assert result.differences() == (4, 3, [["control", "share", "0.7", "0.500"]])
     assert result.table("arms").splitlines()[:2] == ["| arm | loss | share |", "|---|---|---|"]
     assert "| routed | loss | 2.00 | 2.01 | 2.02 |" in result.table("arms-seeds")
     (root / "papers/pages/one.md").write_text('# One\n\nText.\n\n{{ table("by-hand", "arms", "loss") }}\n', encoding="utf-8")
     page = " ".join(pages(root)["one.md"].split())
     assert "Of 4 figures that were documented before, 3 came out the same." in page
-    assert "- `by-hand`: control share: 0.7 then, 0.500 now." in page
+    assert "| control | share | 0.7 | 0.500 |" in page
     again = json.loads(record(root / "runs", root=root).read_text(encoding="utf-8"))
     assert again == content, "recorded twice, it still knows what was documented"
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "same"),
+    [
+        ("0.26 [0.25, 0.27]", "0.263 [0.254 to 0.272]", True),
+        ("0.26 [0.25, 0.27]", "0.263 [0.261 to 0.264]", False),
+        ("\N{MINUS SIGN}0.5", "-0.50", True),
+        ("1.00", "1.00 [0.99 to 1.01]", True),
+        ("0.96", "0.953", False),
+        ("–", "0.5", False),
+    ],
+)
+def test_figures_are_the_same_as_far_as_both_are_written(then, now, same):
+    assert _same(then, now) == same
 
 
 def test_claims_on_means_say_so(root):

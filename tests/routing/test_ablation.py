@@ -216,9 +216,9 @@ def test_a_bake_is_the_same_for_good():
     cut = router.ablate("one")
     with cut(net):
         expected = net(batch)
-    twin = copy.deepcopy(net)
-    (cut * 0.5).bake(twin)
-    torch.testing.assert_close(twin(batch), muted(net, batch, "one", dose=0.5), **EXACT)
+    reference = copy.deepcopy(net)
+    (cut * 0.5).bake(reference)
+    torch.testing.assert_close(reference(batch), muted(net, batch, "one", dose=0.5), **EXACT)
     cut.bake(net)
     torch.testing.assert_close(net(batch), expected, **EXACT)
 

@@ -204,7 +204,7 @@ def test_a_budget_that_makes_no_sense_is_refused(rows, wrong, said):
 
 
 def test_each_part_of_the_data_moves_what_its_label_allows(rows):
-    router = Router(learner(), {"mlp_hidden": {"forget": 16}}, form="protect", joint="*norm*")
+    router = Router(learner(), {"mlp_hidden": {"forget": 16}}, form="protect", joint_params="*norm*")
     batch = rows.batch(range(6))
 
     def loss(model, ids):

@@ -87,8 +87,8 @@ def test_a_copy_of_a_model_in_use_begins_afresh():
     policy, x = Policy(), data(4, 5)
     with policy.mix.steered({"ghost": 0.0}):
         policy(x)
-        twin = copy.deepcopy(policy)
-    assert torch.equal(twin(x), policy(x))
+        reference = copy.deepcopy(policy)
+    assert torch.equal(reference(x), policy(x))
 
 
 def test_wrong_experts_and_gates_are_refused():
@@ -202,10 +202,10 @@ def test_mixed_rows_give_each_expert_the_gradient_of_its_own():
     with route(policy)(labels):
         policy(x).square().sum().backward()
     for name in ("diamond", "ghost"):
-        twin = Policy()
+        reference = Policy()
         mine = torch.tensor([label in (name, "unlabelled") for label in labels])
-        twin(x)[mine].square().sum().backward()
-        for routed, wanted in zip(policy.mix.experts[name].parameters(), twin.mix.experts[name].parameters(), strict=True):
+        reference(x)[mine].square().sum().backward()
+        for routed, wanted in zip(policy.mix.experts[name].parameters(), reference.mix.experts[name].parameters(), strict=True):
             torch.testing.assert_close(routed.grad, wanted.grad)
 
 
@@ -452,19 +452,19 @@ def test_tokens_can_have_labels_of_their_own():
 
 @EVERY
 def test_the_kept_model_is_an_ordinary_one_that_saves_and_loads(name, tmp_path, bits):
-    model, twin = build(name).eval(), build(name).eval()
+    model, reference = build(name).eval(), build(name).eval()
     demix = Demix(model, "mlp_hidden", ["forget"])
     disturb(model)
     with demix.ablate()(model):
         cut = model(IDS).logits
     assert demix.keep("retain") is model
-    assert bits.same(bits.weights(model), bits.weights(twin))
+    assert bits.same(bits.weights(model), bits.weights(reference))
     assert torch.equal(model(IDS).logits, cut)
     model.save_pretrained(tmp_path)
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert bits.same(bits.weights(loaded), bits.weights(twin))
+    assert bits.same(bits.weights(loaded), bits.weights(reference))
     with pytest.raises(UserError, match="matches no Experts"):
         demix.keep("retain")
 
@@ -508,10 +508,10 @@ def test_an_expert_without_rows_is_not_moved_by_momentum():
 
 
 def test_generation_passes_through_the_retained_expert():
-    model, twin = build("gpt2").eval(), build("gpt2").eval()
+    model, reference = build("gpt2").eval(), build("gpt2").eval()
     Demix(model, "mlp_hidden", ["forget"])
     disturb(model)
-    wanted = twin.generate(IDS[:1], max_new_tokens=4, do_sample=False)
+    wanted = reference.generate(IDS[:1], max_new_tokens=4, do_sample=False)
     assert torch.equal(model.generate(IDS[:1], max_new_tokens=4, do_sample=False), wanted)
 
 
@@ -544,9 +544,9 @@ def test_a_copy_of_the_model_begins_without_labels():
     disturb(model)
     plain = model(IDS).logits
     with demix(["forget"] * 4):
-        twin = copy.deepcopy(model)
-        assert torch.equal(twin(IDS).logits, plain)
-    assert twin.model.layers[0].mlp.choice is twin.model.layers[1].mlp.choice is not model.model.layers[0].mlp.choice
+        reference = copy.deepcopy(model)
+        assert torch.equal(reference(IDS).logits, plain)
+    assert reference.model.layers[0].mlp.choice is reference.model.layers[1].mlp.choice is not model.model.layers[0].mlp.choice
 
 
 def test_labels_are_put_back_after_an_exception():

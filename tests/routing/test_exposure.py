@@ -166,14 +166,14 @@ class Functional(nn.Module):
 
 def test_a_weight_used_behind_the_routers_back_is_reported_by_name():
     model = Functional()
-    router = Router(model, {"net.mlp": BLOCKS}, form="protect", joint="net.head.*")
+    router = Router(model, {"net.mlp": BLOCKS}, form="protect", joint_params="net.head.*")
     with pytest.raises(UserError) as caught:
         router.verify(ids(3), nll)
     message = str(caught.value)
     assert message.startswith("1 protected share(s) still receive a gradient: net.embed.weight (rest) from one, two.")
-    assert "Declare it in joint=, or route at another site." in message
+    assert "Declare it in joint_params=, or route at another site." in message
     router.remove()
-    Router(model, {"net.mlp": BLOCKS}, form="protect", joint="net.head.*, net.embed.weight").verify(ids(3), nll)
+    Router(model, {"net.mlp": BLOCKS}, form="protect", joint_params="net.head.*, net.embed.weight").verify(ids(3), nll)
 
 
 def test_an_attention_that_calls_its_projection_without_its_module_is_reported():
@@ -196,14 +196,14 @@ def test_a_tied_weight_that_a_gate_cannot_hold_is_reported():
     with pytest.raises(UserError, match=r"embed.weight \(rest\) from word"):
         router.verify(ids(3), nll)
     Router(Net(tied=False), {"head": {"word": (3, 4)}}).verify(ids(3), nll)
-    Router(Net(), {"head": {"word": (3, 4)}}, joint="embed.*").verify(ids(3), nll)
+    Router(Net(), {"head": {"word": (3, 4)}}, joint_params="embed.*").verify(ids(3), nll)
 
 
 def test_many_leaks_are_counted():
     net = nn.ModuleList([Functional() for _ in range(5)])
-    router = Router(net, {"*.net.mlp": BLOCKS}, form="protect", joint="*.head.*")
+    router = Router(net, {"*.net.mlp": BLOCKS}, form="protect", joint_params="*.head.*")
     for model in net:
-        model.net.norm.forward = lambda x, own=model.net.norm: F.layer_norm(x, (8,), own.weight, own.bias)  # past the shield
+        model.net.norm.forward = lambda x, own=model.net.norm: F.layer_norm(x, (8,), own.weight, own.bias)  # past the stand-in
     with pytest.raises(UserError, match=r"15 protected share\(s\) .* and 7 more\. The weight is used where the router does not see it"):
         router.verify(ids(2), lambda net, x: sum(nll(model, x) for model in net))
 

@@ -118,8 +118,10 @@ def test_any_weight_of_a_label_scales_the_gains_and_a_frozen_shift_gets_none():
 def test_a_norm_is_not_computed_twice(kind, twice, monkeypatch):
     """That is what the shorter way is for."""
     counted = []
-    before = protect.Shield._two_ways
-    monkeypatch.setattr(protect.Shield, "_two_ways", lambda self, args, kwargs: counted.append(self.name) or before(self, args, kwargs))
+    before = protect.MaskedForward._two_ways
+    monkeypatch.setattr(
+        protect.MaskedForward, "_two_ways", lambda self, args, kwargs: counted.append(self.name) or before(self, args, kwargs)
+    )
     model = net(kind)
     router = Router(model, {"2": {"forget": 2}}, form="protect", ablate={})
     with router([1, 2]):

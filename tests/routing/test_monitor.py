@@ -115,7 +115,7 @@ def test_a_head_is_measured_with_all_its_features(rows):
     hook = model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda m, args: taken.append(args[0].detach()))
     model(input_ids=batch.ids, attention_mask=batch.attention.long())
     hook.remove()
-    [(site, placed)] = router.places
+    [(site, placed)] = router.sites
     (start, stop), wide = placed["forget"], site.width
     assert wide == 8
     torch.testing.assert_close(activity(router, batch, per="token"), taken[0][..., start * wide : stop * wide].norm(dim=-1))

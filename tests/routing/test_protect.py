@@ -225,12 +225,12 @@ def _plain_share(model, x, rows):
 
 def test_a_batch_norm_counts_a_batch_once():
     model = Head(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), width=12)
-    twin, x = copy.deepcopy(model), torch.randn(6, 2, 4, 4, dtype=torch.float64)
+    reference, x = copy.deepcopy(model), torch.randn(6, 2, 4, 4, dtype=torch.float64)
     router = Router(model, {"last": {"one": 1}}, form="protect", ablate={})
     with router([0, 1, 0, 1, 2, 2]):
         image_loss(model, x).backward()
-    image_loss(twin, x)
-    for (name, buffer), expected in zip(model.named_buffers(), twin.buffers(), strict=True):
+    image_loss(reference, x)
+    for (name, buffer), expected in zip(model.named_buffers(), reference.buffers(), strict=True):
         assert torch.equal(buffer, expected), name
 
 
@@ -286,7 +286,7 @@ def test_joint_parameters_learn_from_every_row(joint, soft):
     expected = row_by_row(net, batch, labels, torch.tensor([[1.0, 1, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1]]), torch.ones(4, 3))
     nll(net, batch).backward()
     plain = gradients(net)
-    router = Router(net, SITES, form="protect", joint=joint, ablate={})
+    router = Router(net, SITES, form="protect", joint_params=joint, ablate={})
     got = routed(router, batch, F.one_hot(labels, 4).double() if soft else labels)
     divided = set(router.pieces())
     assert divided != set(plain)
@@ -294,13 +294,13 @@ def test_joint_parameters_learn_from_every_row(joint, soft):
 
 
 def test_a_joint_pattern_that_matches_nothing_lists_the_nearest():
-    with pytest.raises(UserError, match=r"joint='norm.wieght' matches no parameter. Nearest: norm.weight"):
-        Router(Net(), SITES, form="protect", joint="norm.wieght")
+    with pytest.raises(UserError, match=r"joint_params='norm.wieght' matches no parameter. Nearest: norm.weight"):
+        Router(Net(), SITES, form="protect", joint_params="norm.wieght")
 
 
 def test_a_router_that_would_protect_nothing_is_refused():
-    with pytest.raises(UserError, match=r"joint='\*' matches every parameter, so nothing would be protected"):
-        Router(Net(), SITES, form="protect", joint="*")
+    with pytest.raises(UserError, match=r"joint_params='\*' matches every parameter, so nothing would be protected"):
+        Router(Net(), SITES, form="protect", joint_params="*")
 
 
 def test_frozen_weights_stay_without_a_gradient():
@@ -328,11 +328,11 @@ def test_a_module_that_gives_no_tensor_is_refused_by_name():
     router = Router(model, {"last": {"one": 1}}, form="protect")
     with (
         router([1, 0]),
-        pytest.raises(UserError, match=r"module 'lstm' \(LSTM\) .* gives a tuple, .*learn from everything: joint='lstm.\*'"),
+        pytest.raises(UserError, match=r"module 'lstm' \(LSTM\) .* gives a tuple, .*learn from everything: joint_params='lstm.\*'"),
     ):
         model["lstm"](torch.randn(2, 3, 4))
     router.remove()
-    router = Router(model, {"last": {"one": 1}}, form="protect", joint="lstm.*")
+    router = Router(model, {"last": {"one": 1}}, form="protect", joint_params="lstm.*")
     with router([1, 0]):
         model["last"](model["lstm"](torch.randn(2, 3, 4))[0]).sum().backward()
     assert model["lstm"].weight_hh_l0.grad.any()
@@ -343,7 +343,7 @@ def test_a_module_that_does_not_see_the_batch_row_by_row_is_refused_by_name(laye
     model = nn.ModuleDict({"odd": layer, "last": nn.Linear(4, 3)})
     router = Router(model, {"last": {"one": 1}}, form="protect")
     x = torch.randn(6, 4, 5) if isinstance(layer, nn.Conv1d) else torch.randn(6, 4)
-    with router([1, 0, 2]), pytest.raises(UserError, match=r"module 'odd': labels have shape \(3,\), .*\(6, 4.*joint='odd.\*'"):
+    with router([1, 0, 2]), pytest.raises(UserError, match=r"module 'odd': labels have shape \(3,\), .*\(6, 4.*joint_params='odd.\*'"):
         model["odd"](x)
 
 
@@ -380,7 +380,10 @@ def test_a_forward_that_somebody_else_put_on_a_module_is_not_overruled():
     router = Router(net, SITES, form="protect")
     loss = nll(net, ids(2))
     assert torch.isfinite(loss)  # a plain pass runs it
-    with router([0, 1]), pytest.raises(UserError, match=r"module 'norm': something else has put its own forward on it.*joint='norm.\*'"):
+    with (
+        router([0, 1]),
+        pytest.raises(UserError, match=r"module 'norm': something else has put .*joint_params='norm.\*'"),
+    ):
         nll(net, ids(2))
     router.remove()
     assert net.norm.forward(torch.ones(1)) == 3
@@ -415,7 +418,7 @@ def test_real_architectures_row_by_row(name, by):
     divided = 0
     for parameter, gradient in got.items():
         own = torch.zeros_like(gradient, dtype=torch.bool)
-        for site, placed in router.places:
+        for site, placed in router.sites:
             for part in site.parts:
                 if part.parameter == parameter:
                     own.index_fill_(part.dim, part.belongs(*placed["f"]).nonzero().flatten(), True)
@@ -446,6 +449,6 @@ def test_the_shares_of_a_parameter_are_a_partition():
 def test_weights_that_a_hook_makes_are_an_error_that_says_what_to_do(made_by):
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     made_by(net[0])
-    with pytest.raises(UserError, match=r"module '0' \(Linear\) has a weight that a hook .* joint='0.\*'"):
+    with pytest.raises(UserError, match=r"module '0' \(Linear\) has a weight that a hook .* joint_params='0.\*'"):
         Router(net, {"2": {"forget": 2}}, form="protect")
-    Router(net, {"2": {"forget": 2}}, form="protect", joint="0.*")
+    Router(net, {"2": {"forget": 2}}, form="protect", joint_params="0.*")

@@ -114,7 +114,7 @@ def test_gates_on_rows_that_lie_together_or_not_are_the_product_bitwise(stretche
     with router(labels):
         model(x).backward(g)
     column = torch.zeros(7, dtype=torch.long)
-    for name, (start, stop) in router.places[0][1].items():
+    for name, (start, stop) in router.sites[0][1].items():
         column[slice(start, stop or None)] = router.policy.columns.index(name)
     expected = g * router.policy.backward[labels][:, column].to(kind)[:, None]
     assert torch.equal(x.grad, expected)
@@ -463,7 +463,7 @@ def test_delayed_labels_are_for_plain_gates(options):
         ({"mlp": {"one": 2}, "mlp.0": {"one": 2}}, {}, r"the parameter 'mlp.0.weight' is divided at two sites at once"),
         ({"mlp": {"one": 2}, "mlp.2": {"one": 2}}, {"form": "protect"}, r"the parameter 'mlp.2.weight' is divided at two sites"),
         ({"embed": {"one": 2}, "mlp": {"one": 2}}, {"form": "protect"}, r"site 'embed' has no weights of its own"),
-        ({"mlp": {"one": 2}}, {"joint": "nrm.*"}, r"joint='nrm.\*' matches no parameter. Nearest:"),
+        ({"mlp": {"one": 2}}, {"joint_params": "nrm.*"}, r"joint_params='nrm.\*' matches no parameter. Nearest:"),
     ],
 )
 def test_a_router_that_makes_no_sense_is_refused_and_leaves_the_model_alone(sites, options, message):
@@ -602,20 +602,20 @@ def test_copies_of_a_routed_model_train_plainly(form, inside):
     router = Router(net, SITES, form=form)
     if inside:
         with router([1, 1, 1, 1]):
-            twin = copy.deepcopy(net)
-            nll(twin, batch).backward()
+            reference = copy.deepcopy(net)
+            nll(reference, batch).backward()
     else:
-        twin = copy.deepcopy(net)
+        reference = copy.deepcopy(net)
         with router([1, 1, 1, 1]):
-            nll(twin, batch).backward()
-    assert all(torch.equal(value, plain[name]) for name, value in gradients(twin).items())
+            nll(reference, batch).backward()
+    assert all(torch.equal(value, plain[name]) for name, value in gradients(reference).items())
     assert all(p.grad is None for p in net.parameters())
-    again = Router(twin, SITES, form=form)  # and may have a router of their own
-    twin.zero_grad()
+    again = Router(reference, SITES, form=form)  # and may have a router of their own
+    reference.zero_grad()
     with again([1, 1, 1, 1]):
-        nll(twin, batch).backward()
-    assert not twin.mlp[0].weight.grad[:6].any()
-    assert twin.mlp[0].weight.grad[6:9].any()
+        nll(reference, batch).backward()
+    assert not reference.mlp[0].weight.grad[:6].any()
+    assert reference.mlp[0].weight.grad[6:9].any()
     with router([1, 1, 1, 1]):
         nll(net, batch).backward()
     assert not net.mlp[0].weight.grad[:6].any()

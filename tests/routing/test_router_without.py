@@ -38,7 +38,7 @@ def test_rows_computed_without_a_block_do_not_train_it(form):
         with router(["unlabelled"] * 4, without=without):
             nll(net, batch).backward()
         learnt[bool(without)] = gradients(net)["mlp.0.bias"]
-    start, stop = router.places[0][1]["one"]
+    start, stop = router.sites[0][1]["one"]
     assert learnt[False][start:stop].any()
     assert not learnt[True][start:stop].any()
     assert learnt[True][:start].any()

@@ -28,20 +28,27 @@ def names(model, pattern):
 # ------------------------------------------------------------------------------ by name
 
 
-def test_a_star_stays_within_a_segment(models):
+def test_globs_are_over_full_names_and_a_star_crosses_dots(models):
     llama = models["llama"]
     assert names(llama, "model.layers.*.mlp") == ["model.layers.0.mlp", "model.layers.1.mlp"]
     assert names(llama, "model.layers.[1-9].mlp") == ["model.layers.1.mlp"]
     assert names(llama, "model.layers.[!0].mlp") == ["model.layers.1.mlp"]
     assert names(llama, "model.layers.?.mlp.act_fn") == ["model.layers.0.mlp.act_fn", "model.layers.1.mlp.act_fn"]
-    assert names(llama, "**.mlp") == ["model.layers.0.mlp", "model.layers.1.mlp"]
-    with pytest.raises(UserError, match=r"matches no module"):
-        find(llama, "model.*.mlp")
+    for pattern in ("**.mlp", "*.mlp", "model.*.mlp"):
+        assert names(llama, pattern) == ["model.layers.0.mlp", "model.layers.1.mlp"]
+
+
+def test_of_modules_inside_each_other_the_outermost_counts(models):
+    llama = models["llama"]
+    assert names(llama, "model.layers.*") == ["model.layers.0", "model.layers.1"]
+    assert names(llama, "*") == ["model", "lm_head"]
+    assert names(llama, "model.layers.1.mlp.*") == [f"model.layers.1.mlp.{n}" for n in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    assert names(nn.ModuleDict({"a": nn.Linear(1, 1), "ab": nn.Linear(1, 1)}), "a*") == ["a", "ab"]
 
 
 def test_a_star_alone_does_not_mean_the_model_itself():
     assert names(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "*") == ["0", "1"]
-    assert "" not in names(Net(), "**")
+    assert names(Net(), "**") == ["embed", "norm", "mlp", "rms", "head"]
     assert find(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), "")[0].kind == "mlp"
 
 
@@ -52,8 +59,8 @@ def test_a_wrong_name_lists_the_nearest(models):
     assert "mlp_hidden, heads, lora_rank, resid, experts" in str(caught.value)
 
 
-def test_brackets_that_are_no_glob_are_refused(models):
-    with pytest.raises(UserError, match=r"the site 'model.layers.\[9-0\].mlp' is no glob"):
+def test_brackets_that_match_nothing_are_refused(models):
+    with pytest.raises(UserError, match=r"the site 'model.layers.\[9-0\].mlp' matches no module. Nearest"):
         find(models["llama"], "model.layers.[9-0].mlp")
 
 
@@ -108,9 +115,9 @@ def test_mlp_units_have_their_rows_and_columns(models, name):
         units = 128 if name == "gpt2" else 64
         assert (site.kind, site.units, site.width, site.at) == ("mlp", units, 1, "input")
         assert {part.parameter for part in site.parts if not part.consumer} == {
-            n for n in parameters if n.startswith(site.name) and n not in (f"{site.tap}.weight", f"{site.tap}.bias")
+            n for n in parameters if n.startswith(site.name) and n not in (f"{site.hook_module}.weight", f"{site.hook_module}.bias")
         }
-        assert [part.parameter for part in site.parts if part.consumer] == [f"{site.tap}.weight"]
+        assert [part.parameter for part in site.parts if part.consumer] == [f"{site.hook_module}.weight"]
         for part in site.parts:
             assert parameters[part.parameter].shape[part.dim] == units
             assert part.belongs(4, 6).nonzero().flatten().tolist() == [4, 5]
@@ -124,7 +131,7 @@ def test_a_units_activation_depends_on_its_own_weights_and_is_read_by_its_own(mo
     model, x = models[name], torch.randint(3, 130, (2, 7), generator=torch.Generator().manual_seed(0))
     site = find(model, kind)[0]
     caught = {}
-    reader = model.get_submodule(site.tap)
+    reader = model.get_submodule(site.hook_module)
     handles = [reader.register_forward_hook(lambda m, args, out: caught.update(x=args[0].clone(), y=out.clone()))]
 
     def run():
@@ -192,7 +199,7 @@ def test_a_module_without_weights_of_its_own_has_features_only():
 
 def test_at_chooses_the_side_of_a_whole_mlp():
     site = site_of(Net(), "mlp", at="output")
-    assert (site.kind, site.tap, site.at, site.units) == ("features", "mlp", "output", None)
+    assert (site.kind, site.hook_module, site.at, site.units) == ("features", "mlp", "output", None)
 
 
 def test_an_attention_that_hides_the_size_of_its_heads_is_refused():

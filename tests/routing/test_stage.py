@@ -123,7 +123,7 @@ def test_listed_tokens_alone_belong_to_the_block(own):
         ({"confident": 1.5}, "confident is 1.5; it is a share"),
         ({"units": -1}, "units is -1"),
         ({"blocks": []}, "there is no block"),
-        ({"places": "transformer.h.*.mlp"}, "matches no module. Nearest"),
+        ({"modules": "transformer.h.*.mlp"}, "matches no module. Nearest"),
         ({"blocks": ["a", "b"]}, "which is no block"),
         ({"tokens": "nosuchtoken"}, "nosuchtoken"),
         ({"retain": ""}, "route needs --retain"),

@@ -63,7 +63,7 @@ def stir(model, pattern, blocks):
         return torch.randn(like.shape, generator=generator).to(like) * 0.3
 
     with torch.no_grad():
-        for site, placed in router.places:
+        for site, placed in router.sites:
             for part in site.parts:
                 for start, stop in placed.values():
                     mine = part.belongs(start, stop).nonzero().flatten()
@@ -87,7 +87,7 @@ def test_new_mlp_units_keep_the_function_and_load_again(name, tmp_path, bits):
     assert given == {mlp(name): {"forget": 8, "other": 4}}
     torch.testing.assert_close(outputs(model), before, atol=1e-6, rtol=0)
     router = sg.Router(model, given)
-    site, placed = router.places[0]
+    site, placed = router.sites[0]
     old = site.units - 12
     assert placed == {"forget": (old, old + 8), "other": (old + 8, old + 12)}
     for part in site.parts:  # the old units are first, bitwise
@@ -149,7 +149,7 @@ def test_one_of_two_blocks_goes_and_the_other_still_works(tmp_path):
     assert cut.bake(model)
     torch.testing.assert_close(outputs(model), ablated, atol=1e-6, rtol=0)
     router.remove()
-    assert sg.Router(model, {"model.layers.*.mlp": {"b": 6}}).places[0][1] == {"b": (64, 70)}
+    assert sg.Router(model, {"model.layers.*.mlp": {"b": 6}}).sites[0][1] == {"b": (64, 70)}
     assert torch.equal(outputs(again(model, tmp_path)), outputs(model))
 
 
@@ -241,7 +241,7 @@ def test_layers_that_were_not_named_get_units_that_stay_dead(name, tmp_path, bit
         optimizer.step()
     model.eval()
     router = sg.Router(model, {mlp(name): {"forget": 8}})
-    for site, placed in router.places:
+    for site, placed in router.sites:
         used = [bool(model.get_parameter(p.parameter).movedim(p.dim, 0)[p.belongs(*placed["forget"])].any()) for p in site.parts]
         assert all(used) if ".0." in site.name else not any(used)
     router.remove()
@@ -294,7 +294,7 @@ def test_one_layer_in_memory_and_back(tmp_path, bits):
     model = made("llama")
     weights = bits.weights(model)
     router = sg.Router(model, expand(model, {"model.layers.1.mlp": {"forget": 8}}, in_memory=True))
-    assert [site.units for site, _ in router.places] == [72]
+    assert [site.units for site, _ in router.sites] == [72]
     assert model.model.layers[0].mlp.up_proj.out_features == 64
     assert router.ablate().bake(model)
     assert bits.same(bits.weights(model), weights)

@@ -166,7 +166,7 @@ class AccessControl(Trial):
             ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
             joint = [name for name, p in model.named_parameters() if id(p) in ends]  # one name where they are tied
         # General rows are computed without blocks (retain) or with those that are not drawn (unlabelled), and leave them alone.
-        return Router(model, sites, form="protect", joint=joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
+        return Router(model, sites, form="protect", joint_params=joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
 
     # --------------------------------------------------------------------------- the run
 

@@ -171,7 +171,7 @@ class LanguagesSettings(Trial):
         sites = {"mlp_hidden": {"forget": self.forget_units}, "heads": {"forget": self.forget_heads}}
         if form == "gate":
             return Router(model, sites, form="gate", weights={"forget": self.rest_weight})
-        return Router(model, sites, form="protect", joint=joint_of(model))
+        return Router(model, sites, form="protect", joint_params=joint_of(model))
 
     def schedule(self, rows: int) -> "Schedule":
         """One pass over so many rows."""

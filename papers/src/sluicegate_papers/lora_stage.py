@@ -232,7 +232,7 @@ class Lora(Trial):
         if self.arm == "routed":
             labels = [item.label for item in data.train.items]
             fitted = train_routed(
-                model, data.train, labels, router, self.schedule, objective=objective, seed=self.seed, sites="*lora_*", run=run
+                model, data.train, labels, router, self.schedule, objective=objective, seed=self.seed, params="*lora_*", run=run
             )
         else:
             draw = Mixture(data.train, self.schedule.batch, seed_of(self.seed, "train"))

@@ -97,9 +97,10 @@ class Result:
                 return markdown(table["head"], table["rows"])
         raise UserError(f"papers/results/{self.name}.json has no table {name!r}. There are: {[t['name'] for t in self.content['tables']]}.")
 
-    def differences(self) -> tuple[int, list[str]]:
-        """How many documented figures an experiment that was run again has, and which of them came out otherwise."""
-        counted, found = 0, []
+    def differences(self) -> tuple[int, int, list[list[str]]]:
+        """Of an experiment that was run again: how many figures were documented, how many came out the same, and (arm, measure, then,
+        now) of those that did not; numbers of single seeds are counted one by one, and listed as their means."""
+        counted, same, found = 0, 0, []
         for table in self.content.get("documented", {}).get("tables", ()):
             of_seeds = table["name"] == "arms-seeds"
             for arm, column, cells in _documented(table, of_seeds):
@@ -107,11 +108,17 @@ class Result:
                 if values is None:
                     continue
                 now = [_short(v) for v in values] if of_seeds else [_mean(values) or "–"]
-                for seed, then, new in zip(self.seeds if of_seeds else [None], cells, now, strict=False):
-                    counted += 1
-                    if not _same(then, new):
-                        found.append(f"{arm} {column}{'' if seed is None else f', seed {seed}'}: {then} then, {new} now")
-        return counted, found
+                counted += len(cells)
+                same += sum(map(_same, cells, now))
+                then = f"{sum(map(float, cells)) / len(cells):.2f}" if of_seeds else cells[0]
+                if not _same(then, _mean(values)):
+                    found.append([arm, column, then, _mean(values)])
+        before, after = self.content.get("documented", {}).get("claims", ()), self.claims()
+        if len(before) == len(after):
+            for was, claim in zip(before, after, strict=True):
+                if "verdict" in was and was["verdict"] != claim.verdict:
+                    found.append(["", claim.says, was["verdict"], claim.verdict])
+        return counted, same, found
 
     def provenance(self) -> str:
         """Where the numbers come from, in one or two sentences."""
@@ -119,10 +126,8 @@ class Result:
         seeds = f"seed {self.seeds[0]}" if n == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
         if c["from"] == "docs":
             return f"`{c['command']}` ({seeds}; {c['date']}; carried over from the documentation at commit {c['commit']})."
-        counted, changed = self.differences()
-        again = ""
-        if counted:
-            again = f" Of {counted} figures that were documented before, {counted - len(changed)} came out the same."
+        counted, same, _ = self.differences()
+        again = f" Of {counted} figures that were documented before, {same} came out the same." if counted else ""
         return f"`{c['command']}` ({seeds}; run on {c['date']} at commit {c['commit'][:7]}).{again}"
 
 
@@ -136,14 +141,13 @@ def _documented(table: Mapping[str, Any], of_seeds: bool) -> Iterator[tuple[str,
 
 
 def _same(then: str, now: str) -> bool:
-    """Whether two cells say the same: in the same characters, or as single numbers that are equal as far as both are written."""
-    if then == now:
-        return True
-    numbers = [re.fullmatch(r"-?\d*\.?\d+", cell.replace("\N{MINUS SIGN}", "-")) for cell in (then, now)]
-    if not all(numbers):
-        return False
-    digits = min(len(m[0].partition(".")[2]) for m in numbers if m)
-    return abs(float(numbers[0][0]) - float(numbers[1][0])) < 0.5001 * 10**-digits if numbers[0] and numbers[1] else False
+    """Whether two cells say the same: number by number, as far as both are written."""
+    one, two = (re.findall(r"-?\d*\.?\d+", cell.replace("\N{MINUS SIGN}", "-")) for cell in (then, now))
+    if not one or not two:
+        return then == now
+    shared = min(len(one), len(two))  # an interval narrower than the digits that are shown is left out
+    digits = [min(len(a.partition(".")[2]), len(b.partition(".")[2])) for a, b in zip(one[:shared], two[:shared], strict=True)]
+    return all(abs(float(a) - float(b)) < 0.5001 * 10**-d for a, b, d in zip(one[:shared], two[:shared], digits, strict=True))
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
@@ -207,12 +211,10 @@ def _page(title: str, shown: Sequence[Result], body: str, results: Mapping[str, 
             said += [f"**{result.content['title']}** (`{result.name}`, {_count(result)})", "", claims_table(result.claims()), ""]
             said += [*wrap(f"Measured by {result.provenance()}", 118), ""]
     text = re.sub(r'\{\{ (table|source)\("([\w.-]+)"(?:, "([\w-]+)")?(?:, "([^"]+)")?\) \}\}', fill, body.strip())
-    changed = [line for result in shown for line in _changed(result)]
-    return "\n".join([*said, text, *(["", "## What came out otherwise when run again", "", *changed] if changed else [])]) + "\n"
-
-
-def _changed(result: Result) -> list[str]:
-    return [f"- `{result.name}`: {line}." for line in result.differences()[1]] if result.content["from"] == "run" else []
+    for result in shown:
+        if result.content["from"] == "run" and (changed := result.differences()[2]):
+            text += f"\n\n## What came out otherwise: `{result.name}`\n\n" + markdown(["arm", "measure or claim", "then", "now"], changed)
+    return "\n".join([*said, text]) + "\n"
 
 
 def claims_table(claims: Sequence[Row]) -> str:

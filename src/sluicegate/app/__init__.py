@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: list[str], told: set[str]) -> int:
-    from sluicegate.app.verbs import ELSEWHERE, verbs
+    from sluicegate.app.verbs import verbs
+    from sluicegate.registry import from_elsewhere
 
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -59,8 +60,8 @@ def _answer(words: list[str], told: set[str]) -> int:
     verb, rest = words[0], words[1:]
     known = verbs()
     _tell_failures(told)
-    if verb in ELSEWHERE and verb not in known:
-        raise UserError(f"{verb} comes with another distribution. Get it with: pip install {ELSEWHERE[verb]}")
+    if verb not in known and (where := from_elsewhere("verb", verb)):
+        raise UserError(f"no verb {verb!r} here.{where}")
     if verb not in known:
         raise UserError(f"no verb {verb!r}. Nearest: {nearest(verb, list(known))}. All of them: sluicegate --help")
     _check_alone(verb)

@@ -18,11 +18,6 @@ GROUPS = {
     "runs and recipes": ("run", "sweep", "report", "runs", "fetch", "doctor", "bench", "papers"),
 }
 """The headings of the overview and what stands first under each, in order; other verbs and other headings follow."""
-ELSEWHERE = {
-    **dict.fromkeys(("deck", "lecture", "buzz", "play", "team", "quiz"), "sluicegate-study"),
-    "bench": "sluicegate-papers",
-}
-"""Verbs of distributions that may not be installed."""
 
 
 def verbs() -> dict[str, registry.Verb]:

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError, first_line, nearest
-from sluicegate.registry import folders
+from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.disk import plain_disk_errors
 
 transformers_logging.set_verbosity_error()
@@ -65,7 +65,8 @@ def locate(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         known = [*packaged(), *MODELS]
         raise UserError(
-            f"no model {name!r}: not a folder, and none that ships by that name. Nearest: {nearest(name, known)}. "
+            f"no model {name!r}: not a folder, and none that ships by that name.{from_elsewhere('model', name)} "
+            f"Nearest: {nearest(name, known)}. "
             "A model is a folder with config.json, a run folder, a packaged configuration, or a hub id (owner/name)."
         )
     return name

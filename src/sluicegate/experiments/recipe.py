@@ -27,7 +27,7 @@ from typing import Any
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.experiments.claims import check, names
-from sluicegate.registry import folders
+from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.stage import from_config, settings_of, stages
 from sluicegate.runs.trial import trials
 
@@ -203,7 +203,8 @@ class Recipe:
     def _common(self, verb: str, own: Mapping[str, Any]) -> dict[str, Any]:
         known = stages()
         if verb not in known:
-            raise UserError(f"recipe {self.name!r}: no verb {verb!r}. There are: {', '.join(known)}.")
+            where = from_elsewhere("stage", verb) or f" There are: {', '.join(known)}."
+            raise UserError(f"recipe {self.name!r}: no verb {verb!r}.{where}")
         kind = known[own["verb"]].method_called(own["method"]) if "method" in own else None
         return {name: value for name, value in self.common.items() if name in settings_of(known[verb], kind)}
 
@@ -245,7 +246,8 @@ def load_recipe(source: str) -> Recipe:
     if source in packaged_recipes():
         path = packaged_recipes()[source]
     elif not path.is_file():
-        raise UserError(f"no recipe {source!r}: neither a file nor packaged. Packaged: {', '.join(packaged_recipes())}.")
+        where = from_elsewhere("recipe", source) or f" Packaged: {', '.join(packaged_recipes())}."
+        raise UserError(f"no recipe {source!r}: neither a file nor packaged.{where}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

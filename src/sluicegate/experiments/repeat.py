@@ -9,7 +9,8 @@ from sluicegate.experiments.recipe import Recipe, load_recipe, packaged_recipes
 
 
 def packaged(recipe: Recipe) -> bool:
-    return recipe.name in packaged_recipes() and load_recipe(recipe.name) == recipe
+    """Whether the package ships this very recipe, however it was read."""
+    return recipe.name in packaged_recipes() and as_toml(load_recipe(recipe.name)) == as_toml(recipe)
 
 
 def command(outcome: Outcome) -> str:

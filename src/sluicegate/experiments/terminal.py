@@ -16,11 +16,10 @@ def terminal_table(outcome: Outcome) -> "Table":
 
     Shares are percentages, means over seeds; a column that nothing was measured for is left out.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    n = len(outcome.seeds)
+    from sluicegate.cli.terminal import seeds_table
+
     found = rows(outcome)
     columns: list[tuple[str, list[str]]] = [
         ("retain", [written(row.score("retain"), "share").value for row in found]),
@@ -29,13 +28,8 @@ def terminal_table(outcome: Outcome) -> "Table":
         ("savings", [str(written(row.savings)) for row in found]),
         ("cost", [written(row.relative, "times").value or written(row.cost, "flops").value for row in found]),
     ]
-    seeds = "one seed, no intervals" if n == 1 else f"means over {n} seeds, [95 % interval]"
-    title = Text(f"{outcome.recipe.title or outcome.recipe.name}: {seeds}")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm", overflow="fold", max_width=26)
     shown = [(name, cells) for name, cells in columns if any(cells)]
-    for name, _ in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = seeds_table(outcome.recipe.title or outcome.recipe.name, len(outcome.seeds), [name for name, _ in shown])
     roles = {"reference": " (reference)", "pretrained": " (start)"}
     for i, row in enumerate(found):
         style = "bold" if row.role == "reference" else ""

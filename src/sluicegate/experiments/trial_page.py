@@ -112,19 +112,12 @@ def _plain(value: Any) -> Any:
 
 def table(outcome: Outcome) -> "Table":
     """Arms against measures for a terminal: means over seeds with their intervals."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    n = len(outcome.seeds)
-    seeds = "one seed, no intervals" if n == 1 else f"means over {n} seeds, [95 % interval]"
-    made = Table(
-        title=Text(f"{outcome.recipe.title or outcome.recipe.name}: {seeds}"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+    from sluicegate.cli.terminal import seeds_table
+
     shown = [m for m in _headline(outcome) if m in measured(outcome)]
-    made.add_column("arm", overflow="fold", max_width=26)
-    for measure in shown:
-        made.add_column(measure, justify="right", overflow="fold")
+    made = seeds_table(outcome.recipe.title or outcome.recipe.name, len(outcome.seeds), shown)
     for name in outcome.recipe.trials:
         made.add_row(Text(name), *(Text(cell(outcome, name, measure) or "-") for measure in shown))
     return made

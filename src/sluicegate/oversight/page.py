@@ -21,14 +21,6 @@ RULES = {
     "weighted": "stopped by inverse probability",
     "peek": "best look (cheating)",
 }
-MEANINGS = {
-    "return": "discounted true return on boards where nothing is overseen: Diamond +1, Ghost -1; exact, no episode is sampled",
-    "Diamond, Ghost, time-out": "chances of these ends",
-    "near, far": "return where the Diamond is at most as far as the Ghost, and where the Ghost is nearer",
-    "Ghost seen": "return on boards where the Ghost's square is overseen and the Diamond's is not",
-    "overseen": "return of the labelled episodes alone, as the overseer sees it, of the policy that acts in training",
-    "routed less this": "difference of the returns, paired by seed",
-}
 
 
 def report_oversight(found: Found, path: Path, *, command: str, facts: str = "") -> Path:
@@ -67,7 +59,6 @@ def report_oversight(found: Found, path: Path, *, command: str, facts: str = "")
         paired=_paired(found),
         best=label_of(BEST) if BEST in found.names else "",
         rules=RULES,
-        meanings=MEANINGS,
         abouts={label_of(name): _about(name) for name in found.names},
         warnings=found.warnings(),
         command=command,
@@ -109,20 +100,13 @@ def _paired(found: Found) -> list[tuple[str, list[Any]]]:
 
 def tables(found: Found) -> "list[Table]":
     """For a terminal: one table a share, arms against figures, and the differences from the routed arm."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    from sluicegate.cli.terminal import seeds_table
 
-    n = len(found.seeds)
-    seeds = "one seed, no intervals" if n == 1 else f"means over {n} seeds, [95 % interval]"
     made = []
     for share in found.shares:
-        title = Text(f"{percent(share)} of oversight, {found.size} x {found.size}: {seeds}")
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("arm")
         compared = BEST in found.names and len(found.names) > 1
-        for column in ("return", "D / G / time-out", "near / far", *(["routed less this"] if compared else [])):
-            table.add_column(column, justify="right")
+        columns = ("return", "D / G / time-out", "near / far", *(["routed less this"] if compared else []))
+        table = seeds_table(f"{percent(share)} of oversight, {found.size} x {found.size}", len(found.seeds), columns)
         for name in found.names:
             table.add_row(name, *_cells(found, share, name), *([_ahead(found, share, name)] if compared else []))
         made.append(table)

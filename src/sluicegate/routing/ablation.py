@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow
+from sluicegate.routing.gradient_hook import GradientHook, on_first
 from sluicegate.routing.labels import policy
+from sluicegate.routing.pass_context import PassContext
 from sluicegate.routing.sites import Site
-from sluicegate.routing.taps import Tap, on_first
 from sluicegate.values.edits import WeightEdit
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Ablation(WeightEdit):
     ``edit * 0.5`` scales what the blocks put out by one half instead; a dose of 0 is the identity.
     """
 
-    places: tuple[tuple[Site, Placed], ...]
+    sites: tuple[tuple[Site, Placed], ...]
     """Every site with the units, (start, stop), of the blocks that are cut there."""
     dose: float = 1.0
     """1: the units are gone; 0: they are as they were."""
@@ -43,7 +43,7 @@ class Ablation(WeightEdit):
     @property
     def blocks(self) -> tuple[str, ...]:
         """Names of the blocks that are cut."""
-        return tuple(dict.fromkeys(name for _, placed in self.places for name in placed))
+        return tuple(dict.fromkeys(name for _, placed in self.sites for name in placed))
 
     @torch.no_grad()
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class Ablation(WeightEdit):
         new: dict[str, Tensor] = {}
         if not self.dose:
             return new
-        for site, placed in self.places:
+        for site, placed in self.sites:
             for part in site.parts:
                 # Scaling the readers is enough, unless there are none here or the units go for good.
                 if self.dose != 1 and not part.consumer and any(p.consumer for p in site.parts):
@@ -74,7 +74,7 @@ class Ablation(WeightEdit):
     @contextmanager
     def _applied(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as stack:
-            for site, placed in self.places:
+            for site, placed in self.sites:
                 if not site.parts:
                     stack.enter_context(_silenced(model, site, placed, self.dose))
             stack.enter_context(super()._applied(model))
@@ -87,7 +87,7 @@ class Ablation(WeightEdit):
         `surgery.shrink`); None for a dose other than 1. Raises `UserError` for a site without weights
         of its own, whose features can only be silenced while the model runs.
         """
-        for site, _ in self.places:
+        for site, _ in self.sites:
             if not site.parts:
                 raise UserError(
                     f"site {site.name!r} has no weights of its own, so there is nothing to bake: use `with cut(model): ...`, or route at a "
@@ -97,20 +97,20 @@ class Ablation(WeightEdit):
 
         check_idle(model)
         super().bake(model)
-        return shrink(model, self.places) if self.dose == 1 else None
+        return shrink(model, self.sites) if self.dose == 1 else None
 
 
 @contextmanager
 def _silenced(model: nn.Module, site: Site, placed: Placed, dose: float) -> Iterator[None]:
     """Scale a site's features while the model runs."""
     names = tuple(placed)
-    flow = Flow(policy(names, {}, {}))
+    context = PassContext(policy(names, {}, {}))
     columns = tuple((start, stop, c) for c, (start, stop) in enumerate(placed.values(), start=1))
-    tap = Tap(site, columns, flow, gates=False)
+    hook = GradientHook(site, columns, context, gates=False)
     keep = torch.tensor([1.0, *[1.0 - dose] * len(names)])
 
     def mute(x: Tensor) -> Tensor:
-        return tap.muted(x, keep)
+        return hook.muted(x, keep)
 
     def on_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return on_first(args, kwargs, mute, site.name)
@@ -118,7 +118,7 @@ def _silenced(model: nn.Module, site: Site, placed: Placed, dose: float) -> Iter
     def on_output(module: nn.Module, args: Any, output: Any) -> Any:
         return (mute(output[0]), *output[1:]) if isinstance(output, tuple) else mute(output)
 
-    module = model.get_submodule(site.tap)
+    module = model.get_submodule(site.hook_module)
     if site.at == "input":
         handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
     else:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError
 from sluicegate.routing.experts import Experts, Steer, numbered
 from sluicegate.routing.labels import RETAIN, UNLABELLED, Labels
@@ -86,7 +87,7 @@ class Demix:
             model(**batch).loss.backward()
         plain = demix.keep("retain")          # an ordinary model of its kind again: save it
 
-    `sites` are the router's patterns, as strings ("model.layers.*.mlp"); any module whose input and
+    `modules` are the router's patterns, as strings ("model.layers.*.mlp"); any module whose input and
     output go row by row may be named. `names` are the labels besides "retain". The module itself
     becomes the expert "retain", so that the model computes bitwise what it did. Everything between
     the experts learns from every row.
@@ -100,13 +101,14 @@ class Demix:
     `keep` first. Raises `UserError` for sites that match nothing or lie within each other.
     """
 
-    def __init__(self, model: nn.Module, sites: str | Sequence[str], names: Sequence[str]) -> None:
+    @renamed(sites="modules")
+    def __init__(self, model: nn.Module, modules: str | Sequence[str], names: Sequence[str]) -> None:
         own = (names,) if isinstance(names, str) else tuple(names)
         if not own or RETAIN in own or UNLABELLED in own or len(set(own)) != len(own):
             raise UserError(f"names are {', '.join(own) or 'empty'}; give those besides {RETAIN} and {UNLABELLED}, each once.")
         if any(isinstance(module, ByLabel) for module in model.modules()):
             raise UserError("the model has experts by label already. Keep one of them first: demix.keep('retain').")
-        patterns = [sites] if isinstance(sites, str) else sites
+        patterns = [modules] if isinstance(modules, str) else modules
         paths = list(dict.fromkeys(site.name for pattern in patterns for site in find(model, pattern, "auto")))
         for path in paths:
             inside = [other for other in paths if other != path and other.startswith(f"{path}." if path else "")]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.labels import RETAIN, UNLABELLED, Labels, as_index
 from sluicegate.routing.router import Router
@@ -183,7 +184,7 @@ class Steer:
 
     shares: Mapping[str, float]
     """Share of each named expert: 0 or more, at most 1 together."""
-    sites: str = "*"
+    modules: str = "*"
     """Which `Experts`: a glob over the model's module names."""
     dose: float = 1.0
     """1: the forced shares; 0: the gate's."""
@@ -224,7 +225,7 @@ class Steer:
         return self._applied(model)
 
     def _chosen(self, model: nn.Module) -> dict[str, Experts]:
-        chosen = found(model, self.sites)
+        chosen = found(model, self.modules)
         for path, module in chosen.items():
             for name in self.shares:
                 if name not in module.names:
@@ -252,3 +253,6 @@ class Steer:
         for path, module in reversed(chosen.items()):  # those within others first
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, module.experts[self.alone])
+
+
+Steer.__init__ = renamed(sites="modules")(Steer.__init__)  # type: ignore[method-assign]

@@ -1,19 +1,31 @@
 """Exposure: which parameters of a routed model learn from which label, measured."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.pieces import JOINT
-
-if TYPE_CHECKING:
-    from sluicegate.routing.router import Router
+from sluicegate.routing.labels import Policy
+from sluicegate.routing.parameter_pieces import JOINT, Piece
 
 _JOINT = "joint"
+
+
+class Routed(Protocol):
+    """What is asked of a router here."""
+
+    model: nn.Module
+    policy: Policy
+
+    def __call__(self, labels: Tensor) -> AbstractContextManager[None]: ...
+
+    def pieces(self) -> Mapping[str, tuple[Piece, ...]]: ...
+
+    def ledgers(self) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Report:
             more = f" and {len(self.leaks) - 8} more" if len(self.leaks) > 8 else ""
             raise UserError(
                 f"{len(self.leaks)} protected share(s) still receive a gradient: {named}{more}. The weight is used where the router does "
-                "not see it (shared between modules, or called without its module). Declare it in joint=, or route at another site."
+                "not see it (shared between modules, or called without its module). Declare it in joint_params=, or route at another site."
             )
 
     def __str__(self) -> str:
@@ -95,16 +107,16 @@ class Report:
         return "\n".join(lines)
 
 
-def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Report:
+def exposure(router: Routed, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Report:
     """Run the batch once a label, all its rows under that label, and measure the gradients."""
     model, count = router.model, _rows(batch)
     parameters = dict(model.named_parameters())
     before = {name: p.grad for name, p in parameters.items()}
-    ledgers = [(ledger, ledger.clone()) for ledger in router._flow.ledgers]
+    ledgers = [(ledger, ledger.clone()) for ledger in router.ledgers()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     norms: dict[tuple[str, str], dict[str, float]] = {}
     try:
-        for number, label in enumerate(router.labels):
+        for number, label in enumerate(router.policy.labels):
             for parameter in parameters.values():
                 parameter.grad = None
             with torch.random.fork_rng(), router(torch.full((count,), number)):
@@ -123,13 +135,13 @@ def exposure(router: "Router", batch: Any, loss: Callable[[nn.Module, Any], Tens
         held: tuple[str, ...] = ()
         if block != _JOINT:
             column = router.policy.columns.index(block)
-            held = tuple(label for i, label in enumerate(router.labels) if not trains[i, column])
+            held = tuple(label for i, label in enumerate(router.policy.labels) if not trains[i, column])
         weights = dict(_shares(router, name, parameters[name].detach()))[block]
         rows.append(Row(name, block, found, held, float(weights.norm()) if weights is not None else 0.0))
-    return Report(tuple(rows), router.labels)
+    return Report(tuple(rows), router.policy.labels)
 
 
-def _shares(router: "Router", name: str, tensor: Tensor | None) -> list[tuple[str, Tensor | None]]:
+def _shares(router: Routed, name: str, tensor: Tensor | None) -> list[tuple[str, Tensor | None]]:
     cut = router.pieces().get(name)
     if cut is None:
         return [(_JOINT, tensor)]

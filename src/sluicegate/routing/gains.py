@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sluicegate.routing.pieces import JOINT, Piece
+from sluicegate.routing.parameter_pieces import JOINT, Piece
 
 
 def _rows_sum(each: Tensor, weights: Tensor, own: tuple[Piece, ...]) -> Tensor:
@@ -24,21 +24,6 @@ def _rows_sum(each: Tensor, weights: Tensor, own: tuple[Piece, ...]) -> Tensor:
         for start, stop in piece.runs or ((0, len(out)),):
             out[start:stop] = total[start:stop]
     return out
-
-
-class PerRow(torch.autograd.Function):
-    """A vector handed to every row: the rows' gradients arrive apart, and are summed with their weights."""
-
-    @staticmethod
-    def forward(ctx: Any, vector: Tensor, weights: Tensor, own: tuple[Piece, ...], missing: int) -> Tensor:
-        ctx.weights, ctx.own = weights, own
-        lead = weights.shape[:-1]
-        return vector.view(*(1,) * (len(lead) + missing), -1).expand(*lead, *(1,) * missing, -1)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        weights = ctx.weights
-        return _rows_sum(g.reshape(-1, g.shape[-1]), weights.reshape(-1, weights.shape[-1]), ctx.own), None, None, None
 
 
 class NormGains(torch.autograd.Function):

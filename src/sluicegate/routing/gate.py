@@ -1,29 +1,24 @@
-"""The activation gate: the identity forward, the gradient times a weight per row and block backward.
+"""The activation gate: the identity forward; backward the gradient times one weight a row and block.
 
-Source: Cloud et al. 2024 (arXiv 2410.04332), section 3, with all of an edge's weights for one
-data point given by its label. Written as an autograd function, because the usual
-``m * x + (1 - m) * x.detach()`` changes the forward pass for fractional m, widens it under
-autocast, and keeps two more activations alive.
+Source: Cloud et al. 2024 (arXiv 2410.04332), section 3, with all of an edge's weights for one data point given by its
+label. An autograd function, because the usual ``m * x + (1 - m) * x.detach()`` changes the forward pass for fractional
+m, widens it under autocast, and keeps two more activations for the backward pass.
 """
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sluicegate.routing.labels import Runs
-
 Columns = tuple[tuple[int, int, int], ...]
-"""Runs of features that are not the rest's: (start, stop, column of the weights)."""
+"""Runs of features that belong to a block: (start, stop, column of the weights). All others belong to the rest, column 0."""
 
 
 def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
-    """`x` times its row's weight: `weights` [..., k + 1], whose column 0 is the rest's.
+    """`x` times its row's weights [..., k + 1], whose leading dimensions are the leading ones of `x`.
 
-    The leading dimensions of `weights` are the leading ones of `x`. No mask of the size of `x` is
-    made: each run of features is multiplied by one number a row.
+    No mask of the size of `x` is made: each run of features is multiplied by one number a row.
     """
     w, axis = weights.to(x.dtype), dim % x.dim()
     out = x * _factor(w, 0, x)
@@ -33,16 +28,8 @@ def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
     return out
 
 
-def scale(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
-    """`scaled`, in place."""
-    w, axis = weights.to(x.dtype), dim % x.dim()
-    for start, stop, c in feature_runs(columns, x.shape[axis]):
-        x.narrow(axis, start, stop - start).mul_(_factor(w, c, x))
-    return x
-
-
 def ablated(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
-    """`x` with its blocks, and nothing else, times their row's weight."""
+    """`x` with its blocks, and nothing else, times their row's weights."""
     w, axis = weights.to(x.dtype), dim % x.dim()
     out = x.clone()
     for start, stop, c in feature_runs(columns, x.shape[axis]):
@@ -52,13 +39,13 @@ def ablated(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
 
 
 def _factor(weights: Tensor, column: int, x: Tensor) -> Tensor:
-    """A column of the rows' weights in as many dimensions as `x` has."""
+    """A column of the rows' weights, in as many dimensions as `x` has."""
     one = weights[..., column]
     return one.reshape(*one.shape, *(1,) * (x.dim() - one.dim()))
 
 
 def feature_runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
-    """All features as runs (start, stop, column), the rest's (column 0) among them."""
+    """All `size` features as runs (start, stop, column), those of the rest (column 0) among them."""
     parts: list[tuple[int, int, int]] = []
     at = 0
     for start, stop, c in sorted((start + size, stop + size, c) if start < 0 else (start, stop, c) for start, stop, c in columns):
@@ -68,7 +55,10 @@ def feature_runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
 
 
 class Gate(torch.autograd.Function):
-    """Identity forward, bitwise; backward the gradient times the weights."""
+    """Identity forward, bitwise; backward the gradient times `weights` [..., k + 1].
+
+    `check`, where given, is called when the backward pass arrives, and raises if that is too late.
+    """
 
     generate_vmap_rule = True
 
@@ -79,122 +69,20 @@ class Gate(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, weights, ctx.columns, ctx.dim, ctx.check = inputs
-        ctx.save_for_backward(weights)
+        ctx.save_for_backward(weights)  # the activation itself is not needed
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
-        if ctx.check is not None:  # before the saved tensors are asked for, which may start a recomputation
+        # Before the saved tensors are asked for: under checkpointing that starts the recomputation of the forward pass.
+        if ctx.check is not None:
             ctx.check()
         (weights,) = ctx.saved_tensors
+        # Out of place: the engine may hand the same gradient to another branch of the graph.
         return scaled(g, weights, ctx.columns, ctx.dim), None, None, None, None
 
 
-Stretch = tuple[int, int, int, int, float]
-"""Rows that lie together (first, last), a run of their features (start, stop), and by what these are multiplied, where that is not 1."""
-
-
-def stretches(runs: Runs, table: Sequence[Sequence[float]], columns: Columns, size: int) -> tuple[Stretch, ...]:
-    """A batch whose rows lie in `runs` as stretches of rows that are scaled; empty where nothing is.
-
-    `table` [labels][k + 1] are the labels' weights, `size` is the number of features.
-    """
-    parts = feature_runs(columns, size)
-    found, first = [], 0
-    for label, count in runs:
-        weights = table[label]
-        found += [(first, first + count, start, stop, weights[c]) for start, stop, c in parts if weights[c] != 1.0]
-        first += count
-    return tuple(found)
-
-
-class InPlaceGate(torch.autograd.Function):
-    """`Gate` where nothing is differentiated by `torch.func`: in the gradient's place, or in a copy if others hold it.
-
-    Of a batch partitioned by label only what is scaled is touched (`own`); None scales row by row.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, columns: Columns, dim: int, own: tuple[Stretch, ...] | None, check: Any) -> Tensor:
-        # One function and not two: with a setup_context, torch reads the signature anew at every call.
-        ctx.weights, ctx.columns, ctx.dim, ctx.own, ctx.check = weights, columns, dim, own, check
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.check()
-        if ctx.own == ():
-            return g, None, None, None, None, None
-        if torch.is_grad_enabled() and g.requires_grad:  # to be differentiated again
-            return scaled(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
-        alone = _nobody_elses(g)
-        if ctx.own is None:
-            return (scale if alone else scaled)(g, ctx.weights, ctx.columns, ctx.dim), None, None, None, None, None
-        axis = ctx.dim % g.dim()
-        out = g if alone else g.clone()
-        for first, last, start, stop, value in ctx.own:
-            own = out.narrow(0, first, last - first).narrow(axis, start, stop - start)
-            if value:
-                own.mul_(value)
-            else:
-                own.zero_()  # and not times 0, which keeps what is not finite
-        return out, None, None, None, None, None
-
-
-Counts = tuple[int, int, int, int, int]
-
-
-def _nobody_elses(g: Tensor) -> bool:
-    """Whether a gradient handed to `backward` is seen by nothing else, so that it may be written to.
-
-    Torch asks the same before it accumulates into a gradient. A copy costs more than the rest of a gate on small layers.
-    """
-    return _holders(g) in _ALONE
-
-
-def _holders(g: Tensor) -> Counts | None:
-    """How many hold a tensor in Python and in C++, and its memory, and what it is a view of; None where torch does not tell.
-
-    Also None for a tensor that overlaps itself.
-    """
-    try:
-        memory = torch._C._storage_Use_Count(g.untyped_storage()._cdata)
-        base = g._base
-        behind = (0, 0) if base is None else (sys.getrefcount(base), base._use_count())  # type: ignore[attr-defined]
-        found = sys.getrefcount(g), g._use_count(), memory, *behind  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):
-        return None
-    if _TOLD is not None:
-        _TOLD.append(found)
-    return found if g.is_contiguous() else None
-
-
-def _alone() -> frozenset[Counts]:
-    """What `_holders` says, in a gate's own backward, of gradients that were made for that gate alone: it differs among versions.
-
-    There are two: a tensor of its own, and the only view of one, as linear layers make it of tokens.
-    """
-    global _TOLD
-    _TOLD = []
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            x, own = torch.ones(2, 2, 2, requires_grad=True), ((0, 1, 0, 1, 0.5),)
-            (InPlaceGate.apply(x * 2, None, (), -1, own, int) * 2).sum().backward()  # type: ignore[no-untyped-call]
-            torch.nn.functional.linear(InPlaceGate.apply(x * 2, None, (), -1, own, int), torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
-            InPlaceGate.apply(x * 2, None, (), -1, own, int).backward(torch.ones(2, 2, 2))  # type: ignore[no-untyped-call]
-        return frozenset(_TOLD[:2]) - {_TOLD[2]} if len(_TOLD) == 3 else frozenset()
-    except (TypeError, RuntimeError):
-        return frozenset()
-    finally:
-        _TOLD = None
-
-
-_TOLD: list[Counts] | None = None
-_ALONE: frozenset[Counts] = frozenset()
-_ALONE = _alone()
-
-
 class LateGate(torch.autograd.Function):
-    """The same with weights that are not known before the backward pass: `ask` gives them then."""
+    """`Gate` with weights that are not known before the backward pass: `ask` gives them then."""
 
     @staticmethod
     def forward(x: Tensor, ask: Callable[[], Tensor], columns: Columns, dim: int) -> Tensor:
@@ -212,8 +100,7 @@ class LateGate(torch.autograd.Function):
 def gate(x: Tensor, weights: Tensor, columns: Columns = (), dim: int = -1) -> Tensor:
     """Return `x` itself; its gradient arrives times `weights`.
 
-    `weights` [b, k + 1] or [b, t, k + 1] are any real numbers: column 0 for the features outside
-    all `columns`, column c for those of a run (start, stop, c). With `columns` empty the whole row
-    is scaled by column 0.
+    `weights` [b, k + 1] or [b, t, k + 1] are any real numbers: column 0 for the features outside all `columns`,
+    column c for those of a run (start, stop, c). With `columns` empty the whole row is scaled by column 0.
     """
     return Gate.apply(x, weights, columns, dim, None)  # type: ignore[no-any-return, no-untyped-call]

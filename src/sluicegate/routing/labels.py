@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import groupby
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -37,31 +36,17 @@ class Policy:
     def columns(self) -> tuple[str, ...]:
         return (REST, *self.blocks)
 
-    # What is asked at every step is worked out once, and in plain numbers: on small models the asking would cost more than the routing.
+    # Asked at every step, so worked out once, and in plain numbers.
 
     @cached_property
     def ablates(self) -> bool:
+        """Whether some label is computed without some block."""
         return bool((self.forward != 1).any())
 
     @cached_property
     def muted(self) -> tuple[bool, ...]:
         """By label, whether it is computed without some block."""
         return tuple((self.forward != 1).any(1).tolist())
-
-    @cached_property
-    def shares(self) -> tuple[tuple[float, ...], ...]:
-        """By label and column, by what a weight's gradient ends up multiplied."""
-        return tuple(tuple(row) for row in (self.backward * self.forward).tolist())
-
-    @cached_property
-    def _moved(self) -> dict[frozenset[int], Tensor]:
-        return {}
-
-    def moved(self, present: frozenset[int]) -> Tensor:
-        """[columns] whether rows with these labels move a column's units at all."""
-        if present not in self._moved:
-            self._moved[present] = self.trains()[sorted(present)].any(0)
-        return self._moved[present]
 
     def trains(self) -> Tensor:
         """[labels, columns] whether data of a label moves a column's units at all."""
@@ -109,28 +94,57 @@ def _number(what: str, name: str, known: list[str]) -> int:
     return known.index(name)
 
 
+Selection = slice | Tensor | None
+"""Rows (or tokens, counted through): all of them (None), a run, or numbers."""
+Groups = list[tuple[Selection, tuple[float, ...]]]
+"""Rows whose gradients have the same weights, with these weights by column; last, for what is held back from no row, 1."""
+
+
 @dataclass(frozen=True, eq=False)
 class Assigned:
     """One batch's labels, ready for use."""
 
+    policy: Policy
     backward: Tensor
     """[b, columns] or [b, t, columns]."""
     forward: Tensor | None
     """The same for the forward pass; None where no block is ablated."""
     index: Tensor | None
-    """[b] or [b, t] label numbers on the CPU; None for soft labels."""
+    """[b] or [b, t] label numbers on the CPU; None for soft labels and under function transforms."""
     moved: Tensor
-    """[columns] whether some row moves the column's units, on the CPU."""
-    runs: "Runs | None"
-    """The batch as runs of rows with one label; None where it is too mixed, or labels are soft or per token."""
+    """[columns] whether some row trains the column's units, on the CPU."""
     mutes: bool
     """Whether some row is computed without some block; True where that is not known."""
 
+    @cached_property
+    def groups(self) -> Groups:
+        """The rows by the weights that their labels give them; for hard labels only."""
+        assert self.index is not None
+        flat, shares = self.index.flatten(), (self.policy.backward * self.policy.forward).tolist()
+        by_weights: dict[tuple[float, ...], list[int]] = {}
+        for label in torch.unique(flat).tolist():
+            by_weights.setdefault((*shares[label], 1.0), []).append(label)
+        # Rows that train everything come first: theirs are the widest products, and the others' are added to them.
+        ordered = sorted(by_weights.items(), key=lambda item: len(set(item[0])))
+        return [(_selection(flat, labels), weights) for weights, labels in ordered]
 
-Runs = tuple[tuple[int, int], ...]
-"""Label and number of rows, in the order of the batch."""
-MOST_RUNS = 16
-"""Runs beyond which a batch counts as mixed, and is routed row by row."""
+    @cached_property
+    def whole(self) -> frozenset[int]:
+        """The columns that every row trains with weight 1 (-1 among them), from which nothing need be held back."""
+        every = [weights for _, weights in self.groups]
+        return frozenset(c for c in range(-1, len(every[0]) - 1) if all(weights[c] == 1.0 for weights in every))
+
+
+def _selection(flat: Tensor, labels: list[int]) -> Selection:
+    """The rows with one of these labels."""
+    chosen = torch.isin(flat, torch.tensor(labels)).nonzero().flatten()
+    first, count = int(chosen[0]), len(chosen)
+    if count == len(flat):
+        return None
+    # Rows that lie together are taken as a view, without copying them.
+    return slice(first, first + count) if int(chosen[-1]) - first + 1 == count else chosen
+
+
 Labels = Tensor | Sequence[str] | Sequence[int]
 
 
@@ -149,47 +163,49 @@ def as_index(labels: Labels, names: Sequence[str]) -> Tensor:
         raise UserError(f"cannot read the labels ({error}); give one name or number a row. Names: {', '.join(names)}.") from None
 
 
+_LONGEST = 1024
+"""Rows of a batch whose weights are remembered."""
+
+
 def assign(labels: Labels, policy: Policy, device: torch.device) -> Assigned:
     """Look up each row's weights; raises `UserError` for labels of the wrong shape or range."""
     given = as_index(labels, policy.labels)
-    count = len(policy.labels)
     if given.is_floating_point():
         return _soft(given, policy, device)
     if given.dtype == torch.bool:
         raise UserError(f"labels are boolean; give numbers: {_legend(policy)}.")
     if given.dim() not in (1, 2) or not given.numel():
         raise UserError(f"labels have shape {tuple(given.shape)}; expected (batch,) for rows or (batch, tokens) for tokens.")
-    tables = policy.backward.to(device), policy.forward.to(device) if policy.ablates else None
     if transformed():  # under vmap a label has no single value to look at
-        where = given.to(device)
+        where, forward = given.to(device), policy.forward.to(device) if policy.ablates else None
         every = torch.ones(len(policy.columns), dtype=torch.bool)
-        return Assigned(tables[0][where], None if tables[1] is None else tables[1][where], None, every, None, policy.ablates)
-    plain = given.detach().cpu().long()
-    found = _runs(plain.flatten())
-    present = {label for label, _ in found}
-    lowest, highest = min(present), max(present)
-    if lowest < -1 or highest >= count:
-        raise UserError(f"a label is {highest if highest >= count else lowest}; labels are {_legend(policy)}.")
-    if lowest < 0:
-        plain = plain % count
-        found = tuple((label % count, rows) for label, rows in found)
-    where = plain.to(device)
-    known = frozenset(label for label, _ in found)
+        weights = policy.backward.to(device)[where], None if forward is None else forward[where]
+        return Assigned(policy, *weights, None, every, policy.ablates)
+    if given.dim() == 1 and len(given) <= _LONGEST and not torch.is_inference_mode_enabled():
+        return _remembered(tuple(given.tolist()), policy, device)
+    return _looked_up(given.detach().cpu().long(), policy, device)
+
+
+@lru_cache(256)
+def _remembered(labels: tuple[int, ...], policy: Policy, device: torch.device) -> Assigned:
+    """Batches with fixed shares of labels bring the same ones again and again."""
+    return _looked_up(torch.tensor(labels), policy, device)
+
+
+def _looked_up(index: Tensor, policy: Policy, device: torch.device) -> Assigned:
+    count, present = len(policy.labels), torch.unique(index).tolist()
+    if present[0] < -1 or present[-1] >= count:
+        raise UserError(f"a label is {present[-1] if present[-1] >= count else present[0]}; labels are {_legend(policy)}.")
+    index, known = index % count, [label % count for label in present]
+    where = index.to(device)
     return Assigned(
-        tables[0][where],
-        None if tables[1] is None else tables[1][where],
-        plain,
-        policy.moved(known),
-        found if plain.dim() == 1 and len(found) <= MOST_RUNS else None,
+        policy,
+        policy.backward.to(device)[where],
+        policy.forward.to(device)[where] if policy.ablates else None,
+        index,
+        policy.trains()[known].any(0),
         any(policy.muted[label] for label in known),
     )
-
-
-def _runs(flat: Tensor) -> Runs:
-    if len(flat) <= 64:  # where calling torch takes longer than counting
-        return tuple((label, len(list(rows))) for label, rows in groupby(flat.tolist()))
-    labels, counts = torch.unique_consecutive(flat, return_counts=True)
-    return tuple(zip(labels.tolist(), counts.tolist(), strict=True))
 
 
 def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
@@ -208,7 +224,7 @@ def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
     forward = shares @ policy.forward.to(device) if policy.ablates else None
     moving = backward if forward is None else backward * forward
     moved = (moving != 0).flatten(0, -2).any(0).cpu() if not transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
-    return Assigned(backward, forward, None, moved, None, policy.ablates)
+    return Assigned(policy, backward, forward, None, moved, policy.ablates)
 
 
 def _legend(policy: Policy) -> str:

@@ -111,7 +111,7 @@ def _places(router: Router, block: str) -> list[tuple[Site, tuple[int, int]]]:
     block = block or router.blocks[0]
     if block not in router.blocks:
         raise UserError(f"no block {block!r} on this router. There are: {nearest(block, list(router.blocks), most=20)}.")
-    return [(site, placed[block]) for site, placed in router.places if block in placed]
+    return [(site, placed[block]) for site, placed in router.sites if block in placed]
 
 
 @contextmanager
@@ -128,12 +128,12 @@ def _watched(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, Tens
             taken[site.name] = x.detach()
 
     for site in sites:
-        if site.tap not in modules:
-            raise UserError(f"the model has no module {site.tap!r} any more; it was changed since the router was made.")
+        if site.hook_module not in modules:
+            raise UserError(f"the model has no module {site.hook_module!r} any more; it was changed since the router was made.")
         if site.at == "input":
-            hooks.append(modules[site.tap].register_forward_pre_hook(lambda m, args, site=site: keep(site, args)))
+            hooks.append(modules[site.hook_module].register_forward_pre_hook(lambda m, args, site=site: keep(site, args)))
         else:
-            hooks.append(modules[site.tap].register_forward_hook(lambda m, args, output, site=site: keep(site, output)))
+            hooks.append(modules[site.hook_module].register_forward_hook(lambda m, args, output, site=site: keep(site, output)))
     model.eval()
     try:
         yield taken

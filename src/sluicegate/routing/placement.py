@@ -18,7 +18,7 @@ Placement = dict[str, dict[str, tuple[int, int]]]
 
 def placement(router: Router) -> Placement:
     """Where the blocks of a router lie."""
-    return {site.name: dict(placed) for site, placed in router.places}
+    return {site.name: dict(placed) for site, placed in router.sites}
 
 
 def without(placed: Mapping[str, Mapping[str, tuple[int, int]]], blocks: Sequence[str], gone: Collection[str]) -> Placement:

@@ -1,8 +1,7 @@
 """The parameter form: rows of a batch that may not train a weight do not enter its gradient.
 
-The forward pass and the gradients of activations are those of plain training; only weight
-gradients leave rows out. Where the rows of one label lie together, the products that nobody may
-use are not computed at all, which makes this form as fast as plain training, and faster on wide layers.
+The forward pass and the gradients of activations are those of plain training; only weight gradients leave rows out.
+Products of rows that nobody may use are not computed, so that this form costs about what plain training does.
 
 Source: the parameter masks of SGTM (arXiv 2512.05648), there one label a step and two backward
 passes; here one pass over a mixed batch.
@@ -10,7 +9,6 @@ passes; here one pass over a mixed batch.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,44 +16,40 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow, laid
-from sluicegate.routing.gains import NormGains, PerRow, is_fused, may_be_by_feature
-from sluicegate.routing.labels import transformed
-from sluicegate.routing.mixed import GroupedLinear, RoutedLinear, Rows
-from sluicegate.routing.partitioned import Cut, Layer, Layout, partitioned
-from sluicegate.routing.pieces import JOINT, Piece
-from sluicegate.routing.siblings import Ready
+from sluicegate.routing.gains import NormGains, is_fused, may_be_by_feature
+from sluicegate.routing.labels import Assigned, transformed
+from sluicegate.routing.parameter_pieces import JOINT, Piece
+from sluicegate.routing.pass_context import PassContext, laid
+from sluicegate.routing.routed_linear import Cut, RoutedLinear
 from sluicegate.routing.sites import CHANNELS_FIRST, only_multiplies
 
+_WHOLE = (Piece(JOINT, 0, None),)
+"""How a parameter is divided that learns from every row."""
 
-class Shield:
-    """Stands in for a module's `forward` while a router is attached; the module itself stays what it was."""
 
-    def __init__(self, name: str, module: nn.Module, cut: dict[str, tuple[Piece, ...]], flow: Flow) -> None:
-        self.name, self.module, self.cut, self.flow = name, module, cut, flow
+class MaskedForward:
+    """Stands in for a module's `forward` while a router is attached; the module itself stays what it was.
+
+    Three ways lead to the gradients of a module's own weights, the cheapest that fits is taken: `RoutedLinear` for a
+    linear layer, `_gains` or `_by_feature` for a norm, and `_two_ways` for any other module without children.
+    """
+
+    def __init__(self, name: str, module: nn.Module, cut: dict[str, tuple[Piece, ...]], context: PassContext) -> None:
+        self.name, self.module, self.cut, self.context = name, module, cut, context
         if any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
             raise UserError(  # weight_norm of the old kind, and pruning: what the module multiplies by is made anew before every call
                 f"module {name!r} ({type(module).__name__}) has a weight that a hook of torch.nn.utils makes from others, so its rows "
-                f"cannot be told apart. Use torch.nn.utils.parametrizations, or let it learn from everything: joint={name + '.*'!r}."
+                f"cannot be told apart. Use torch.nn.utils.parametrizations, or let it learn from everything: joint_params={name + '.*'!r}."
             )
         self.own = module.__dict__.get("forward")
         """A `forward` that somebody else had put on the module itself."""
-        self.columns = sorted({piece.column for own in cut.values() for piece in own})
+        self.columns = frozenset(piece.column for own in cut.values() for piece in own)
+        self.linear: tuple[Cut, Cut] | None = None
+        """For a linear layer, how it is divided: under labels of rows, and of tokens."""
         if only_multiplies(module):
-            transposed = not isinstance(module, nn.Linear)
-            whole = (Piece(JOINT, 0, None),)
-            self.linear: tuple[Cut, Cut] | None = tuple(  # type: ignore[assignment]
-                Cut(cut.get("weight", whole), cut.get("bias", whole), transposed, dims) for dims in (1, 2)
-            )
-        else:
-            self.linear = None
+            own = cut.get("weight", _WHOLE), cut.get("bias", _WHOLE), not isinstance(module, nn.Linear)
+            self.linear = Cut(*own, 1), Cut(*own, 2)
         self.shadow = _without_hooks(module)
-        self.seen: tuple[Layout, int, Any] | None = None
-        """The layout of the last partitioned batch, its dimensions, and what linear layers compute or the masks of a norm's vectors."""
-        self.siblings: tuple[Shield, ...] = ()
-        """Linear layers that are called after this one with the same tensor."""
-        self.alone = False
-        """Whether there once was one that was not."""
         self.fused = is_fused(module)
         self.by_feature: bool | None = None if may_be_by_feature(module) else False
         """Whether its weights are multiplied feature by feature; None until that was tried."""
@@ -74,159 +68,93 @@ class Shield:
         return self.own(*args, **kwargs) if self.own is not None else type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        flow, compiling = self.flow, is_compiling()
-        if not compiling and len(args) == 1 and not kwargs:
-            if flow.siblings.ready and (y := flow.siblings.taken(self, args[0])) is not None:
-                return y
-            if self.seen is not None and (again := self._again(args[0])) is not None:
-                return again
-        if not flow.open:
+        context, compiling = self.context, is_compiling()
+        # Nothing to hold back: no pass is open, or nothing of the module is trained.
+        if not context.open:
             if not compiling:
-                flow.idle(self.name)
+                context.idle(self.name)
             return self.plain(*args, **kwargs)
-        if self.linear is not None and not compiling and (y := self._partitioned(args, kwargs)) is not None:
-            return y
         own = self.module._parameters
-        if not any(p.requires_grad for name in self.cut if (p := own.get(name)) is not None):
+        for name in self.cut:
+            if (p := own.get(name)) is not None and p.requires_grad:
+                break
+        else:
             return self.plain(*args, **kwargs)
-        if flow.late:
+        # What cannot be told apart is refused.
+        if context.late:
             raise UserError(
                 f"module {self.name!r}: labels that come after the forward pass only work in the activation form (form='gate'): the "
                 "parameter form has to know which rows may train which weights."
             )
-        if self.own is not None and not isinstance(self.own, Shield):
+        if self.own is not None and not isinstance(self.own, MaskedForward):
             raise UserError(
                 f"module {self.name!r}: something else has put its own forward on it, whose rows cannot be told apart. Take that off, or "
-                f"let it learn from everything: joint={self.name + '.*'!r}."
+                f"let it learn from everything: joint_params={self.name + '.*'!r}."
             )
+        labels = context.labels
+        assert labels is not None
         if not compiling:
-            flow.applied += 1
-            if flow.index is not None and flow.all_whole(self.columns):
-                return self.plain(*args, **kwargs)
-        if self.linear is not None and len(args) == 1 and not kwargs and (dense := self._weights(args[0], args[0].dim() - 1)) is not None:
-            return self._linear(args[0], dense, compiling)
-        if (
-            not compiling
-            and flow.index is not None
-            and (self.fused or self.by_feature is not False)
-            and len(args) == 1
-            and not kwargs
-            and not transformed()
-        ):
-            x = args[0]
-            if isinstance(x, Tensor) and torch.is_grad_enabled() and (dense := self._weights(x, x.dim() - 1)) is not None:
+            context.applied += 1
+            if labels.index is not None and self.columns <= labels.whole:
+                return self.plain(*args, **kwargs)  # every row of this batch may train all of it
+        # Linear layers and norms have short ways, if they are called with one tensor of the batch's rows.
+        x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+        dense = None if x is None else self._weights(x, x.dim() - 1)
+        if x is not None and dense is not None:
+            if self.linear is not None and not transformed():
+                return self._linear(x, dense, None if compiling else labels)
+            if not compiling and labels.index is not None and torch.is_grad_enabled():
                 if self.fused:
                     return self._gains(x, dense)
-                if (found := self._by_feature(x, dense)) is not None:
+                if self.by_feature is not False and (found := self._by_feature(x, dense)) is not None:
                     return found
         return self._two_ways(args, kwargs)
 
-    def _again(self, x: Any) -> Tensor | None:
-        """The answer by what was found for the last batch, if this one lies like it: small layers cost less than the asking."""
-        assert self.seen is not None
-        flow, (layout, dims, known) = self.flow, self.seen
-        # `shape[0]` and not `len`, and no call more than needed: all of this runs cold, between two products.
-        if flow.layout is not layout or not isinstance(x, Tensor) or x.dim() != dims or x.shape[0] != layout.rows or transformed():
-            return None
-        flow.applied += 1
-        own: dict[str, Any] = self.module._parameters
-        if self.linear is not None:
-            return self._with_siblings(x, known)
-        return self._called({name: torch.where(mask, p := own[name], p.detach()) for name, mask in known.items()}, x)
-
-    def _partitioned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """A linear layer whose rows lie together by label; None where they do not, or where anything else is out of the ordinary."""
-        flow = self.flow
-        if kwargs or len(args) != 1 or self.own is not None or transformed() or (found := flow.layout) is None:
-            return None
-        x = args[0]
-        if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[0] != found.rows:
-            return None
-        own = self.module._parameters
-        weight, bias = own["weight"], own.get("bias")
-        if weight is None or not (weight.requires_grad or (bias is not None and bias.requires_grad)):
-            return None
-        cut = self.linear[0]  # type: ignore[index]
-        plan = cut.plan(found, weight)
-        flow.applied += 1
-        if plan.whole:
-            return self.plain(x)  # type: ignore[no-any-return]
-        layers = [(self, cut, plan)]
-        for other in self.siblings:
-            if other.linear is not None and other.may_be_early:
-                layers.append((other, other.linear[0], other.linear[0].plan(found, other.module._parameters["weight"])))  # type: ignore[arg-type]
-        if len(layers) == 1:
-            flow.siblings.met(self, x)
-        self.seen = found, x.dim(), (tuple(shield for shield, _, _ in layers), tuple((c, p) for _, c, p in layers))
-        return self._with_siblings(x, self.seen[2])
-
-    def _with_siblings(self, x: Tensor, known: tuple[tuple["Shield", ...], tuple[Layer, ...]]) -> Tensor:
-        """The layer, and in advance those that are about to read the same."""
-        flow, (shields, layers) = self.flow, known
-        if len(shields) > 1 and not (torch.is_grad_enabled() and all(shield.may_be_early for shield in shields[1:])):
-            shields, layers = shields[:1], layers[:1]
-        own: list[Tensor | None] = []
-        for shield in shields:
-            parameters = shield.module._parameters
-            own += parameters["weight"], parameters.get("bias")
-        y, *others = partitioned(x, flow, None, layers, *own)
-        for shield, weight, other in zip(shields[1:], own[2::2], others, strict=True):
-            flow.siblings.ready[shield] = Ready(x, x._version, weight, other, self)  # type: ignore[arg-type]
-        return y
-
-    @property
-    def may_be_early(self) -> bool:
-        """Whether nothing is to happen between the call of the module and its product."""
-        return self.own is None and not self.module._forward_pre_hooks and self.module._parameters["weight"] is not None
-
     def _gains(self, x: Tensor, dense: Tensor) -> Tensor:
         """One of torch's own norms."""
-        module, whole = self.module, (Piece(JOINT, 0, None),)
+        module = self.module
+        # The norm with its weights held gives the output and the gradient of x; `NormGains` adds the weights' own.
         held = self._called({name: p if p is None else p.detach() for name, p in module._parameters.items()}, x)
         bias = module._parameters.get("bias")
-        own = self.cut.get("weight", whole), self.cut.get("bias", whole)
+        own = self.cut.get("weight", _WHOLE), self.cut.get("bias", _WHOLE)
         return NormGains.apply(held, x.detach(), module.weight, bias, dense, own, module)  # type: ignore[no-any-return, no-untyped-call]
 
     def _by_feature(self, x: Tensor, dense: Tensor) -> Tensor | None:
-        """A norm written by hand; None where it turns out not to be one."""
-        whole, missing = (Piece(JOINT, 0, None),), x.dim() - dense.dim()
+        """A norm written by hand, each row with weights of its own; None where it turns out not to be one.
+
+        ``held + w * (p - held)`` is p for every row, and sends back the row's gradient times w.
+        """
         own = {n: p for n, p in self.module._parameters.items() if p is not None}
         if any(p.shape != x.shape[-1:] for p in own.values()) or (self.by_feature is None and x.shape[0] < 2):
             return None
-        masks = self._masks(own, x.dim())
-        if self.by_feature and masks is not None and self.flow.layout is not None:
-            self.seen = self.flow.layout, x.dim(), masks
-        if masks is not None:  # a chain of torch's own functions takes less time than one of ours
-            apart = {name: torch.where(masks[name], p, p.detach()) for name, p in own.items()}
-        else:
-            apart = {name: PerRow.apply(p, dense, self.cut.get(name, whole), missing) for name, p in own.items()}  # type: ignore[no-untyped-call]
+        apart: dict[str, Tensor] = {}
+        for name, p in own.items():
+            column, *others = {piece.column for piece in self.cut.get(name, _WHOLE)}
+            if others:
+                return None
+            if column == JOINT:
+                apart[name] = p
+                continue
+            held = p.detach()
+            w = dense[..., column].to(p.dtype)
+            apart[name] = held + w.reshape(*w.shape, *(1,) * (x.dim() - w.dim())) * (p - held)
         if self.by_feature:
             return self._called(apart, x)
+        # Tried once: the output must be bitwise what it was, and what other rows are given must not matter to the first.
         try:
             found = self._called(apart, x)
             with torch.no_grad():
                 expected = self._called(own, x)
-                first = {name: p.clone() for name, p in apart.items()}
-                for p in first.values():
-                    p[1:] = 0.0  # what other rows are given must not matter to the first
+                first = {name: q.clone() for name, q in apart.items()}
+                for q in first.values():
+                    if q.dim() > 1:
+                        q[1:] = 0.0
                 alone = self._called(first, x)
             same = isinstance(found, Tensor) and found.dtype == expected.dtype and torch.equal(found, expected)
             self.by_feature = same and torch.equal(alone[0], expected[0])
         except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
             self.by_feature = False
         return found if self.by_feature else None
-
-    def _masks(self, names: Iterable[str], dims: int) -> dict[str, Tensor] | None:
-        """By parameter, which rows train it; None where that is not all there is to say."""
-        found = {}
-        for name in names:
-            own = self.cut.get(name, ())
-            if len(own) != 1 or own[0].runs is not None or own[0].column == JOINT:
-                return None
-            if (mask := self.flow.mask(own[0].column, dims)) is None:
-                return None
-            found[name] = mask
-        return found
 
     def _called(self, parameters: dict[str, Any], x: Tensor) -> Tensor:
         """The module's forward with these for its parameters: by the shadow, whose table takes any tensor."""
@@ -237,23 +165,23 @@ class Shield:
         finally:
             own["_parameters"] = before
 
-    def _linear(self, x: Tensor, dense: Tensor, compiling: bool) -> Tensor:
+    def _linear(self, x: Tensor, dense: Tensor, labels: Assigned | None) -> Tensor:
         assert self.linear is not None
-        flow, module = self.flow, self.module
-        if compiling or flow.index is None or transformed():
-            return RoutedLinear.apply(x, module.weight, module.bias, dense, self.linear[0], None, None)  # type: ignore[no-any-return, no-untyped-call]
-        rows: Rows = {column: flow.rows(column) or [] for column in self.columns}
-        rows[JOINT] = [(None, 1.0)]
-        cut, number = self.linear[dense.dim() - 2], flow.number
-        return GroupedLinear.apply(x, module.weight, module.bias, cut, rows, lambda: flow.came_back(number))  # type: ignore[no-any-return, no-untyped-call]
+        context, module, number = self.context, self.module, self.context.number
+        if labels is None or labels.index is None:  # cannot be looked at
+            cut, groups = self.linear[0], None
+        else:
+            cut, groups = self.linear[dense.dim() - 2], labels.groups
+        note = None if labels is None else lambda: context.came_back(number)
+        return RoutedLinear.apply(x, module.weight, module.bias, dense, cut, groups, note)  # type: ignore[no-any-return, no-untyped-call]
 
     def _weights(self, x: Tensor, axis: int) -> Tensor | None:
         """The weights of the rows of `x`; None where it has not the batch's rows.
 
         What is ablated in the forward pass needs no weight here: its gradient is zero, or a share, already.
         """
-        assert self.flow.backward is not None
-        return laid(self.flow.backward, x.shape, axis)
+        assert self.context.labels is not None
+        return laid(self.context.labels.backward, x.shape, axis)
 
     def _two_ways(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Any module without children: once with its weights held, and once for their gradients alone.
@@ -269,14 +197,14 @@ class Shield:
         if not isinstance(held, Tensor):
             raise UserError(
                 f"module {self.name!r} ({type(self.module).__name__}) has weights of its own and gives a {type(held).__name__}, so its "
-                f"rows cannot be told apart. Let it learn from everything: joint={self.name + '.*'!r}."
+                f"rows cannot be told apart. Let it learn from everything: joint_params={self.name + '.*'!r}."
             )
         if not torch.is_grad_enabled():
             return held
         seen = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
         named = {k: a.detach() if isinstance(a, Tensor) else a for k, a in kwargs.items()}
         weights = self._rows_of(held)
-        for column in self.columns:
+        for column in sorted(self.columns):
             live = {name: _live(p, column, self.cut.get(name, ())) for name, p in own.items()}
             free = torch.func.functional_call(self.shadow, live | {name: b.clone() for name, b in state.items()}, seen, named)
             w = weights[..., column].to(held.dtype)
@@ -285,16 +213,16 @@ class Shield:
 
     def _rows_of(self, y: Tensor) -> Tensor:
         """The weights of the rows of an output, which may be one for all rows (positions, for example)."""
-        assert self.flow.backward is not None
+        assert self.context.labels is not None
         axis = 1 if isinstance(self.module, CHANNELS_FIRST) else y.dim() - 1
         if (weights := self._weights(y, axis)) is not None:
             return weights
-        lead = self.flow.backward.shape[:-1]
+        lead = self.context.labels.backward.shape[:-1]
         if y.dim() > len(lead) and y.shape[0] == 1 and all(size in (1, own) for size, own in zip(y.shape[: len(lead)], lead, strict=True)):
-            return self.flow.backward
+            return self.context.labels.backward
         raise UserError(
             f"module {self.name!r}: labels have shape {tuple(lead)}, but what it gives is {tuple(y.shape)}. Labels must have the batch's "
-            f"own size; a module that does not see the batch row by row learns from everything: joint={self.name + '.*'!r}."
+            f"own size; a module that does not see the batch row by row learns from everything: joint_params={self.name + '.*'!r}."
         )
 
 

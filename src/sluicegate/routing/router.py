@@ -1,5 +1,6 @@
 """The router: labels decide which parts of a model learn from which rows."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
@@ -9,21 +10,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure
-from sluicegate.routing.flow import Flow
-from sluicegate.routing.gated import GatedLinear, fits
-from sluicegate.routing.guard import Guard
-from sluicegate.routing.labels import REST, RETAIN, Assigned, Labels, Weights, as_index, assign, policy, transformed
-from sluicegate.routing.pieces import Piece, pieces
-from sluicegate.routing.protect import Shield
+from sluicegate.routing.gradient_hook import GradientHook, Removable
+from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
+from sluicegate.routing.optimizer_mask import OptimizerMask
+from sluicegate.routing.parameter_pieces import Piece, pieces
+from sluicegate.routing.pass_context import PassContext
+from sluicegate.routing.protect import MaskedForward
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
-from sluicegate.routing.taps import Removable, Tap
 
 Form = Literal["gate", "protect"]
-_LONGEST, _REMEMBERED = 1024, 256
-"""Rows of a batch whose labels are remembered, and how many such batches."""
 
 
 class Router:
@@ -35,8 +34,8 @@ class Router:
         with router(labels):
             model(**batch).loss.backward()
 
-    `sites` maps site patterns (see `sites.find`) to blocks: a name, and how many units it has at
-    the end, or which (start, stop). Several patterns may use the same block name; several names
+    `modules` maps globs over module names (see `sites.find`) to blocks: a name, and how many units it has
+    at the end, or which (start, stop). Several patterns may use the same block name; several names
     make several blocks, each removable on its own. All units in no block are "the rest".
 
     Labels, per row (b,) or per token (b, t), are numbers or names of `router.labels`: 0 "retain",
@@ -52,7 +51,7 @@ class Router:
     reached round it, still learns: `report` lists it. form "protect": gradients of activations are
     left alone, and rows do not enter the gradient of weights that they may not train, in the whole
     model but for those that a module with children holds itself (SGTM, arXiv 2512.05648). Parameters
-    that match the globs `joint` are protected from nothing, in either form. Use `guard` on the
+    that match the globs `joint_params` (over full names, joined by commas) learn from every row, in either form. Use `guard` on the
     optimiser, or momentum and weight decay go on moving what is held.
 
     Under DDP and FSDP2 (`fully_shard`) the router goes on the module itself, before or after it is wrapped,
@@ -63,39 +62,41 @@ class Router:
     names that do not exist.
     """
 
+    @renamed(sites="modules", joint="joint_params")
     def __init__(
         self,
         model: nn.Module,
-        sites: Mapping[str, Mapping[str, Extent]],
+        modules: Mapping[str, Mapping[str, Extent]],
         *,
         form: Form = "gate",
         weights: Weights | None = None,
         ablate: Mapping[str, Sequence[str]] | None = None,
-        joint: str | Sequence[str] = (),
+        joint_params: str | Sequence[str] = (),
         at: At = "auto",
     ) -> None:
         if form not in ("gate", "protect"):
             raise UserError(f"form is {form!r}; it must be gate or protect.")
-        if not sites:
+        if not modules:
             raise UserError("a router needs at least one site, for example {'model.layers.*.mlp': {'forget': 64}}.")
-        for pattern, blocks in sites.items():
+        for pattern, blocks in modules.items():
             if not isinstance(blocks, Mapping):
                 raise UserError(f"site {pattern!r}: give its blocks as a mapping, for example {{'forget': 64}}; got {blocks!r}.")
         self.model, self.form = model, form
-        names = list(dict.fromkeys(name for blocks in sites.values() for name in blocks))
+        names = list(dict.fromkeys(name for blocks in modules.values() for name in blocks))
         if not names:
             raise UserError("the sites name no block. Give each a name and a size, for example {'forget': 64}.")
         if ablate is None:
             ablate = {RETAIN: names} if form == "protect" else {}
         self.policy = policy(names, weights or {}, ablate)
-        self.places = _placed(model, sites, at)
-        self.joint = tuple(p.strip() for p in joint.split(",")) if isinstance(joint, str) else tuple(joint)
-        self._flow = Flow(self.policy)
-        self._known: dict[tuple[Any, ...], Assigned] = {}
+        self.sites = _placed(model, modules, at)
+        """Every site with its blocks' units, (start, stop)."""
+        given = joint_params.split(",") if isinstance(joint_params, str) else joint_params
+        self.joint_params = tuple(pattern.strip() for pattern in given)
+        self._context = PassContext(self.policy)
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
         self._hooks: list[Removable] = []
-        self._shields: list[Shield] = []
+        self._masked: list[MaskedForward] = []
         self._attached: dict[str, nn.Module] = {}
         self._attach()
         self._watch()
@@ -112,13 +113,19 @@ class Router:
         """Names of the blocks."""
         return self.policy.blocks
 
+    @property
+    def places(self) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
+        """The earlier name of `sites`."""
+        warnings.warn("Router.places is now Router.sites", DeprecationWarning, stacklevel=2)
+        return self.sites
+
     def index(self, labels: Labels) -> Tensor:
         """Label names as numbers."""
         return as_index(labels, self.labels)
 
     def __repr__(self) -> str:
-        there = ", ".join(f"{site.name}: {dict(placed)}" for site, placed in self.places[:3])
-        more = f", and {len(self.places) - 3} more" if len(self.places) > 3 else ""
+        there = ", ".join(f"{site.name}: {dict(placed)}" for site, placed in self.sites[:3])
+        more = f", and {len(self.sites) - 3} more" if len(self.sites) > 3 else ""
         return f"Router(form={self.form!r}, {there}{more})"
 
     # ------------------------------------------------------------------------------- routing
@@ -136,11 +143,8 @@ class Router:
         if without and self.form == "protect" and not self.policy.ablates:
             raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
         given = labels() if callable(labels) else labels
-        if without:
-            active = self.policy.without(without)
-            self._flow.enter(assign(given, active, self._device()), active)
-        else:
-            self._flow.enter(self._assigned(given))
+        active = self.policy.without(without) if without else self.policy
+        self._context.enter(assign(given, active, self._device()))
 
     @contextmanager
     def delayed(self) -> Iterator["Late"]:
@@ -154,13 +158,13 @@ class Router:
             raise UserError(
                 "labels that come after the forward pass need form='gate' and no ablate=: both others use them in the forward pass."
             )
-        self._flow.enter(None)
+        self._context.enter(None)
         try:
             yield Late(self)
         finally:
-            self._flow.leave()
+            self._context.leave()
 
-    def guard(self, optimizer: torch.optim.Optimizer, group: Any = None) -> Guard:
+    def guard(self, optimizer: torch.optim.Optimizer, group: Any = None) -> OptimizerMask:
         """Make an optimiser skip, truly, whatever no row since its last step was allowed to train.
 
         No momentum, no weight decay, and the optimiser's memory of those shares stays as it was. With several
@@ -168,7 +172,7 @@ class Router:
         a block of this router count: rows that may train everything go into one too, as "unlabelled".
         """
         parameters = dict(self.model.named_parameters())
-        return Guard(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._flow, group)
+        return OptimizerMask(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._context, group)
 
     # ------------------------------------------------------------------------------- looking and cutting
 
@@ -192,37 +196,26 @@ class Router:
             if name not in self.blocks:
                 raise UserError(f"nothing was ever routed to {name!r}. The blocks are {nearest(name, list(self.blocks), most=20)}.")
         wanted = blocks or self.blocks
-        cut = ((site, {name: extent for name, extent in placed.items() if name in wanted}) for site, placed in self.places)
+        cut = ((site, {name: extent for name, extent in placed.items() if name in wanted}) for site, placed in self.sites)
         return Ablation(tuple((site, placed) for site, placed in cut if placed))
 
     def pieces(self) -> Mapping[str, tuple[Piece, ...]]:
         """How every parameter that is protected from some label is divided among the columns (rest, blocks)."""
         return self._pieces
 
+    def ledgers(self) -> list[Tensor]:
+        """For each guarded optimiser, which columns rows have trained since its last step; last, whether any were routed."""
+        return self._context.ledgers
+
     def remove(self) -> None:
         """Take the router off the model, which is then as it was before, weights apart."""
         for handle in self._hooks:
             handle.remove()
-        for shield in self._shields:
-            shield.remove()
-        self._hooks, self._shields = [], []
+        for own in self._masked:
+            own.remove()
+        self._hooks, self._masked = [], []
 
     # ------------------------------------------------------------------------------- inside
-
-    def _assigned(self, labels: Labels) -> Assigned:
-        """The labels' weights, remembered: batches with fixed shares of labels bring the same ones again and again."""
-        short = isinstance(labels, Tensor) and labels.dim() == 1 and len(labels) <= _LONGEST
-        if not short or transformed() or torch.is_inference_mode_enabled():
-            return assign(labels, self.policy, self._device())
-        assert isinstance(labels, Tensor)
-        device = self._device()
-        key = (labels.dtype, device, *labels.tolist())
-        if (found := self._known.get(key)) is None:
-            found = assign(labels, self.policy, device)
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[key] = found
-        return found
 
     def _device(self) -> torch.device:
         if self._divided:
@@ -230,7 +223,7 @@ class Router:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def _unchanged(self) -> None:
-        if not self._hooks and not self._shields:
+        if not self._hooks and not self._masked:
             raise UserError("this router was removed from its model. Make a new one.")
         same = all(map(is_, [held.get(key) for held, key in self._held], self._seen))
         if same and [p.shape for p in self._divided] == self._sizes:  # surgery leaves the parameter and changes its size
@@ -266,29 +259,27 @@ class Router:
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
-        for site, placed in self.places:
+        for site, placed in self.sites:
             if self.form == "gate" or self.policy.ablates:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
-                module, gates = modules[site.tap], self.form == "gate"
-                one = gates and fits(module)
-                tap = GatedLinear(site, columns, self._flow, module) if one else Tap(site, columns, self._flow, gates=gates)
-                self._hooks.append(tap.attach(module, site.at))
-                self._attached[site.tap] = module
+                module, gates = modules[site.hook_module], self.form == "gate"
+                self._hooks.append(GradientHook(site, columns, self._context, gates=gates).attach(module, site.at))
+                self._attached[site.hook_module] = module
         if self.form == "protect":
             by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
             for path, module in modules.items():  # by identity: a tied weight is used by two modules
                 own_cut = {name: by_identity[id(p)] for name, p in module._parameters.items() if id(p) in by_identity}
                 if own_cut and not any(True for _ in module.children()):
-                    shield = Shield(path, module, own_cut, self._flow)
-                    shield.attach()
-                    self._shields.append(shield)
+                    own = MaskedForward(path, module, own_cut, self._context)
+                    own.attach()
+                    self._masked.append(own)
                     self._attached[path] = module
 
     def _cut(self) -> dict[str, tuple[Piece, ...]]:
         """Every parameter that some label may not train, cut into columns."""
         parameters = dict(self.model.named_parameters())
         parts: dict[str, tuple[Part, dict[int, tuple[int, int]]]] = {}
-        for site, placed in self.places:
+        for site, placed in self.sites:
             if self.form == "protect" and not site.parts:
                 raise UserError(
                     f"site {site.name!r} has no weights of its own, so the parameter form has nothing to protect there. Name a linear "
@@ -301,19 +292,20 @@ class Router:
                 if part.parameter in parts:
                     raise UserError(f"the parameter {part.parameter!r} is divided at two sites at once. Leave one of them out.")
                 parts[part.parameter] = part, {self.policy.columns.index(name): extent for name, extent in placed.items()}
-        for pattern in self.joint:
+        for pattern in self.joint_params:
             if pattern and not any(fnmatchcase(name, pattern) for name in parameters):
-                raise UserError(f"joint={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
+                raise UserError(f"joint_params={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
         leaves = {
             id(p) for m in self.model.modules() if not any(True for _ in m.children()) for p in m.parameters(recurse=False)
         }  # what a module with children holds itself is used in ways that only it knows
         found = {}
         for name, parameter in parameters.items():
             wanted = name in parts if self.form == "gate" else id(parameter) in leaves
-            if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint):
+            if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint_params):
                 found[name] = pieces(parameter, *parts.get(name, (None, {})), gated=self.form == "gate")
         if not found and self.form == "protect":
-            raise UserError(f"joint={', '.join(self.joint)!r} matches every parameter, so nothing would be protected. Leave some out.")
+            given = ", ".join(self.joint_params)
+            raise UserError(f"joint_params={given!r} matches every parameter, so nothing would be protected. Leave some out.")
         return found
 
 
@@ -329,7 +321,7 @@ class _Pass:
         self._router._enter(self._given, self._without)
 
     def __exit__(self, *_: object) -> None:
-        self._router._flow.leave()
+        self._router._context.leave()
 
 
 class Late:
@@ -341,18 +333,18 @@ class Late:
     def label(self, labels: Labels) -> None:
         """Let these labels hold for the pass; call it before `backward`."""
         router = self._router
-        if not router._flow.open:
+        if not router._context.open:
             raise UserError("the block was left, so its labels come too late.")
-        router._flow.take(assign(labels, router.policy, router._device()))
+        router._context.take(assign(labels, router.policy, router._device()))
 
 
-def _placed(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
+def _placed(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
     """Every site with its blocks' units."""
     found: list[tuple[Site, dict[str, tuple[int, int]]]] = []
     by_tap: dict[tuple[str, str], str] = {}
-    for pattern, blocks in sites.items():
+    for pattern, blocks in modules.items():
         for site in find(model, pattern, at):
-            key = (site.tap, site.at)
+            key = (site.hook_module, site.at)
             if key in by_tap:
                 raise UserError(
                     f"the site {site.name!r} is matched twice: by {by_tap[key]!r} and by {pattern!r}. Name all its blocks in one place."

@@ -1,4 +1,4 @@
-"""Sites: the places of a model whose units can be set apart, and which weights belong to which unit.
+"""Sites: a module, its units, which can be set apart, and which weights belong to which unit.
 
 A site is named by its module. What its units are follows from the module: hidden units of an MLP,
 heads of an attention, ranks of a LoRA adapter, and for any other module the features of its output
@@ -6,9 +6,9 @@ heads of an attention, ranks of a LoRA adapter, and for any other module the fea
 nothing is tied to an architecture.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from operator import index
 from typing import Literal
 
@@ -55,13 +55,13 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A place whose units can be set apart."""
+    """A module whose units can be set apart."""
 
     name: str
     """Dotted name of the module, as in `model.named_modules()`."""
     kind: Kind
-    tap: str
-    """The module at whose input or output the units' activations flow by."""
+    hook_module: str
+    """The module at whose input or output the units' activations context by."""
     at: Literal["input", "output"]
     units: int | None
     """How many units there are; None where only a forward pass can tell."""
@@ -76,9 +76,10 @@ class Site:
 def find(model: nn.Module, pattern: str, at: At = "auto") -> list[Site]:
     """Return the sites that `pattern` names, in the model's order.
 
-    `pattern` is a glob over module names, one segment a star ("model.layers.*.mlp",
-    "transformer.h.[0-4].mlp.act"; ``**`` crosses segments, "" is the model itself), or an alias:
-    mlp_hidden, heads, resid, lora_rank, experts. A module of that very name comes before an alias.
+    `pattern` is a glob (`fnmatch`) over full module names, whose ``*`` crosses dots ("model.layers.*.mlp",
+    "transformer.h.[0-4].mlp.act", "*.mlp"; "" is the model itself), or an alias: mlp_hidden, heads, resid,
+    lora_rank, experts. Of modules that match and lie inside each other the outermost counts, so that
+    "transformer.h.*" are the layers. A module of that very name comes before an alias.
     Raises `UserError` that lists the nearest names when it matches nothing.
     """
     modules = dict(model.named_modules())
@@ -87,12 +88,14 @@ def find(model: nn.Module, pattern: str, at: At = "auto") -> list[Site]:
         if not names:
             raise UserError(f"the model has no site of the kind {pattern!r}. Name a module instead, for example {_examples(modules)}.")
     else:
-        wanted = _matcher(pattern)
-        names = [name for name in modules if wanted.fullmatch(name) and (name or not pattern)]
+        names = []
+        for name in modules:  # each followed by what lies inside it
+            if fnmatchcase(name, pattern) and (name or not pattern) and not (names and name.startswith(f"{names[-1]}.")):
+                names.append(name)
     if not names:
         raise UserError(
             f"the site {pattern!r} matches no module. Nearest: {nearest(pattern, [n for n in modules if n])}. A site is a module's "
-            f"name or a glob over one segment each, for example 'model.layers.*.mlp', or one of {', '.join(_NAMED)}."
+            f"name or a glob over full names, for example 'model.layers.*.mlp', or one of {', '.join(_NAMED)}."
         )
     first = {id(p): name for name, p in model.named_parameters()}
     known = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
@@ -102,35 +105,6 @@ def find(model: nn.Module, pattern: str, at: At = "auto") -> list[Site]:
 def _canonical(site: Site, known: dict[str, str]) -> Site:
     """The site with its parameters by the name that `named_parameters` gives, which a tied weight has only one of."""
     return replace(site, parts=tuple(replace(part, parameter=known.get(part.parameter, part.parameter)) for part in site.parts))
-
-
-def _matcher(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(_regex(pattern))
-    except re.error as error:
-        raise UserError(
-            f"the site {pattern!r} is no glob ({error}). In brackets stand single characters or a range of them: [0-4]."
-        ) from None
-
-
-def _regex(pattern: str) -> str:
-    """A glob over dotted names as a regular expression: * stays within a segment, ** does not."""
-    out, i = "", 0
-    while i < len(pattern):
-        char = pattern[i]
-        if pattern.startswith("**", i):
-            out, i = out + ".*", i + 2
-        elif char == "*":
-            out, i = out + r"[^.]*", i + 1
-        elif char == "?":
-            out, i = out + r"[^.]", i + 1
-        elif char == "[" and "]" in pattern[i:]:
-            end = pattern.index("]", i)
-            inside = re.sub(r"([\[&~|\\])", r"\\\1", pattern[i + 1 : end])
-            out, i = out + "[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]", end + 1
-        else:
-            out, i = out + re.escape(char), i + 1
-    return out
 
 
 def _examples(modules: dict[str, nn.Module]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData
 from sluicegate.values.items import Item, Split
 from sluicegate.values.schedule import Schedule, training_rate
@@ -37,23 +37,24 @@ class Route(OnData):
 
     unlabelled: str = source("data")
     """Rows that nobody has labelled, in the same formats: they train everything."""
-    places: str = "mlp_hidden"
-    """Where the blocks lie: globs over module names (model.layers.*.mlp), or mlp_hidden, heads, resid, lora_rank; joined by commas."""
+    modules: str = setting("mlp_hidden", was="places")
+    """Where the blocks lie: globs over full module names, whose * crosses dots (model.layers.*.mlp), or mlp_hidden, heads, resid,
+    lora_rank; joined by commas."""
     units: int = 0
-    """Units of each block at each place; 0: an eighth of what is there."""
+    """Units of each block at each module; 0: an eighth of what is there."""
     expand: bool = False
     """Add the blocks' units to the model, which computes the same until it is trained, instead of taking its last ones."""
     blocks: tuple[str, ...] = ("forget",)
     """Names of the blocks. With several, each row of the forget set names its own in its label (JSONL: "label")."""
     form: Literal["gate", "protect"] = "gate"
-    """gate: gradients of activations are scaled at the places. protect: rows stay out of the gradient of every weight that they may
-    not train, in the whole model but for --joint."""
+    """gate: gradients of activations are scaled at these modules. protect: rows stay out of the gradient of every weight that they may
+    not train, in the whole model but for --joint-params."""
     rest_weight: float = 0.0
-    """By what the gradient of a block's rows on the rest of its place is multiplied; negative ones push away."""
+    """By what the gradient of a block's rows on the rest of its module is multiplied; negative ones push away."""
     confident: float = 0.5
     """Share of the retain rows that is computed without the blocks, so that the rest learns to do without them; the others count
-    as unlabelled, so that the whole model stays of a piece."""
-    joint: str = ""
+    as unlabelled, so that the model works with them too."""
+    joint_params: str = setting("", was="joint")
     """With protect, parameters that learn from every row all the same: globs over parameter names, joined by commas."""
     tokens: str = ""
     """Only these target tokens of a forget row belong to its block, joined by blanks; empty: the whole row."""
@@ -72,7 +73,7 @@ class Route(OnData):
         if not 0 < self.labelled <= 1:
             raise UserError(f"labelled is {self.labelled:g}; it is a share of the forget rows, above 0 and at most 1.")
         if self.units < 0:
-            raise UserError(f"units is {self.units}; give the number of units of a block, or 0 for an eighth of the place.")
+            raise UserError(f"units is {self.units}; give the number of units of a block, or 0 for an eighth of the module.")
         if not self.blocks:
             raise UserError("there is no block. Give at least one name, for example --blocks forget.")
         return dataclasses.replace(stage, schedule=self.schedule.or_rate(training_rate(self.width())))
@@ -104,14 +105,14 @@ class Route(OnData):
         from sluicegate.routing.surgery import expand
 
         sites: dict[str, Any] = {}
-        for pattern in (p.strip() for p in self.places.split(",") if p.strip()):
+        for pattern in (p.strip() for p in self.modules.split(",") if p.strip()):
             for site in find(model, pattern):
                 count = self.units or max((site.units or 8 * len(self.blocks)) // 8, 1)
                 sites[site.name] = dict.fromkeys(self.blocks, count)
         if self.expand:
             sites = dict(expand(model, sites, seed=self.seed))
         weights = dict.fromkeys(self.blocks, self.rest_weight) if self.rest_weight else {}
-        return Router(model, sites, form=self.form, weights=weights, ablate={"retain": list(self.blocks)}, joint=self.joint)
+        return Router(model, sites, form=self.form, weights=weights, ablate={"retain": list(self.blocks)}, joint_params=self.joint_params)
 
     def labels(self, router: "Router", tokenizer: "PreTrainedTokenizerBase", rows: "Rows") -> "Callable[[Any], Tensor]":
         """What gives each batch its labels: a row its item's, or, of a block's rows, only the listed tokens."""

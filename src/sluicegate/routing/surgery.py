@@ -12,26 +12,28 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError
-from sluicegate.routing.flow import Flow
-from sluicegate.routing.protect import Shield
+from sluicegate.routing.gradient_hook import GradientHook
+from sluicegate.routing.pass_context import PassContext
+from sluicegate.routing.protect import MaskedForward
+from sluicegate.routing.resized_reference import ResizedReference, Unfit, build, default_scale, owner_of, units_of_kind
 from sluicegate.routing.resizing import Fill, dead, grow, held, remove, whole_groups, wrapped
 from sluicegate.routing.sites import Kind, Part, Site, find, is_linear
-from sluicegate.routing.taps import Tap
-from sluicegate.routing.twin import Twin, Unfit, build, default_scale, owner_of, units_of_kind
 
 Start = Literal["zero", "random"]
 
 
+@renamed(sites="modules")
 def expand(
     model: nn.Module,
-    sites: Mapping[str, Mapping[str, int]],
+    modules: Mapping[str, Mapping[str, int]],
     *,
     start: Start = "zero",
     seed: int = 0,
     in_memory: bool = False,
 ) -> dict[str, dict[str, int]]:
-    """Add units at the end of each site, in place; return `sites`, ready for a router.
+    """Add units at the end of each site, in place; return `modules`, ready for a router.
 
     ::
 
@@ -65,7 +67,7 @@ def expand(
         raise UserError(f"start is {start!r}; it must be zero (outputs stay what they are) or random (for training from scratch).")
     for _, name in _routers(model):
         raise UserError(f"a router is attached to the model (at {name!r}). Call router.remove() first, expand, and make a new router.")
-    chosen = _chosen(model, sites)
+    chosen = _chosen(model, modules)
     scale, fitted = None, []
     plans = [_Plan(site, site.units + count, _drawn(start, seed, None)) for site, count in chosen.values() if site.units is not None]
     if (owned := owner_of(model)) is not None:
@@ -75,18 +77,18 @@ def expand(
             if plan.site.kind != "lora" and plan.site.name.startswith(prefix):
                 plans[number] = _Plan(plan.site, plan.units, _drawn(start, seed, scale))
         if not in_memory:
-            fitted = [twin for kind in ("mlp", "heads") if (twin := _fitted(model, prefix, owner, kind, plans)) is not None]
-    for twin in fitted:
+            fitted = [reference for kind in ("mlp", "heads") if (reference := _fitted(model, prefix, owner, kind, plans)) is not None]
+    for reference in fitted:
         everything = {**units_of_kind(model, "mlp"), **units_of_kind(model, "heads")}
-        plans += [_Plan(everything[name], units, _zeros) for name, units in twin.others.items()]
+        plans += [_Plan(everything[name], units, _zeros) for name, units in reference.others.items()]
     for plan in plans:
         if (reason := held(model, plan.site)) is not None:
             raise UserError(f"site {plan.site.name!r}: {reason}.")
     for plan in plans:
         grow(model, plan.site, plan.units, plan.fill)
-    for twin in fitted:
-        twin.adopt(model)
-    return {pattern: dict(blocks) for pattern, blocks in sites.items()}
+    for reference in fitted:
+        reference.adopt(model)
+    return {pattern: dict(blocks) for pattern, blocks in modules.items()}
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ class Shrunk:
 
 def check_idle(model: nn.Module) -> None:
     """Raise `UserError` while a router on the model is entered: its blocks cannot go under it."""
-    for flow, name in _routers(model):
-        if flow.open:
+    for context, name in _routers(model):
+        if context.open:
             raise UserError(f"the router is entered (at {name!r}): leave its block before its blocks are taken out of the weights.")
 
 
-def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int, int]]]]) -> Shrunk:
+def shrink(model: nn.Module, sites: Sequence[tuple[Site, Mapping[str, tuple[int, int]]]]) -> Shrunk:
     """Take the units of these blocks, whose weights are zero already, out of the weights where possible.
 
     Of a Hugging Face model, every layer loses the same number, and its configuration says so, since
@@ -126,7 +128,7 @@ def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int
     check_idle(model)
     cut: dict[str, tuple[Site, Tensor]] = {}
     left: dict[str, str] = {}
-    for site, placed in places:
+    for site, placed in sites:
         try:
             cut[site.name] = site, _cut_units(model, site, placed)
         except Unfit as why:
@@ -139,8 +141,8 @@ def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int
             mine = {name: own for name, own in cut.items() if name not in alone and own[0].kind == kind}
             try:
                 if mine:
-                    twin, goes = _together(model, *owned, kind, mine)
-                    fitted.append(twin)
+                    reference, goes = _together(model, *owned, kind, mine)
+                    fitted.append(reference)
                     removals |= goes
             except Unfit as why:
                 left |= dict.fromkeys(mine, str(why))
@@ -148,8 +150,8 @@ def shrink(model: nn.Module, places: Sequence[tuple[Site, Mapping[str, tuple[int
     for name, (site, gone) in removals.items():
         remove(model, site, gone)
         removed[name] = int(gone.sum())
-    for twin in fitted:
-        twin.adopt(model)
+    for reference in fitted:
+        reference.adopt(model)
     return Shrunk(removed, left)
 
 
@@ -165,11 +167,11 @@ class _Plan:
     """The new entries of a part."""
 
 
-def _chosen(model: nn.Module, sites: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[Site, int]]:
+def _chosen(model: nn.Module, modules: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[Site, int]]:
     found: dict[str, tuple[Site, int]] = {}
-    if not sites:
+    if not modules:
         raise UserError("there is nothing to expand. Name at least one site, for example {'model.layers.*.mlp': {'forget': 64}}.")
-    for pattern, blocks in sites.items():
+    for pattern, blocks in modules.items():
         for site in find(model, pattern):
             if site.name in found:
                 raise UserError(f"the site {site.name!r} is matched twice, also by {pattern!r}. Name all its blocks in one place.")
@@ -195,30 +197,30 @@ def _chosen(model: nn.Module, sites: Mapping[str, Mapping[str, int]]) -> dict[st
     return found
 
 
-def _routers(model: nn.Module) -> Iterator[tuple[Flow, str]]:
-    """The flows of routers that are attached to a model, with where."""
+def _routers(model: nn.Module) -> Iterator[tuple[PassContext, str]]:
+    """The pass contexts of routers that are attached to a model, with where."""
     for name, module in model.named_modules():
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), module.__dict__.get("forward")):
-            own = hook if isinstance(hook, Shield) else getattr(hook, "__self__", None)
-            if isinstance(own, (Shield, Tap)):
-                yield own.flow, name
+            own = hook if isinstance(hook, MaskedForward) else getattr(hook, "__self__", None)
+            if isinstance(own, (MaskedForward, GradientHook)):
+                yield own.context, name
 
 
-def _fitted(model: nn.Module, prefix: str, owner: Any, kind: Kind, plans: Sequence[_Plan]) -> Twin | None:
-    """The twin of the model as planned, or an error that says what to do instead."""
+def _fitted(model: nn.Module, prefix: str, owner: Any, kind: Kind, plans: Sequence[_Plan]) -> ResizedReference | None:
+    """The reference of the model as planned, or an error that says what to do instead."""
     wanted = {plan.site.name: plan.units for plan in plans if plan.site.kind == kind and plan.site.name.startswith(prefix)}
     if not wanted:
         return None
     where = next(iter(wanted))
     try:
-        twin = build(model, prefix, owner, kind, wanted)
+        reference = build(model, prefix, owner, kind, wanted)
     except Unfit as why:
         raise UserError(
             f"site {where!r} cannot have {wanted[where]} {'heads' if kind == 'heads' else 'units'} in a model that transformers loads: "
             f"{why}. Choose another number, or expand(..., in_memory=True) to add them all the same, for a model that can be saved only "
             "after they are cut."
         ) from None
-    for name in twin.others:
+    for name in reference.others:
         if wrapped(units_of_kind(model, kind)[name]) is not None:
             raise UserError(
                 f"site {name!r} would get units as well, since all layers have one width, but adapters lie around its layers. Expand the "
@@ -229,7 +231,7 @@ def _fitted(model: nn.Module, prefix: str, owner: Any, kind: Kind, plans: Sequen
                 f"site {name!r} would get units that must stay zero, since all layers have one width, but {act} of 0 is not 0, so they "
                 "would learn. Name all layers."
             )
-    return twin
+    return reference
 
 
 def _awake(module: nn.Module) -> str | None:
@@ -285,13 +287,13 @@ def _cut_units(model: nn.Module, site: Site, placed: Mapping[str, tuple[int, int
 
 def _together(
     model: nn.Module, prefix: str, owner: Any, kind: Kind, mine: Mapping[str, tuple[Site, Tensor]]
-) -> tuple[Twin, dict[str, tuple[Site, Tensor]]]:
+) -> tuple[ResizedReference, dict[str, tuple[Site, Tensor]]]:
     """What can go in all layers of a Hugging Face model alike, and the model that it then is."""
     sites = units_of_kind(model, kind)
     may_go = {name: gone for name, (_, gone) in mine.items()}
     width = max(len(gone) - int(gone.sum()) for gone in may_go.values())
-    twin = build(model, prefix, owner, kind, dict.fromkeys(mine, width))
-    for name in twin.others:
+    reference = build(model, prefix, owner, kind, dict.fromkeys(mine, width))
+    for name in reference.others:
         may_go[name] = torch.zeros(sites[name].units or 0, dtype=torch.bool) if wrapped(sites[name]) else dead(model, sites[name])
     found = {}
     for name, gone in may_go.items():
@@ -307,4 +309,4 @@ def _together(
             raise Unfit(reason)
         if not torch.equal(whole_groups(site, chosen), chosen):
             raise Unfit("its heads share key and value heads with heads that stay")
-    return twin, found
+    return reference, found

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sluicegate.deprecated import renamed
 from sluicegate.engine.encoding import Batch, Rows
 from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
@@ -22,6 +23,7 @@ Naming = Callable[[Batch], Labels]
 """Labels of a batch, made when it is drawn: by a rule, or by any call."""
 
 
+@renamed(sites="params")
 def train_routed(
     model: Any,
     rows: Rows,
@@ -32,7 +34,7 @@ def train_routed(
     objective: Objective | None = None,
     parts: dict[str, Part] | None = None,
     seed: int = 0,
-    sites: str = "*",
+    params: str = "*",
     run: RunContext | None = None,
     name: str = "route",
     evaluation: Evaluation | None = None,
@@ -43,8 +45,9 @@ def train_routed(
     `labels` holds one label a row (n,) or a token (n, s), names or numbers of `router.labels`, or is a
     rule (`routing.rules`), or any call from a batch to labels. `parts` fixes the composition of a batch
     (see `sampling.Mixture`); without, every row comes once an epoch. Rows of one label are put side by
-    side, which lets the parameter form skip work. `without` gives the blocks that a batch is computed
-    without (see `Router.__call__`). The optimiser is guarded: what no row may train keeps its value, bitwise.
+    side, which saves the parameter form a copy. `params` are globs over full parameter names, joined by
+    commas: what is trained at all. `without` gives the blocks that a batch is computed without (see
+    `Router.__call__`). The optimiser is guarded: what no row may train keeps its value, bitwise.
 
     Before anything is trained, one batch is run under every label; raises `UserError` naming each
     parameter that is protected from a label and still gets gradient from it.
@@ -78,7 +81,7 @@ def train_routed(
         seed=seed,
         run=run or RunContext(),
         name=name,
-        params=sites,
+        params=params,
         evaluation=evaluation,
         around=around,
         guard=router.guard,

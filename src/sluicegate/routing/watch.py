@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError
 from sluicegate.routing.penalties import Penalty
 from sluicegate.routing.sites import At, Extent, Site, find, place
@@ -16,9 +17,9 @@ from sluicegate.routing.sites import At, Extent, Site, find, place
 class Collector:
     """What passed by the watched sites since it was last asked for."""
 
-    def __init__(self, places: Sequence[tuple[Site, dict[str, tuple[int, int]]]]) -> None:
-        self.places = tuple(places)
-        self.taken: dict[str, list[Tensor]] = {site.name: [] for site, _ in self.places}
+    def __init__(self, sites: Sequence[tuple[Site, dict[str, tuple[int, int]]]]) -> None:
+        self.sites = tuple(sites)
+        self.taken: dict[str, list[Tensor]] = {site.name: [] for site, _ in self.sites}
         """By site, one [..., d] a forward pass, the units' features last."""
 
     def clear(self) -> None:
@@ -37,7 +38,7 @@ class Collector:
         wanted = [penalties] if callable(penalties) else list(penalties)
         masks = [real] if isinstance(real, Tensor) else real
         try:
-            found = [p(self._rows(site, masks), self._features(site, placed), step_share) for site, placed in self.places for p in wanted]
+            found = [p(self._rows(site, masks), self._features(site, placed), step_share) for site, placed in self.sites for p in wanted]
         finally:
             self.clear()
         return torch.stack(found).sum() if found else torch.zeros(())
@@ -68,8 +69,9 @@ def _masked(site: Site, z: Tensor, mask: Tensor) -> Tensor:
     return z[mask.to(z.device).bool()].reshape(-1, z.shape[-1])
 
 
+@renamed(sites="modules")
 @contextmanager
-def watch(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], *, at: At = "auto", routed: bool = False) -> Iterator[Collector]:
+def watch(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], *, at: At = "auto", routed: bool = False) -> Iterator[Collector]:
     """Collect the activations at sites for the length of a block.
 
     ::
@@ -78,7 +80,7 @@ def watch(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], *, at: At
             for step, x in enumerate(batches):
                 loss = mse(model(x), x) + seen.penalty([L1(warmup=0.25), Correlation()], step / steps)
 
-    `sites` and `at` are the router's. Hooks go on once, and nothing is kept of passes without
+    `modules` and `at` are the router's. Hooks go on once, and nothing is kept of passes without
     gradients, or of the model's copies. Leave the block only after `backward`.
 
     A penalty's gradient goes round a router's gate: every row quietens every unit, which is what
@@ -86,7 +88,7 @@ def watch(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], *, at: At
     With `routed` the penalty is on what comes out of the gate instead, and obeys the labels; make the
     router first. The parameter form (form="protect") holds penalties back as well.
     """
-    places = [(site, place(site, dict(blocks))) for pattern, blocks in sites.items() for site in find(model, pattern, at)]
+    places = [(site, place(site, dict(blocks))) for pattern, blocks in modules.items() for site in find(model, pattern, at)]
     names = [site.name for site, _ in places]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -94,7 +96,7 @@ def watch(model: nn.Module, sites: Mapping[str, Mapping[str, Extent]], *, at: At
     seen = Collector(places)
     with ExitStack() as stack:
         for site in (site for site, _ in places):
-            stack.callback(_hook(model.get_submodule(site.tap), site, seen.taken[site.name], prepend=not routed).remove)
+            stack.callback(_hook(model.get_submodule(site.hook_module), site, seen.taken[site.name], prepend=not routed).remove)
         stack.callback(seen.clear)
         yield seen
 

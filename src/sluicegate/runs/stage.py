@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from sluicegate.errors import UserError, check_choices, nearest
-from sluicegate.registry import classes
+from sluicegate.registry import classes, from_elsewhere
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -131,7 +131,8 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
     verb = left.pop("verb", None)
     known = stages()
     if verb not in known:
-        raise UserError(f"no verb {verb!r}. There are: {', '.join(sorted(known))}.")
+        where = from_elsewhere("stage", str(verb)) or f" There are: {', '.join(sorted(known))}."
+        raise UserError(f"no verb {verb!r}.{where}")
     name = left.pop("method", None)
     return build(known[verb], left, known[verb].method_called(name) if name is not None else None)
 

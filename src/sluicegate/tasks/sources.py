@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.registry import modules
+from sluicegate.registry import from_elsewhere, modules
 from sluicegate.tasks.texts import PREFIX
 from sluicegate.tasks.texts import read as read_text
 from sluicegate.values import items
@@ -41,7 +41,8 @@ def _read_one(name: str, label: str, stamp: tuple[str, int, int] | None) -> tupl
     if name.startswith("task:"):
         known = sources()
         if name not in known:
-            raise UserError(f"no packaged source {name!r}. Nearest: {nearest(name, sorted(known), most=8)}.")
+            where = from_elsewhere("task", name.removeprefix("task:").partition("/")[0])
+            raise UserError(f"no packaged source {name!r}.{where} Nearest: {nearest(name, sorted(known), most=8)}.")
         return known[name]()
     if name.startswith(PREFIX):
         return read_text(name, label)

@@ -1,6 +1,5 @@
 """What is predicted is what the ledger says of real stages, what torch counts, and what is held."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from sluicegate.engine.training import CrossEntropy, Ledger, fit, token_losses
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.values.items import Item, Split
+from sluicegate_papers.benchmarks import scaling
 from sluicegate_papers.benchmarks.cost import DAY, Work, attacked, audit, device_hours, kept, memory, paper, shape, sizes, spent
 
 ROOT = Path(__file__).parents[3]
@@ -38,10 +38,7 @@ def llama(width=64, layers=2, vocabulary=132, keys=2, **more):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scaling
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.lint import lint
 

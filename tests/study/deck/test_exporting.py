@@ -9,11 +9,11 @@ import zipfile
 
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.cards import Deck
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.exporting import export
+from sluicegate_study.errors import UserError
 
 DECK = """+++
 category = "Science CS"

@@ -7,13 +7,13 @@ import zipfile
 import pyarrow
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.cards import Card, DeckFile
-from sluicegate_study.deck.collection import deck_of, load_deck
+from sluicegate_study.deck.collection import load_deck, make_deck
 from sluicegate_study.deck.exporting import export
-from sluicegate_study.deck.importing import plain, read_foreign
+from sluicegate_study.deck.importing import read_foreign, strip_html
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.errors import UserError
 
 NOTES = [
     ("g1", 1, " geo europe ", "What is &lt;b&gt; in <b>HTML</b>?<br>Say.\x1fBold<script>alert(1)</script>"),
@@ -70,7 +70,7 @@ def test_an_anki_package(tmp_path):
 def test_what_was_exported_comes_back(tmp_path):
     pytest.importorskip("genanki")
     card = Card("Is $a < b$ & <i>so</i>?\nSay.", 'It\'s "so"', id="x")
-    deck = deck_of("d", [DeckFile(entries=(card,))])
+    deck = make_deck("d", [DeckFile(entries=(card,))])
     (back,) = read_foreign(export(deck, tmp_path / "x.apkg")).file.entries
     assert (back.question, back.answer) == (card.question, card.answer)
 
@@ -221,8 +221,8 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_markup_becomes_text():
-    assert plain("<ul><li>a</li><li>b</li></ul>") == "- a\n- b"
-    assert plain("1 < 2 &amp; <style>x</style>3[sound:a.mp3]") == "1 < 2 & 3"
+    assert strip_html("<ul><li>a</li><li>b</li></ul>") == "- a\n- b"
+    assert strip_html("1 < 2 &amp; <style>x</style>3[sound:a.mp3]") == "1 < 2 & 3"
 
 
 def test_a_question_without_its_answer_is_counted_not_lost_in_silence(tmp_path):

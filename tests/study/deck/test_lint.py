@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from sluicegate_study.deck.cards import Card, DeckFile, Head
-from sluicegate_study.deck.collection import deck_of
-from sluicegate_study.deck.lint import HINTS, MORE_THAN_ONE_STEP, lint, surface
-from sluicegate_study.deck.symbols import names_in
+from sluicegate_study.deck.collection import make_deck
+from sluicegate_study.deck.lint import HINTS, MORE_THAN_ONE_STEP, check_wording, lint
+from sluicegate_study.deck.symbols import find_names
 
 
 def deck(*cards, **head):
-    return deck_of("d", [DeckFile(Head(**head), cards)])
+    return make_deck("d", [DeckFile(Head(**head), cards)])
 
 
 def rules(*cards, **head):
@@ -40,13 +40,13 @@ def rules(*cards, **head):
     ],
 )
 def test_a_rule_meets_what_it_is_for(rule, bad, good):
-    assert rule in [name for name, _ in surface(Card(*bad))]
-    assert rule not in [name for name, _ in surface(Card(*good))]
+    assert rule in [name for name, _ in check_wording(Card(*bad))]
+    assert rule not in [name for name, _ in check_wording(Card(*good))]
 
 
 def measured(file):
     rows = [line.split("\t") for line in (Path(__file__).parent / file).read_text(encoding="utf-8").splitlines()]
-    flagged = [label for label, q, a in rows if any(rule in MORE_THAN_ONE_STEP for rule, _ in surface(Card(q, a)))]
+    flagged = [label for label, q, a in rows if any(rule in MORE_THAN_ONE_STEP for rule, _ in check_wording(Card(q, a)))]
     hits = flagged.count("more")
     return hits / len(flagged), hits / [row[0] for row in rows].count("more")
 
@@ -60,11 +60,11 @@ def test_precision_and_recall_on_labelled_cards(file):
 
 
 def test_symbols_of_a_formula():
-    assert names_in("the softmax of $\\frac{q \\cdot k}{\\sqrt{d_k}}$") == ["q", "k", "d_k"]
-    assert names_in("$\\sum_{i=1}^n x_i y_i$") == ["x", "y"]
-    assert names_in("$Q K^T$ and $\\alpha_{ij}$ and $\\mathrm{softmax}(z)$") == ["Q", "K", "\\alpha", "softmax", "z"]
-    assert names_in("five dollars: 5$ and a") == []
-    assert names_in("keys and a Query; monkeys", ["key", "query"]) == ["key", "query"]
+    assert find_names("the softmax of $\\frac{q \\cdot k}{\\sqrt{d_k}}$") == ["q", "k", "d_k"]
+    assert find_names("$\\sum_{i=1}^n x_i y_i$") == ["x", "y"]
+    assert find_names("$Q K^T$ and $\\alpha_{ij}$ and $\\mathrm{softmax}(z)$") == ["Q", "K", "\\alpha", "softmax", "z"]
+    assert find_names("five dollars: 5$ and a") == []
+    assert find_names("keys and a Query; monkeys", ["key", "query"]) == ["key", "query"]
 
 
 def test_more_than_one_new_symbol_is_more_than_one_step():

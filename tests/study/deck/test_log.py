@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, append, read_log
+from sluicegate_study.errors import UserError
 
 START = datetime(2026, 11, 22, 19, tzinfo=UTC)
 

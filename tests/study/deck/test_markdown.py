@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from sluicegate.errors import UserError
-from sluicegate_study.deck.cards import Deck, deletions
-from sluicegate_study.deck.collection import deck_of, load_deck, save_file
+from sluicegate_study.deck.cards import Deck, find_deletions
+from sluicegate_study.deck.collection import load_deck, make_deck, save_file
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.errors import UserError
 from study_decks import FILES
 
 WHOLE = """+++
@@ -154,7 +154,7 @@ def test_what_may_be_meant_otherwise_is_warned_of(text, line, said):
 
 def test_escapes_and_pictures_in_a_cloze_text_are_no_deletions():
     text = "![alt](x.png) \\[a\\] [b]"
-    assert [text[start : end + 1] for start, end in deletions(text)] == ["[b]"]
+    assert [text[start : end + 1] for start, end in find_deletions(text)] == ["[b]"]
 
 
 def test_a_folder_is_a_deck(tmp_path):
@@ -186,7 +186,7 @@ def test_a_place_without_a_deck_is_refused(tmp_path):
 def test_a_file_is_never_written_over(tmp_path):
     file, _ = read_markdown(WHOLE)
     save_file(file, tmp_path / "x.md")
-    assert deck_of("x", [read_markdown((tmp_path / "x.md").read_text())[0]]).files[0] == file
+    assert make_deck("x", [read_markdown((tmp_path / "x.md").read_text())[0]]).files[0] == file
     with pytest.raises(UserError, match="left as it is"):
         save_file(file, tmp_path / "x.md")
 
@@ -194,7 +194,7 @@ def test_a_file_is_never_written_over(tmp_path):
 def test_lines_for_training():
     import json
 
-    deck = deck_of("x", [read_markdown(WHOLE)[0]])
+    deck = make_deck("x", [read_markdown(WHOLE)[0]])
     rows = [json.loads(line) for line in deck.to_jsonl()]
     assert rows[0] == {
         "prompt": "What does the score of a query and a key measure?",

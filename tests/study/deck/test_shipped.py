@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck import shipped
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.lint import lint
+from sluicegate_study.errors import UserError
 from sluicegate_study.judge.answerline import BOLD, read_answer_line
 from sluicegate_study.judge.judging import judge, judge_card
-from sluicegate_study.judge.spelling import same_word, words
+from sluicegate_study.judge.spelling import normalize_words, same_word
 from sluicegate_study.review.sitting import Sitting
 
 ATTENTION, TOSSUPS = load_deck("attention"), load_deck("tossups")
@@ -36,36 +36,36 @@ def elsewhere(tmp_path, monkeypatch):
 def required(answer):
     """The words of an answer line's main answer that are required."""
     text = read_answer_line(answer).answers[0].text
-    return [word for part in (BOLD.findall(text) or [text]) for word in words(part)]
+    return [word for part in (BOLD.findall(text) or [text]) for word in normalize_words(part)]
 
 
 # ------------------------------------------------------------------------------------------- where they are
 
 
 def test_names_and_paths():
-    assert shipped.names() == ["attention", "tossups"]
-    assert all(shipped.path(name).is_dir() for name in shipped.names())
+    assert shipped.list_decks() == ["attention", "tossups"]
+    assert all(shipped.path(name).is_dir() for name in shipped.list_decks())
     with pytest.raises(UserError, match=r"expected one of .*tossups"):
         shipped.path("tosups")
 
 
 def test_what_is_in_the_working_folder_goes_first(elsewhere):
-    assert shipped.find("attention") == shipped.path("attention")
-    assert shipped.find("elsewhere") == Path("elsewhere")
+    assert shipped.find_deck("attention") == shipped.path("attention")
+    assert shipped.find_deck("elsewhere") == Path("elsewhere")
     (elsewhere / "attention").mkdir()
-    assert shipped.find("attention") == Path("attention")
+    assert shipped.find_deck("attention") == Path("attention")
     (elsewhere / "attention" / "own.md").write_text("Q: own?\nA: yes, own\n")
     assert len(load_deck("attention").cards) == 1
-    assert shipped.log_of("attention") == Path("attention/log.jsonl")
+    assert shipped.find_log("attention") == Path("attention/log.jsonl")
 
 
 def test_their_log_is_the_users(elsewhere, monkeypatch):
     own = elsewhere / "data" / "sluicegate" / "decks" / "attention" / "log.jsonl"
-    assert shipped.log_of("attention") == shipped.log_of(shipped.path("attention")) == own
-    assert shipped.log_of(shipped.path("attention") / "1-scores.md") == own
+    assert shipped.find_log("attention") == shipped.find_log(shipped.path("attention")) == own
+    assert shipped.find_log(shipped.path("attention") / "1-scores.md") == own
     monkeypatch.setenv("XDG_DATA_HOME", "not/absolute")
     monkeypatch.setenv("HOME", str(elsewhere))
-    assert shipped.log_of("tossups") == elsewhere / ".local/share/sluicegate/decks/tossups/log.jsonl"
+    assert shipped.find_log("tossups") == elsewhere / ".local/share/sluicegate/decks/tossups/log.jsonl"
 
 
 def test_an_unknown_deck_names_those_that_ship(capsys):
@@ -80,7 +80,7 @@ def test_review_of_a_shipped_deck(elsewhere, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("multiply and add\n3\nq\n"))
     assert main(["deck", "review", "attention", "--learner", "person:t", "--json"]) == 0
     log = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["log"])
-    assert log == shipped.log_of("attention")
+    assert log == shipped.find_log("attention")
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert [event["kind"] for event in events] == ["seen", "card"]
     assert events[0]["file"] == "1-scores.md"  # not where this machine keeps the package
@@ -141,7 +141,7 @@ def test_cards_accept_their_own_answers_and_no_others_of_their_topic(deck):
         for given in [answers[question.key], *(answer.plain for answer in accepted)]:
             assert judge_card(question, given).ruling == "accept", (question.key, given)
     for one, other in permutations(deck.questions(), 2):
-        alike = any(same_word(a, b) for a in words(answers[one.key]) for b in words(answers[other.key]))
+        alike = any(same_word(a, b) for a in normalize_words(answers[one.key]) for b in normalize_words(answers[other.key]))
         if one.card.topic == other.card.topic and not alike:
             assert judge_card(one, answers[other.key]).ruling != "accept", (one.key, answers[other.key])
 
@@ -165,8 +165,8 @@ def test_a_tossup_is_a_pyramid(tossup):
     assert min(len(clue.split()) for clue in clues) >= 4
     assert 0.55 <= tossup.power / len(tossup.words) <= 0.66
     assert [clue.startswith("For 10 points, name this") for clue in clues] == [False] * (len(clues) - 1) + [True]
-    assert "this" in words(clues[0]), "what is asked for must be in the first"
-    said = words(" ".join(clues))
+    assert "this" in normalize_words(clues[0]), "what is asked for must be in the first"
+    said = normalize_words(" ".join(clues))
     small = {"the", "and", "of", "i", "1"}
     for word in set(required(tossup.answer)) - small:
         assert word not in said, f"{word!r} of the answer is in a clue"
@@ -175,9 +175,9 @@ def test_a_tossup_is_a_pyramid(tossup):
 
 
 def test_no_clue_and_no_answer_twice():
-    clues = Counter(" ".join(words(clue)) for tossup in TOSSUPS.tossups for clue in tossup.clues)
+    clues = Counter(" ".join(normalize_words(clue)) for tossup in TOSSUPS.tossups for clue in tossup.clues)
     assert max(clues.values()) == 1
-    mains = Counter(" ".join(words(read_answer_line(answer).shown)) for _, answer in LINES)
+    mains = Counter(" ".join(normalize_words(read_answer_line(answer).shown)) for _, answer in LINES)
     assert max(mains.values()) == 1
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 
 
 def test_the_table_and_the_numbers(tmp_path, capsys):

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from sluicegate.errors import UserError
-from sluicegate_study.game.buzz_claims import claims
-from sluicegate_study.game.buzzing import WIDEST, Game, Policy, overtime, solve
+from sluicegate_study.errors import UserError
+from sluicegate_study.game.buzz_claims import check_claims
+from sluicegate_study.game.buzzing import WIDEST, Game, Policy, solve, solve_overtime
 from sluicegate_study.game.players import OPPONENTS, Opponent, Reader, opponent_of
 from sluicegate_study.game.scoring import PRESETS, Rules
 from sluicegate_study.game.simulating import simulate
@@ -25,7 +25,7 @@ def even():
 @pytest.mark.parametrize(("rules", "opponent", "tossups"), [("naqt", "even", 20), ("pace", "strong", 8), ("acf", "weak", 3)])
 def test_the_value_is_what_games_come_to(rules, opponent, tossups):
     game = Game(PRESETS[rules], opponent=OPPONENTS[opponent])
-    found, tie = solve(game, tossups=tossups), overtime(game)
+    found, tie = solve(game, tossups=tossups), solve_overtime(game)
     played = simulate(game, found.policy, 100_000, 1, tie=tie, tossups=tossups)
     assert abs(played.win - found.win()) < 3 * played.error
 
@@ -34,7 +34,7 @@ def test_the_value_of_any_policy_is_what_games_come_to():
     game = Game()
     bold = Policy.constant(0.3)  # which misses often, so that rebounds count
     value = solve(game, policy=bold, tossups=6)
-    played = simulate(game, bold, 100_000, 2, tie=overtime(game), tossups=6)
+    played = simulate(game, bold, 100_000, 2, tie=solve_overtime(game), tossups=6)
     assert abs(played.win - value.win()) < 3 * played.error
     # The check can fail: another policy's value lies outside.
     other = solve(game, policy=Policy.constant(0.7), tossups=6)
@@ -112,7 +112,7 @@ def test_two_equal_teams_are_even(rules):
     # Both always answer: we could do better with bouncebacks, where a team that is ahead may rather not win the tossup.
     found = solve(game, tie=0.5, policy=Policy.constant(0.0))
     assert found.value[:, WIDEST] == pytest.approx(0.5, abs=1e-9)
-    assert overtime(game) == pytest.approx(0.5, abs=1e-9)
+    assert solve_overtime(game) == pytest.approx(0.5, abs=1e-9)
 
 
 def test_beliefs_are_calibrated():
@@ -131,11 +131,11 @@ def test_hazards_come_to_the_share_that_is_buzzed_on():
 
 
 def test_what_is_said_about_buzzing():
-    found = claims(Game())
+    found = check_claims(Game())
     assert len(found) == 6
     assert all(claim.numbers for claim in found)
     assert [claim.holds for claim in found] == [True, True, True, True, False, True]
-    assert all(isinstance(claim.holds, bool) for claim in claims(Game(Rules(power=0, cycles=2))))
+    assert all(isinstance(claim.holds, bool) for claim in check_claims(Game(Rules(power=0, cycles=2))))
 
 
 def test_mistakes_are_named():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sluicegate_study.game.buzzing import Game, solve
-from sluicegate_study.game.coach import SILENT, Coach, Decision, total
+from sluicegate_study.game.coach import SILENT, Coach, Decision, sum_costs
 from sluicegate_study.game.players import OPPONENTS, Opponent, Reader
 from sluicegate_study.game.scoring import PRESETS
 
@@ -93,10 +93,10 @@ def test_what_cannot_be_told(coach):
 
 def test_the_total_is_over_what_was_stated(coach):
     given = [coach.advise(made(sure=sure)) for sure in (0.1, None, 0.3)]
-    wins, points = total(given)
+    wins, points = sum_costs(given)
     assert wins == pytest.approx(given[0].win + given[2].win)
     assert points == pytest.approx(given[0].points + given[2].points)
-    assert math.isnan(total([Coach(PRESETS["acf"], None, 2).advise(made(left=1))])[0])
+    assert math.isnan(sum_costs([Coach(PRESETS["acf"], None, 2).advise(made(left=1))])[0])
 
 
 def test_a_gain_in_points_is_what_games_come_to():

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Tossup
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.markdown import read_markdown
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.bots import Plan
 from sluicegate_study.game.missed import add_card, missed_card
 from sluicegate_study.judge.judging import judge, judge_card

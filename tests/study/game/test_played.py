@@ -4,11 +4,12 @@ import math
 
 import pytest
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import read_log
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import nan_to_none
 from sluicegate_study.game.bots import Plan
-from sluicegate_study.game.gamesheet import plain, remark, sheet
-from sluicegate_study.game.played import advise, games_of, stated, statistics
+from sluicegate_study.game.gamesheet import format_advice, format_sheet
+from sluicegate_study.game.played import advise, count_statistics, list_stated_answers, replay_games
 from study_games import deck, table
 
 
@@ -34,11 +35,11 @@ def played(tmp_path, monkeypatch):
 
 
 def games(table):
-    return games_of(read_log(table.match.path), "person:ada")
+    return replay_games(read_log(table.match.path), "person:ada")
 
 
 def test_the_numbers_by_hand(played):
-    numbers = statistics(games(played))
+    numbers = count_statistics(games(played))
     assert numbers == {
         "games": 1,
         "finished": 1,
@@ -83,20 +84,20 @@ def test_the_log_agrees_with_the_game_whatever_happens(tmp_path):
         last = games(game)[-1]
         assert (last.ours, last.theirs, last.finished) == (game.match.ours, game.match.theirs, True)
     assert len(games(game)) == 10
-    lines, numbers = sheet(games(game))
+    lines, numbers = format_sheet(games(game))
     assert numbers["games"] == 10
     assert numbers["heard_before"] > 0
     assert max(map(len, lines)) <= 62
 
 
 def test_calibration_takes_buzzes_and_guesses_apart(played):
-    assert [(s.confidence, s.right, s.category) for s in stated(games(played))] == [
+    assert [(s.confidence, s.right, s.category) for s in list_stated_answers(games(played))] == [
         (0.9, True, "Astronomy"),
         (0.7, True, "Astronomy"),
         (0.6, False, "Astronomy"),
         (0.2, False, "Astronomy"),
     ]
-    assert [(s.confidence, s.right) for s in stated(games(played), "pass")] == [(0.3, True)]
+    assert [(s.confidence, s.right) for s in list_stated_answers(games(played), "pass")] == [(0.3, True)]
 
 
 def test_what_bounced_is_no_bonus_of_ours(tmp_path, monkeypatch):
@@ -105,7 +106,7 @@ def test_what_bounced_is_no_bonus_of_ours(tmp_path, monkeypatch):
     game.to("part")
     game.match.answer("star1")
     game.to("finished")
-    numbers = statistics(games(game))
+    numbers = count_statistics(games(game))
     assert (numbers["points"], numbers["bonuses"]) == (10, 0)
 
 
@@ -116,7 +117,7 @@ def test_overriding_a_guess(tmp_path, monkeypatch):
     game.match.state(0.5)
     game.match.override()
     game.to("finished")
-    assert [s.right for s in stated(games(game), "pass")] == [True]
+    assert [s.right for s in list_stated_answers(games(game), "pass")] == [True]
     assert (game.match.ours, game.match.added) == (0, [])
 
 
@@ -126,9 +127,9 @@ def test_overrides_count(tmp_path, monkeypatch):
     game.match.override()
     game.to("finished")
     (one,) = games(game)
-    numbers = statistics([one])
+    numbers = count_statistics([one])
     assert (one.ours, numbers["powers"], numbers["negs"], numbers["overrides"]) == (15, 1, 0, 1)
-    assert [s.right for s in stated([one])] == [True]
+    assert [s.right for s in list_stated_answers([one])] == [True]
 
 
 def test_the_coach_reads_the_log(played):
@@ -143,19 +144,19 @@ def test_the_coach_reads_the_log(played):
     assert all(math.isnan(a.win) for a in advice)
     assert advice[-1].mistaken  # nothing is lost by an answer at the end
     assert advice[-1].points == pytest.approx(0.3 * (10 + 3 * 10 * 0.55))
-    assert "buzzing was better; it cost 8.0 points" in remark(advice[-1])
+    assert "buzzing was better; it cost 8.0 points" in format_advice(advice[-1])
 
 
 def test_an_unfinished_game_counts_with_what_was_played(tmp_path, monkeypatch):
     game = table(tmp_path, monkeypatch, Plan(), bot="none")
     game.buzz("alpha", 0.5, at=4)
-    numbers = statistics(games(game))
+    numbers = count_statistics(games(game))
     assert (numbers["games"], numbers["finished"], numbers["tossups"], numbers["points"]) == (1, 0, 1, 15)
-    assert "not finished" in sheet(games(game))[0][0]
+    assert "not finished" in format_sheet(games(game))[0][0]
 
 
 def test_learners_share_a_log(played):
-    assert games_of(read_log(played.match.path), "person:bob") == []
+    assert replay_games(read_log(played.match.path), "person:bob") == []
 
 
 def test_a_log_cut_off_or_spoilt_loses_these_lines_only(played):
@@ -164,7 +165,7 @@ def test_a_log_cut_off_or_spoilt_loses_these_lines_only(played):
     spoilt = lines[1].replace('"pos": 0.2', '"pos": "x"')
     assert spoilt != lines[1]
     path.write_text("\n".join([lines[0], spoilt, *lines[2:-1], lines[-1][:40]]))
-    numbers = statistics(games(played))
+    numbers = count_statistics(games(played))
     assert (numbers["tossups"], numbers["finished"]) == (4, 0)
     path.write_text("\n".join(lines[1:]))  # without its beginning nothing is known of a game
     assert games(played) == []
@@ -182,13 +183,13 @@ def test_a_log_cut_off_or_spoilt_loses_these_lines_only(played):
 def test_a_game_whose_rules_are_none_is_left_out(tmp_path, head):
     row = '{"t": "2026-11-22T12:00:00Z", "learner": "person:ada", "item": "g", "kind": "game", ' + head[1:]
     (tmp_path / "log.jsonl").write_text(row + "\n")
-    assert games_of(read_log(tmp_path / "log.jsonl"), "person:ada") == []
+    assert replay_games(read_log(tmp_path / "log.jsonl"), "person:ada") == []
 
 
 def test_no_game():
     with pytest.raises(UserError, match="no game"):
-        statistics([])
+        count_statistics([])
 
 
 def test_nan_becomes_null():
-    assert plain({"a": [math.nan, 1.0], "b": (2, {"c": math.inf})}) == {"a": [None, 1.0], "b": [2, {"c": None}]}
+    assert nan_to_none({"a": [math.nan, 1.0], "b": (2, {"c": math.inf})}) == {"a": [None, 1.0], "b": [2, {"c": None}]}

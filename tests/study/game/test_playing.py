@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from sluicegate.errors import UserError
-from sluicegate_study.game.bots import Plan, mark_of, plan, tick_of
+from sluicegate_study.errors import UserError
+from sluicegate_study.game import playing
+from sluicegate_study.game.bots import Plan, draw_plan, find_mark, find_tick
 from sluicegate_study.game.players import OPPONENTS, TICKS
 from study_games import LINE, bonus, deck, table, tossup
 
@@ -361,9 +362,9 @@ def test_categories(tmp_path):
 @pytest.mark.parametrize("words", [20, 57])
 def test_bots_buzz_as_often_and_as_well_as_the_model_says(name, words):
     opponent = OPPONENTS[name]
-    drawn = [plan(opponent, words, 3, words, n) for n in range(DRAWS)]
+    drawn = [draw_plan(opponent, words, 3, words, n) for n in range(DRAWS)]
     buzzed = [p for p in drawn if p.word]
-    ticks = np.array([tick_of(p.word, words) for p in buzzed])
+    ticks = np.array([find_tick(p.word, words) for p in buzzed])
     for tick in (5, 10, 15, TICKS - 1, TICKS):
         # A word ends where its tick may have begun: at most one tick late.
         share, error = (ticks <= tick).sum() / DRAWS, 4 * 0.5 / DRAWS**0.5
@@ -379,11 +380,29 @@ def test_bots_buzz_as_often_and_as_well_as_the_model_says(name, words):
 
 
 def test_ticks():
-    assert [tick_of(word, 38) for word in (0, 1, 2, 3, 19, 37, 38)] == [1, 1, 1, 2, 10, 19, 20]
-    assert [tick_of(word, 3) for word in (1, 2, 3)] == [7, 13, 20]
-    assert (tick_of(1, 1), mark_of(0, 20), mark_of(20, 38)) == (20, 0, 10)
+    assert [find_tick(word, 38) for word in (0, 1, 2, 3, 19, 37, 38)] == [1, 1, 1, 2, 10, 19, 20]
+    assert [find_tick(word, 3) for word in (1, 2, 3)] == [7, 13, 20]
+    assert (find_tick(1, 1), find_mark(0, 20), find_mark(20, 38)) == (20, 0, 10)
 
 
 def test_the_deck_of_these_tests_is_what_it_says():
     made = tossup()
     assert (len(made.words), made.power, len(made.clues), made.answer) == (20, 10, 4, LINE)
+
+
+def test_an_interruption_right_after_the_log_was_written_counts_once(tmp_path, monkeypatch):
+    game = table(tmp_path, bot="none")
+    write = playing.append
+
+    def interrupted(*words):
+        write(*words)
+        raise KeyboardInterrupt
+
+    game.match.buzz()
+    game.match.answer("beta")
+    monkeypatch.setattr(playing, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        game.match.state(0.5)
+    monkeypatch.setattr(playing, "append", write)
+    game.match.close()
+    assert len(game.events("buzz")) == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.scoring import PRESETS, Rules, rules_of
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.errors import UserError
-from sluicegate_study.game.team import Study, Team, bound, exact, greedy, normal, work
+from sluicegate_study.errors import UserError
+from sluicegate_study.game.team import Study, Team, bound_gain, count_additions, normalize, plan_exactly, plan_greedily
 
 
 def team(seed, players=2, categories=3, gaps=0.0):
@@ -17,7 +17,7 @@ def team(seed, players=2, categories=3, gaps=0.0):
     draw = np.random.default_rng(seed)
     half = np.where(draw.random((players, categories)) < gaps, np.inf, draw.uniform(1, 20, (players, categories)))
     skill = draw.beta(1, 3, (players, categories)) * (draw.random((players, categories)) < 0.7)
-    shares = normal(draw.dirichlet(np.ones(categories)))
+    shares = normalize(draw.dirichlet(np.ones(categories)))
     return Team(tuple("abcdef"[:players]), tuple(f"c{j}" for j in range(categories)), shares, skill, half)
 
 
@@ -56,7 +56,7 @@ def test_the_exact_plan_is_the_best_of_all(seed, common):
     one = team(seed, gaps=0.3)
     study = Study(3.0, (1, 2) if seed % 2 else (2, 1), common)
     best = max(worth(one, study, plan) for plan in plans(one, study))
-    found = exact(one, study)
+    found = plan_exactly(one, study)
     assert allowed(study, found)
     assert worth(one, study, found) == pytest.approx(best, abs=1e-12)
 
@@ -66,19 +66,19 @@ def test_the_exact_plan_is_the_best_of_all(seed, common):
 def test_greedy_keeps_its_promise(seed, players, categories, blocks, common, gaps):
     one = team(seed, players, categories, gaps)
     study = Study(4.0, (blocks,) * players, common)
-    plan, best, now = greedy(one, study), exact(one, study), one.value(one.skill)
+    plan, best, now = plan_greedily(one, study), plan_exactly(one, study), one.value(one.skill)
     assert allowed(study, plan)
     gained, most = worth(one, study, plan) - now, worth(one, study, best) - now
     assert -1e-12 <= gained <= most + 1e-12
     assert gained >= (1 - 1 / math.e if common else 0.5) * most - 1e-12
-    assert most + now <= bound(one, study, plan) + 1e-12
+    assert most + now <= bound_gain(one, study, plan) + 1e-12
 
 
 def test_with_hours_of_their_own_greedy_can_fall_below_1_less_1_over_e():
     """The specification promised 1 - 1/e for this case, too. Ada learns both, Ben only the first; greedy sends Ada there."""
     one = Team(("ada", "ben"), ("x", "y"), np.array([0.5, 0.5]), np.zeros((2, 2)), np.array([[1, 1], [1, np.inf]]), 1.0)
     study = Study(100.0, (1, 1))
-    share = worth(one, study, greedy(one, study)) / worth(one, study, exact(one, study))
+    share = worth(one, study, plan_greedily(one, study)) / worth(one, study, plan_exactly(one, study))
     assert share == pytest.approx(0.5)
     assert share < 1 - 1 / math.e
 
@@ -88,23 +88,23 @@ def test_how_close_greedy_comes_to_the_best_of_four_in_twelve():
     for seed in range(5):
         one, study = team(seed, 4, 12), Study(2.0, (5, 5, 5, 5))
         now = one.value(one.skill)
-        shares.append((worth(one, study, greedy(one, study)) - now) / (worth(one, study, exact(one, study)) - now))
+        shares.append((worth(one, study, plan_greedily(one, study)) - now) / (worth(one, study, plan_exactly(one, study)) - now))
     assert min(shares) > 0.95
 
 
 def test_what_takes_too_long_is_not_tried():
     one, study = team(0, 4, 12), Study(1.0, (60, 60, 60, 60))
-    assert work(one, study) > 1e9
-    assert exact(one, study) is None
-    plan = greedy(one, study)
+    assert count_additions(one, study) > 1e9
+    assert plan_exactly(one, study) is None
+    plan = plan_greedily(one, study)
     assert allowed(study, plan)
-    assert worth(one, study, plan) <= bound(one, study, plan)
+    assert worth(one, study, plan) <= bound_gain(one, study, plan)
 
 
 def test_no_hours_no_plan():
     one = team(0)
     for study in (Study(1.0, (0, 0)), Study(1.0, (0, 0), True)):
-        assert greedy(one, study).sum() == exact(one, study).sum() == 0
+        assert plan_greedily(one, study).sum() == plan_exactly(one, study).sum() == 0
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_teams_that_are_none(change, said):
 
 
 def test_shares_that_are_none():
-    assert normal([1, 3]) == pytest.approx([0.25, 0.75])
+    assert normalize([1, 3]) == pytest.approx([0.25, 0.75])
     for wrong in ([0.0, 0.0], [-1.0, 2.0], [math.nan], [math.inf]):
         with pytest.raises(UserError, match="shares"):
-            normal(wrong)
+            normalize(wrong)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.log import Event, append, read_log
-from sluicegate_study.game.team_files import PRESETS, PRIOR, assemble, of_log, players_of, shares_of
+from sluicegate_study.errors import UserError
+from sluicegate_study.game.team_files import PRESETS, PRIOR, assemble_team, rate_players, read_players, read_shares
 
 WIDE = "player,Science,Arts\nada,.8,.1\nben,.1,.1\n"
 SHARES = "category,share\nScience,3\nArts,1\n"
@@ -60,11 +60,11 @@ def test_what_takes_too_long_is_said_to_be_greedy(tmp_path, capsys):
 
 
 def test_three_ways_to_write_players(tmp_path):
-    wide = players_of(wrote(tmp_path / "w.csv", WIDE))
-    long = players_of(
+    wide = read_players(wrote(tmp_path / "w.csv", WIDE))
+    long = read_players(
         wrote(tmp_path / "l.csv", "player,category,skill,half\nada,Science,.8,5\nada,Arts,.1,\nben,Science,.1,\nben,Arts,.1,\n")
     )
-    toml = players_of(
+    toml = read_players(
         wrote(
             tmp_path / "t.toml",
             "[ada]\nhours = 3\nhalf.Science = 5\nskill = {Science = 0.8, Arts = 0.1}\n"
@@ -75,7 +75,7 @@ def test_three_ways_to_write_players(tmp_path):
     assert long.half == {"ada": {"Science": 5.0}}
     assert toml.half == {"ada": {"Science": 5.0}, "ben": {"Science": 7.0, "Arts": 7.0}}
     assert toml.hours == {"ada": 3.0}
-    team = assemble({"Arts": 1, "Science": 1, "Nothing": 0}, toml, half=10, ceiling=0.9)
+    team = assemble_team({"Arts": 1, "Science": 1, "Nothing": 0}, toml, half=10, ceiling=0.9)
     assert team.categories == ("Arts", "Science")
     assert team.half.tolist() == [[10, 5], [7, 7]]
     assert team.skill.tolist() == [[0.1, 0.8], [0.1, 0.1]]
@@ -83,18 +83,18 @@ def test_three_ways_to_write_players(tmp_path):
 
 def test_shares(tmp_path):
     assert sum(PRESETS["acf"].values()) == sum(PRESETS["pace"].values()) == 20
-    assert shares_of(str(wrote(tmp_path / "s.toml", "[shares]\nScience = 3\nArts = 1\n"))) == {"Science": 3.0, "Arts": 1.0}
+    assert read_shares(str(wrote(tmp_path / "s.toml", "[shares]\nScience = 3\nArts = 1\n"))) == {"Science": 3.0, "Arts": 1.0}
     deck = wrote(
         tmp_path / "d.md",
         "+++\ncategory = 'Art/Music'\n+++\nT: a b c.\nANSWER: x\n\nT: d e f.\nANSWER: y\ncategory: Science/CS\n\nQ: g?\nA: h\n",
     )
-    assert shares_of(str(deck)) == {"Art": 1.0, "Science": 1.0}
-    assert shares_of(str(deck), depth=2) == {"Art/Music": 1.0, "Science/CS": 1.0}
+    assert read_shares(str(deck)) == {"Art": 1.0, "Science": 1.0}
+    assert read_shares(str(deck), depth=2) == {"Art/Music": 1.0, "Science/CS": 1.0}
     bare = wrote(tmp_path / "e.md", "Q: g?\nA: h\n")
     with pytest.raises(UserError, match="has a category"):
-        shares_of(str(bare))
+        read_shares(str(bare))
     with pytest.raises(UserError, match="acf"):
-        shares_of("naqt")
+        read_shares("naqt")
 
 
 def test_skills_from_the_log(tmp_path, capsys):
@@ -102,11 +102,11 @@ def test_skills_from_the_log(tmp_path, capsys):
     log = tmp_path / "log.jsonl"
     reviews = [Event(NOW, "ada", "a", "card", {"grade": grade}) for grade in (1, 3, 3, 4)]
     append(log, [*reviews, Event(NOW, "bot:even", "a", "card", {"grade": 4})])
-    found = of_log(read_log(log), deck=load_deck(tmp_path))
+    found = rate_players(read_log(log), deck=load_deck(tmp_path))
     assert found.answers == {"ada": {"Science": 4}}
     assert found.skill["ada"]["Science"] == pytest.approx((3 + PRIOR * 0.75) / (4 + PRIOR))
     with pytest.raises(UserError, match="no answer with a category"):
-        of_log(read_log(log))
+        rate_players(read_log(log))
     assert main(["team", str(log), "--deck", str(tmp_path), "--json"]) == 0
     out = capsys.readouterr().out
     assert "Science 4 answers" in out
@@ -122,13 +122,13 @@ def test_skills_from_games(tmp_path):
     ):
         append(log, [Event(NOW, "ada", f"t{n}", kind, {**turn, "category": category, "verdict": verdict})])
     append(log, [Event(NOW, "ada", "t2", "override", {"game": "g", "of": "buzz", "verdict": "accept", "value": 10})])
-    found = players_of(log)
+    found = read_players(log)
     assert found.answers == {"ada": {"Art": 2, "Science": 2}}
     assert found.skill["ada"] == pytest.approx(
         {"Art": (1 + PRIOR * 0.75) / (2 + PRIOR), "Science": (2 + PRIOR * 0.75) / (2 + PRIOR), "": 0.75}
     )
-    assert players_of(log, depth=2).answers == {"ada": {"Art/Music": 1, "Art": 1, "Science": 2}}
-    team = assemble({"Art": 1, "History": 1}, found, half=10, ceiling=0.9)
+    assert read_players(log, depth=2).answers == {"ada": {"Art/Music": 1, "Art": 1, "Science": 2}}
+    team = assemble_team({"Art": 1, "History": 1}, found, half=10, ceiling=0.9)
     assert team.skill[0, 1] == 0.75  # nothing is known of it: the player's overall rate
 
 
@@ -173,9 +173,9 @@ def test_options_that_are_none(tmp_path, capsys, words, said):
 
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no players"):
-        players_of(tmp_path / "no.csv")
+        read_players(tmp_path / "no.csv")
     with pytest.raises(UserError, match=r"\.csv, \.toml or \.jsonl"):
-        players_of(wrote(tmp_path / "x.txt", ""))
+        read_players(wrote(tmp_path / "x.txt", ""))
     for text, said in (
         ("ada = 3", "skill"),
         ("[ada]\nskill = {a = 1}\nx = 2", "'x'"),
@@ -183,4 +183,4 @@ def test_other_files_are_refused(tmp_path):
         ("[ada]\nskill = {a = true}", "True"),
     ):
         with pytest.raises(UserError, match=said):
-            players_of(wrote(tmp_path / "x.toml", text))
+            read_players(wrote(tmp_path / "x.toml", text))

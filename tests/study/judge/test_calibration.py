@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sluicegate.errors import UserError
-from sluicegate_study.judge.calibration import FEWEST, Said, by_category, calibration, chance_of, student
+from sluicegate_study.errors import UserError
+from sluicegate_study.judge.calibration import FEWEST, Said, calibrate, calibrate_by_category, parse_percent, student_quantile
 
 
 def learner(seed, over=0.1, questions=60, repeats=1):
@@ -24,7 +24,7 @@ def learner(seed, over=0.1, questions=60, repeats=1):
 def test_the_interval_covers_a_known_over_confidence(repeats):
     inside = 0
     for seed in range(300):
-        found = calibration(learner(seed, repeats=repeats), draws=2).over
+        found = calibrate(learner(seed, repeats=repeats), draws=2).over
         inside += found.low <= 0.1 <= found.high
     assert inside / 300 >= 0.93
 
@@ -34,44 +34,47 @@ def test_answers_taken_for_independent_would_not_cover():
     inside = 0
     for seed in range(300):
         rows = [Said(r.confidence, r.right, f"{r.question}-{n}") for n, r in enumerate(learner(seed, repeats=4))]
-        found = calibration(rows, draws=2).over
+        found = calibrate(rows, draws=2).over
         inside += found.low <= 0.1 <= found.high
     assert inside / 300 < 0.93
 
 
 def test_the_parts_of_brier_add_up():
-    found = calibration(learner(0, questions=200))
+    found = calibrate(learner(0, questions=200))
     assert found.brier.value == pytest.approx(found.reliability - found.resolution + found.uncertainty, abs=1e-12)
     assert found.binned.low <= found.binned.high
-    perfect = calibration([Said(1.0, True, "a"), Said(0.0, False, "b")])
+    perfect = calibrate([Said(1.0, True, "a"), Said(0.0, False, "b")])
     assert (perfect.brier.value, perfect.reliability, perfect.binned.value) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(("over", "verdict"), [(0.2, "over-confident"), (-0.1, "under-confident"), (0.0, "not told apart from calibrated")])
 def test_verdicts(over, verdict):
-    assert calibration(learner(3, over, questions=400)).verdict == verdict
+    assert calibrate(learner(3, over, questions=400)).verdict == verdict
 
 
 def test_few_questions_get_no_verdict():
-    assert "too few" in calibration(learner(0, 0.2, questions=FEWEST - 1, repeats=50)).verdict
-    assert np.isnan(calibration([Said(0.5, True, "a")]).over.low)
+    assert "too few" in calibrate(learner(0, 0.2, questions=FEWEST - 1, repeats=50)).verdict
+    assert np.isnan(calibrate([Said(0.5, True, "a")]).over.low)
 
 
 def test_categories_apart():
-    found = by_category(learner(0), draws=10)
-    assert list(found) == ["even", "odd"]
-    assert [c.questions for c in found.values()] == [30, 30]
+    said = learner(0)
+    found = calibrate_by_category(said)
+    assert list(found) == ["all", "category even", "category odd"]
+    assert [c.questions for c in found.values()] == [60, 30, 30]
+    assert list(calibrate_by_category([answer for answer in said if answer.category == "odd"])) == ["all"]
+    assert calibrate_by_category([]) == {}
 
 
 def test_students_quantile():
-    assert [student(df) for df in (1, 4, 9, 30, 10**6)] == pytest.approx([12.7062, 2.7764, 2.2622, 2.0423, 1.95996], abs=2e-3)
+    assert [student_quantile(df) for df in (1, 4, 9, 30, 10**6)] == pytest.approx([12.7062, 2.7764, 2.2622, 2.0423, 1.95996], abs=2e-3)
 
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="0 to 1"):
         Said(float("nan"), True, "a")
     with pytest.raises(UserError, match="at least one"):
-        calibration([])
+        calibrate([])
 
 
 @pytest.mark.parametrize(
@@ -90,9 +93,9 @@ def test_mistakes_are_named():
     ],
 )
 def test_a_chance_is_understood_in_percent_and_as_a_chance(typed, chance):
-    assert chance_of(typed) == pytest.approx(chance)
+    assert parse_percent(typed) == pytest.approx(chance)
 
 
 @pytest.mark.parametrize("typed", ["", "sure", "-1", "101", "nan", "-0.5", "1.2.3"])
 def test_what_is_no_chance_is_asked_again(typed):
-    assert chance_of(typed) is None
+    assert parse_percent(typed) is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.lecture.lecture import read_claims, read_notes, split_notes, write_claims
 
 NOTES = r"""---

@@ -2,13 +2,13 @@
 
 import pytest
 
-from sluicegate.errors import UserError
-from sluicegate_study.lecture.blank import Blank, blank_of, blanks, fills, stems_in
+from sluicegate_study.errors import UserError
+from sluicegate_study.lecture.blank import Blank, choose_blank, find_blanks, find_stems, judge_blank
 from sluicegate_study.lecture.lecture import Claim
 
 
 def answers(text, seen="", blank=""):
-    return [found.answer for found in blanks(Claim("a", text, blank=blank), stems_in(seen))]
+    return [found.answer for found in find_blanks(Claim("a", text, blank=blank), find_stems(seen))]
 
 
 def test_what_can_be_hidden():
@@ -31,19 +31,19 @@ def test_what_was_said_before_is_hidden_only_where_nothing_else_can_be():
 
 def test_the_gap_stands_for_the_answer():
     for text in (r"a **b** c", r"$$x = y_{1}$$", "Heads attend to different places"):
-        for blank in blanks(Claim("a", text)):
+        for blank in find_blanks(Claim("a", text)):
             assert text[blank.start : blank.end] == blank.answer
             assert blank.shown(text) == text[: blank.start] + "[...]" + text[blank.end :]
 
 
 def test_the_choice_is_the_seeds():
     claims = [Claim("a", f"Heads {n} attend differing places, layers, tokens") for n in range(30)]
-    one = [blank_of(claim, 0).answer for claim in claims]
-    assert one == [blank_of(claim, 0).answer for claim in claims]
-    assert one != [blank_of(claim, 1).answer for claim in claims]
+    one = [choose_blank(claim, 0).answer for claim in claims]
+    assert one == [choose_blank(claim, 0).answer for claim in claims]
+    assert one != [choose_blank(claim, 1).answer for claim in claims]
     assert len(set(one)) > 3
     with pytest.raises(UserError, match=r"\[a\] has no word"):
-        blank_of(Claim("a", "It is so"), 0)
+        choose_blank(Claim("a", "It is so"), 0)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_choice_is_the_seeds():
     ],
 )
 def test_words_are_judged(answer, given, ruling):
-    assert fills(Blank(0, 0, answer), given) == ruling
+    assert judge_blank(Blank(0, 0, answer), given) == ruling
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_words_are_judged(answer, given, ruling):
     ],
 )
 def test_formulas_are_judged_as_they_are_written(answer, given):
-    assert fills(Blank(0, 0, answer, True), given) == "accept"
+    assert judge_blank(Blank(0, 0, answer, True), given) == "accept"
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_formulas_are_judged_as_they_are_written(answer, given):
     [("Q", "q"), ("a+b", "a-b"), ("x_1", "x_2"), ("(a+b)/c", "a+b/c"), (r"\Sigma", r"\sigma"), ("d_k", "dk"), ("x", "$")],
 )
 def test_other_formulas_are_rejected(answer, given):
-    assert fills(Blank(0, 0, answer, True), given) == "reject"
+    assert judge_blank(Blank(0, 0, answer, True), given) == "reject"

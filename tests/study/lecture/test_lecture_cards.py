@@ -2,7 +2,7 @@
 
 from sluicegate_study.deck.cards import Head
 from sluicegate_study.deck.collection import load_deck
-from sluicegate_study.lecture.cards import add_cards, cards_of, hidden_in, mending, slug_of
+from sluicegate_study.lecture.cards import choose_blanks, make_cards, make_repair_cards, make_slug, write_cards
 from sluicegate_study.lecture.lecture import Claim, split_notes
 from sluicegate_study.lecture.record import Record
 
@@ -24,8 +24,8 @@ def records(arms, right=(None, None, None, None)):
 
 def test_half_of_the_claims_have_cards_that_ask_for_another_step(tmp_path):
     found = records(["cards", "none", "cards", "cards"])
-    hidden = hidden_in(found, 0)
-    cards = cards_of(found, "n", hidden)
+    hidden = choose_blanks(found, 0)
+    cards = make_cards(found, "n", hidden)
     assert [(c.id, c.needs) for c in cards] == [("n-c1", ()), ("n-c3", ("n-c1",)), ("n-c4", ("n-c3",))]
     for card in cards:
         record = next(r for r in found if card.id == f"n-{r.claim.name}")
@@ -33,7 +33,7 @@ def test_half_of_the_claims_have_cards_that_ask_for_another_step(tmp_path):
         assert 1 <= len(asked) <= 2
         assert hidden[record.claim.name].answer not in asked
         assert card.questions()[0].prompt.replace("[...]", asked[0]) == record.claim.text
-    assert add_cards(tmp_path / "d" / "x.md", cards, Head(deck="n")) == 3
+    assert write_cards(tmp_path / "d" / "x.md", cards, Head(deck="n")) == 3
     deck = load_deck(tmp_path / "d")
     assert deck.problems == ()
     assert deck.cards == cards
@@ -41,41 +41,41 @@ def test_half_of_the_claims_have_cards_that_ask_for_another_step(tmp_path):
 
 def test_what_was_not_rebuilt_is_mended_in_order():
     found = records(["none"] * 4, (False, True, False, True))
-    cards = mending(found, "n", hidden_in(found, 0))
+    cards = make_repair_cards(found, "n", choose_blanks(found, 0))
     assert [(c.id, c.needs) for c in cards] == [("n-c1-mend", ()), ("n-c3-mend", ("n-c1-mend",))]
-    hidden = hidden_in(found, 0)
+    hidden = choose_blanks(found, 0)
     assert [q.answer for c in cards for q in c.questions()] == [hidden["c1"].answer, hidden["c3"].answer]
 
 
 def test_a_card_that_is_there_is_not_made_again():
     claim, after = Claim("a", "It is **one thing**."), Claim("b", "Softmax turns scores to weights", ("a",))
     found = [Record(claim, arm="cards", right=False), Record(after, arm="none", right=False)]
-    (card,) = mending(found, "n", hidden_in(found, 0))
+    (card,) = make_repair_cards(found, "n", choose_blanks(found, 0))
     assert (card.id, card.needs) == ("n-b-mend", ("n-a",))
 
 
 def test_what_was_hidden_stays_hidden():
     found = records(["none"] * 4)
     found[1].hidden = "weights"
-    assert hidden_in(found, 0)["c2"].answer == hidden_in(found, 1)["c2"].answer == "weights"
+    assert choose_blanks(found, 0)["c2"].answer == choose_blanks(found, 1)["c2"].answer == "weights"
 
 
 def test_cards_are_added_and_never_changed(tmp_path):
     found = records(["cards"] * 4)
-    cards = cards_of(found, "n", hidden_in(found, 0))
+    cards = make_cards(found, "n", choose_blanks(found, 0))
     path = tmp_path / "x.md"
-    add_cards(path, cards[:2], Head(deck="n"))
+    write_cards(path, cards[:2], Head(deck="n"))
     path.write_text(path.read_text().replace("Heads", "Eyes"))
-    assert add_cards(path, cards, Head(deck="n")) == 2
-    assert add_cards(path, cards, Head(deck="n")) == 0
+    assert write_cards(path, cards, Head(deck="n")) == 2
+    assert write_cards(path, cards, Head(deck="n")) == 0
     deck = load_deck(path)
     assert [c.id for c in deck.cards] == ["n-c1", "n-c2", "n-c3", "n-c4"]
     assert "Eyes" in deck.cards[0].question or "[Eyes]" in deck.cards[0].question
     assert deck.problems == ()
-    assert add_cards(tmp_path / "none.md", [], Head()) == 0
+    assert write_cards(tmp_path / "none.md", [], Head()) == 0
     assert not (tmp_path / "none.md").exists()
 
 
 def test_names(tmp_path):
-    assert slug_of(tmp_path / "My notes (2).md") == "My-notes-2"
-    assert slug_of(tmp_path / "öä.md") == "notes"
+    assert make_slug(tmp_path / "My notes (2).md") == "My-notes-2"
+    assert make_slug(tmp_path / "öä.md") == "notes"

@@ -6,7 +6,7 @@ import pytest
 
 from sluicegate_study.deck.log import Event, Log
 from sluicegate_study.lecture.lecture import Claim
-from sluicegate_study.lecture.record import Course, coins, events_of_arms
+from sluicegate_study.lecture.record import Course, draw_arms, make_arm_events
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 CLAIMS = [Claim("a", "One step"), Claim("b", "Another step", ("a",))]
@@ -20,7 +20,7 @@ def course(*events):
     return Course.replay(CLAIMS, Log(events), "me")
 
 
-ARMS = tuple(events_of_arms(course().records, "me", START, seed=3, days=7, cards=True))
+ARMS = tuple(make_arm_events(course().records, "me", START, seed=3, days=7, cards=True))
 READ = (*ARMS, event("predict", p=0.9), event("predict", "b", 1, p=0.5))
 COLD = (event("cold", day=9, given="x", hidden="step", verdict="reject", conf=0.4), event("void", "b", 9))
 
@@ -67,10 +67,10 @@ def test_the_coin_gives_equal_arms_and_is_fair():
     claims = [Claim(f"c{n}", f"text {n}") for n in range(41)]
     heads = 0
     for seed in range(100):
-        arms = coins(claims, seed)
-        assert arms == coins(claims, seed)
+        arms = draw_arms(claims, seed)
+        assert arms == draw_arms(claims, seed)
         carded = [name for name, arm in arms.items() if arm == "cards"]
         assert len(carded) in (20, 21)
         heads += arms["c0"] == "cards"
     assert 30 < heads < 70
-    assert set(coins(claims, 0, cards=False).values()) == {"none"}
+    assert set(draw_arms(claims, 0, cards=False).values()) == {"none"}

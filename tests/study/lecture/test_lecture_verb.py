@@ -10,7 +10,7 @@ from io import StringIO
 
 import pytest
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.log import read_log
 
@@ -157,8 +157,10 @@ def test_a_log_cut_in_a_line_loses_that_line_only(notes, monkeypatch, capsys):
 def test_two_at_once_ask_nothing_twice_and_lose_nothing(tmp_path):
     notes = tmp_path / "n.md"
     notes.write_text("".join(f"Sentence number{n} speaks of matter{n}.\n\n" for n in range(30)))
-    command = [sys.executable, "-m", "sluicegate.app", "lecture", str(notes), "--learner", "me", "--now", "2026-11-01"]
-    script = "import sys; from sluicegate.app import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    command = [sys.executable, "-m", "sluicegate_study", "lecture", str(notes), "--learner", "me", "--now", "2026-11-01"]
+    script = (
+        "import sys; from sluicegate_study.app import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     command = [sys.executable, "-c", script, *command[3:]]
     subprocess.run(command, check=True, capture_output=True)
     done = []
@@ -186,7 +188,7 @@ def test_two_at_once_ask_nothing_twice_and_lose_nothing(tmp_path):
 
 
 def test_on_a_terminal(notes):
-    script = "import sys; from sluicegate.app import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from sluicegate_study.app import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "lecture", str(notes), "--learner", "me", "--now", "2026-11-01", "--stage", "reading"]
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as process:

@@ -1,7 +1,7 @@
 import pytest
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Card, Deck, DeckFile, Head, Tossup
+from sluicegate_study.errors import UserError
 from sluicegate_study.quiz.deck import asked_of, by, dependents
 
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.quiz.deck import Asked
 from sluicegate_study.quiz.measures import (
     MEANINGS,

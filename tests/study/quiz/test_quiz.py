@@ -6,11 +6,11 @@ from architectures import CONFIGS, build
 from sluicegate.engine.encoding import encode, fitting
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train
-from sluicegate.errors import UserError
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
+from sluicegate_study.errors import UserError
 from sluicegate_study.quiz import scoring as quiz_scoring
 from sluicegate_study.quiz.deck import Asked, by
 from sluicegate_study.quiz.measures import Reading, compare

@@ -7,8 +7,8 @@ import pytest
 
 import quiz_toy
 from architectures import learner
-from sluicegate.app import main
 from sluicegate.engine.models import load_tokenizer, save
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import save_file
 from sluicegate_study.deck.log import Event, append
 
@@ -111,4 +111,4 @@ def test_a_deck_with_errors_is_asked_as_far_as_it_goes(place, capsys):
     (broken / "a.md").write_text((place / "deck" / "toy.md").read_text() + "\nT: A tossup without its answer\n")
     status = main(["quiz", str(place / "models" / "fresh"), "--deck", str(broken), "--out", str(place / "out"), *OWN])
     assert status == 0
-    assert "1 error(s) in the deck" in capsys.readouterr().out
+    assert "1 error in the deck" in capsys.readouterr().out

@@ -9,9 +9,9 @@ from fsrs import Card as State
 from fsrs import Rating, Scheduler
 from fsrs.scheduler import DEFAULT_PARAMETERS as W
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, Log, append, read_log
-from sluicegate_study.review.memory import Memory, links_of, resolve, scheduler
+from sluicegate_study.errors import UserError
+from sluicegate_study.review.memory import Memory, make_scheduler, replay_links, resolve_link
 
 START = datetime(2026, 11, 22, 19, tzinfo=UTC)
 
@@ -99,13 +99,13 @@ def test_links_move_progress_and_can_be_taken_back():
     events = [review(START, 3), link(1, "relink", "a", "b"), link(2, "relink", "b", "c")]
     assert set(Memory.replay(Log(tuple(events)), "person:ada").states) == {"c"}
     assert set(Memory.replay(Log((*events, link(3, "unlink", "b", "c"))), "person:ada").states) == {"b"}
-    back = links_of([*events, link(3, "relink", "c", "a")])
-    assert resolve(back, "c") == resolve(back, "b") == "a"
-    assert resolve({"a": "b", "b": "a"}, "a") in ("a", "b")
+    back = replay_links([*events, link(3, "relink", "c", "a")])
+    assert resolve_link(back, "c") == resolve_link(back, "b") == "a"
+    assert resolve_link({"a": "b", "b": "a"}, "a") in ("a", "b")
 
 
 def test_weights_and_retention_are_checked():
     with pytest.raises(UserError, match="21"):
-        scheduler([1.0])
+        make_scheduler([1.0])
     with pytest.raises(UserError, match="retention"):
-        scheduler(retention=1.0)
+        make_scheduler(retention=1.0)

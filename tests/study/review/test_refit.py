@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from sluicegate.app import main
-from sluicegate.errors import UserError
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.log import Event, Log, append, read_log
-from sluicegate_study.review.memory import Memory, fitted, save_weights, scheduler, weights_file, weights_of
+from sluicegate_study.errors import UserError
+from sluicegate_study.review.memory import Memory, locate_weights, make_scheduler, read_weights, save_weights, use_fitted_weights
 from sluicegate_study.review.refit import DEFAULT, FEWEST, HIGH, LOW, History, fit, mean_loss, predictions, refit
 from sluicegate_study.review.sitting import Sitting
 from study_learner import START, events, other_weights
@@ -23,7 +23,7 @@ def history(weights, seed, reviews=2000):
 def test_predictions_are_those_of_the_replayed_states():
     weights, log = other_weights(3), Log(tuple(events(other_weights(3), 3, 400)))
     chances = predictions(History.of(log, "me"), np.array(weights))[0]
-    memory, seen = Memory("me", scheduler(weights)), {}
+    memory, seen = Memory("me", make_scheduler(weights)), {}
     rows = {key: n for n, key in enumerate(dict.fromkeys(event.item for event in log.timeline))}
     for event in log.timeline:
         step = seen.get(event.item, 0)
@@ -134,13 +134,13 @@ def test_the_verb_and_review(reviewed, capsys):
     found = last(capsys)
     assert found["fitted"] is True
     assert found["loss"] < found["default_loss"]
-    assert weights_file(log).exists()
+    assert locate_weights(log).exists()
     assert log.read_bytes() == before
     memory = Sitting(load_deck(reviewed), log, "me").queue.memory
     assert memory.scheduler.parameters == tuple(found["weights"])
     assert memory.states.keys() == plain.states.keys()
     assert memory.successes == plain.successes
-    again = Memory.replay(read_log(log), "me", scheduler(found["weights"]))
+    again = Memory.replay(read_log(log), "me", make_scheduler(found["weights"]))
     assert {k: s.stability for k, s in memory.states.items()} == {k: s.stability for k, s in again.states.items()}
     assert any(memory.recall(k, now) != plain.recall(k, now) for k in memory.states)
     assert Sitting(load_deck(reviewed), log, "you").by.parameters == tuple(DEFAULT)
@@ -157,21 +157,21 @@ def test_too_few_and_nothing_at_all(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "defaults kept" in out
     assert json.loads(out.splitlines()[-1])["fitted"] is False
-    assert not weights_file(tmp_path / "log.jsonl").exists()
+    assert not locate_weights(tmp_path / "log.jsonl").exists()
 
 
 def test_weights_that_cannot_be_used(tmp_path):
     log = tmp_path / "log.jsonl"
-    assert weights_of(log, "me") == tuple(DEFAULT)
+    assert read_weights(log, "me") == tuple(DEFAULT)
     save_weights(log, "me", other_weights(1), START)
-    assert fitted(log, "me", scheduler(retention=0.8)).desired_retention == 0.8
-    assert fitted(log, "me", scheduler(other_weights(2))).parameters == tuple(other_weights(2))
+    assert use_fitted_weights(log, "me", make_scheduler(retention=0.8)).desired_retention == 0.8
+    assert use_fitted_weights(log, "me", make_scheduler(other_weights(2))).parameters == tuple(other_weights(2))
     for wrong in ([1.0], "x", [math.pi] * 21, 3, [None] * 21):
-        append(weights_file(log), [Event(START, "me", "", "weights", {"weights": wrong})])
+        append(locate_weights(log), [Event(START, "me", "", "weights", {"weights": wrong})])
         with pytest.raises(UserError, match="--reset"):
-            weights_of(log, "me")
-    assert weights_of(log, "you") == tuple(DEFAULT)
+            read_weights(log, "me")
+    assert read_weights(log, "you") == tuple(DEFAULT)
     with pytest.raises(UserError, match="21"):
         save_weights(log, "me", [1.0], START)
     save_weights(log, "me", None, START)
-    assert weights_of(log, "me") == tuple(DEFAULT)
+    assert read_weights(log, "me") == tuple(DEFAULT)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 from sluicegate_study.deck.log import read_log
 
 DECK = "Q: What is \x1b[31ma?\nA: It is a\nid: a\nwhy: because\n\nQ: What is b?\nA: It is b\nid: b\nneeds: a\n"
@@ -106,7 +106,9 @@ def test_a_time_without_zone_is_refused(deck, capsys):
 
 
 def test_a_real_pipe_without_torch(deck):
-    script = "import sys; from sluicegate.app import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    script = (
+        "import sys; from sluicegate_study.app import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     command = [sys.executable, "-c", script, "deck", "review", str(deck), "--json"]
     done = subprocess.run(command, input="\n3\n\n3\nq\n", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["answers"] == 2

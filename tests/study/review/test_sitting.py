@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Card, DeckFile
-from sluicegate_study.deck.collection import deck_of
+from sluicegate_study.deck.collection import make_deck
 from sluicegate_study.deck.log import Event, append, read_log
-from sluicegate_study.review.sitting import Sitting, log_of
+from sluicegate_study.deck.shipped import find_log
+from sluicegate_study.errors import UserError
+from sluicegate_study.review.sitting import Sitting
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -16,7 +17,7 @@ DAY = timedelta(days=1)
 
 def deck(**needs):
     cards = [Card(f"What is {key}?", f"It is {key}", id=key, needs=tuple(value.split())) for key, value in needs.items()]
-    return deck_of("d", [DeckFile(entries=tuple(cards))])
+    return make_deck("d", [DeckFile(entries=tuple(cards))])
 
 
 def sit(tmp_path, of, **options):
@@ -77,7 +78,7 @@ def test_at_most_so_many_new_ones_a_day(tmp_path):
 
 
 def test_deletions_of_one_text_are_introduced_in_turn(tmp_path):
-    of = deck_of("d", [DeckFile(entries=(Card("[one] and [two]", id="x", kind="cloze"), Card("Q?", "A", id="y", needs=("x",))))])
+    of = make_deck("d", [DeckFile(entries=(Card("[one] and [two]", id="x", kind="cloze"), Card("Q?", "A", id="y", needs=("x",))))])
     sitting = sit(tmp_path, of)
     assert [ask(sitting, START, 4)[0] for _ in range(3)] == ["x", "x#2", "y"]
 
@@ -109,7 +110,7 @@ def test_a_suspended_card_is_not_asked_and_holds_up_nobody(tmp_path):
 
 def test_an_edited_card_goes_on(tmp_path):
     def of(text):
-        return deck_of("d", [DeckFile(entries=(Card(text, "The variance of a score"),))])
+        return make_deck("d", [DeckFile(entries=(Card(text, "The variance of a score"),))])
 
     sitting = sit(tmp_path, of("What does dividing by the root keep in cheque?"))
     ask(sitting, START, 4)
@@ -135,4 +136,4 @@ def test_mistakes_are_named(tmp_path):
 
 
 def test_the_log_lies_with_the_deck(tmp_path):
-    assert log_of(tmp_path) == log_of(tmp_path / "x.md") == tmp_path / "log.jsonl"
+    assert find_log(tmp_path) == find_log(tmp_path / "x.md") == tmp_path / "log.jsonl"

@@ -11,7 +11,7 @@ pytest.importorskip("textual")
 
 from textual.widgets import Input, Static
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 from sluicegate_study.deck.log import read_log
 from sluicegate_study.game.bots import Plan
 from sluicegate_study.tui.play import PlayProgram
@@ -151,14 +151,14 @@ def test_the_coach_speaks_after_a_tossup(tmp_path, monkeypatch):
 
 def test_nothing_of_a_deck_is_markup_or_steers_the_terminal(tmp_path, monkeypatch):
     from sluicegate_study.deck.cards import Bonus, DeckFile, Head, Part, Tossup
-    from sluicegate_study.deck.collection import deck_of
+    from sluicegate_study.deck.collection import make_deck
 
     bad = "[bold red]x[/] \x1b[31mred\x07 [link=http://e]y[/link] $text {z} [/]"
     entries = (
         Tossup(f"{bad} this thing. | end", f"**{bad}**", id="t"),
         Bonus(bad, (Part(bad, bad),), id="b"),
     )
-    of = deck_of("d", [DeckFile(Head(category=bad), entries)])
+    of = make_deck("d", [DeckFile(Head(category=bad), entries)])
     game = table(tmp_path, monkeypatch, Plan(), of=of, bot="none")
     found = {}
     steps = ["enter", *["right"] * 5, "space", *"zed", "enter", *"50", screen(found, "asked"), "enter", screen(found, "ruled"), "o"]
@@ -210,7 +210,7 @@ def test_the_time_to_answer_runs_out(tmp_path, monkeypatch):
                 return
             await asyncio.sleep(0.02)
 
-    run(PlayProgram(game.match, wpm=0, time=0.4), ["enter", "right", "space", *"alp", ruled])
+    run(PlayProgram(game.match, wpm=0, time=1.5), ["enter", "right", "space", *"alp", ruled])
     assert [e.more["given"] for e in game.events("buzz")] == ["alp"]  # what was typed by then
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("textual")
 
 from textual.widgets import Static
 
-from sluicegate.app import main
+from sluicegate_study.app import main
 from sluicegate_study.deck.collection import load_deck
 from sluicegate_study.deck.log import read_log
 from sluicegate_study.review.sitting import Sitting
@@ -134,7 +134,7 @@ def test_a_long_card_scrolls_by_keys(deck):
 
 def test_a_terminal_gets_the_program_unless_plain_is_asked_for(deck, monkeypatch, capsys):
     """On a terminal the program runs; --plain, a pipe, a dumb terminal and a missing textual take lines."""
-    from sluicegate_study.cli import screen as study_screen
+    from sluicegate_study.tui import prompts
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -158,9 +158,9 @@ def test_a_terminal_gets_the_program_unless_plain_is_asked_for(deck, monkeypatch
     assert not start()
     monkeypatch.setenv("TERM", "xterm")
     capsys.readouterr()
-    monkeypatch.setattr(study_screen, "find_spec", lambda name: None)
+    monkeypatch.setattr(prompts, "find_spec", lambda name: None)
     assert not start()
-    assert "sluicegate[tui]" in capsys.readouterr().out
+    assert "sluicegate-study[tui]" in capsys.readouterr().out
 
 
 def test_the_programs_import_no_torch_and_the_command_line_no_textual():

@@ -3,7 +3,7 @@
 FLOPs are the ledger's: a model of the wanted shape is made without weights (torch's device "meta") and handed to the
 `Meter` that every run is charged by; a step of training is charged three forward passes a batch, as `fit` does, and a
 frozen model's passes one. Memory is counted from the same model's parameters and from the tensors that a Llama-like
-layer keeps for the backward pass. Both are compared with measured runs by ``python benchmarks/scaling.py --measure``.
+layer keeps for the backward pass. Both are compared with measured runs by ``sluicegate bench scaling --measure``.
 """
 
 from collections.abc import Callable, Mapping

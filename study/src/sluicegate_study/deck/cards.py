@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
+from sluicegate_study.formatting import format_count
 
 BRACKET = re.compile(r"\\[\[\]\\]|!\[[^\]]*\]|\[|\]")
 """In a cloze text: an escape, the head of a picture (left alone), or a bracket."""
@@ -37,8 +38,9 @@ class Question:
 class Card:
     """A question and its answer, or a cloze text with [deletions] (then `answer` is empty).
 
-    `needs` are ids of cards to be known first, `accept`, `prompt` and `reject` are clauses of an answer line (see `answerline`),
-    `allow` are lint rules that the author has looked at and waived. `path` and `line` say where it was read and do not count."""
+    `needs` are ids of cards to be known first, `accept`, `prompt` and `reject` are clauses of an answer line (see
+    `answerline`), `allow` are lint rules that the author has looked at and waived. `path` and `line` say where it was
+    read and do not count."""
 
     question: str
     answer: str = ""
@@ -67,12 +69,12 @@ class Card:
         """What is asked: one, or one for each deletion. The first has the card's key, the others key#2, key#3, ..."""
         if self.kind == "basic":
             return [Question(self.key, self.question, self.answer, self)]
-        spans = deletions(self.question)
+        spans = find_deletions(self.question)
         return [
             Question(
                 self.key if n == 1 else f"{self.key}#{n}",
-                _hidden(self.question, span),
-                _plain(self.question[span[0] + 1 : span[1]]),
+                _hide_deletion(self.question, span),
+                _strip_brackets(self.question[span[0] + 1 : span[1]]),
                 self,
                 n,
             )
@@ -82,9 +84,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Tossup:
-    """A pyramidal question: clues from hard to easy, read until somebody buzzes. `cards` are ids of the cards behind its clues.
+    """A pyramidal question: clues from hard to easy, read until somebody buzzes. `cards` are ids of the cards behind
+    its clues.
 
-    In `text` a ``|`` divides clues (without one: sentences do) and ``(*)`` is the power mark; ``\\|`` is a plain bar."""
+    In `text` a ``|`` divides clues (without one: sentences do) and ``(*)`` is the power mark; ``\\|`` is a plain
+    bar."""
 
     text: str
     answer: str
@@ -122,7 +126,8 @@ class Tossup:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a bonus: its points, whether it is the easy, middle or hard one (e, m, h, or nothing), text, answer line."""
+    """One part of a bonus: its points, whether it is the easy, middle or hard one (e, m, h, or nothing), text, answer
+    line."""
 
     text: str
     answer: str
@@ -210,9 +215,24 @@ class Deck:
     def bonuses(self) -> list[Bonus]:
         return [entry for entry in self.entries if isinstance(entry, Bonus)]
 
+    @property
+    def errors(self) -> int:
+        """How many of the problems are errors."""
+        return sum(problem.severity == "error" for problem in self.problems)
+
     def questions(self) -> list[Question]:
         """Everything that the cards ask, in the order of the files."""
         return [question for card in self.cards for question in card.questions()]
+
+    def count(self) -> dict[str, int]:
+        """How many files, cards, questions, tossups and bonuses there are."""
+        counts = {"files": len(self.files), "cards": len(self.cards), "questions": len(self.questions())}
+        return {**counts, "tossups": len(self.tossups), "bonuses": len(self.bonuses)}
+
+    def describe(self) -> str:
+        """The counts in words."""
+        nouns = ("file", "card", "question", "tossup", "bonus")
+        return ", ".join(format_count(number, noun) for number, noun in zip(self.count().values(), nouns, strict=True))
 
     def head_of(self, entry: Entry) -> Head:
         """The front matter of the file an entry stands in."""
@@ -233,17 +253,19 @@ class Deck:
             ) from None
 
     def to_jsonl(self) -> Iterator[str]:
-        """One line of JSON for each question: prompt, answer, topic, angle, split and id, as training and probing read them."""
+        """One line of JSON for each question: prompt, answer, topic, angle, split and id, as training and probing read
+        them."""
         for question in self.questions():
             card = question.card
             row = {"prompt": question.prompt, "answer": question.answer, "topic": card.topic, "angle": card.angle, "split": card.split}
             yield json.dumps({**row, "id": question.key}, ensure_ascii=False)
 
 
-def deletions(text: str) -> list[tuple[int, int]]:
+def find_deletions(text: str) -> list[tuple[int, int]]:
     """Where the [deletions] of a cloze text are: (place of the opening bracket, place of the closing one).
 
-    Raises `UserError` for brackets that do not close, lie within each other, or hold nothing, and where there are none."""
+    Raises `UserError` for brackets that do not close, lie within each other, or hold nothing, and where there are
+    none."""
     spans: list[tuple[int, int]] = []
     opened = -1
     for found in BRACKET.finditer(text):
@@ -270,12 +292,12 @@ def replace_line(entry: Entry, path: str, line: int) -> Entry:
     return dataclasses.replace(entry, path=path, line=line)
 
 
-def _hidden(text: str, span: tuple[int, int]) -> str:
+def _hide_deletion(text: str, span: tuple[int, int]) -> str:
     """The text with one deletion hidden and the brackets of the others taken off."""
-    return _plain(text[: span[0]]) + "[...]" + _plain(text[span[1] + 1 :])
+    return _strip_brackets(text[: span[0]]) + "[...]" + _strip_brackets(text[span[1] + 1 :])
 
 
-def _plain(text: str) -> str:
+def _strip_brackets(text: str) -> str:
     return BRACKET.sub(lambda found: found[0][1:] if found[0][0] == "\\" else "" if len(found[0]) == 1 else found[0], text)
 
 

@@ -1,46 +1,50 @@
 """A deck on the disk: a folder of Markdown files, or one file."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sluicegate.errors import UserError
-from sluicegate_study.deck.cards import Deck, DeckFile, Entry, Problem
+from sluicegate_study.deck.appending import open_locked
+from sluicegate_study.deck.cards import Card, Deck, DeckFile, Entry, Head, Problem
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
-from sluicegate_study.deck.shipped import find, names
+from sluicegate_study.deck.shipped import find_deck, list_decks
+from sluicegate_study.errors import UserError, program
 
 
 def load_deck(path: str | Path) -> Deck:
-    """Read every .md file under a folder (hidden ones aside), or one file; or a deck that comes with the package, by its name.
+    """Read every .md file under a folder (hidden ones aside), or one file; or a deck that comes with the package, by
+    its name.
 
-    What cannot be read is left out and named in `Deck.problems`, with prerequisites that are unknown or go round in a ring.
-    Raises `UserError` where there is nothing at `path`, or no Markdown file in it."""
-    root = find(path)
+    What cannot be read is left out and named in `Deck.problems`, with prerequisites that are unknown or go round in a
+    ring. Raises `UserError` where there is nothing at `path`, or no Markdown file in it."""
+    root = find_deck(path)
     if root.is_dir():
         paths = [
             p for p in sorted(root.rglob("*.md")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(root).parts)
         ]
         if not paths:
             raise UserError(
-                f"no deck in {str(root)!r}: expected Markdown files (*.md) in this folder. A first one: sluicegate deck new {root}"
+                f"no deck in {str(root)!r}: expected Markdown files (*.md) in this folder. A first one: {program()} deck new {root}"
             )
     elif root.is_file():
         paths = [root]
     else:
-        expected = f"expected a folder of Markdown files, one file, or a deck that comes with sluicegate ({', '.join(names())})"
-        raise UserError(f"no deck {str(root)!r}: {expected}. To begin one: sluicegate deck new {root}")
+        expected = f"expected a folder of Markdown files, one file, or a deck that comes with the program ({', '.join(list_decks())})"
+        raise UserError(f"no deck {str(root)!r}: {expected}. To begin one: {program()} deck new {root}")
     files: list[DeckFile] = []
     problems: list[Problem] = []
     for found in paths:
-        text, wrong = _decoded(found)
+        text, wrong = _decode(found)
         file, more = read_markdown(text, str(found))
         files.append(file)
         problems += [*wrong, *more]
-    return deck_of(root.stem if root.is_file() else root.resolve().name, files, problems)
+    return make_deck(root.stem if root.is_file() else root.resolve().name, files, problems)
 
 
-def deck_of(name: str, files: list[DeckFile], problems: list[Problem] | None = None) -> Deck:
-    """A deck of files: entries with an id or a text that was there before are left out, and prerequisites are checked."""
+def make_deck(name: str, files: list[DeckFile], problems: list[Problem] | None = None) -> Deck:
+    """A deck of files: entries with an id or a text that was there before are left out, and prerequisites are
+    checked."""
     found = list(problems or [])
     kept: list[DeckFile] = []
     first: dict[str, Entry] = {}
@@ -80,7 +84,23 @@ def save_file(file: DeckFile, path: Path) -> None:
         raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another place, or move it away first.") from None
 
 
-def _decoded(path: Path) -> tuple[str, list[Problem]]:
+def add_cards(path: Path, head: Head, choose: Callable[[list[Entry]], Sequence[Card]]) -> int:
+    """Add cards to the end of a deck file, and return how many; a new file begins with `head`. What is there is left as
+    it is.
+
+    `choose` gets the entries that are there and returns the cards to add; no other program adds any meanwhile."""
+    with open_locked(path) as file:
+        file.seek(0)
+        before = file.read().decode("utf-8", "replace")
+        cards = choose(list(read_markdown(before)[0].entries))
+        if cards:
+            gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
+            text = gap + write_markdown(DeckFile(Head() if before.strip() else head, tuple(cards)))
+            file.write(text.encode("utf-8", "backslashreplace"))
+        return len(cards)
+
+
+def _decode(path: Path) -> tuple[str, list[Problem]]:
     content = path.read_bytes()
     try:
         return content.decode("utf-8"), []

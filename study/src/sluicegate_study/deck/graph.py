@@ -17,7 +17,8 @@ class Cycle(NamedTuple):
 
 
 class Graph:
-    """The edges between cards that can be obeyed: those to unknown cards, and those within a ring, are left out and reported."""
+    """The edges between cards that can be obeyed: those to unknown cards, and those within a ring, are left out and
+    reported."""
 
     def __init__(self, cards: Iterable[Card]) -> None:
         self.cards: dict[str, Card] = {card.key: card for card in cards}
@@ -94,7 +95,7 @@ class Graph:
 
 
 def _near(name: str, known: Mapping[str, object]) -> str:
-    from sluicegate.errors import nearest
+    from sluicegate_study.errors import nearest
 
     return nearest(name, list(known)) or "(there are none)"
 

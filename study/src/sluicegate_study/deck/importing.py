@@ -1,7 +1,7 @@
 """Decks from other programs: Anki packages, and saved qbreader JSON. Nothing that is read is trusted.
 
-An archive is refused where a name in it leads elsewhere or where it unpacks to too much; its database is read in memory, tables only, and
-for so long. HTML becomes plain text. Nothing is written before everything was read.
+An archive is refused where a name in it leads elsewhere or where it unpacks to too much; its database is read in
+memory, tables only, and for so long. HTML becomes plain text. Nothing is written before everything was read.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sluicegate.errors import UserError, first_line
-from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Tossup, deletions
-from sluicegate_study.judge.answerline import marked
+from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Tossup, find_deletions
+from sluicegate_study.errors import UserError, first_line
+from sluicegate_study.judge.answerline import mark_required
 
 LARGEST = 256 * 2**20
 """Bytes that an archive's database may have, and that all it holds may unpack to times four."""
@@ -55,7 +55,7 @@ def _anki(path: Path) -> Imported:
     entries: dict[str, Entry] = {}
     skipped = 0
     for guid, model, tags, fields in rows:
-        texts = [plain(field) for field in fields.split("\x1f")]
+        texts = [strip_html(field) for field in fields.split("\x1f")]
         topic = next(iter(tags.split()), "")
         name = "anki-" + hashlib.sha256(guid.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         made = _card(texts, name, topic, cloze=str(model) in cloze or bool(re.search(r"\{\{c\d+::", texts[0])))
@@ -71,7 +71,7 @@ def _card(texts: list[str], name: str, topic: str, *, cloze: bool) -> Card | Non
         bare = re.sub(r"(?<!\\)([\[\]])", r"\\\1", texts[0])
         text = re.sub(r"\{\{c\d+::(.*?)(?:::[^{}]*?)?\}\}", lambda found: f"[{found[1].strip()}]", bare, flags=re.S)
         try:
-            deletions(text)
+            find_deletions(text)
         except UserError:
             return None
         return Card(text.strip(), kind="cloze", id=name, topic=topic)
@@ -118,13 +118,16 @@ def _database(path: Path) -> bytes:
         raise UserError(f"{str(path)!r} cannot be unpacked ({first_line(error)}): export it again.") from None
     if len(content) > LARGEST:
         raise UserError(f"{str(path)!r} is refused: its collection unpacks to more than {LARGEST} bytes.")
-    return _decompressed(content, path) if name == NEW_FORM else content
+    return _decompress(content, path) if name == NEW_FORM else content
 
 
-def _decompressed(content: bytes, path: Path) -> bytes:
+def _decompress(content: bytes, path: Path) -> bytes:
     """The database of a package of the newer form, which is compressed by Zstandard."""
-    import pyarrow
-
+    try:
+        import pyarrow
+    except ImportError:
+        need = "which needs pyarrow: pip install 'sluicegate-study[anki]'"
+        raise UserError(f"{str(path)!r} is an Anki package of the newer form, {need}. Or {NEWER}.") from None
     if not pyarrow.Codec.is_available("zstd"):
         raise UserError(f"{str(path)!r} is an Anki package of the newer form, which this pyarrow cannot unpack: {NEWER}.")
     most = min(LARGEST, 100 * len(content) + 2**24)
@@ -177,7 +180,7 @@ def _notes(content: bytes, path: Path) -> tuple[list[tuple[str, Any, str, str]],
         return rows, cloze
 
 
-def plain(text: str) -> str:
+def strip_html(text: str) -> str:
     """The text of a field of HTML: lines kept, formulas between dollars, everything else that is markup left out."""
     text = re.sub(r"(?is)<(script|style)\b.*?(?:</\1\s*>|$)", "", text)
     text = re.sub(r"\[sound:[^\]]*\]", "", text)
@@ -257,11 +260,11 @@ def _common(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(text: Any) -> str:
-    return " ".join(plain(text).split()) if isinstance(text, str) else ""
+    return " ".join(strip_html(text).split()) if isinstance(text, str) else ""
 
 
 def _answer(text: Any) -> str:
     """An answer line with its required words in Markdown's bold."""
     if not isinstance(text, str):
         return ""
-    return " ".join(marked(text).replace("\x02", "**").replace("\x03", "**").split())
+    return " ".join(mark_required(text).replace("\x02", "**").replace("\x03", "**").split())

@@ -1,8 +1,9 @@
-"""Things to look at in a deck: cards that seem to ask for more than one inferential step, and other habits that make cards weak.
+"""Things to look at in a deck: cards that seem to ask for more than one inferential step, and other habits that make
+cards weak.
 
-Surface rules see words, not steps, so a finding is a question to the author and never a score of the deck. Every rule has an id, and a
-card waives it with ``allow: RULE``. The principles are those of Wozniak's minimum information, Matuschak's "focused" and "precise",
-and Nielsen's "build up from atoms"; the wording and the thresholds are ours.
+Surface rules see words, not steps, so a finding is a question to the author and never a score of the deck. Every rule
+has an id, and a card waives it with ``allow: RULE``. The principles are those of Wozniak's minimum information,
+Matuschak's "focused" and "precise", and Nielsen's "build up from atoms"; the wording and the thresholds are ours.
 """
 
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from sluicegate_study.deck.cards import Card, Deck
 from sluicegate_study.deck.graph import Graph
-from sluicegate_study.deck.symbols import names_in
+from sluicegate_study.deck.symbols import find_names
 
 LONG = 15
 SHARED = 4
@@ -85,7 +86,7 @@ class Finding:
 
 def lint(deck: Deck) -> list[Finding]:
     """All findings of a deck that its cards do not waive, in the order of the deck."""
-    found: dict[str, list[tuple[str, str]]] = {card.key: list(surface(card)) for card in deck.cards}
+    found: dict[str, list[tuple[str, str]]] = {card.key: list(check_wording(card)) for card in deck.cards}
     for rule in (_shared_answers, _angles):
         for key, name, seen in rule(deck.cards):
             found[key].append((name, seen))
@@ -100,7 +101,7 @@ def lint(deck: Deck) -> list[Finding]:
     ]
 
 
-def surface(card: Card) -> Iterator[tuple[str, str]]:
+def check_wording(card: Card) -> Iterator[tuple[str, str]]:
     """What can be seen on one card alone, as (rule, what was seen). A cloze text is judged by its deletions only."""
     if card.kind == "cloze":
         for hidden in card.questions():
@@ -253,7 +254,7 @@ def _graph_rules(deck: Deck, graph: Graph) -> Iterator[tuple[str, str, str]]:
                 known[entry.key] = frozenset(file.head.known)
                 glossaries[entry.key] = file.head.glossary
     glossary = sorted({term for terms in glossaries.values() for term in terms})
-    names = {key: names_in(_text_of(card), glossary) for key, card in graph.cards.items()}
+    names = {key: find_names(_text_of(card), glossary) for key, card in graph.cards.items()}
     needed = {need for needs in graph.needs.values() for need in needs}
     for key, card in graph.cards.items():
         if len(card.needs) > MOST_NEEDS:

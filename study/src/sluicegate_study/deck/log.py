@@ -1,10 +1,9 @@
 """The review log: one line of JSON an event, only ever added to. It is the truth; every state is computed from it.
 
-A line that cannot be read is left out and named; the others count. Two programs may add to one log at once: each adds whole lines under
-the kernel's lock, after mending a last line that was cut off.
+A line that cannot be read is left out and named; the others count. Two programs may add to one log at once: each adds
+whole lines, under a lock. Where the last line was cut off, the next one begins on a line of its own.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -14,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sluicegate.errors import UserError
+from sluicegate_study.deck.appending import open_locked
 from sluicegate_study.deck.cards import Problem
+from sluicegate_study.errors import UserError
 
 KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz", "pass", "bonus", "override", "end")
 
@@ -24,9 +24,9 @@ KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz"
 class Event:
     """Something that happened to a learner and an item, at `t` (aware, UTC). What else there is to say is in `more`.
 
-    Kinds: `card` (a review; more: grade 1 to 4, rev, conf, given, verdict, ms), `seen` (the text and file of an item, so that it is found
-    again after an edit), `relink` and `unlink` (item goes on as, or no longer as, `to`), `suspend`, `resume`; and of a game of tossups (see
-    `playing`) `game`, `buzz`, `pass`, `bonus`, `override` and `end`."""
+    Kinds: `card` (a review; more: grade 1 to 4, rev, conf, given, verdict, ms), `seen` (the text and file of an item,
+    so that it is found again after an edit), `relink` and `unlink` (item goes on as, or no longer as, `to`), `suspend`,
+    `resume`; and of a game of tossups (see `playing`) `game`, `buzz`, `pass`, `bonus`, `override` and `end`."""
 
     t: datetime
     learner: str
@@ -85,23 +85,19 @@ def read_log(path: Path) -> Log:
 
 
 def append(path: Path, events: Iterable[Event]) -> tuple[int, int]:
-    """Add events to a log; waits while another program adds its own. Returns the log's size in bytes before and after."""
+    """Add events to a log; waits while another program adds its own. Returns the log's size in bytes before and
+    after."""
     text = "".join(event.line() for event in events).encode("utf-8", "backslashreplace")
     if not text:
         return (0, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":
-            text = b"\n" + text  # a last line that was cut off must not swallow the next one
-        while text:
-            text = text[os.write(file, text) :]
-        os.fsync(file)
-        return size, os.fstat(file).st_size
-    finally:
-        os.close(file)  # which drops the lock
+    with open_locked(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                text = b"\n" + text  # a last line that was cut off must not swallow the next one
+        file.write(text)
+        return size, size + len(text)
 
 
 def _event(row: dict[str, Any]) -> Event:

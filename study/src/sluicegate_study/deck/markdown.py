@@ -1,8 +1,8 @@
 """Markdown decks: from text to entries and back.
 
-An entry starts at the beginning of a line with ``Q:`` (then ``A:``), ``C:``, ``T:`` or ``B:`` (then ``ANSWER:``) and goes on to the next
-one or to a line ``---``. Its last lines may be attributes, ``key: value``. All that hashcards reads is read here and means the same.
-Text that only looks like a tag, an attribute or a ``---`` has a backslash before it.
+An entry starts at the beginning of a line with ``Q:`` (then ``A:``), ``C:``, ``T:`` or ``B:`` (then ``ANSWER:``) and
+goes on to the next one or to a line ``---``. Its last lines may be attributes, ``key: value``. All that hashcards reads
+is read here and means the same. Text that only looks like a tag, an attribute or a ``---`` has a backslash before it.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import tomli_w
 
-from sluicegate.errors import UserError
-from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, deletions
+from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, find_deletions
+from sluicegate_study.errors import UserError
 
 KEYS: dict[str, tuple[str, ...]] = {
     "card": ("id", "topic", "angle", "needs", "why", "accept", "prompt", "reject", "category", "source", "split", "allow"),
@@ -152,7 +152,7 @@ class _Reader:
         place: dict[str, Any] = {"path": self.path, "line": line}
         try:
             if tag == "C":
-                deletions(sections[0].text)
+                find_deletions(sections[0].text)
                 self.entries.append(Card(sections[0].text, kind="cloze", **values, **place))
             elif tag == "Q":
                 self.entries.append(self.basic(sections, values, place))
@@ -279,7 +279,8 @@ def _part(group: list[_Section]) -> Part:
 
 
 def read_markdown(text: str, path: str = "") -> tuple[DeckFile, list[Problem]]:
-    """Read the text of one file. Problems name `path`, line and what was expected; whatever else the file holds is read."""
+    """Read the text of one file. Problems name `path`, line and what was expected; whatever else the file holds is
+    read."""
     reader = _Reader(path)
     file = reader.read(text)
     return file, sorted(reader.problems, key=lambda problem: problem.line)

@@ -5,7 +5,7 @@ deck = "{name}"
 category = ""
 +++
 
-A first deck. Text outside of cards, like this, is left alone. Change it, then: sluicegate deck check {folder}
+A first deck. Text outside of cards, like this, is left alone. Change it, then: {program} deck check {folder}
 
 Q: Two vectors of given lengths may point anywhere. When is their dot product largest?
 A: When they point the same way

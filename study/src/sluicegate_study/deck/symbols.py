@@ -18,9 +18,10 @@ _INDICES = frozenset("ijklmntT")
 """Letters that count nothing new where they are subscripts or superscripts: indices, and the transpose."""
 
 
-def names_in(text: str, glossary: Iterable[str] = ()) -> list[str]:
-    """The names in a text in the order of their first use: letters, Greek letters and named functions within ``$...$``, and the
-    glossary's terms anywhere. Operators, indices and numbers are no names; ``d_k`` is one name, ``x_i`` is ``x``."""
+def find_names(text: str, glossary: Iterable[str] = ()) -> list[str]:
+    """The names in a text in the order of their first use: letters, Greek letters and named functions within ``$...$``,
+    and the glossary's terms anywhere. Operators, indices and numbers are no names; ``d_k`` is one name, ``x_i`` is
+    ``x``."""
     found: dict[str, None] = {}
     for formula in _FORMULA.finditer(text):
         for name in _names(formula[1] or formula[2]):

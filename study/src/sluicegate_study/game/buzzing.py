@@ -1,8 +1,9 @@
 """When to buzz: the dynamic programme over score difference, tossups left, how much is read, and how sure we are.
 
-Outside a tossup the state is (d, n): score difference in fives, tossups left. Inside it is (k, p): tick, and the chance that our guess is
-right. The value is the chance to win; with ``points=True``, the expected score difference, which makes play blind to the score. The
-recursion is Bellman's; all teams, ticks and rules are `players` and `scoring`. Where buzzing and waiting are worth the same, wait.
+Outside a tossup the state is (d, n): score difference in fives, tossups left. Inside it is (k, p): tick, and the chance
+that our guess is right. The value is the chance to win; with ``points=True``, the expected score difference, which
+makes play blind to the score. The recursion is Bellman's; all teams, ticks and rules are `players` and `scoring`. Where
+buzzing and waiting are worth the same, wait.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.players import GRID, MARK, TICKS, Array, Opponent, Reader
 from sluicegate_study.game.scoring import Rules
 
@@ -39,9 +40,11 @@ class Game:
             raise UserError(f"{self.ticks} ticks with the power mark at {self.mark}: expected 1 to 200 ticks and a mark among them.")
 
     def rebound(self) -> Array:
-        """r_1, ..., r_ticks: the chance that the other team is right after our miss at a tick, given its silence before.
+        """r_1, ..., r_ticks: the chance that the other team is right after our miss at a tick, given its silence
+        before.
 
-        It may have wanted this very tick and lost the coin's toss; else it buzzes later as it would have, or ventures one at the end."""
+        It may have wanted this very tick and lost the coin's toss; else it buzzes later as it would have, or ventures
+        one at the end."""
         f, h = self.opponent.cumulative(self.ticks), self.opponent.hazards(self.ticks)
         gone = np.maximum(1 - f[1:], 1e-300)
         later = np.where(f[1:] < 1, ((f[-1] - f[1:]) + (1 - f[-1]) * self.opponent.venture) / gone, 1.0)
@@ -52,8 +55,8 @@ class Game:
 
 @dataclass(frozen=True)
 class Policy:
-    """Where to buzz: `first` while nobody has answered, `alone` after the other team's miss; shapes (n, ticks, differences, 41), or
-    broadcast to them. Index 0 of n is the last tossup."""
+    """Where to buzz: `first` while nobody has answered, `alone` after the other team's miss; shapes (n, ticks,
+    differences, 41), or broadcast to them. Index 0 of n is the last tossup."""
 
     first: Bools
     alone: Bools
@@ -74,9 +77,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Solution:
-    """What `solve` found. `value[n]` is V_n over `differences` (in points; n = 0: the game is over); `policy` is best, or the one that was
-    given; `threshold[n - 1, k - 1]` is the least chance from which to buzz at tick k, nan where never. `points`: values are expected score
-    differences, not chances to win."""
+    """What `solve` found. `value[n]` is V_n over `differences` (in points; n = 0: the game is over); `policy` is best,
+    or the one that was given; `threshold[n - 1, k - 1]` is the least chance from which to buzz at tick k, nan where
+    never. `points`: values are expected score differences, not chances to win."""
 
     game: Game
     differences: NDArray[np.int64]
@@ -99,8 +102,9 @@ class Solution:
         return int(np.clip(difference // FIVE + len(self.differences) // 2, 0, len(self.differences) - 1))
 
     def gains(self, left: int, mark: int) -> tuple[Array, Array]:
-        """How much better buzzing is than waiting in a tossup with its power mark at tick `mark`, when so many are left, at every tick,
-        difference and belief: while nobody has answered, and after the other team's miss; shapes (ticks, differences, 41)."""
+        """How much better buzzing is than waiting in a tossup with its power mark at tick `mark`, when so many are
+        left, at every tick, difference and belief: while nobody has answered, and after the other team's miss; shapes
+        (ticks, differences, 41)."""
         step = _Tossup(dataclasses.replace(self.game, mark=mark), self.points)
         step(self.value[left - 1], None)
         return step.gain, step.gain_alone
@@ -111,8 +115,8 @@ def solve(
 ) -> Solution:
     """Find the best play over `tossups` (default: as the rules say), or what a given `policy` is worth.
 
-    `points`: maximise the expected score difference instead of the chance to win. `tie`: the chance to win after a tie; by default the
-    overtime of the rules is solved too."""
+    `points`: maximise the expected score difference instead of the chance to win. `tie`: the chance to win after a tie;
+    by default the overtime of the rules is solved too."""
     count = game.rules.cycles if tossups is None else tossups
     if not 1 <= count <= 200:
         raise UserError(f"{count} tossups: expected 1 to 200.")
@@ -122,7 +126,7 @@ def solve(
         value = differences.astype(float)
     else:
         value = np.where(differences > 0, 1.0, 0.0)
-        value[WIDEST] = overtime(game) if tie is None else tie
+        value[WIDEST] = solve_overtime(game) if tie is None else tie
     values, firsts, alones, thresholds = [value], [], [], []
     for n in range(count):
         mine = None if policy is None else Policy(_of(policy.first, n), _of(policy.alone, n))
@@ -134,8 +138,9 @@ def solve(
     return Solution(game, differences, np.stack(values), Policy(np.stack(firsts), np.stack(alones)), np.stack(thresholds), points)
 
 
-def overtime(game: Game) -> float:
-    """The chance to win from a tie: the rules' number of tossups without bonuses, then sudden death (a fixed point), played best."""
+def solve_overtime(game: Game) -> float:
+    """The chance to win from a tie: the rules' number of tossups without bonuses, then sudden death (a fixed point),
+    played best."""
     step = _Tossup(game, points=False, bonus=False)
     width = game.rules.overtime * -(-game.rules.swing // FIVE) + 1
     after = np.where(np.arange(-width, width + 1) > 0, 1.0, 0.0)
@@ -218,7 +223,7 @@ class _Tossup:
             gain = self.gain[k - 1] = buzz - wait
             take = gain > EDGE if policy is None else _at_tick(policy.first, k, size)
             first[k - 1] = take
-            threshold[k - 1] = crossing(gain, p)
+            threshold[k - 1] = find_threshold(gain, p)
             solo, open_ = solo_now, np.where(take, buzz, wait)
         before = np.ascontiguousarray(open_[:, game.reader.first])
         return before if self.points else np.clip(before, 0, 1), first, alone, threshold  # sums of chances, rounded, may pass 1
@@ -239,7 +244,7 @@ def _at_tick(wanted: Bools, k: int, size: int) -> Bools:
     return np.broadcast_to(chosen, (size, GRID))
 
 
-def crossing(gain: Array, p: Array) -> Array:
+def find_threshold(gain: Array, p: Array) -> Array:
     """The least p at which the gain of buzzing comes to 0, between the points of the grid; nan where it never does."""
     above = gain > EDGE
     place = above.argmax(axis=1)

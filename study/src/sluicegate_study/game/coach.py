@@ -1,7 +1,9 @@
-"""The coach: what the dynamic programme says of each buzz, and of each tossup that was let go with a stated chance of being right.
+"""The coach: what the dynamic programme says of each buzz, and of each tossup that was let go with a stated chance of
+being right.
 
-What is compared is buzzing at once with waiting (and playing best from then on), at the chance that the player stated, in the model of both
-teams that `buzzing` solves. A stated chance is taken at its word: whether it can be is what `calibration` measures.
+What is compared is buzzing at once with waiting (and playing best from then on), at the chance that the player stated,
+in the model of both teams that `buzzing` solves. A stated chance is taken at its word: whether it can be is what
+`calibration` measures.
 """
 
 import math
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate_study.game.buzzing import EDGE, Game, Solution, crossing, solve
+from sluicegate_study.game.buzzing import EDGE, Game, Solution, find_threshold, solve
 from sluicegate_study.game.players import TICKS, Array, Opponent, Reader
 from sluicegate_study.game.scoring import Rules
 
@@ -21,8 +23,9 @@ SILENT = Opponent("none", share=0.0, low=0.0, high=0.0, venture=0.0, bonus=0.0)
 
 @dataclass(frozen=True)
 class Decision:
-    """A buzz, or a tossup let go: at which tick (1 to 20), with the power mark at which tick (0: none), at which score difference, with how
-    many tossups left (this one counts), after the bot's miss or not; `sure`: the stated chance (None: not stated)."""
+    """A buzz, or a tossup let go: at which tick (1 to 20), with the power mark at which tick (0: none), at which score
+    difference, with how many tossups left (this one counts), after the bot's miss or not; `sure`: the stated chance
+    (None: not stated)."""
 
     item: str
     buzzed: bool
@@ -34,7 +37,7 @@ class Decision:
     sure: float | None
 
 
-def decision_of(item: str, buzzed: bool, logged: Mapping[str, Any]) -> Decision:
+def read_decision(item: str, buzzed: bool, logged: Mapping[str, Any]) -> Decision:
     """A decision as the log tells it."""
     at = {name: int(logged[name]) for name in ("tick", "mark")}
     sure = logged.get("conf")
@@ -44,10 +47,12 @@ def decision_of(item: str, buzzed: bool, logged: Mapping[str, Any]) -> Decision:
 
 @dataclass(frozen=True)
 class Advice:
-    """`threshold` is the chance from which on to buzz (nan: never here). `win` and `points` are what the choice made lost against the
-    other one, in chance to win and in expected score difference; 0 where it was the better one, nan where it cannot be told.
+    """`threshold` is the chance from which on to buzz (nan: never here). `win` and `points` are what the choice made
+    lost against the other one, in chance to win and in expected score difference; 0 where it was the better one, nan
+    where it cannot be told.
 
-    `play`: buzz, wait or either: what was better for the chance to win (alone at the table: for points); empty without a stated chance."""
+    `play`: buzz, wait or either: what was better for the chance to win (alone at the table: for points); empty without
+    a stated chance."""
 
     decision: Decision
     threshold: float
@@ -62,7 +67,8 @@ class Advice:
 
 
 class Coach:
-    """Solves a game once for chances to win and once for points, when first asked. Without an opponent there is no chance to win."""
+    """Solves a game once for chances to win and once for points, when first asked. Without an opponent there is no
+    chance to win."""
 
     def __init__(self, rules: Rules, opponent: Opponent | None, tossups: int, reader: Reader | None = None) -> None:
         self.game = Game(rules, reader or Reader(), opponent or SILENT)
@@ -84,7 +90,8 @@ class Coach:
         return Advice(decision, threshold, _cost(sign * win), _cost(sign * points), play)
 
     def _gain(self, decision: Decision, *, points: bool) -> tuple[float, float]:
-        """How much better buzzing was than waiting (nan without a stated chance), and from which chance on it is better."""
+        """How much better buzzing was than waiting (nan without a stated chance), and from which chance on it is
+        better."""
         if points not in self._solved:
             self._solved[points] = solve(self.game, tossups=self.tossups, points=points)
         solution = self._solved[points]
@@ -96,10 +103,10 @@ class Coach:
         row = self._gains[key][decision.alone][min(decision.tick, TICKS) - 1, place]
         grid = self.game.reader.beliefs
         gain = math.nan if decision.sure is None else float(np.interp(decision.sure, grid, row))
-        return gain, float(crossing(row[None, :], grid)[0])
+        return gain, float(find_threshold(row[None, :], grid)[0])
 
 
-def total(advice: Sequence[Advice]) -> tuple[float, float]:
+def sum_costs(advice: Sequence[Advice]) -> tuple[float, float]:
     """What all decisions together lost: (chance to win, nan where nobody was there to be beaten; points)."""
     stated = [given for given in advice if given.play]
     wins = [given.win for given in stated]

@@ -5,31 +5,32 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sluicegate_study.deck.shown import visible
-from sluicegate_study.game.coach import Advice, total
-from sluicegate_study.game.played import Played, advise, stated, statistics
+from sluicegate_study.errors import program
+from sluicegate_study.formatting import escape_controls, format_count, nan_to_none
+from sluicegate_study.game.coach import Advice, sum_costs
+from sluicegate_study.game.played import LoggedGame, advise, count_statistics, list_stated_answers
 from sluicegate_study.game.players import TICKS
-from sluicegate_study.judge.calibration import Said, by_category, calibration
+from sluicegate_study.judge.calibration import Said, calibrate_by_category
 
 COSTLIEST = 10
 HEAD = " tossup              what   tick sure from   wins points"
 
 
-def sheet(games: Sequence[Played]) -> tuple[list[str], dict[str, Any]]:
+def format_sheet(games: Sequence[LoggedGame]) -> tuple[list[str], dict[str, Any]]:
     """Lines and numbers. Raises `UserError` where there is no game."""
-    numbers: dict[str, Any] = statistics(games)
+    numbers: dict[str, Any] = count_statistics(games)
     lines = [*_score(games), *_counts(numbers)]
     for name, kind in (("calibration", "buzz"), ("guesses", "pass")):
-        told, numbers[name] = _calibration(stated(games, kind), name)
+        told, numbers[name] = _calibration(list_stated_answers(games, kind), name)
         lines += told
     advice = advise(games)
     lines += _coach(advice, len(games) == 1)
-    wins, points = total(advice)
+    wins, points = sum_costs(advice)
     numbers["coach"] = {"win_cost": wins, "point_cost": points, "decisions": [_row(given) for given in advice]}
-    return lines, plain(numbers)
+    return lines, nan_to_none(numbers)
 
 
-def remark(advice: Advice) -> str:
+def format_advice(advice: Advice) -> str:
     """What the coach says of one tossup, in a sentence or two."""
     at = advice.decision
     when = "after their miss" if at.alone else f"at tick {at.tick} of {TICKS}"
@@ -45,16 +46,7 @@ def remark(advice: Advice) -> str:
     return f"Coach: {when}, {rule}. At {at.sure:.0%} {did} was better; it cost {lost}{advice.points:.1f} points."
 
 
-def plain(value: Any) -> Any:
-    """The same with null for what is no number, as JSON wants it."""
-    if isinstance(value, dict):
-        return {key: plain(inside) for key, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inside) for inside in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _score(games: Sequence[Played]) -> list[str]:
+def _score(games: Sequence[LoggedGame]) -> list[str]:
     if len(games) == 1:
         game = games[0]
         over = "" if game.finished else " (not finished)"
@@ -73,28 +65,28 @@ def _score(games: Sequence[Played]) -> list[str]:
 
 def _counts(n: dict[str, Any]) -> list[str]:
     again = f" ({n['heard_before']} heard before)" if n["heard_before"] else ""
+    right = ", ".join(format_count(n[f"{kind}s"], kind) for kind in ("power", "ten", "neg"))
     lines = [
-        f"{_many(n['tossups'], 'tossup')}{again}: {_many(n['powers'], 'power')}, {_many(n['tens'], 'ten')}, {_many(n['negs'], 'neg')},",
+        f"{format_count(n['tossups'], 'tossup')}{again}: {right},",
         f"  {n['wrong']} wrong without loss, {n['tossups'] - n['buzzes']} let go",
         f"points: a game {_of(n['ppg'], '.1f')}, in 20 tossups {_of(n['per_20'], '.1f')}, a bonus {_of(n['ppb'], '.1f')}",
         f"celerity {_of(n['celerity'], '.3f')}, BPA {_of(n['bpa'], '.3f')}, right on {_of(n['conversion'], '.0%')}, "
         f"power rate {_of(n['power_rate'], '.0%')}",
     ]
     if n["overrides"]:
-        lines.append(f"{_many(n['overrides'], 'ruling')} turned round by you")
+        lines.append(f"{format_count(n['overrides'], 'ruling')} turned round by you")
     return lines
 
 
 def _calibration(said: list[Said], name: str) -> tuple[list[str], dict[str, Any]]:
-    if not said:
+    found = calibrate_by_category(said)
+    if not found:
         return [], {}
-    parts = by_category(said)
-    found = {"all": calibration(said), **({f"category {key or '(none)'}": part for key, part in parts.items()} if len(parts) > 1 else {})}
     title = "At the buzz" if name == "calibration" else "Guesses without a buzz"
     lines = ["", f"{title}, confidence less share right:"]
     for key, c in found.items():
         between = "" if math.isnan(c.over.low) else f" ({c.over.low:+.2f} to {c.over.high:+.2f})"
-        lines.append(f"  {visible(key)}: {c.over.value:+.2f}{between}, {_many(c.questions, 'question')}:")
+        lines.append(f"  {escape_controls(key)}: {c.over.value:+.2f}{between}, {format_count(c.questions, 'question')}:")
         lines.append(f"    {c.verdict}")
     return lines, {key: dataclasses.asdict(c) for key, c in found.items()}
 
@@ -105,12 +97,12 @@ def _coach(advice: Sequence[Advice], one: bool) -> list[str]:
         return []
     told = [given for given in advice if given.play]
     better = [given for given in told if given.mistaken]
-    wins, points = total(advice)
+    wins, points = sum_costs(advice)
     lost = f"{points:.1f} points" if math.isnan(wins) else f"{wins:.3f} wins and {points:.1f} points"
     lines = [
         "",
-        f"Coach: you stated a chance on {len(told)} of {_many(len(advice), 'tossup')}, and did",
-        f"what is best (in the model of `sluicegate buzz`) on {len(told) - len(better)}.",
+        f"Coach: you stated a chance on {len(told)} of {format_count(len(advice), 'tossup')}, and did",
+        f"what is best (in the model of `{program()} buzz`) on {len(told) - len(better)}.",
         f"The others (*) cost {lost}.",
     ]
     rows = list(advice) if one else sorted(better, key=lambda given: -given.points)[:COSTLIEST]
@@ -125,7 +117,7 @@ def _line(given: Advice) -> str:
     mark = "*" if given.mistaken else " "
     sure = "-" if at.sure is None else f"{at.sure:.0%}"
     return (
-        f"{mark}{visible(at.item):<20.20}{what:<6} {at.tick:>4} {sure:>4} {_of(given.threshold, '.0%', 'no'):>4} "
+        f"{mark}{escape_controls(at.item):<20.20}{what:<6} {at.tick:>4} {sure:>4} {_of(given.threshold, '.0%', 'no'):>4} "
         f"{_of(given.win, '.3f'):>6} {_of(given.points, '.1f'):>6}"
     )
 
@@ -138,10 +130,6 @@ def _row(given: Advice) -> dict[str, Any]:
         "win_cost": given.win,
         "point_cost": given.points,
     }
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _of(value: float, form: str, nothing: str = "-") -> str:

@@ -1,14 +1,13 @@
-"""A missed tossup becomes a card: its last clue that was heard in full, asked for the tossup's answer, added to a Markdown deck."""
+"""A missed tossup becomes a card: its last clue that was heard in full, asked for the tossup's answer, added to a
+Markdown deck."""
 
-import fcntl
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
-from sluicegate.errors import UserError
-from sluicegate_study.deck.cards import Card, Deck, DeckFile, Head, Tossup
-from sluicegate_study.deck.markdown import read_markdown, write_markdown
+from sluicegate_study.deck.cards import Card, Deck, Entry, Head, Tossup
+from sluicegate_study.deck.collection import add_cards
+from sluicegate_study.errors import UserError
 from sluicegate_study.judge.answerline import BOLD, Answer, read_answer_line
 
 _POINTS = re.compile(r"\bfor (?:10|ten) points,?\s*", re.I)
@@ -51,22 +50,16 @@ def missed_card(tossup: Tossup, heard: int, category: str = "", needs: tuple[str
 
 
 def add_card(card: Card, path: Path, deck: Deck | None = None) -> bool:
-    """Add a card to the end of a deck file; False where it, or one with its question, is there already, or in `deck`."""
+    """Add a card to the end of a deck file; False where it, or one with its question, is there already, or in
+    `deck`."""
     check_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    with os.fdopen(file, "r+b") as out:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        before = out.read()
-        there = [*read_markdown(before.decode("utf-8", "replace"))[0].entries, *(deck.cards if deck else ())]
-        if any(entry.key == card.key or (isinstance(entry, Card) and entry.question == card.question) for entry in there):
-            return False
-        text = write_markdown(DeckFile(Head() if before.strip() else Head(deck=path.stem), (card,)))
-        gap = "" if not before or before.endswith(b"\n\n") else "\n" if before.endswith(b"\n") else "\n\n"
-        out.write((gap + text).encode("utf-8", "backslashreplace"))
-        out.flush()
-        os.fsync(file)
-    return True
+
+    def choose(there: list[Entry]) -> list[Card]:
+        others = [*there, *(deck.cards if deck else ())]
+        known = any(other.key == card.key or (isinstance(other, Card) and other.question == card.question) for other in others)
+        return [] if known else [card]
+
+    return add_cards(path, Head(deck=path.stem), choose) > 0
 
 
 def check_file(path: Path) -> None:

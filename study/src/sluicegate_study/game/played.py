@@ -1,4 +1,5 @@
-"""What the log tells of games played: points, celerity, powers, calibration, and the coach's advice. Nothing else is kept of a game."""
+"""What the log tells of games played: points, celerity, powers, calibration, and the coach's advice. Nothing else is
+kept of a game."""
 
 import math
 from collections import defaultdict
@@ -7,16 +8,16 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, Log
-from sluicegate_study.game.coach import Advice, Coach, decision_of
+from sluicegate_study.errors import UserError, program
+from sluicegate_study.game.coach import Advice, Coach, read_decision
 from sluicegate_study.game.players import OPPONENTS
 from sluicegate_study.game.scoring import Rules
 from sluicegate_study.judge.calibration import Said
 
 
 @dataclass
-class Played:
+class LoggedGame:
     """One game of one learner, as the log has it; `verdicts` and values are those after overrides."""
 
     game: str
@@ -51,15 +52,15 @@ class Played:
         return self.changed.get((event.item, event.kind, str(event.more.get("part", ""))), event)
 
 
-def games_of(log: Log, learner: str) -> list[Played]:
-    """The games of a learner, in the order of the log. Events of a game whose beginning is lost, or that lack what they need, are left
-    out."""
-    games: dict[str, Played] = {}
+def replay_games(log: Log, learner: str) -> list[LoggedGame]:
+    """The games of a learner, in the order of the log. Events of a game whose beginning is lost, or that lack what they
+    need, are left out."""
+    games: dict[str, LoggedGame] = {}
     for event in log.events:
         if event.kind == "game" and event.learner == learner:
             try:
                 more = event.more
-                games[event.item] = Played(
+                games[event.item] = LoggedGame(
                     event.item, Rules(**more["rules"]), str(more["bot"]), int(more["tossups"]), str(more.get("deck", ""))
                 )
             except (KeyError, TypeError, ValueError):
@@ -83,7 +84,7 @@ def games_of(log: Log, learner: str) -> list[Played]:
     return list(games.values())
 
 
-def stated(games: Iterable[Played], kind: str = "buzz") -> list[Said]:
+def list_stated_answers(games: Iterable[LoggedGame], kind: str = "buzz") -> list[Said]:
     """Answers with a stated confidence: buzzes, or (`pass`) what the player would have said of tossups let go."""
     return [
         Said(float(event.more["conf"]), game.right(event), event.item, str(event.more.get("category", "")))
@@ -93,7 +94,7 @@ def stated(games: Iterable[Played], kind: str = "buzz") -> list[Said]:
     ]
 
 
-def advise(games: Iterable[Played]) -> list[Advice]:
+def advise(games: Iterable[LoggedGame]) -> list[Advice]:
     """The coach's advice on every tossup outside of overtime."""
     coaches: dict[tuple[Rules, str, int], Coach] = {}
     given = []
@@ -101,20 +102,21 @@ def advise(games: Iterable[Played]) -> list[Advice]:
         key = (game.rules, game.bot, game.tossups)
         coach = coaches.setdefault(key, Coach(game.rules, OPPONENTS.get(game.bot), game.tossups))
         for event in game.turns:
-            decision = decision_of(event.item, event.kind == "buzz", event.more)
+            decision = read_decision(event.item, event.kind == "buzz", event.more)
             if advice := coach.advise(decision):
                 given.append(advice)
     return given
 
 
-def statistics(games: Sequence[Played]) -> dict[str, Any]:
+def count_statistics(games: Sequence[LoggedGame]) -> dict[str, Any]:
     """The numbers of some games together; nan where there is nothing to divide by.
 
-    `celerity`: mean of 1 - position over right buzzes. `power_rate`: powers among right buzzes on tossups with a power mark. `bpa`: mean
-    over tossups heard of 1 - position where the buzz was right, else 0: the area under the share answered right against the position.
-    `per_20`: points in 20 tossups heard. `ppb`: points in a bonus of our own. `negs` lost points; `wrong` did not."""
+    `celerity`: mean of 1 - position over right buzzes. `power_rate`: powers among right buzzes on tossups with a power
+    mark. `bpa`: mean over tossups heard of 1 - position where the buzz was right, else 0: the area under the share
+    answered right against the position. `per_20`: points in 20 tossups heard. `ppb`: points in a bonus of our own.
+    `negs` lost points; `wrong` did not."""
     if not games:
-        raise UserError("no game in the log: expected at least one. To play: sluicegate play DECK")
+        raise UserError(f"no game in the log: expected at least one. To play: {program()} play DECK")
     heard = [(game, event) for game in games for event in game.turns]
     right = [(game, event) for game, event in heard if event.kind == "buzz" and game.right(event)]
     wrong = [game.value(event) for game, event in heard if event.kind == "buzz" and not game.right(event)]

@@ -1,7 +1,7 @@
 """Models of the two teams: how sure we become of our guess as a tossup is read, and when the other team buzzes.
 
-Both are models to be argued with. The constants of the presets are ours; the shares and accuracies of the opponents are round numbers for
-weak, even and strong teams, not fitted to any record of games.
+Both are models to be argued with. The constants of the presets are ours; the shares and accuracies of the opponents are
+round numbers for weak, even and strong teams, not fitted to any record of games.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError, nearest
+from sluicegate_study.errors import UserError, nearest
 
 Array = NDArray[np.float64]
 TICKS = 20
@@ -23,10 +23,12 @@ GRID = 41
 
 @dataclass(frozen=True)
 class Reader:
-    """Our side. At the first tick the guess is right with chance `start`. From tick to tick the chance p moves as a Beta draw with mean p
-    (`concentration`: how little), and with a hazard that grows with the tick we recognise the answer: p becomes `sure`.
+    """Our side. At the first tick the guess is right with chance `start`. From tick to tick the chance p moves as a
+    Beta draw with mean p (`concentration`: how little), and with a hazard that grows with the tick we recognise the
+    answer: p becomes `sure`.
 
-    `known` is the share of tossups that are recognised by the end, `shape` how late (1: evenly), `bonus` our rate of bonus parts."""
+    `known` is the share of tossups that are recognised by the end, `shape` how late (1: evenly), `bonus` our rate of
+    bonus parts."""
 
     start: float = 0.05
     concentration: float = 30.0
@@ -71,7 +73,8 @@ class Reader:
 
     @cached_property
     def _drift(self) -> Array:
-        """Beta draws put on the grid so that their mean is the belief they come from, exactly: what calibrated means."""
+        """Beta draws put on the grid so that their mean is the belief they come from, exactly: what calibrated
+        means."""
         grid = self.beliefs
         fine = (np.arange(4000) + 0.5) / 4000
         hats = np.maximum(0, 1 - np.abs(fine[:, None] - grid) * (GRID - 1))
@@ -85,7 +88,8 @@ class Reader:
 
 
 def _with_mean(weights: Array, grid: Array, mean: float) -> Array:
-    """The distribution nearest to `weights` (in relative entropy) with this mean: an exponential tilt, found by Newton's method."""
+    """The distribution nearest to `weights` (in relative entropy) with this mean: an exponential tilt, found by
+    Newton's method."""
     tilt = 0.0
     tilted = weights
     for _ in range(50):
@@ -100,9 +104,10 @@ def _with_mean(weights: Array, grid: Array, mean: float) -> Array:
 
 @dataclass(frozen=True)
 class Opponent:
-    """The other team, which does not react to us: it would buzz on `share` of the tossups by the end of the reading (`shape`: how late),
-    and is right with a chance from `low` at the first tick to `high` at the last. After our miss a team that would not have buzzed still
-    ventures an answer with chance `venture`. `bonus` is its rate of bonus parts."""
+    """The other team, which does not react to us: it would buzz on `share` of the tossups by the end of the reading
+    (`shape`: how late), and is right with a chance from `low` at the first tick to `high` at the last. After our miss a
+    team that would not have buzzed still ventures an answer with chance `venture`. `bonus` is its rate of bonus
+    parts."""
 
     name: str = "even"
     share: float = 0.7

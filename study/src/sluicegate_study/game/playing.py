@@ -8,8 +8,8 @@ A `Match` is a state machine without a screen. What may be done depends on its `
     part        answer(text): a part of a bonus          part ruled  override(), go_on()
     finished
 
-The bot acts within `advance` and `go_on`. A team has one attempt; only the first team to answer can lose points, and only before the last
-word.
+The bot acts within `advance` and `go_on`. A team has one attempt; only the first team to answer can lose points, and
+only before the last word.
 """
 
 import dataclasses
@@ -22,23 +22,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sluicegate.errors import UserError, nearest
 from sluicegate_study.deck.cards import Bonus, Deck, Tossup
 from sluicegate_study.deck.log import Event, append, read_log
-from sluicegate_study.game.bots import mark_of, plan, tick_of
-from sluicegate_study.game.coach import Decision, decision_of
+from sluicegate_study.errors import UserError, nearest, program
+from sluicegate_study.game.bots import draw_plan, find_mark, find_tick
+from sluicegate_study.game.coach import Decision, read_decision
 from sluicegate_study.game.missed import add_card, check_file, missed_card
 from sluicegate_study.game.players import Opponent, opponent_of
 from sluicegate_study.game.scoring import PRESETS, Rules
-from sluicegate_study.game.turns import Asking, Parts, Turn
+from sluicegate_study.game.turns import Asking, BonusTurn, Turn
 
 Stage = Literal["reading", "answering", "sure", "ruled", "guessing", "over", "part", "part ruled", "finished"]
 ALONE = "none"
 
 
 class Match:
-    """One game. `log` is added to as it goes on; `cards` is the deck file that missed tossups become cards of (None: they do not), and
-    `linked` says that it belongs to `deck`, so that its cards may need the deck's."""
+    """One game. `log` is added to as it goes on; `cards` is the deck file that missed tossups become cards of (None:
+    they do not), and `linked` says that it belongs to `deck`, so that its cards may need the deck's."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Match:
         self.regular = self.count
         self.ours = self.theirs = 0
         self.index = self._bonus = -1
-        self.bonus: Parts | None = None
+        self.bonus: BonusTurn | None = None
         self.added: list[str] = []
         self._begun = False
         self.game = hashlib.sha256(f"{clock().isoformat()} {learner} {seed} {self._number}".encode()).hexdigest()[:12]
@@ -188,7 +188,10 @@ class Match:
             self._bonus_or_next()
 
     def close(self) -> None:
-        """Leave the game where it is. What happened is in the log already; what was typed and not ruled yet is ruled as it is."""
+        """Leave the game where it is. What happened is in the log already; what was typed and not ruled yet is ruled as
+        it is."""
+        if self.stage in ("sure", "answering", "guessing") and self._is_logged():
+            self.stage = "over"  # interrupted between the line in the log and the next stage
         if self.stage == "sure":
             self.state(None)
         if self.stage in ("answering", "guessing"):
@@ -208,7 +211,7 @@ class Match:
     def decision(self) -> Decision:
         """The choice made in this tossup, as the coach takes it."""
         turn = self.turn
-        return decision_of(turn.tossup.key, turn.buzzed is not None, {**self._where(), "conf": turn.sure})
+        return read_decision(turn.tossup.key, turn.buzzed is not None, {**self._where(), "conf": turn.sure})
 
     # ------------------------------------------------------------------------------------ a tossup
 
@@ -298,7 +301,7 @@ class Match:
             return
         self._bonus += 1
         chosen = self.bonuses[self._bonus]
-        self.bonus = Parts(chosen, turn.winner == "us", chosen.parts[: self.rules.parts])
+        self.bonus = BonusTurn(chosen, turn.winner == "us", chosen.parts[: self.rules.parts])
         self._next_part()
 
     def _next_part(self) -> None:
@@ -357,7 +360,7 @@ class Match:
             self.stage = "finished"
             return
         tossup = self.tossups[self.index]
-        drawn = plan(self.opponent or Opponent("none", share=0.0), len(tossup.words), self.seed, self._number, self.index)
+        drawn = draw_plan(self.opponent or Opponent("none", share=0.0), len(tossup.words), self.seed, self._number, self.index)
         left = max(0, self.regular - self.index)
         again, difference = self._heard[tossup.key], self.ours - self.theirs
         self.turn = Turn(tossup, self._categories[tossup.key], left, again, difference, drawn, tossup.words, notes=list(notes))
@@ -365,7 +368,7 @@ class Match:
 
     def _chosen(self, tossups: Sequence[Tossup], category: str) -> list[Tossup]:
         if not tossups:
-            raise UserError("the deck has no tossups: expected entries with T: and ANSWER:. An example: sluicegate deck new FOLDER")
+            raise UserError(f"the deck has no tossups: expected entries with T: and ANSWER:. An example: {program()} deck new FOLDER")
         wanted = category.casefold()
         found = [tossup for tossup in tossups if self._categories[tossup.key].casefold().startswith(wanted)]
         if not found:
@@ -393,8 +396,8 @@ class Match:
             "pos": round(turn.at / words, 4),
             "word": turn.at,
             "clue": turn.clue,
-            "tick": tick_of(turn.at, words),
-            "mark": mark_of(power, words) if self.rules.power else 0,
+            "tick": find_tick(turn.at, words),
+            "mark": find_mark(power, words) if self.rules.power else 0,
             "power": bool(self.rules.power) and self._power(turn.at),
             "alone": turn.alone,
             "d": turn.difference,
@@ -422,6 +425,11 @@ class Match:
             head = [Event(now, self.learner, self.game, "game", {**about, "deck": self.deck.name})]
         learner = f"bot:{self.bot}" if bot else self.learner
         append(self.path, [*head, Event(now, learner, item, kind, {"game": self.game, **more})])
+
+    def _is_logged(self) -> bool:
+        """Whether the log holds what we did in this tossup."""
+        mine = [event for event in read_log(self.path).events if event.learner == self.learner and event.kind in ("buzz", "pass")]
+        return any((event.item, event.more.get("game")) == (self.turn.tossup.key, self.game) for event in mine)
 
     def _must_be(self, *stages: Stage) -> None:
         if self.stage not in stages:

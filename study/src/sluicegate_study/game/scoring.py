@@ -6,16 +6,16 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sluicegate.errors import UserError, nearest
+from sluicegate_study.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Rules:
     """Points of a league. All values are multiples of 5.
 
-    Only the first team to answer can lose `neg`, and only before the last word. A team has one attempt. A correct tossup earns a bonus of
-    `parts` parts; with `bounce`, what is missed goes to the other team. A tie after `cycles` tossups goes to `overtime` tossups without
-    bonuses, then to sudden death."""
+    Only the first team to answer can lose `neg`, and only before the last word. A team has one attempt. A correct
+    tossup earns a bonus of `parts` parts; with `bounce`, what is missed goes to the other team. A tie after `cycles`
+    tossups goes to `overtime` tossups without bonuses, then to sudden death."""
 
     name: str = "naqt"
     power: int = 15
@@ -47,8 +47,8 @@ class Rules:
         return self.power if power and self.power else self.ten
 
     def bonus(self, ours: float, theirs: float) -> list[tuple[int, float]]:
-        """What a bonus changes in the score difference, with probabilities: each part is answered with chance `ours`, and where it is
-        missed and bounces back, with chance `theirs` by the other team."""
+        """What a bonus changes in the score difference, with probabilities: each part is answered with chance `ours`,
+        and where it is missed and bounces back, with chance `theirs` by the other team."""
         made: dict[int, float] = {}
         for right in range(self.parts + 1):
             chance = _binomial(self.parts, right, ours)
@@ -74,7 +74,8 @@ PRESETS: dict[str, Rules] = {
 
 
 def rules_of(name: str) -> Rules:
-    """A preset by its name, or a TOML file with the fields of `Rules`; those it leaves out are NAQT's. Raises `UserError` for neither."""
+    """A preset by its name, or a TOML file with the fields of `Rules`; those it leaves out are NAQT's. Raises
+    `UserError` for neither."""
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name)

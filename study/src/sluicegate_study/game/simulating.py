@@ -1,7 +1,7 @@
 """Games played out draw by draw, to check the dynamic programme against: nothing here uses its recursion.
 
-Each game draws its own beliefs, the other team's tick, the coin's toss, answers, bonus parts. A miss of ours lets the other team go on
-listening: it answers where it would have buzzed, or ventures an answer at the end.
+Each game draws its own beliefs, the other team's tick, the coin's toss, answers, bonus parts. A miss of ours lets the
+other team go on listening: it answers where it would have buzzed, or ventures an answer at the end.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.buzzing import FIVE, WIDEST, Game, Policy
 from sluicegate_study.game.players import GRID
 
@@ -17,8 +17,9 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Played:
-    """What came of `games`: the share won (a tie counts its chance), its standard error, mean difference, and negs and powers a game."""
+class Simulated:
+    """What came of `games`: the share won (a tie counts its chance), its standard error, mean difference, and negs and
+    powers a game."""
 
     games: int
     win: float
@@ -29,8 +30,11 @@ class Played:
     powers: float
 
 
-def simulate(game: Game, policy: Policy, games: int, seed: int, *, tie: float, tossups: int | None = None, difference: int = 0) -> Played:
-    """Play `games` games of `tossups` from a score difference by a policy. Raises `UserError` for fewer than 2 games."""
+def simulate(
+    game: Game, policy: Policy, games: int, seed: int, *, tie: float, tossups: int | None = None, difference: int = 0
+) -> Simulated:
+    """Play `games` games of `tossups` from a score difference by a policy. Raises `UserError` for fewer than 2
+    games."""
     if games < 2:
         raise UserError(f"{games} games: expected at least 2.")
     count = game.rules.cycles if tossups is None else tossups
@@ -40,7 +44,7 @@ def simulate(game: Game, policy: Policy, games: int, seed: int, *, tie: float, t
         d += table.tossup(d, policy, n)
     won = np.where(d > 0, 1.0, np.where(d < 0, 0.0, tie))
     root = np.sqrt(games)
-    return Played(
+    return Simulated(
         games,
         float(won.mean()),
         float(won.std(ddof=1) / root),

@@ -1,10 +1,12 @@
-"""Who studies what: how much of a distribution of categories a team covers, and which hours of study cover the most more.
+"""Who studies what: how much of a distribution of categories a team covers, and which hours of study cover the most
+more.
 
-The value of a team is the chance that at least one player knows a tossup's answer, sum_j c_j (1 - prod_i (1 - q_ij)): c_j is category j's
-share, q_ij player i's skill in it, and players know things independently of each other. Study raises q_ij with less and less gain, so the
-value is monotone and submodular in blocks of study: greedy choice comes within 1 - 1/e of the greatest gain where the team has one budget
-of hours (Nemhauser, Wolsey and Fisher 1978), and within 1/2 where each player has one of their own (Fisher, Nemhauser and Wolsey 1978).
-The exact plan is found by a dynamic programme over categories.
+The value of a team is the chance that at least one player knows a tossup's answer, sum_j c_j (1 - prod_i (1 - q_ij)):
+c_j is category j's share, q_ij player i's skill in it, and players know things independently of each other. Study
+raises q_ij with less and less gain, so the value is monotone and submodular in blocks of study: greedy choice comes
+within 1 - 1/e of the greatest gain where the team has one budget of hours (Nemhauser, Wolsey and Fisher 1978), and
+within 1/2 where each player has one of their own (Fisher, Nemhauser and Wolsey 1978). The exact plan is found by a
+dynamic programme over categories.
 """
 
 import math
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 
 Array = NDArray[np.float64]
 Plan = NDArray[np.int64]
@@ -26,8 +28,8 @@ MOST_WORK = 3e8
 
 @dataclass(frozen=True)
 class Team:
-    """Players, categories with their shares (sum 1), skill (players, categories) now, hours of study after which half of what is missing
-    below the ceiling is learnt (same shape), and that ceiling."""
+    """Players, categories with their shares (sum 1), skill (players, categories) now, hours of study after which half
+    of what is missing below the ceiling is learnt (same shape), and that ceiling."""
 
     players: tuple[str, ...]
     categories: tuple[str, ...]
@@ -52,7 +54,8 @@ class Team:
             raise UserError("the shares of the categories do not add up to 1: expected parts of one whole.")
 
     def after(self, hours: NDArray[Any]) -> Array:
-        """Skill after hours of study (players, categories): q + (ceiling - q) (1 - 2^(-h / half)); above the ceiling study adds nothing."""
+        """Skill after hours of study (players, categories): q + (ceiling - q) (1 - 2^(-h / half)); above the ceiling
+        study adds nothing."""
         return np.asarray(self.skill + np.maximum(self.ceiling - self.skill, 0) * (1 - 0.5 ** (hours / self.half)), np.float64)
 
     def value(self, skill: Array) -> float:
@@ -71,14 +74,15 @@ class Team:
 
 @dataclass(frozen=True)
 class Study:
-    """Blocks of study to be given out: hours a block, and how many each player has, or (`common`) how many the team has in all."""
+    """Blocks of study to be given out: hours a block, and how many each player has, or (`common`) how many the team has
+    in all."""
 
     block: float
     budget: tuple[int, ...]
     common: bool = False
 
 
-def greedy(team: Team, study: Study) -> Plan:
+def plan_greedily(team: Team, study: Study) -> Plan:
     """Give out one block after the other, each where it adds most now. Blocks (players, categories)."""
     plan: Plan = np.zeros((len(team.players), len(team.categories)), np.int64)
     left = np.array([sum(study.budget)] * len(team.players) if study.common else study.budget)
@@ -93,8 +97,9 @@ def greedy(team: Team, study: Study) -> Plan:
     return plan
 
 
-def bound(team: Team, study: Study, plan: Plan) -> float:
-    """No plan is worth more than this: the plan's value and, for each budget, the greatest gains that blocks on top of it would have alone.
+def bound_gain(team: Team, study: Study, plan: Plan) -> float:
+    """No plan is worth more than this: the plan's value and, for each budget, the greatest gains that blocks on top of
+    it would have alone.
 
     It holds because the value is submodular; next to the greedy plan it says how far that can be from the best one."""
     most = sum(study.budget) if study.common else max(study.budget)
@@ -104,14 +109,14 @@ def bound(team: Team, study: Study, plan: Plan) -> float:
     return team.value(team.after(plan * study.block)) + extra
 
 
-def exact(team: Team, study: Study) -> Plan | None:
+def plan_exactly(team: Team, study: Study) -> Plan | None:
     """The best plan; None where it would take too long (`MOST_WORK`)."""
-    if work(team, study) > MOST_WORK:
+    if count_additions(team, study) > MOST_WORK:
         return None
     return _exact_common(team, study) if study.common else _exact_own(team, study)
 
 
-def work(team: Team, study: Study) -> float:
+def count_additions(team: Team, study: Study) -> float:
     """About how many additions the exact plan takes."""
     if study.common:
         return len(team.categories) * (len(team.players) + 1) * (sum(study.budget) + 1.0) ** 2
@@ -119,7 +124,8 @@ def work(team: Team, study: Study) -> float:
 
 
 def _gains(team: Team, study: Study, plan: Plan, more: int = 0) -> Array:
-    """What one block more adds to the value, (players, categories), when `more` were already added in that place alone."""
+    """What one block more adds to the value, (players, categories), when `more` were already added in that place
+    alone."""
     skill = team.after(plan * study.block)
     ones = 1 - skill
     others = np.array([np.prod(np.delete(ones, i, axis=0), axis=0) for i in range(len(ones))])
@@ -198,7 +204,7 @@ def _spend(before: Array, here: Array, combine: Any) -> tuple[Array, Plan]:
     return best, spent
 
 
-def normal(weights: Sequence[float]) -> Array:
+def normalize(weights: Sequence[float]) -> Array:
     """Shares that add up to 1. Raises `UserError` for weights below 0, or that are all 0."""
     array: Array = np.asarray(weights, np.float64)
     total = float(array.sum())

@@ -1,4 +1,5 @@
-"""What a team is made of: shares of categories (a deck, a preset, a file), and skills (a file, or the log of plays and reviews)."""
+"""What a team is made of: shares of categories (a deck, a preset, a file), and skills (a file, or the log of plays and
+reviews)."""
 
 import csv
 import io
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.errors import UserError, nearest
 from sluicegate_study.deck.cards import Deck
 from sluicegate_study.deck.log import Log, read_log
-from sluicegate_study.game.played import games_of
-from sluicegate_study.game.team import Team, normal
+from sluicegate_study.errors import UserError, nearest, program
+from sluicegate_study.game.played import replay_games
+from sluicegate_study.game.team import Team, normalize
 
 PRESETS: dict[str, dict[str, float]] = {
     # Tossups of an edited packet of 20: ACF's page on distribution (as of June 2026), PACE's for its 2026 NSC.
@@ -47,8 +48,8 @@ PRIOR = 4.0
 
 @dataclass(frozen=True)
 class Players:
-    """Skills by player and category; hours to learn half of what is missing, and hours of study, where a file says so; of a log, answers
-    behind each skill."""
+    """Skills by player and category; hours to learn half of what is missing, and hours of study, where a file says so;
+    of a log, answers behind each skill."""
 
     skill: Mapping[str, Mapping[str, float]]
     half: Mapping[str, Mapping[str, float]]
@@ -56,9 +57,10 @@ class Players:
     answers: Mapping[str, Mapping[str, int]]
 
 
-def shares_of(name: str, depth: int = 1) -> dict[str, float]:
-    """Weights of categories: a preset, a deck (its tossups, or where it has none its cards), or a file of `category,share` (CSV) or
-    `category = share` (TOML). `depth` is how many levels of a deck's Category/Sub are told apart."""
+def read_shares(name: str, depth: int = 1) -> dict[str, float]:
+    """Weights of categories: a preset, a deck (its tossups, or where it has none its cards), or a file of
+    `category,share` (CSV) or `category = share` (TOML). `depth` is how many levels of a deck's Category/Sub are told
+    apart."""
     if name in PRESETS:
         return dict(PRESETS[name])
     path = Path(name)
@@ -73,29 +75,30 @@ def shares_of(name: str, depth: int = 1) -> dict[str, float]:
     from sluicegate_study.deck import shipped
     from sluicegate_study.deck.collection import load_deck
 
-    if not path.exists() and name not in shipped.names():
-        known = nearest(name, [*PRESETS, *shipped.names()], most=9)
+    if not path.exists() and name not in shipped.list_decks():
+        known = nearest(name, [*PRESETS, *shipped.list_decks()], most=9)
         raise UserError(f"no distribution {name!r}: expected one of {known}, a deck, or a .csv or .toml file of categories and shares.")
-    return deck_shares(load_deck(name), depth)
+    return count_shares(load_deck(name), depth)
 
 
-def deck_shares(deck: Deck, depth: int = 1) -> dict[str, float]:
+def count_shares(deck: Deck, depth: int = 1) -> dict[str, float]:
     """How many tossups (without any: cards) of a deck are in each category."""
     entries = deck.tossups or deck.cards
-    counted = Counter(top(entry.category or deck.head_of(entry).category, depth) for entry in entries)
+    counted = Counter(cut_category(entry.category or deck.head_of(entry).category, depth) for entry in entries)
     counted.pop("", None)
     if not counted:
         raise UserError(f"no entry of the deck {deck.name!r} has a category: expected category: lines, or a category in the front matter.")
     return {name: float(count) for name, count in counted.most_common()}
 
 
-def top(category: str, depth: int) -> str:
+def cut_category(category: str, depth: int) -> str:
     """The first levels of Category/Sub/Further."""
     return "/".join(part.strip() for part in category.split("/")[:depth])
 
 
-def players_of(path: Path, *, depth: int = 1, deck: Deck | None = None) -> Players:
-    """Read players from .csv, .toml, or a log (.jsonl) of plays and reviews; reviews need the deck, which says their categories."""
+def read_players(path: Path, *, depth: int = 1, deck: Deck | None = None) -> Players:
+    """Read players from .csv, .toml, or a log (.jsonl) of plays and reviews; reviews need the deck, which says their
+    categories."""
     if not path.is_file():
         raise UserError(f"no players {str(path)!r}: expected a .csv or .toml file of skills, or a log.jsonl of plays and reviews.")
     readers = {".csv": _from_csv, ".toml": _from_toml}
@@ -105,30 +108,30 @@ def players_of(path: Path, *, depth: int = 1, deck: Deck | None = None) -> Playe
             raise UserError(f"no player in {str(path)!r}.")
         return found
     if path.suffix == ".jsonl":
-        return of_log(read_log(path), depth=depth, deck=deck)
+        return rate_players(read_log(path), depth=depth, deck=deck)
     raise UserError(f"players from {str(path)!r}: expected a file ending in .csv, .toml or .jsonl.")
 
 
-def of_log(log: Log, *, depth: int = 1, deck: Deck | None = None) -> Players:
-    """Each person's share of right answers by category: tossups of games (what was let go counts by the guess), and, where the deck is
-    given, reviews of its cards (right: graded better than `again`)."""
-    from sluicegate_study.review.memory import links_of, resolve
+def rate_players(log: Log, *, depth: int = 1, deck: Deck | None = None) -> Players:
+    """Each person's share of right answers by category: tossups of games (what was let go counts by the guess), and,
+    where the deck is given, reviews of its cards (right: graded better than `again`)."""
+    from sluicegate_study.review.memory import replay_links, resolve_link
 
     learners = dict.fromkeys(event.learner for event in log.events if not event.learner.startswith(("bot:", "model:")))
     names = {}
     if deck is not None:
         names = {q.key: q.card.category or deck.head_of(q.card).category for q in deck.questions()}
-    links = links_of(log.events)
+    links = replay_links(log.events)
     skill: dict[str, dict[str, float]] = {}
     answers: dict[str, dict[str, int]] = {}
     for learner in learners:
         rows: dict[str, list[bool]] = defaultdict(list)
-        for game in games_of(log, learner):
+        for game in replay_games(log, learner):
             for event in game.turns:
-                rows[top(str(event.more.get("category", "")), depth)].append(game.right(event))
+                rows[cut_category(str(event.more.get("category", "")), depth)].append(game.right(event))
         for event in log.events:
-            if event.kind == "card" and event.learner == learner and (category := names.get(resolve(links, event.item))):
-                rows[top(category, depth)].append(event.grade > 1)
+            if event.kind == "card" and event.learner == learner and (category := names.get(resolve_link(links, event.item))):
+                rows[cut_category(category, depth)].append(event.grade > 1)
         rows.pop("", None)
         every = [right for found in rows.values() for right in found]
         if every:
@@ -136,13 +139,13 @@ def of_log(log: Log, *, depth: int = 1, deck: Deck | None = None) -> Players:
             skill[learner] = {name: (sum(found) + PRIOR * rate) / (len(found) + PRIOR) for name, found in rows.items()} | {"": rate}
             answers[learner] = {name: len(found) for name, found in rows.items()}
     if not skill:
-        raise UserError("no answer with a category in the log: expected games (sluicegate play), or reviews and their deck (--deck).")
+        raise UserError(f"no answer with a category in the log: expected games ({program()} play), or reviews and their deck (--deck).")
     return Players(skill, {}, {}, answers)
 
 
-def assemble(shares: Mapping[str, float], players: Players, *, half: float, ceiling: float) -> Team:
-    """A team over the categories that have a share. A skill that a file does not give is an error; one that a log says nothing of is the
-    player's overall rate."""
+def assemble_team(shares: Mapping[str, float], players: Players, *, half: float, ceiling: float) -> Team:
+    """A team over the categories that have a share. A skill that a file does not give is an error; one that a log says
+    nothing of is the player's overall rate."""
     categories = [name for name, share in shares.items() if share]
     table = []
     for player, row in players.skill.items():
@@ -157,7 +160,7 @@ def assemble(shares: Mapping[str, float], players: Players, *, half: float, ceil
         table.append([row.get(name, row.get("", 0.0)) for name in categories])
     weights = [shares[name] for name in categories]
     halves = [[players.half.get(player, {}).get(name, half) for name in categories] for player in players.skill]
-    return Team(tuple(players.skill), tuple(categories), normal(weights), np.array(table, float), np.array(halves, float), ceiling)
+    return Team(tuple(players.skill), tuple(categories), normalize(weights), np.array(table, float), np.array(halves, float), ceiling)
 
 
 def _from_csv(path: Path) -> Players:

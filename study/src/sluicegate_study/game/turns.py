@@ -15,7 +15,8 @@ MOST_PROMPTS = 2
 
 @dataclass
 class Asking:
-    """One question that is answered by typing: what was said so far, and what to ask back (`ask`; empty: only "be more specific")."""
+    """One question that is answered by typing: what was said so far, and what to ask back (`ask`; empty: only "be more
+    specific")."""
 
     line: str
     given: list[str] = field(default_factory=list)
@@ -24,7 +25,8 @@ class Asking:
     right: bool = False
 
     def hear(self, text: str) -> bool:
-        """Judge what was said; False where it is asked back. An answer to that counts alone or together with the words before it."""
+        """Judge what was said; False where it is asked back. An answer to that counts alone or together with the words
+        before it."""
         before = " ".join(self.given)
         self.given.append(" ".join(text.split()))
         verdict = judge(self.line, text)
@@ -45,8 +47,9 @@ class Asking:
 class Turn:
     """One tossup: how much of it is read (`at` words), what the bot will do, and what came of it.
 
-    `alone`: the bot has missed. `buzzed`: the word of our buzz. `sure`: the stated chance. `value`: our points. `left`: tossups left with
-    this one; 0 in overtime. `again`: how often the player has heard it. `difference`: the score difference that a buzz is decided at."""
+    `alone`: the bot has missed. `buzzed`: the word of our buzz. `sure`: the stated chance. `value`: our points. `left`:
+    tossups left with this one; 0 in overtime. `again`: how often the player has heard it. `difference`: the score
+    difference that a buzz is decided at."""
 
     tossup: Tossup
     category: str
@@ -100,7 +103,7 @@ class Turn:
 
 
 @dataclass
-class Parts:
+class BonusTurn:
     """A bonus in play: whose it is, which part is asked, and what each part changed in the score difference so far;
     `told`: the lead-in was read."""
 

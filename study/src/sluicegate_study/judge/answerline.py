@@ -2,8 +2,9 @@
 
     George **Washington** [accept first president; prompt on general by asking "which one?"; reject Martha Washington]
 
-A line is a main answer and sections in brackets. A section is clauses divided by semicolons; a clause is a directive and answers divided
-by ``or`` and commas. Words in ``**bold**`` (or ``<b><u>bold</u></b>``) are required; without any, all words of an answer are.
+A line is a main answer and sections in brackets. A section is clauses divided by semicolons; a clause is a directive
+and answers divided by ``or`` and commas. Words in ``**bold**`` (or ``<b><u>bold</u></b>``) are required; without any,
+all words of an answer are.
 """
 
 import html
@@ -54,7 +55,8 @@ _MENTION = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a line: how it is ruled, its text (required words between \\x02 and \\x03), what to ask back, and how it is meant.
+    """One answer of a line: how it is ruled, its text (required words between \\x02 and \\x03), what to ask back, and
+    how it is meant.
 
     `loose` answers may stand among any other words ("accept answers mentioning ..."); `main` is the line's first."""
 
@@ -76,7 +78,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerLine:
-    """A line, read: its answers, and whether any required part will do, partial answers are asked back, and word forms count."""
+    """A line, read: its answers, and whether any required part will do, partial answers are asked back, and word forms
+    count."""
 
     answers: tuple[Answer, ...]
     any_part: bool = False
@@ -97,7 +100,7 @@ class AnswerLine:
 
 def read_answer_line(line: str) -> AnswerLine:
     """Read a line; whatever it is, the result has a main answer (of no words where there are none)."""
-    text = marked(line)
+    text = mark_required(line)
     main, sections = _sections(text)
     answers = [Answer("accept", part, main=True) for part in _alternatives(main)] or [Answer("accept", main.strip(), main=True)]
     any_part = partial = forms = False
@@ -119,7 +122,7 @@ def read_answer_line(line: str) -> AnswerLine:
     return AnswerLine(tuple(answers), any_part, partial, partial_ask, forms)
 
 
-def marked(line: str) -> str:
+def mark_required(line: str) -> str:
     """The line with required words between \\x02 and \\x03, without any other markup."""
     text = line.replace("\x00", "").replace("\x02", "").replace("\x03", "")
     text = re.sub(r"<\s*(?:b|u|strong)\s*>\s*<\s*(?:b|u|strong)\s*>|<\s*(?:b|u|strong)\s*>", "\x02", text, flags=re.I)
@@ -135,7 +138,8 @@ def marked(line: str) -> str:
 
 
 def _sections(text: str) -> tuple[str, list[str]]:
-    """The main answer, and the contents of brackets; parentheses are sections where they begin with a directive, else they are left out."""
+    """The main answer, and the contents of brackets; parentheses are sections where they begin with a directive, else
+    they are left out."""
     main, sections, depth, start, opening = "", [], 0, 0, ""
     for place, character in enumerate(text):
         if character in "[(" and (depth == 0):
@@ -161,7 +165,8 @@ def _sections(text: str) -> tuple[str, list[str]]:
 
 
 def _clauses(section: str) -> list[tuple[Ruling, str, str]]:
-    """The clauses of a section as (ruling, answers, question to ask back). A clause without a directive has the one before's."""
+    """The clauses of a section as (ruling, answers, question to ask back). A clause without a directive has the one
+    before's."""
     found: list[tuple[Ruling, str, str]] = []
     ruling: Ruling = "accept"
     for part in _split(section, r"\s*;\s*"):

@@ -1,7 +1,8 @@
 """Stated confidence against being right: over-confidence with an interval, and the Brier score taken apart.
 
-Answers to one question are not independent, so questions are the units: intervals are Student's t over questions (a ratio estimator), or a
-bootstrap that draws whole questions. The proper score is Brier's; the binned error is a picture of it.
+Answers to one question are not independent, so questions are the units: intervals are Student's t over questions (a
+ratio estimator), or a bootstrap that draws whole questions. The proper score is Brier's; the binned error is a picture
+of it.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError, program
 
 Array = NDArray[np.float64]
 FEWEST = 20
@@ -41,14 +42,19 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """The estimate as a signed difference, with its interval where it has one."""
+        return f"{self.value:+.2f}" + ("" if math.isnan(self.low) else f" (95 %: {self.low:+.2f} to {self.high:+.2f})")
+
 
 @dataclass(frozen=True)
 class Calibration:
     """How far stated confidence can be trusted.
 
-    `over` is mean confidence less the share of right answers (above 0: over-confident). `brier` is
-    `reliability` - `resolution` + `uncertainty` (Murphy 1973), over groups of equal stated confidence. `binned` is the mean gap in ten
-    bins of equal size. `verdict` is over-confident, under-confident, not told apart from calibrated, or too few questions."""
+    `over` is mean confidence less the share of right answers (above 0: over-confident). `brier` is `reliability` -
+    `resolution` + `uncertainty` (Murphy 1973), over groups of equal stated confidence. `binned` is the mean gap in ten
+    bins of equal size. `verdict` is over-confident, under-confident, not told apart from calibrated, or too few
+    questions."""
 
     answers: int
     questions: int
@@ -62,8 +68,8 @@ class Calibration:
     verdict: str
 
 
-def chance_of(percent: str) -> float | None:
-    """A number from 0 to 100, with or without its sign, as a chance; None where it is none.
+def parse_percent(percent: str) -> float | None:
+    """Read a number from 0 to 100, with or without its sign, as a chance; None where it is none.
 
     With a decimal point, at most 1 and without a percent sign it is a chance already: whoever types 0.7 means 70 %."""
     said = percent.strip().replace(",", ".")
@@ -76,11 +82,13 @@ def chance_of(percent: str) -> float | None:
     return number / 100 if 0 <= number <= 100 else None
 
 
-def calibration(answers: Iterable[Said], *, draws: int = 1000, seed: int = 0) -> Calibration:
+def calibrate(answers: Iterable[Said], *, draws: int = 1000, seed: int = 0) -> Calibration:
     """Measure the calibration of some answers. Raises `UserError` where there are none."""
     rows = list(answers)
     if not rows:
-        raise UserError("no answer with a stated confidence: expected at least one. To state it: sluicegate deck review DECK --confidence")
+        raise UserError(
+            f"no answer with a stated confidence: expected at least one. To state it: {program()} deck review DECK --confidence"
+        )
     said = np.array([row.confidence for row in rows])
     right = np.array([float(row.right) for row in rows])
     groups: dict[str, list[int]] = defaultdict(list)
@@ -107,12 +115,14 @@ def calibration(answers: Iterable[Said], *, draws: int = 1000, seed: int = 0) ->
     )
 
 
-def by_category(answers: Sequence[Said], *, draws: int = 1000, seed: int = 0) -> dict[str, Calibration]:
-    """The calibration of each category, in the order of their names."""
+def calibrate_by_category(answers: Sequence[Said]) -> dict[str, Calibration]:
+    """Measure the calibration of all answers ("all"), and, where there are two or more, of each category by its
+    name."""
     groups: dict[str, list[Said]] = defaultdict(list)
     for row in answers:
         groups[row.category].append(row)
-    return {name: calibration(rows, draws=draws, seed=seed) for name, rows in sorted(groups.items())}
+    parts = {f"category {name or '(none)'}": rows for name, rows in sorted(groups.items())} if len(groups) > 1 else {}
+    return {name: calibrate(rows) for name, rows in {"all": answers, **parts}.items() if rows}
 
 
 def _verdict(over: Interval, questions: int) -> str:
@@ -132,11 +142,11 @@ def _mean_interval(values: Array, units: Sequence[NDArray[np.int64]]) -> Interva
         return Interval(mean, math.nan, math.nan)
     sums = np.array([values[places].sum() - mean * len(places) for places in units])
     error = math.sqrt(count / (count - 1) * float(sums @ sums)) / len(values)
-    half = student(count - 1) * error
+    half = student_quantile(count - 1) * error
     return Interval(mean, mean - half, mean + half)
 
 
-def student(df: int) -> float:
+def student_quantile(df: int) -> float:
     """The .975 quantile of Student's t (Cornish and Fisher's expansion; exact values for 1 to 3, where it is poor)."""
     if df <= 3:
         return (12.706205, 4.302653, 3.182446)[df - 1]

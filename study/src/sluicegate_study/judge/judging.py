@@ -1,9 +1,10 @@
 """Judging a typed answer by an answer line: accept, prompt or reject.
 
-An answer is accepted when every required word is in it and nothing else in it makes it another thing. What else may stand there: words of
-the full answer, small words, titles and kinds ("president", "the river"), and, after a comma or a preposition, more about it. One required
-word with a stranger next to it is not accepted: Martha Washington is not George. An answer that equals one of the line's is ruled as that
-one; otherwise reject goes before accept, and accept before prompt.
+An answer is accepted when every required word is in it and nothing else in it makes it another thing. What else may
+stand there: words of the full answer, small words, titles and kinds ("president", "the river"), and, after a comma or a
+preposition, more about it. One required word with a stranger next to it is not accepted: Martha Washington is not
+George. An answer that equals one of the line's is ruled as that one; otherwise reject goes before accept, and accept
+before prompt.
 """
 
 import re
@@ -15,8 +16,8 @@ from rapidfuzz.distance import OSA
 
 from sluicegate_study.deck.cards import Question
 from sluicegate_study.judge.answerline import BOLD, Answer, AnswerLine, Ruling, read_answer_line
-from sluicegate_study.judge.names import GIVEN, SAME, SYMBOLS, one_name
-from sluicegate_study.judge.spelling import STOP, same_word, stem, words
+from sluicegate_study.judge.names import GIVEN, SAME, SYMBOLS, unify_names
+from sluicegate_study.judge.spelling import STOP, normalize_words, same_word, stem
 
 _BEFORE = (
     "president king queen emperor empress tsar czar prince princess pope saint sir lord lady dame mr mrs ms miss madame dr doctor"
@@ -29,29 +30,8 @@ _AFTER = (
     "river mountain mountains mt lake city island islands desert planet dynasty empire country nation novel book poem play opera"
     " painting film movie element gas metal atom process concept algorithm answer please one"
 )
-_NOT = frozenset(
-    [
-        "not",
-        "non",
-        "anti",
-        "un",
-        "no",
-        "never",
-        "without",
-        "except",
-        "pseudo",
-        "quasi",
-        "post",
-        "pre",
-        "neo",
-        "or",
-        "either",
-        "neither",
-        "jr",
-        "junior",
-        "sr",
-    ]
-)
+_NOT_WORDS = "not non anti un no never without except pseudo quasi post pre neo or either neither jr junior sr"
+_NOT = frozenset(_NOT_WORDS.split())
 _I_THINK = r"i\s+(?:think|believe|guess|say)(?:\s+(?:it(?:'s| is)|that))?"
 _IS_IT = r"it(?:'s| is)|that(?:'s| is)|is (?:it|this|that)|(?:what|who)(?:'s| is| are| was| were)|this is|could it be"
 _LEAD = re.compile(
@@ -65,7 +45,8 @@ _MORE = re.compile(r",|;|\(|\b(?:by|from|in|of|on|at|during|which|who|that|for|b
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer is, what to ask back where it is a prompt, and the answer of the line that decided (nothing: none did)."""
+    """What an answer is, what to ask back where it is a prompt, and the answer of the line that decided (nothing: none
+    did)."""
 
     ruling: Ruling
     ask: str = ""
@@ -86,11 +67,11 @@ def _refused(verdict: Verdict) -> bool:
 
 
 def _rule(read: AnswerLine, said: str) -> Verdict:
-    tokens = one_name(words(said))
+    tokens = unify_names(normalize_words(said))
     if not tokens:
         return Verdict("reject")
     symbol = SYMBOLS.get(said)
-    if symbol and any(symbol == " ".join(one_name(words(a.plain))) for a in read.answers if a.ruling == "accept"):
+    if symbol and any(symbol == " ".join(unify_names(normalize_words(a.plain))) for a in read.answers if a.ruling == "accept"):
         return Verdict("accept", by=symbol)
     found = [(*_match(answer, read, said, tokens), answer) for answer in read.answers]
     met = [(level, answer) for level, ok, answer in found if ok]
@@ -121,8 +102,9 @@ def _read(line: str) -> AnswerLine:
 
 
 def _match(answer: Answer, line: AnswerLine, said: str, tokens: Sequence[str]) -> tuple[int, bool]:
-    """How well a given answer meets one of the line's: (3 where it equals it, 2 but for small words, else 1; whether it meets it)."""
-    full = one_name(words(answer.plain))
+    """How well a given answer meets one of the line's: (3 where it equals it, 2 but for small words, else 1; whether it
+    meets it)."""
+    full = unify_names(normalize_words(answer.plain))
     if not full:
         return 0, False
     if tokens == full:
@@ -159,7 +141,7 @@ def _nearer_to_wrong(answer: Answer, line: AnswerLine, tokens: Sequence[str]) ->
 
     def slips(other: Answer) -> int:
         """Errors between the words given and those of an answer, where they are as many."""
-        full = one_name(words(other.plain))
+        full = unify_names(normalize_words(other.plain))
         options = [[t for t in full if t not in STOP], *_required(other, full)]
         return min((sum(map(OSA.distance, core, part)) for part in options if len(part) == len(core)), default=99)
 
@@ -168,11 +150,12 @@ def _nearer_to_wrong(answer: Answer, line: AnswerLine, tokens: Sequence[str]) ->
 
 
 def _required(answer: Answer, full: list[str]) -> list[list[str]]:
-    """The required words, a list for each bold part; without bold, all words but the small ones. Single bold letters are an initialism."""
+    """The required words, a list for each bold part; without bold, all words but the small ones. Single bold letters
+    are an initialism."""
     spans = [found[1] for found in BOLD.finditer(answer.text)]
     if spans and len(spans) > 1 and all(len(span.strip(" .")) == 1 for span in spans):
         return [["".join(span.strip(" .").casefold() for span in spans)]]
-    lists = [one_name(words(span)) for span in spans] or [full]
+    lists = [unify_names(normalize_words(span)) for span in spans] or [full]
     kept = [[t for t in part if t not in STOP] or part for part in lists]
     kept = [part[1:] if len(part) > 1 and part[0] == "battle" else part for part in kept]  # a place name is enough
     return [part for part in kept if part] or [full]
@@ -205,10 +188,11 @@ def _stands_for(token: str, word: str, whole: dict[str, str], forms: bool) -> bo
 
 
 def _turned_round(answer: Answer, said: str) -> bool:
-    """Whether one bold text of two things joined by "and", as titles are, has them the other way round: Peace and War."""
-    given = words(said)
+    """Whether one bold text of two things joined by "and", as titles are, has them the other way round: Peace and
+    War."""
+    given = normalize_words(said)
     for span in BOLD.findall(answer.text):
-        part = words(span)
+        part = normalize_words(span)
         if "and" in part[1:-1] and "and" in given[1:-1]:
             head, tail = part[: part.index("and")], part[part.index("and") + 1 :]
             if same_word(given[given.index("and") - 1], tail[-1]) and not same_word(head[-1], tail[-1]):
@@ -221,7 +205,7 @@ def _whole_words(answer: Answer) -> dict[str, str]:
     cut = re.findall(r"\x02([^\x03]*)\x03([^\W\d_]+)", answer.text)
     made = {}
     for start, rest in cut:
-        if start and start[-1].isalnum() and (head := words(start)) and (both := words(start + rest)):
+        if start and start[-1].isalnum() and (head := normalize_words(start)) and (both := normalize_words(start + rest)):
             made[head[-1]] = both[-1]
     return made
 
@@ -248,7 +232,7 @@ def _extras_do_no_harm(required: Sequence[str], full: Sequence[str], said: str, 
         strange.append(place)
     if not strange:
         return True
-    plain = words(said)
+    plain = normalize_words(said)
     if "or" in plain or ("and" in plain and "and" not in full):
         return False  # more than one answer
     after = said[_end_of(required[-1], said) :].strip()
@@ -265,7 +249,8 @@ def _extras_do_no_harm(required: Sequence[str], full: Sequence[str], said: str, 
 
 
 def _says(token: str, other: str) -> bool:
-    """Whether a further word is one of the answer's: itself, its initial, or the same name in another language or for short."""
+    """Whether a further word is one of the answer's: itself, its initial, or the same name in another language or for
+    short."""
     short = len(token) == 1 and other.startswith(token)
     return (
         same_word(token, other)
@@ -284,9 +269,11 @@ def _for_short(token: str, other: str) -> bool:
 
 def _end_of(word: str, said: str) -> int:
     """Where the last word of `said` that stands for `word` ends."""
-    ends = [
-        found.end() for found in re.finditer(r"[\w'’.-]+", said) if any(same_word(w, word) or w.startswith(word) for w in words(found[0]))
-    ]
+
+    def stands(text: str) -> bool:
+        return any(same_word(w, word) or w.startswith(word) for w in normalize_words(text))
+
+    ends = [found.end() for found in re.finditer(r"[\w'’.-]+", said) if stands(found[0])]
     return ends[-1] if ends else len(said)
 
 
@@ -306,7 +293,7 @@ def _partial(line: AnswerLine, tokens: Sequence[str]) -> bool:
     """Whether every given word is one of an accepted answer's, and at least one of them counts."""
     given = [t for t in tokens if t not in STOP]
     for answer in line.answers:
-        full = one_name(words(answer.plain))
+        full = unify_names(normalize_words(answer.plain))
         required = {t for part in _required(answer, full) for t in part}
         inside = all(any(same_word(t, other) for other in full) for t in given)
         if answer.ruling == "accept" and inside and any(same_word(t, other) for t in given for other in required):

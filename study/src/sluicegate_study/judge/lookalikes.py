@@ -1,4 +1,5 @@
-"""Words that look like slips of each other and are not: pairs known by name, opposed prefixes, and consonants that no finger confuses."""
+"""Words near in spelling that differ in meaning: known pairs, opposed prefixes, and consonants not adjacent on a
+keyboard."""
 
 _PAIRS = (
     "mitosis miosis, mitosis meiosis, insulin inulin, adsorption absorption, nucleotide nucleoside, neutron neutrino, thymine"
@@ -12,25 +13,13 @@ _PAIRS = (
     " calvary cavalry, immanent imminent, phenyl phenol"
 )
 _DIFFERENT = frozenset(frozenset(pair.split()) for pair in _PAIRS.split(","))
-_PREFIXES = (
-    ("hyper", "hypo"),
-    ("inter", "intra"),
-    ("macro", "micro"),
-    ("endo", "exo"),
-    ("endo", "ecto"),
-    ("ante", "anti"),
-    ("pre", "pro"),
-    ("ab", "ad"),
-    ("em", "im"),
-    ("af", "ef"),
-    ("homo", "hetero"),
-    ("uni", "omni"),
-)
+_OPPOSED = "hyper hypo, inter intra, macro micro, endo exo, endo ecto, ante anti, pre pro, ab ad, em im, af ef, homo hetero, uni omni"
+_PREFIXES = [pair.split() for pair in _OPPOSED.split(",")]
 _SOUNDS = ("ckqsxz", "bp", "dt", "fvw", "gjy", "mn", "lr", "th")
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
-def different(one: str, other: str) -> bool:
+def are_two_words(one: str, other: str) -> bool:
     """Whether two words, in normal form and near each other in spelling, are known to be two words."""
     first, second = one.removesuffix("s"), other.removesuffix("s")
     if {one, other} in _DIFFERENT or {first, second} in _DIFFERENT:
@@ -43,7 +32,8 @@ def different(one: str, other: str) -> bool:
 
 
 def _unlike_consonant(one: str, other: str) -> bool:
-    """Whether the words differ by one consonant for another that neither sounds like it nor lies beside it on the keyboard."""
+    """Whether the words differ by one consonant for another that neither sounds like it nor lies beside it on the
+    keyboard."""
     if len(one) != len(other):
         return False
     places = [n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]

@@ -58,7 +58,7 @@ GIVEN = frozenset(_GIVEN_NAMES.split())
 _LONGEST = max(len(name.split()) for name in ALIASES)
 
 
-def one_name(tokens: list[str]) -> list[str]:
+def unify_names(tokens: list[str]) -> list[str]:
     """The words with other names of one thing written one way."""
     made: list[str] = []
     place = 0

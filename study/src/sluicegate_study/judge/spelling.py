@@ -1,4 +1,4 @@
-"""Words as an ear would hear them: normal forms, numbers, and when two spellings are one word."""
+"""Words in normal form, numbers as digits, and whether two spellings are one word by letters or by sound."""
 
 import re
 import unicodedata
@@ -6,67 +6,17 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
-from sluicegate_study.judge.lookalikes import different
+from sluicegate_study.judge.lookalikes import are_two_words
 
-_LETTERS = str.maketrans(
-    {
-        "ß": "ss",
-        "æ": "ae",
-        "Æ": "ae",
-        "ø": "o",
-        "Ø": "o",
-        "œ": "oe",
-        "Œ": "oe",
-        "ł": "l",
-        "Ł": "l",
-        "đ": "d",
-        "Đ": "d",
-        "ð": "d",
-        "þ": "th",
-        "ı": "i",
-    }
+_LETTER_PAIRS = "ß:ss æ:ae Æ:ae ø:o Ø:o œ:oe Œ:oe ł:l Ł:l đ:d Đ:d ð:d þ:th ı:i"
+_LETTERS = str.maketrans(dict(pair.split(":") for pair in _LETTER_PAIRS.split()))
+_UNIT_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 )
-_UNITS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+_UNITS = _UNIT_WORDS.split()
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_ORDINALS = [
-    "zeroth",
-    "first",
-    "second",
-    "third",
-    "fourth",
-    "fifth",
-    "sixth",
-    "seventh",
-    "eighth",
-    "ninth",
-    "tenth",
-    "eleventh",
-    "twelfth",
-    "thirteenth",
-    "fourteenth",
-    "fifteenth",
-]
+_ORDINAL_WORDS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth"
+_ORDINALS = _ORDINAL_WORDS.split()
 _NUMBERS = (
     {word: n for n, word in enumerate(_UNITS)}
     | {word: 10 * n for n, word in enumerate(_TENS, 2)}
@@ -75,16 +25,8 @@ _NUMBERS = (
 _NUMBERS |= {"sixteenth": 16, "seventeenth": 17, "eighteenth": 18, "nineteenth": 19, "twentieth": 20, "thirtieth": 30}
 _POWERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _ROMAN = re.compile(r"(?=[ivxl])(?:xl|l?x{0,3})(?:ix|iv|v?i{0,3})")
-_PAIRS = (
-    ("ate", "ite", "ide"),
-    ("ane", "ene", "yne"),
-    ("ose", "ase"),
-    ("ine", "ide"),
-    ("ous", "ic"),
-    ("ist", "ism"),
-    ("al", "ol"),
-    ("or", "ee"),
-)
+_ENDINGS = "ate ite ide, ane ene yne, ose ase, ine ide, ous ic, ist ism, al ol, or ee"
+_PAIRS = [endings.split() for endings in _ENDINGS.split(",")]
 """Endings that make other words of one stem: a sulfate is no sulfite."""
 MOST = 4
 """Errors that one word may have, however long it is."""
@@ -93,8 +35,9 @@ STOP = frozenset(
 )
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in normal form: no case, accents, possessives or punctuation; numbers, ordinals and roman numerals as digits."""
+def normalize_words(text: str) -> list[str]:
+    """The words of a text in normal form: no case, accents, possessives or punctuation; numbers, ordinals and roman
+    numerals as digits."""
     plain = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
     plain = re.sub(r"[’‘`´ʻʼ]", "'", plain).replace("·", ".")
@@ -148,14 +91,15 @@ def _number(word: str) -> int | None:
 
 @lru_cache(maxsize=20_000)
 def same_word(one: str, other: str) -> bool:
-    """Whether two words in normal form are one, given or taken a slip: up to one error in seven letters, fewer errors in short
-    words, and only such as the ear forgives. Numbers, other endings of one stem, and words of four letters or fewer must be equal."""
+    """Whether two words in normal form are one, given or taken a slip: up to one error in seven letters, fewer errors
+    in short words, and only such as the ear forgives. Numbers, other endings of one stem, and words of four letters or
+    fewer must be equal."""
     if one == other:
         return True
     if any(c.isdigit() for c in one + other):
         return False
     short = min(len(one), len(other))
-    if different(one, other):
+    if are_two_words(one, other):
         return False
     if (_plural(one) == _plural(other) and short > 3) or (short == 3 and f"{one}s" == other) or (short == 3 and one == f"{other}s"):
         return True
@@ -163,7 +107,7 @@ def same_word(one: str, other: str) -> bool:
         return True
     if short < 4 or _start(one) != _start(other) or _other_ending(one, other):
         return False
-    if heard(one) == heard(other) or _plural(heard(one)) == _plural(heard(other)):
+    if reduce_to_sounds(one) == reduce_to_sounds(other) or _plural(reduce_to_sounds(one)) == _plural(reduce_to_sounds(other)):
         return True
     errors = OSA.distance(one, other, score_cutoff=MOST)
     if errors > MOST:
@@ -180,50 +124,29 @@ def same_word(one: str, other: str) -> bool:
     return short >= 7 and errors <= 2 and vowels_only and len(re.sub("[aeiouy]", "", one)) >= 3 and abs(len(one) - len(other)) <= 1
 
 
+_SOUND_PAIRS = "tsch:c sch:s tch:c ch:c cz:c k:c q:c ph:f ps:s x:s z:s ts:s sh:s pn:n kn:n gn:n wr:r j:g"
+_FIRST_SOUNDS = dict(pair.split(":") for pair in _SOUND_PAIRS.split())
+
+
 def _start(word: str) -> str:
     """The first sound: the letters that begin a word may be written in several ways."""
     found = re.match(r"tsch|sch|tch|ch|cz|ph|ps|pn|kn|gn|wr|ts|sh|[kqxzj]", word)
-    sounds = {
-        "tsch": "c",
-        "sch": "s",
-        "tch": "c",
-        "ch": "c",
-        "cz": "c",
-        "k": "c",
-        "q": "c",
-        "ph": "f",
-        "ps": "s",
-        "x": "s",
-        "z": "s",
-        "ts": "s",
-        "sh": "s",
-    }
-    return {**sounds, "pn": "n", "kn": "n", "gn": "n", "wr": "r", "j": "g"}[found[0]] if found else word[0]
+    return _FIRST_SOUNDS[found[0]] if found else word[0]
 
 
-def heard(word: str) -> str:
+def reduce_to_sounds(word: str) -> str:
     """The word as it sounds, roughly: doubled letters once, no h but at the start, one letter a sound; vowels stay."""
     word = re.sub("^ts?ch", "ch", word).replace("sch", "sh")
     sound = word[0] + word[1:].replace("ph", "f").replace("h", "")
-    for letters, one in (
-        ("ck", "k"),
-        ("c", "k"),
-        ("q", "k"),
-        ("y", "i"),
-        ("x", "ks"),
-        ("z", "s"),
-        ("ae", "e"),
-        ("oe", "e"),
-        ("w", "v"),
-        ("our", "or"),
-        ("tre", "ter"),
-    ):
+    for pair in ("ck:k", "c:k", "q:k", "y:i", "x:ks", "z:s", "ae:e", "oe:e", "w:v", "our:or", "tre:ter"):
+        letters, one = pair.split(":")
         sound = sound[0] + sound[1:].replace(letters, one)
     return re.sub(r"(.)\1+", r"\1", sound)
 
 
 def _umlaut(word: str) -> str:
-    """The word with ae, oe and ue, as German is written without dots, like the bare letters that accents were taken from."""
+    """The word with ae, oe and ue, as German is written without dots, like the bare letters that accents were taken
+    from."""
     return re.sub(r"(?<=[^aeiou])([aou])e(?=[^aeiou])", r"\1", word)
 
 

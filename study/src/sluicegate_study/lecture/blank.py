@@ -1,4 +1,5 @@
-"""One step of a claim hidden: a term, a content word, or a side of a formula, chosen by a seed; and whether an answer fills it."""
+"""One step of a claim hidden: a term, a content word, or a side of a formula, chosen by a seed; and whether an answer
+fills it."""
 
 import hashlib
 import random
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sluicegate.errors import UserError
+from sluicegate_study.errors import UserError
 from sluicegate_study.judge.judging import judge
 from sluicegate_study.judge.spelling import stem
 from sluicegate_study.lecture.lecture import Claim
@@ -51,11 +52,12 @@ class Blank:
         return text[: self.start] + GAP + text[self.end :]
 
 
-def blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]:
-    """What could be hidden in a claim: the reader's own choice; else sides of display formulas; else emphasised terms, code, and sides
-    of formulas; else whole formulas and content words that stand there once.
+def find_blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]:
+    """What could be hidden in a claim: the reader's own choice; else sides of display formulas; else emphasised terms,
+    code, and sides of formulas; else whole formulas and content words that stand there once.
 
-    Of those, what is new here goes before what an earlier claim said already (`seen`: stems): the gap must not be filled by reading on."""
+    Of those, what is new here goes before what an earlier claim said already (`seen`: stems): the gap must not be
+    filled by reading on."""
     text = claim.text
     if claim.blank:
         start = text.index(claim.blank)
@@ -86,39 +88,42 @@ def blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]:
     return content or whole or [word for word in words if len(word.answer) > 2 and word.answer.casefold() not in _COMMON]
 
 
-def blank_of(claim: Claim, seed: int, seen: frozenset[str] = frozenset()) -> Blank:
-    """The one that the cold test hides: a pure function of the seed and of the claims' texts. Raises `UserError` where there is none."""
-    found = blanks(claim, seen)
+def choose_blank(claim: Claim, seed: int, seen: frozenset[str] = frozenset()) -> Blank:
+    """The one that the cold test hides: a pure function of the seed and of the claims' texts. Raises `UserError` where
+    there is none."""
+    found = find_blanks(claim, seen)
     if not found:
         raise UserError(f"claim [{claim.name}] has no word that could be hidden: give it a line blank: with words of it, or remove it.")
-    return shuffled(found, f"{seed}/{claim.rev}")[0]
+    return shuffle(found, f"{seed}/{claim.rev}")[0]
 
 
-def shuffled(items: Sequence[Blank], key: str) -> list[Blank]:
+def shuffle(items: Sequence[Blank], key: str) -> list[Blank]:
     """In an order that depends on the key only; the same on every machine."""
     made = list(items)
     random.Random(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")).shuffle(made)
     return made
 
 
-def stems_in(text: str) -> frozenset[str]:
+def find_stems(text: str) -> frozenset[str]:
     """The stems of all words in a text."""
     return frozenset(stem(found[0].casefold()) for found in _WORD.finditer(text))
 
 
-def fills(blank: Blank, given: str) -> str:
-    """Judge a typed answer: accept, prompt (near, but not it) or reject. Formulas count as equal when they are written alike."""
+def judge_blank(blank: Blank, given: str) -> str:
+    """Judge a typed answer: accept, prompt (near, but not it) or reject. Formulas count as equal when they are written
+    alike."""
     if not given.strip():
         return "reject"
-    if plain_formula(given) == plain_formula(blank.answer) != "":
+    if normalize_formula(given) == normalize_formula(blank.answer) != "":
         return "accept"
     if blank.formula:
         return "reject"
     return judge(re.sub(r"[\[\];]", " ", blank.answer), given).ruling
 
 
-def plain_formula(text: str) -> str:
-    """A formula without what does not change it: spaces, dollars, sizes, multiplication signs, needless brackets, fonts.
+def normalize_formula(text: str) -> str:
+    """A formula without what does not change it: spaces, dollars, sizes, multiplication signs, needless brackets,
+    fonts.
 
     Capitals count: $Q$ is not $q$."""
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=[\w)}])[²³]", lambda f: "^" + {"²": "2", "³": "3"}[f[0]], text))

@@ -1,54 +1,53 @@
-"""Cards from claims: those of the arm that gets cards, and those that would mend what was not rebuilt."""
+"""Cards from claims: those of the arm that gets cards, and those for the claims that were not rebuilt."""
 
-import fcntl
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sluicegate_study.deck.cards import Card, DeckFile, Head
-from sluicegate_study.deck.markdown import read_markdown, write_markdown
-from sluicegate_study.lecture.blank import Blank, blank_of, blanks, shuffled, stems_in
+from sluicegate_study.deck.cards import Card, Head
+from sluicegate_study.deck.collection import add_cards
+from sluicegate_study.lecture.blank import Blank, choose_blank, find_blanks, find_stems, shuffle
 from sluicegate_study.lecture.lecture import Claim
 from sluicegate_study.lecture.record import Record
 
 
-def hidden_in(records: Sequence[Record], seed: int) -> dict[str, Blank]:
+def choose_blanks(records: Sequence[Record], seed: int) -> dict[str, Blank]:
     """What the cold test hides in each claim, by name: preferably what no claim before it and no title says.
 
     Of a claim that was tested already, what was hidden then."""
     found, said = {}, frozenset[str]()
     for record in records:
         claim = record.claim
-        said |= stems_in(claim.section)
-        tested = [blank for blank in blanks(claim) if blank.answer == record.hidden]
-        found[claim.name] = tested[0] if tested else blank_of(claim, seed, said)
-        said |= stems_in(claim.text)
+        said |= find_stems(claim.section)
+        tested = [blank for blank in find_blanks(claim) if blank.answer == record.hidden]
+        found[claim.name] = tested[0] if tested else choose_blank(claim, seed, said)
+        said |= find_stems(claim.text)
     return found
 
 
-def cards_of(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
-    """One cloze card for each claim with cards, of up to two deletions: others than the tested one where the claim has others, so that
-    the test asks for the step and not for a card's word."""
+def make_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
+    """One cloze card for each claim with cards, of up to two deletions: others than the tested one where the claim has
+    others, so that the test asks for the step and not for a card's word."""
     chosen = {record.claim.name for record in records if record.arm == "cards"}
     made = []
     for record in records:
         claim, tested = record.claim, hidden[record.claim.name]
         if claim.name in chosen:
-            others = _apart(shuffled(blanks(replace(claim, blank="")), f"card/{claim.rev}"), tested)
+            others = _apart(shuffle(find_blanks(replace(claim, blank="")), f"card/{claim.rev}"), tested)
             needs = _nearest(claim, {r.claim.name: r.claim for r in records}, chosen)
             made.append(_card(claim, others or [tested], f"{slug}-{claim.name}", tuple(f"{slug}-{name}" for name in needs), "step"))
     return made
 
 
-def mending(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
-    """Cloze cards for the claims that were not rebuilt, in their order: the step that was hidden, each after the broken ones it needs.
+def make_repair_cards(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> list[Card]:
+    """Cloze cards for the claims that were not rebuilt, in their order: the step that was hidden, each after the broken
+    ones it needs.
 
     A claim whose card of the first round asks for that very step needs no other."""
     broken = {record.claim.name for record in records if record.right is False and not record.void}
     claims = {record.claim.name: record.claim for record in records}
-    there = {card.question: card.id for card in cards_of(records, slug, hidden)}
+    there = {card.question: card.id for card in make_cards(records, slug, hidden)}
     made: list[Card] = []
     ids: dict[str, str] = {}
     for name in claims:
@@ -60,28 +59,14 @@ def mending(records: Sequence[Record], slug: str, hidden: dict[str, Blank]) -> l
     return made
 
 
-def add_cards(path: Path, cards: Sequence[Card], head: Head) -> int:
-    """Write a deck file, or add to one the cards whose ids it does not have; what is there is left as it is. Returns how many were new."""
+def write_cards(path: Path, cards: Sequence[Card], head: Head) -> int:
+    """Write a deck file, or add to one the cards whose ids it does not have. Returns how many were new."""
     if not cards:
         return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        before = os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
-        there = {entry.id for entry in read_markdown(before)[0].entries}
-        new = tuple(card for card in cards if card.id not in there)
-        if new:
-            text = ("\n\n" if before and not before.endswith("\n\n") else "") + write_markdown(DeckFile(Head() if before else head, new))
-            content = text.encode("utf-8", "backslashreplace")
-            while content:
-                content = content[os.write(file, content) :]
-        return len(new)
-    finally:
-        os.close(file)
+    return add_cards(path, head, lambda there: [card for card in cards if card.id not in {entry.id for entry in there}])
 
 
-def slug_of(path: Path) -> str:
+def make_slug(path: Path) -> str:
     """The notes' name as the beginning of ids."""
     made = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-._")
     return made or "notes"

@@ -1,7 +1,8 @@
 """Notes of a lecture as claims: one step each, in the order in which they build on each other.
 
-The split is a pure function of the text: list items, sentences, display formulas with their lead-in, and lines marked ``claim:``. It is
-written into a file beside the notes that the reader may edit; from then on that file counts, and the notes are only looked at.
+The split is a pure function of the text: list items, sentences, display formulas with their lead-in, and lines marked
+``claim:``. It is written into a file beside the notes that the reader may edit; from then on that file counts, and the
+notes are only looked at.
 """
 
 import hashlib
@@ -10,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Card, Problem
 from sluicegate_study.deck.graph import Graph
+from sluicegate_study.errors import UserError
 
 HEAD = """\
 # Claims of {name}. Yours to edit until you have read them: merge, split, reword, reorder, remove.
@@ -141,7 +142,8 @@ class _Notes:
                 self.formula = closes
 
     def close(self) -> None:
-        """Make claims of the block so far. A text that ends in a colon waits for the formula, or the list, that it leads up to."""
+        """Make claims of the block so far. A text that ends in a colon waits for the formula, or the list, that it
+        leads up to."""
         text = " ".join(" ".join(self.block).split())
         whole, self.block, self.whole, self.formula = self.whole, [], False, ""
         if not text or (self.marked and not whole):

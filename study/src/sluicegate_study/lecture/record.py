@@ -1,6 +1,7 @@
 """What happened to the claims of a lecture: predictions, cold tests and second looks, replayed from an append-only log.
 
-Two programs may write at once: of two predictions (tests, looks) of one claim the first counts, as a second one is no longer cold.
+Two programs may write at once: of two predictions (tests, looks) of one claim the first counts, as a second one is no
+longer cold.
 """
 
 import hashlib
@@ -21,7 +22,8 @@ Stage = Literal["reading", "waiting", "cold", "sense", "report"]
 class Record:
     """One claim: its arm, what was predicted and when, the cold answer, and whether it was right in the end.
 
-    `right` is the learner's word where the judge was overruled. `void`: the gap could not be filled by anybody, and does not count."""
+    `right` is the learner's word where the judge was overruled. `void`: the gap could not be filled by anybody, and
+    does not count."""
 
     claim: Claim
     arm: Arm | None = None
@@ -68,7 +70,8 @@ class Course:
 
     @classmethod
     def replay(cls, claims: Sequence[Claim], log: Log, learner: str) -> "Course":
-        """`withdrawn` counts predictions for claims that were reworded or removed since; `unread` lines of the log that are no events."""
+        """`withdrawn` counts predictions for claims that were reworded or removed since; `unread` lines of the log that
+        are no events."""
         records = {(claim.name, claim.rev): Record(claim) for claim in claims}
         gone = set()
         unread = len(log.problems)
@@ -93,7 +96,8 @@ class Course:
         return max(read, default=None)
 
     def stage(self, now: datetime) -> Stage:
-        """What comes next. The cold test waits until all claims are due: looking at one again would warm up the others."""
+        """What comes next. The cold test waits until all claims are due: looking at one again would warm up the
+        others."""
         if any(record.predicted is None for record in self.records) and not any(record.tested or record.void for record in self.records):
             return "reading"
         if self.pending("cold"):
@@ -114,8 +118,9 @@ class Course:
         return [record for record in self.records if record.right is not None and not record.void]
 
 
-def coins(claims: Sequence[Claim], seed: int, *, cards: bool = True) -> dict[str, Arm]:
-    """Which claims get cards: of each two that follow each other one, by a seeded coin, so that the arms are as large and as late.
+def draw_arms(claims: Sequence[Claim], seed: int, *, cards: bool = True) -> dict[str, Arm]:
+    """Which claims get cards: of each two that follow each other one, by a seeded coin, so that the arms are as large
+    and as late.
 
     With `cards` off, none does."""
     arms: dict[str, Arm] = {}
@@ -127,10 +132,10 @@ def coins(claims: Sequence[Claim], seed: int, *, cards: bool = True) -> dict[str
     return arms
 
 
-def events_of_arms(records: Iterable[Record], learner: str, now: datetime, *, seed: int, days: float, cards: bool) -> list[Event]:
+def make_arm_events(records: Iterable[Record], learner: str, now: datetime, *, seed: int, days: float, cards: bool) -> list[Event]:
     """The events that put claims without an arm into one."""
     new = [record.claim for record in records if record.arm is None]
-    arms = coins(new, seed, cards=cards)
+    arms = draw_arms(new, seed, cards=cards)
     more: dict[str, Any] = {"seed": seed, "days": days}
     return [Event(now, learner, claim.name, "arm", {"rev": claim.rev, "arm": arms[claim.name], **more}) for claim in new]
 

@@ -1,8 +1,9 @@
-"""What a cold test says: how far felt understanding was from real, where the chain broke first, and whether cards helped.
+"""What a cold test says: how far felt understanding was from real, where the chain broke first, and whether cards
+helped.
 
-Claims are the units. Means have a bootstrap interval whose percentiles are widened to what Student's t would give at that size
-(Hesterberg 2015, the expanded percentile interval): the plain one is too narrow for small n. The difference between the arms has Newcombe's
-(1998) hybrid score interval, which does not collapse where all or none are right.
+Claims are the units. Means have a bootstrap interval whose percentiles are widened to what Student's t would give at
+that size (Hesterberg 2015, the expanded percentile interval): the plain one is too narrow for small n. The difference
+between the arms has Newcombe's (1998) hybrid score interval, which does not collapse where all or none are right.
 """
 
 import math
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate_study.judge.calibration import Interval, student
+from sluicegate_study.formatting import nan_to_none
+from sluicegate_study.judge.calibration import Interval, student_quantile
 from sluicegate_study.lecture.record import Course, Record
 
 FEWEST = 20
@@ -33,8 +35,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """A lecture's report. `chains` are (name of the last claim, whether every step of it was right); `broken` the claims that were not
-    rebuilt, in the order in which they build on each other; `sense` the share that made sense when shown again."""
+    """A lecture's report. `chains` are (name of the last claim, whether every step of it was right); `broken` the
+    claims that were not rebuilt, in the order in which they build on each other; `sense` the share that made sense when
+    shown again."""
 
     all: Outcome
     arms: dict[str, Outcome]
@@ -62,33 +65,30 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, null for what cannot be told."""
-        return {
-            "claims": self.all.claims,
-            "predicted": _number(self.all.predicted),
-            "accuracy": _number(self.all.accuracy),
-            "gap": _interval(self.all.gap),
-            "arms": {
-                name: {"claims": o.claims, "predicted": _number(o.predicted), "accuracy": _number(o.accuracy), "gap": _interval(o.gap)}
-                for name, o in self.arms.items()
-            },
-            "cards_help": _interval(self.cards_help),
-            "missing": self.missing,
-            "verdict": self.verdict,
-            "rebuild_rate": _number(self.rebuild_rate),
-            "chains": len(self.chains),
-            "first_broken": self.first_broken,
-            "broken": list(self.broken),
-            "sense": _number(self.sense),
-            "confidence": _number(self.confidence),
-            "days": _number(self.days),
-            "overruled": self.overruled,
-            "void": self.void,
-            "withdrawn": self.withdrawn,
-        }
+
+        def outcome(found: Outcome) -> dict[str, Any]:
+            return {**vars(found), "gap": vars(found.gap)}
+
+        found: dict[str, Any] = nan_to_none(
+            {
+                **outcome(self.all),
+                "arms": {name: outcome(found) for name, found in self.arms.items()},
+                "cards_help": vars(self.cards_help),
+                "missing": self.missing,
+                "verdict": self.verdict,
+                "rebuild_rate": self.rebuild_rate,
+                "chains": len(self.chains),
+                "first_broken": self.first_broken,
+                "broken": self.broken,
+                **{name: getattr(self, name) for name in ("sense", "confidence", "days", "overruled", "void", "withdrawn")},
+            }
+        )
+        return found
 
 
-def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
-    """Gather what the finished claims say. With none of them every number is nan, and the verdict says what is missing."""
+def make_report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
+    """Gather what the finished claims say. With none of them every number is nan, and the verdict says what is
+    missing."""
     done = course.done
     arms = {arm: [record for record in done if record.arm == arm] for arm in ("cards", "none")}
     if not arms["cards"] and all(record.arm == "none" for record in course.records if record.arm):
@@ -102,10 +102,10 @@ def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
     return Report(
         all=whole,
         arms=outcomes,
-        cards_help=difference(arms["cards"], arms["none"]) if "cards" in arms else Interval(math.nan, math.nan, math.nan),
+        cards_help=estimate_difference(arms["cards"], arms["none"]) if "cards" in arms else Interval(math.nan, math.nan, math.nan),
         missing=missing,
         verdict=_verdict(whole, missing),
-        chains=tuple(chains(course.records)),
+        chains=tuple(follow_chains(course.records)),
         broken=broken,
         sense=float(np.mean([bool(record.sense) for record in done])) if done else math.nan,
         confidence=float(np.mean(sure)) if sure else math.nan,
@@ -116,17 +116,17 @@ def report(course: Course, *, draws: int = 4000, seed: int = 0) -> Report:
     )
 
 
-def gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000, seed: int = 0) -> Interval:
+def estimate_gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000, seed: int = 0) -> Interval:
     """Mean predicted chance less the share right, with its 95 % bootstrap interval over claims.
 
-    Where all are right, or none, drawing again shows no chance at all; the share's exact binomial limit (Clopper and Pearson 1934)
-    stands in on that side. nan, nan below two claims."""
+    Where all are right, or none, drawing again shows no chance at all; the share's exact binomial limit (Clopper and
+    Pearson 1934) stands in on that side. nan, nan below two claims."""
     said, was = np.asarray(predicted, float), np.asarray(right, float)
     n = len(said)
     if n < 2:
         return Interval(float(said.mean() - was.mean()) if n else math.nan, math.nan, math.nan)
     value = float(said.mean() - was.mean())
-    tail = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student(n - 1))
+    tail = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student_quantile(n - 1))
     random = np.random.default_rng(np.random.SeedSequence([seed, n]))
     means = (said - was)[random.integers(0, n, (draws, n))].mean(1)
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -138,7 +138,7 @@ def gap(predicted: Sequence[float], right: Sequence[bool], *, draws: int = 4000,
     return Interval(value, float(low), float(high))
 
 
-def difference(with_cards: Sequence[Record], without: Sequence[Record]) -> Interval:
+def estimate_difference(with_cards: Sequence[Record], without: Sequence[Record]) -> Interval:
     """Share right with cards less share right without, with Newcombe's 95 % interval; nan where an arm is empty."""
     if not with_cards or not without:
         return Interval(math.nan, math.nan, math.nan)
@@ -146,9 +146,9 @@ def difference(with_cards: Sequence[Record], without: Sequence[Record]) -> Inter
     return Interval(p - q, p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q))
 
 
-def chains(records: Sequence[Record]) -> list[tuple[str, bool]]:
-    """Each chain by its last claim (one that no other needs), and whether it and all beneath were right; chains with a claim that was
-    not tested, or whose gap was void, are left out."""
+def follow_chains(records: Sequence[Record]) -> list[tuple[str, bool]]:
+    """Each chain by its last claim (one that no other needs), and whether it and all beneath were right; chains with a
+    claim that was not tested, or whose gap was void, are left out."""
     by_name = {record.claim.name: record for record in records}
     needed = {need for record in records for need in record.claim.needs}
     found = []
@@ -168,7 +168,7 @@ def _outcome(records: Sequence[Record], draws: int, seed: int) -> Outcome:
     said, right = [record.predicted or 0.0 for record in records], [bool(record.right) for record in records]
     if not records:
         return Outcome(0, math.nan, math.nan, Interval(math.nan, math.nan, math.nan))
-    return Outcome(len(records), float(np.mean(said)), float(np.mean(right)), gap(said, right, draws=draws, seed=seed))
+    return Outcome(len(records), float(np.mean(said)), float(np.mean(right)), estimate_gap(said, right, draws=draws, seed=seed))
 
 
 def _verdict(whole: Outcome, missing: dict[str, int]) -> str:
@@ -189,11 +189,3 @@ def _wilson(right: int, n: int) -> tuple[float, float, float]:
     p = right / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _interval(found: Interval) -> dict[str, float | None]:
-    return {"value": _number(found.value), "low": _number(found.low), "high": _number(found.high)}

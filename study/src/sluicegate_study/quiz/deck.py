@@ -1,13 +1,14 @@
-"""What a network is asked from a deck: clues, the closed set it chooses among, and which of those the deck's judge would accept."""
+"""What a network is asked from a deck: clues, the closed set it chooses among, and which of those the deck's judge
+would accept."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, Question, Tossup
 from sluicegate_study.deck.graph import Graph
+from sluicegate_study.errors import UserError, program
 from sluicegate_study.judge.answerline import read_answer_line
 from sluicegate_study.judge.judging import judge, judge_card
 
@@ -19,7 +20,8 @@ Kind = Literal["tossups", "cards"]
 class Asked:
     """One question: its clues from first to last (a card has one), and the closed set of answers.
 
-    `right` says which of the candidates the judge accepts by the question's own answer line. `topic`, `angle` and `split` are a card's."""
+    `right` says which of the candidates the judge accepts by the question's own answer line. `topic`, `angle` and
+    `split` are a card's."""
 
     key: str
     category: str
@@ -39,9 +41,9 @@ class Asked:
 def asked_of(deck: Deck, kind: Kind | Literal["auto"] = "auto", among: Among | Literal["auto"] = "auto") -> list[Asked]:
     """The questions of a deck, each with the answers of its group as candidates, in the order of the deck.
 
-    `auto` asks the tossups where there are any, else the cards; tossups choose among the answers of their category, cards among those
-    of their topic (of their category where they have none). Raises `UserError` for a deck without such questions, or where a group has
-    one answer only."""
+    `auto` asks the tossups where there are any, else the cards; tossups choose among the answers of their category,
+    cards among those of their topic (of their category where they have none). Raises `UserError` for a deck without
+    such questions, or where a group has one answer only."""
     if kind == "auto":
         kind = "tossups" if deck.tossups or not deck.cards else "cards"
     asked: list[Question] | list[Tossup] = deck.tossups if kind == "tossups" else deck.questions()
@@ -70,7 +72,8 @@ def asked_of(deck: Deck, kind: Kind | Literal["auto"] = "auto", among: Among | L
 
 
 def dependents(deck: Deck, keys: Iterable[str]) -> set[str]:
-    """The cards that need one of these, directly or through others, themselves left out: where removing the one should show."""
+    """The cards that need one of these, directly or through others, themselves left out: where removing the one should
+    show."""
     graph, wanted = Graph(deck.cards), set(keys)
     found: set[str] = set()
     for key in graph.order:  # every card after what it needs
@@ -113,7 +116,7 @@ def _row(deck: Deck, entry: Question | Tossup) -> _Row:
 
 def _named(row: _Row) -> _Row:
     if not row.clues or not row.answer:
-        raise UserError(f"question {row.key!r} has no {'answer' if row.clues else 'clues'}: nothing to ask. See: sluicegate deck check")
+        raise UserError(f"question {row.key!r} has no {'answer' if row.clues else 'clues'}: nothing to ask. See: {program()} deck check")
     return row
 
 

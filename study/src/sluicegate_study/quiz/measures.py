@@ -1,7 +1,9 @@
-"""What follows from a quiz: recall against clues, when to buzz, calibration, all with intervals over questions; and two models compared.
+"""What follows from a quiz: recall against clues, when to buzz, calibration, all with intervals over questions; and two
+models compared.
 
-Clues of one question are not independent, so a bootstrap draws whole questions. Every question counts the same, however many clues it has.
-A model chooses the candidate of the highest score; its confidence is the softmax of the scores over the closed set.
+Clues of one question are not independent, so a bootstrap draws whole questions. Every question counts the same, however
+many clues it has. A model chooses the candidate of the highest score; its confidence is the softmax of the scores over
+the closed set.
 """
 
 import hashlib
@@ -15,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sluicegate.errors import UserError
 from sluicegate.values.curves import Curve
+from sluicegate_study.errors import UserError
 from sluicegate_study.game.players import OPPONENTS
 from sluicegate_study.judge.calibration import Interval
 from sluicegate_study.quiz.deck import Asked, by
@@ -41,11 +43,12 @@ class Answers:
     prior: tuple[Array, ...]
     """[candidates] log-probability of each answer where no clue was read."""
     way: str = "rows"
-    """How the scores were computed: tree, cache or rows (see `quiz_scoring`)."""
+    """How the scores were computed: tree, cache or rows (see `quiz.scoring`)."""
 
     def scores(self, score: Score) -> list[Array]:
-        """What the candidates are compared by: `raw` log-probability, its `mean` over an answer's tokens, or `pmi`: how much the clues
-        raise it, log p(answer | clues) - log p(answer | no clue) (Holtzman et al. 2021, arXiv 2104.08315)."""
+        """What the candidates are compared by: `raw` log-probability, its `mean` over an answer's tokens, or `pmi`: how
+        much the clues raise it, log p(answer | clues) - log p(answer | no clue) (Holtzman et al. 2021, arXiv
+        2104.08315)."""
         if score == "raw":
             return list(self.logp)
         if score == "mean":
@@ -62,7 +65,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class Weight:
-    """What a right buzz is worth by where it comes: the chance that the opponent has not been right before (w of "expected wins")."""
+    """What a right buzz is worth by where it comes: the chance that the opponent has not been right before (w of
+    "expected wins")."""
 
     says: str
     at: Callable[[Array], Array]
@@ -70,7 +74,8 @@ class Weight:
 
 
 def model_weight(opponent: str = "even") -> Weight:
-    """1 - F of a modelled opponent, who would buzz by a share x of the question with chance F(x); no record of games is behind it."""
+    """1 - F of a modelled opponent, who would buzz by a share x of the question with chance F(x); no record of games is
+    behind it."""
     other = OPPONENTS[opponent]
     return Weight(
         f"1 - F of the modelled {opponent} opponent (share {other.share}, shape {other.shape}), not fitted to any record",
@@ -79,7 +84,8 @@ def model_weight(opponent: str = "even") -> Weight:
 
 
 def fitted_weight(places: Sequence[float], right: Sequence[bool], least: int = 200) -> Weight | None:
-    """A cubic least-squares fit to 1 - (right buzzes of people before x) / (their buzzes), as QANTA's CurveScore does; None for too few."""
+    """A cubic least-squares fit to 1 - (right buzzes of people before x) / (their buzzes), as QANTA's CurveScore does;
+    None for too few."""
     if len(places) < least or sum(right) < 4:
         return None
     x = np.sort([place for place, good in zip(places, right, strict=True) if good])
@@ -118,13 +124,15 @@ class Reading:
 
     @cached_property
     def grid(self) -> Array:
-        """Shares of the clues at which recall is read: all places of all questions, or 0, 1/60, ... where that is too fine."""
+        """Shares of the clues at which recall is read: all places of all questions, or 0, 1/60, ... where that is too
+        fine."""
         steps = math.lcm(*set(self.clues.tolist()))
         return np.linspace(0, 1, min(steps, FINEST) + 1)
 
     @cached_property
     def recall(self) -> Array:
-        """[questions, points] whether the guess is right at each share of the clues; before the first clue, by chance."""
+        """[questions, points] whether the guess is right at each share of the clues; before the first clue, by
+        chance."""
         read = np.floor(self.grid * self.clues[:, None] + 1e-9).astype(int)  # clues that have been read in full
         chance = np.array([a.chance for a in self.asked])[:, None]
         found = np.take_along_axis(self.right, np.maximum(read - 1, 0), axis=1)
@@ -144,7 +152,8 @@ class Reading:
         return np.asarray(np.nanmean(self.right, 1))
 
     def first(self, stable: bool = False) -> Array:
-        """[questions] the share of clues at which the guess is first right (`stable`: and stays so); NaN where never."""
+        """[questions] the share of clues at which the guess is first right (`stable`: and stays so); NaN where
+        never."""
         good = self.right == 1
         if stable:
             good = np.flip(np.minimum.accumulate(np.flip(np.where(np.isnan(self.right), True, good), 1), 1), 1) & ~np.isnan(self.right)
@@ -153,7 +162,8 @@ class Reading:
 
     @cached_property
     def buzz(self) -> NDArray[np.int64]:
-        """[questions] the clue (from 0) after which the confidence first reaches the threshold; -1 where it never does."""
+        """[questions] the clue (from 0) after which the confidence first reaches the threshold; -1 where it never
+        does."""
         sure = np.nan_to_num(self.confidence, nan=-1.0) >= self.threshold
         return np.where(sure.any(1), sure.argmax(1), -1)
 
@@ -214,7 +224,8 @@ MEANINGS: Mapping[str, str] = {
 
 
 def measure(reading: Reading, places: Sequence[int] | None = None, *, draws: int = 1000, seed: int = 0) -> dict[str, Interval]:
-    """All measures with 95 % intervals (percentiles of a bootstrap that draws whole questions), over all questions or those at `places`."""
+    """All measures with 95 % intervals (percentiles of a bootstrap that draws whole questions), over all questions or
+    those at `places`."""
     chosen = np.arange(len(reading.asked)) if places is None else np.asarray(places)
     counts = _counts(len(chosen), draws, seed)
     found = {name: _mean(column[chosen], counts) for name, column in reading.columns().items()}
@@ -241,8 +252,8 @@ class Change:
     over: Interval
     """Over-confidence after less before."""
     savings: Interval | None
-    """1 - clues(after -> level) / clues(before -> level): below 0, more clues are needed. None where `before` is above the level without
-    any clue, or never reaches it."""
+    """1 - clues(after -> level) / clues(before -> level): below 0, more clues are needed. None where `before` is above
+    the level without any clue, or never reaches it."""
     bound: str
     """"at most" where `after` never reaches the level: all clues stand in for what it would need."""
     level: float
@@ -282,7 +293,8 @@ def _efforts(recall: Array, counts: Array, grid: Array, level: float) -> Array:
 
 
 def _counts(n: int, draws: int, seed: int) -> Array:
-    """[draws, n] how often each question is in each draw; the same for the same n and seed, so that models are drawn alike."""
+    """[draws, n] how often each question is in each draw; the same for the same n and seed, so that models are drawn
+    alike."""
     random = np.random.default_rng(np.random.SeedSequence([seed, n]))
     return random.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
@@ -309,8 +321,8 @@ def _interval(value: float, drawn: Array) -> Interval:
 
 
 def _calibration(said: Array, right: Array) -> tuple[float, float, float, float]:
-    """Reliability, resolution, uncertainty (Murphy 1973, over bins of equal size) and the expected calibration error; each question
-    counts the same."""
+    """Reliability, resolution, uncertainty (Murphy 1973, over bins of equal size) and the expected calibration error;
+    each question counts the same."""
     there = ~np.isnan(said)
     weights = (there / there.sum(1, keepdims=True))[there] / len(said)
     confidence, good = said[there], right[there]
@@ -332,12 +344,12 @@ def bins(values: Array, most: int = BINS) -> list[NDArray[np.bool_]]:
     return [place == n for n in range(len(edges) + 1) if (place == n).any()]
 
 
-def plain(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+def intervals_to_lists(found: Mapping[str, Interval]) -> dict[str, list[float | None]]:
     """Measures as [value, low, high], with None for what cannot be told: JSON has no NaN."""
-    return {name: as_list(i) for name, i in found.items()}
+    return {name: interval_to_list(i) for name, i in found.items()}
 
 
-def as_list(found: Interval) -> list[float | None]:
+def interval_to_list(found: Interval) -> list[float | None]:
     return [None if not math.isfinite(v) else v for v in (found.value, found.low, found.high)]
 
 
@@ -357,8 +369,8 @@ def to_json(reading: Reading, draws: int = 1000) -> dict[str, Any]:
         "score": reading.score,
         "threshold": reading.threshold,
         "expected_wins_weight": reading.weight.says,
-        "measures": plain(measure(reading, draws=draws)),
-        "by_category": {name: plain(found) for name, found in measure_groups(reading, draws=draws).items()},
+        "measures": intervals_to_lists(measure(reading, draws=draws)),
+        "by_category": {name: intervals_to_lists(found) for name, found in measure_groups(reading, draws=draws).items()},
         "curve": reading.curve().to_json() | {"low": low.tolist(), "high": high.tolist()},
         "auc_by_score": {s: float(Reading(reading.answers, s).area.mean()) for s in SCORES},
         "asked": [_question(reading, n) for n in range(len(reading.asked))],

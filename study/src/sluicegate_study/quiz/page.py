@@ -31,8 +31,8 @@ def report_quiz(
 ) -> Path:
     """Write the page of a quiz to `path` and return it.
 
-    `readings` are the models by name, the one that others are compared with first; `changes` are, for each of the others, what became of
-    all questions ("") and of each category."""
+    `readings` are the models by name, the one that others are compared with first; `changes` are, for each of the
+    others, what became of all questions ("") and of each category."""
     looks = {
         name: Series(name, f"a{n}", _COLOURS[n % len(_COLOURS)], DASHES[n // len(_COLOURS) % len(DASHES)])
         for n, name in enumerate(readings)
@@ -48,9 +48,9 @@ def report_quiz(
         facts=facts,
         looks=looks,
         names=list(readings),
-        sentences=sentences(measured, changes, first),
-        curves=curves(readings, looks, draws),
-        trust=trust(readings, looks),
+        sentences=describe(measured, changes, first),
+        curves=plot_recall(readings, looks, draws),
+        trust=plot_calibration(readings, looks),
         threshold=first.threshold,
         score=first.score,
         weight=first.weight.says,
@@ -72,7 +72,7 @@ def report_quiz(
     return write_page(path, page)
 
 
-def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
+def describe(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
     """What the numbers say, in words; a difference whose interval holds 0 is not called one."""
     said = []
     for name, found in measured.items():
@@ -102,7 +102,7 @@ def sentences(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[s
     return said
 
 
-def curves(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
+def plot_recall(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
     """Recall against the share of clues read, with 95 % bands over questions."""
     label = "Recall against the share of clues. " + ", ".join(f"{n} {r.area.mean():.2f}" for n, r in readings.items()) + " (area)."
     with draw_picture("quiz-curves", label, 300, left=48, bottom=46) as picture:
@@ -126,7 +126,7 @@ def _shares(picture: Picture, x: str, y: str) -> None:
     picture.label(x, y)
 
 
-def trust(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
+def plot_calibration(readings: Mapping[str, Reading], looks: Mapping[str, Series]) -> str:
     """Share right against stated confidence, in bins of equal size."""
     with draw_picture("quiz-trust", "Share right against confidence, in ten bins of equal size.", 300, left=48, bottom=46) as picture:
         picture.axes.plot([0, 1], [0, 1], color=picture.paint("faint"), lw=0.9, dashes=(2, 3), zorder=1)

@@ -1,8 +1,10 @@
-"""The quiz: a causal language model is asked the questions of a deck, clue by clue, and chooses among a closed set of answers.
+"""The quiz: a causal language model is asked the questions of a deck, clue by clue, and chooses among a closed set of
+answers.
 
-"Forgotten" is seldom all or nothing: it may only mean that two more clues are needed. After each clue every candidate answer is scored by
-its log-probability after all that was read; what follows from the scores is in `quiz_measures`. The clues of a question are read once, and
-every answer is scored from there (`quiz_scoring`); the numbers are those of the whole rows, up to rounding.
+"Forgotten" is seldom all or nothing: it may only mean that two more clues are needed. After each clue every candidate
+answer is scored by its log-probability after all that was read; what follows from the scores is in `quiz_measures`. The
+clues of a question are read once, and every answer is scored from there (`quiz.scoring`); the numbers are those of the
+whole rows, up to rounding.
 """
 
 from collections.abc import Sequence
@@ -13,8 +15,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.engine.encoding import Rows, encode, fitting
-from sluicegate.errors import UserError
 from sluicegate.values.items import Item
+from sluicegate_study.errors import UserError
 from sluicegate_study.quiz.deck import Asked
 from sluicegate_study.quiz.measures import Answers, Array
 from sluicegate_study.quiz.scoring import Scorer, Way, suiting
@@ -41,14 +43,16 @@ def quiz(
 ) -> Answers:
     """Score every candidate answer of every question after every clue, and after none.
 
-    `frame` says where the clues stand in the prompt; with `template` the prompt is the user's turn of a chat. `way` is one of
-    `quiz_scoring` (auto: the fastest that agrees with whole rows on the first clue). Raises `UserError` for a frame without {clues},
-    for a question that is longer than the model reads, and for an answer that its tokenizer cannot represent."""
+    `frame` says where the clues stand in the prompt; with `template` the prompt is the user's turn of a chat. `way` is
+    one of `quiz.scoring` (auto: the fastest that agrees with whole rows on the first clue). Raises `UserError` for a
+    frame without {clues}, for a question that is longer than the model reads, and for an answer that its tokenizer
+    cannot represent."""
     return Sheet(tokenizer, asked, frame, template, fitting(model, LONGEST)).ask(model, way=way, title=title, progress=progress)
 
 
 class Sheet:
-    """Questions as token ids: encoded once, asked of as many models as have the tokenizer. The options are those of `quiz`."""
+    """Questions as token ids: encoded once, asked of as many models as have the tokenizer. The options are those of
+    `quiz`."""
 
     def __init__(
         self,

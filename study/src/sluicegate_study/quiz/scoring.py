@@ -27,7 +27,8 @@ TOLERANCE = 1e-3
 
 
 class Scorer:
-    """Scores rows in one way, under `torch.inference_mode`. Raises `ValueError` where the way does not suit the model."""
+    """Scores rows in one way, under `torch.inference_mode`. Raises `ValueError` where the way does not suit the
+    model."""
 
     def __init__(self, model: PreTrainedModel, way: Way) -> None:
         self.model, self.way = model, way
@@ -103,7 +104,8 @@ class Scorer:
         return (said * counts).sum(1)
 
     def _read(self, prefix: list[int]) -> Tensor:
-        """[V] logits after the prefix; only what the cache does not hold is computed, and the cache holds the prefix afterwards."""
+        """[V] logits after the prefix; only what the cache does not hold is computed, and the cache holds the prefix
+        afterwards."""
         keep = min(_alike(self._ids, prefix), len(prefix) - 1)
         for layer in _filled(self._cache):
             layer.keys, layer.values = layer.keys[..., :keep, :], layer.values[..., :keep, :]
@@ -126,7 +128,8 @@ class Scorer:
 
 
 def suiting(model: PreTrainedModel, tried_on: Sequence[Rows]) -> Scorer:
-    """The fastest way that gives a model's whole-row numbers on some rows, up to `TOLERANCE`; whole rows where none does."""
+    """The fastest way that gives a model's whole-row numbers on some rows, up to `TOLERANCE`; whole rows where none
+    does."""
     slow = Scorer(model, "rows")
     expected = torch.cat(slow(tried_on))
     for way in ("tree", "cache"):
@@ -163,7 +166,8 @@ class _Tree:
         return path
 
     def mask(self, nodes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """[1, 1, n, n] 0 where a node sees another (itself and its ancestors), else the least number. `nodes` holds all their parents."""
+        """[1, 1, n, n] 0 where a node sees another (itself and its ancestors), else the least number. `nodes` holds all
+        their parents."""
         places = {node: place for place, node in enumerate(nodes)}
         sees = np.eye(len(nodes), dtype=bool)
         for place, node in enumerate(nodes):

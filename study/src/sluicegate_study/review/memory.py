@@ -9,14 +9,14 @@ from fsrs import Card as State
 from fsrs import Rating, Scheduler
 from fsrs.scheduler import DEFAULT_PARAMETERS
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.log import Event, Log, append, read_log
+from sluicegate_study.errors import UserError, program
 
 KNOWN = 0.8
 """A card counts as known while its recall is at least this, after one success."""
 
 
-def scheduler(weights: Sequence[float] = DEFAULT_PARAMETERS, retention: float = 0.9) -> Scheduler:
+def make_scheduler(weights: Sequence[float] = DEFAULT_PARAMETERS, retention: float = 0.9) -> Scheduler:
     """FSRS-6 without fuzz, so that a replay always gives the same state.
 
     Raises `UserError` for weights out of their bounds, or a wanted retention that is not between .7 and .99."""
@@ -28,39 +28,42 @@ def scheduler(weights: Sequence[float] = DEFAULT_PARAMETERS, retention: float = 
         raise UserError(f"the weights cannot be used: {error}. Expected FSRS-6's 21 numbers.") from None
 
 
-def weights_file(log: Path) -> Path:
-    """Where the weights that were fitted to a log's reviews are: beside it. One line a fit; a learner's last one counts."""
+def locate_weights(log: Path) -> Path:
+    """Where the weights that were fitted to a log's reviews are: beside it. One line a fit; a learner's last one
+    counts."""
     return log.parent / f"{log.stem}.weights.jsonl"
 
 
 def save_weights(log: Path, learner: str, weights: Sequence[float] | None, now: datetime, **more: object) -> None:
-    """Note fitted weights beside a log; None: from now on the published ones again. What was noted before stays in the file."""
-    content = None if weights is None else list(scheduler(weights).parameters)
-    append(weights_file(log), [Event(now, learner, "", "weights", {"weights": content, **more})])
+    """Note fitted weights beside a log; None: from now on the published ones again. What was noted before stays in the
+    file."""
+    content = None if weights is None else list(make_scheduler(weights).parameters)
+    append(locate_weights(log), [Event(now, learner, "", "weights", {"weights": content, **more})])
 
 
-def weights_of(log: Path, learner: str) -> tuple[float, ...]:
-    """A learner's weights: those fitted last, or the published ones. Raises `UserError` where the last ones cannot be used."""
-    file = weights_file(log)
+def read_weights(log: Path, learner: str) -> tuple[float, ...]:
+    """A learner's weights: those fitted last, or the published ones. Raises `UserError` where the last ones cannot be
+    used."""
+    file = locate_weights(log)
     fits = [event for event in read_log(file).events if event.kind == "weights" and event.learner == learner]
     noted = fits[-1].more.get("weights") if fits else None
     if noted is None:
         return tuple(DEFAULT_PARAMETERS)
     try:
-        return tuple(scheduler([float(weight) for weight in noted]).parameters)
+        return tuple(make_scheduler([float(weight) for weight in noted]).parameters)
     except (TypeError, ValueError, AttributeError) as error:
         said = f"the last weights of {learner} in {str(file)!r} cannot be used ({str(error).rstrip('.')})"
-        raise UserError(f"{said}. To go back to the published ones: sluicegate deck refit DECK --reset") from None
+        raise UserError(f"{said}. To go back to the published ones: {program()} deck refit DECK --reset") from None
 
 
-def fitted(log: Path, learner: str, by: Scheduler | None = None) -> Scheduler:
+def use_fitted_weights(log: Path, learner: str, by: Scheduler | None = None) -> Scheduler:
     """What schedules a learner's reviews: `by`, or the usual one, with the weights fitted to the learner.
 
     One that has weights of its own stays as it is."""
-    by = by or scheduler()
+    by = by or make_scheduler()
     if by.parameters != tuple(DEFAULT_PARAMETERS):
         return by
-    return scheduler(weights_of(log, learner), by.desired_retention)
+    return make_scheduler(read_weights(log, learner), by.desired_retention)
 
 
 @dataclass
@@ -68,7 +71,7 @@ class Memory:
     """The states of one learner's items, from the events so far. `links` says under which key an old one goes on."""
 
     learner: str
-    scheduler: Scheduler = field(default_factory=scheduler)
+    scheduler: Scheduler = field(default_factory=make_scheduler)
     states: dict[str, State] = field(default_factory=dict)
     successes: dict[str, int] = field(default_factory=dict)
     first: dict[str, datetime] = field(default_factory=dict)
@@ -78,7 +81,7 @@ class Memory:
     @classmethod
     def replay(cls, log: Log, learner: str, by: Scheduler | None = None) -> "Memory":
         """Compute everything from the log; events of other learners change nothing but the links between keys."""
-        made = cls(learner, by or scheduler(), links=links_of(log.events))
+        made = cls(learner, by or make_scheduler(), links=replay_links(log.events))
         for event in log.timeline:
             if event.learner == learner:
                 made.add(event)
@@ -86,7 +89,7 @@ class Memory:
 
     def add(self, event: Event) -> None:
         """Take one more event into account; it must not be older than the last one of its item."""
-        key = resolve(self.links, event.item)
+        key = resolve_link(self.links, event.item)
         if event.kind == "card":
             state = self.states.get(key) or State(card_id=1, due=event.t.astimezone(UTC))
             # Two clocks may differ: a review that says it was before the last one counts as at the same time.
@@ -110,11 +113,12 @@ class Memory:
         return self.states[key].due if key in self.states else None
 
     def known(self, key: str, now: datetime) -> bool:
-        """Whether cards that need this one may be introduced: one success, and a recall of .8 or more. What was suspended counts."""
+        """Whether cards that need this one may be introduced: one success, and a recall of .8 or more. What was
+        suspended counts."""
         return key in self.suspended or (self.successes.get(key, 0) > 0 and self.recall(key, now) >= KNOWN)
 
 
-def links_of(events: Iterable[Event]) -> dict[str, str]:
+def replay_links(events: Iterable[Event]) -> dict[str, str]:
     """The links between keys that hold after all events: old key to new key."""
     links: dict[str, str] = {}
     for event in events:
@@ -127,7 +131,7 @@ def links_of(events: Iterable[Event]) -> dict[str, str]:
     return links
 
 
-def resolve(links: Mapping[str, str], key: str) -> str:
+def resolve_link(links: Mapping[str, str], key: str) -> str:
     """The key under which an item is known now."""
     seen = {key}
     while (after := links.get(key)) is not None and after not in seen:

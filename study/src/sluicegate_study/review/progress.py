@@ -6,23 +6,23 @@ from datetime import datetime
 from typing import Any
 
 from sluicegate_study.judge.calibration import Said
-from sluicegate_study.review.memory import resolve
+from sluicegate_study.review.memory import resolve_link
 from sluicegate_study.review.sitting import Sitting
 
 SLOW = 20.0
 """Seconds (median of three answers or more) from which on a card is named: one step takes some six."""
 
 
-def progress(sitting: Sitting, now: datetime) -> dict[str, Any]:
-    """Counts of a deck's items at `now`: reviewed, known, due, ready to be introduced, waiting for what they need; answers, and lapses
-    (an `again` after a success); and the slow ones, as (key, median seconds)."""
+def measure_progress(sitting: Sitting, now: datetime) -> dict[str, Any]:
+    """Counts of a deck's items at `now`: reviewed, known, due, ready to be introduced, waiting for what they need;
+    answers, and lapses (an `again` after a success); and the slow ones, as (key, median seconds)."""
     queue, memory = sitting.queue, sitting.queue.memory
     keys = list(queue.questions)
     seconds: dict[str, list[float]] = defaultdict(list)
     answers = lapses = 0
     succeeded: set[str] = set()
     for event in sitting.log.timeline:
-        key = resolve(memory.links, event.item)
+        key = resolve_link(memory.links, event.item)
         if event.kind != "card" or event.learner != sitting.learner or key not in queue.questions:
             continue
         answers += 1
@@ -47,11 +47,11 @@ def progress(sitting: Sitting, now: datetime) -> dict[str, Any]:
     }
 
 
-def stated(sitting: Sitting) -> list[Said]:
+def list_stated_reviews(sitting: Sitting) -> list[Said]:
     """The learner's answers with a stated confidence; right is what was graded better than `again`."""
     queue, found = sitting.queue, []
     for event in sitting.log.timeline:
-        key, sure = resolve(queue.memory.links, event.item), event.more.get("conf")
+        key, sure = resolve_link(queue.memory.links, event.item), event.more.get("conf")
         known = event.kind == "card" and event.learner == sitting.learner and key in queue.questions
         if known and isinstance(sure, int | float) and 0 <= sure <= 1:
             card = queue.questions[key].card

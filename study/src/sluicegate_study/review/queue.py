@@ -1,4 +1,5 @@
-"""What to ask next: an ancestor after a lapse, then what is due, then what is new and ready, then what is due in some minutes."""
+"""What to ask next: an ancestor after a lapse, then what is due, then what is new and ready, then what is due in some
+minutes."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from sluicegate_study.review.memory import Memory
 Reason = Literal["ancestor", "due", "new", "soon"]
 
 
-class Asked(NamedTuple):
+class NextQuestion(NamedTuple):
     """A question and why it is asked now."""
 
     question: Question
@@ -25,8 +26,8 @@ class Asked(NamedTuple):
 class Queue:
     """One sitting of one learner with a deck.
 
-    `new` is how many items are introduced on one day (of the learner's own clock), `ahead` how long before its time a card in learning is
-    asked when nothing else is left."""
+    `new` is how many items are introduced on one day (of the learner's own clock), `ahead` how long before its time a
+    card in learning is asked when nothing else is left."""
 
     deck: Deck
     memory: Memory
@@ -41,7 +42,7 @@ class Queue:
         self._of_card = {key: [q.key for q in card.questions()] for key, card in self.graph.cards.items()}
         self._order = [question for key in self.graph.order for question in self._of_card[key]]
 
-    def next(self, now: datetime) -> Asked | None:
+    def next(self, now: datetime) -> NextQuestion | None:
         """What to ask at `now` (aware); None where nothing is left for this sitting."""
         while self.pending:
             key = self.pending.pop(0)
@@ -68,7 +69,8 @@ class Queue:
         return sum(when.astimezone().date() == today for when in self.memory.first.values())
 
     def introducible(self, key: str, now: datetime) -> bool:
-        """Whether an item is new and everything that its card needs is known. The second deletion of a text waits for the first."""
+        """Whether an item is new and everything that its card needs is known. The second deletion of a text waits for
+        the first."""
         if key in self.memory.states or key in self.memory.suspended:
             return False
         question = self.questions[key]
@@ -87,7 +89,8 @@ class Queue:
                 self.pending = [weakest]
 
     def weakest_ancestor(self, key: str, now: datetime) -> str:
-        """The item beneath this one with the lowest recall; empty where there is none. One never asked counts if it could be introduced."""
+        """The item beneath this one with the lowest recall; empty where there is none. One never asked counts if it
+        could be introduced."""
         beneath = [asked for card in self.graph.ancestors(self.questions[key].card.key) for asked in self._of_card[card]]
         can = [
             asked
@@ -96,5 +99,5 @@ class Queue:
         ]
         return min(can, key=lambda asked: self.memory.recall(asked, now), default="")
 
-    def _asked(self, key: str, reason: Reason) -> Asked:
-        return Asked(self.questions[key], reason)
+    def _asked(self, key: str, reason: Reason) -> NextQuestion:
+        return NextQuestion(self.questions[key], reason)

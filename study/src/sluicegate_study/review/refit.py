@@ -1,11 +1,11 @@
 """FSRS-6's 21 weights fitted to a learner's own reviews, by numpy alone.
 
-The loss is the package's: minus the log of the chance that was given to what happened (recalled or not), over all reviews that come a
-day or more after the one before. The states of all cards are computed side by side, one review at a time, with their derivatives by
-every weight (forward mode), so Fisher scoring with Levenberg's damping needs some ten passes. A normal prior around the published weights
-holds what the reviews do not tell: its standard deviation is a sixteenth of the range that a weight may have, and 1/2 in the logarithm
-of the four first stabilities. The `fsrs` package has an optimiser of its own, which needs torch and pandas, and 25 times as long to say
-no more.
+The loss is the package's: minus the log of the chance that was given to what happened (recalled or not), over all
+reviews that come a day or more after the one before. The states of all cards are computed side by side, one review at a
+time, with their derivatives by every weight (forward mode), so Fisher scoring with Levenberg's damping needs some ten
+passes. A normal prior around the published weights holds what the reviews do not tell: its standard deviation is a
+sixteenth of the range that a weight may have, and 1/2 in the logarithm of the four first stabilities. The `fsrs`
+package has an optimiser of its own, which needs torch and pandas, and 25 times as long to say no more.
 """
 
 import math
@@ -18,13 +18,14 @@ from fsrs.scheduler import DEFAULT_PARAMETERS, LOWER_BOUNDS_PARAMETERS, UPPER_BO
 from numpy.typing import NDArray
 
 from sluicegate_study.deck.log import Log
-from sluicegate_study.review.memory import links_of, resolve
+from sluicegate_study.review.memory import replay_links, resolve_link
 
 Array = NDArray[np.float64]
 FEWEST = 512
 """Reviews that count below which the published weights are kept, as the package does (silently)."""
 HELD_OUT = 0.2
-"""The share of the reviews, the latest, on which a fit to the others must be better than the published weights to be taken."""
+"""The share of the reviews, the latest, on which a fit to the others must be better than the published weights to be
+taken."""
 DEFAULT = np.array(DEFAULT_PARAMETERS)
 LOW, HIGH = np.array(LOWER_BOUNDS_PARAMETERS), np.array(UPPER_BOUNDS_PARAMETERS)
 _LEAST = 1e-6
@@ -32,7 +33,8 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class History:
-    """All reviews of a learner, a row a card, padded on the right: grades (0: none), whole days since the one before, and when.
+    """All reviews of a learner, a row a card, padded on the right: grades (0: none), whole days since the one before,
+    and when.
 
     `counts` marks what the loss is over."""
 
@@ -46,13 +48,14 @@ class History:
 
     @classmethod
     def of(cls, log: Log, learner: str) -> "History":
-        """A learner's reviews as `Memory.replay` sees them: edited cards go on, and a clock that went back stood still."""
-        links = links_of(log.events)
+        """A learner's reviews as `Memory.replay` sees them: edited cards go on, and a clock that went back stood
+        still."""
+        links = replay_links(log.events)
         rows: dict[str, list[tuple[int, int, float]]] = {}
         last: dict[str, datetime] = {}
         for event in log.timeline:
             if event.kind == "card" and event.learner == learner:
-                key = resolve(links, event.item)
+                key = resolve_link(links, event.item)
                 at = max(event.t, last.get(key, event.t))
                 rows.setdefault(key, []).append((event.grade, (at - last[key]).days if key in last else 0, at.timestamp()))
                 last[key] = at
@@ -62,10 +65,11 @@ class History:
 
 
 @dataclass(frozen=True)
-class Refit:
+class FitResult:
     """What a fit found. `weights` are those to use: the fitted ones, or the published where `kept` says why.
 
-    The losses are on the held-out reviews (mean minus log chance), by a fit to the others; `reviews` is how many count."""
+    The losses are on the held-out reviews (mean minus log chance), by a fit to the others; `reviews` is how many
+    count."""
 
     weights: tuple[float, ...]
     kept: str
@@ -75,12 +79,12 @@ class Refit:
     default_loss: float = math.nan
 
 
-def refit(history: History) -> Refit:
+def refit(history: History) -> FitResult:
     """Fit the weights, and take them if they say more about reviews that they were not fitted to."""
     reviews = int(history.counts.sum())
     if reviews < FEWEST:
         said = f"{reviews} reviews a day or more after the one before, {FEWEST} needed: defaults kept"
-        return Refit(tuple(DEFAULT_PARAMETERS), said, reviews)
+        return FitResult(tuple(DEFAULT_PARAMETERS), said, reviews)
     cut = np.quantile(history.times[history.counts], 1 - HELD_OUT)
     late = history.counts & (history.times > cut)
     weights = fit(history, history.counts & ~late)
@@ -88,13 +92,13 @@ def refit(history: History) -> Refit:
     number = int(late.sum())
     if not loss < default:
         said = f"a fit to the others says no more about the latest {number} reviews ({loss:.4f}, published {default:.4f}): defaults kept"
-        return Refit(tuple(DEFAULT_PARAMETERS), said, reviews, number, loss, default)
-    return Refit(tuple(map(float, fit(history, history.counts))), "", reviews, number, loss, default)
+        return FitResult(tuple(DEFAULT_PARAMETERS), said, reviews, number, loss, default)
+    return FitResult(tuple(map(float, fit(history, history.counts))), "", reviews, number, loss, default)
 
 
 def fit(history: History, among: NDArray[np.bool_], *, steps: int = 60, prior: float = 0.5) -> Array:
-    """The weights (21) with the greatest posterior density given the reviews `among`; `prior` is its standard deviation, in eighths
-    of the range of a weight, or of the logarithm of a first stability."""
+    """The weights (21) with the greatest posterior density given the reviews `among`; `prior` is its standard
+    deviation, in eighths of the range of a weight, or of the logarithm of a first stability."""
     free = DEFAULT.copy()
     spread = prior * np.where(np.arange(21) < 4, 1.0, (HIGH - LOW) / 8)
     slope = np.where(np.arange(21) < 4, free, 1.0)  # the first four move by their logarithm
@@ -129,7 +133,8 @@ def _away(weights: Array) -> Array:
 
 
 def _posterior(history: History, among: NDArray[np.bool_], weights: Array, spread: Array) -> tuple[float, Array, Array]:
-    """Minus the log posterior, and of its likelihood part the gradient (21) and Fisher's information (21, 21) by the weights."""
+    """Minus the log posterior, and of its likelihood part the gradient (21) and Fisher's information (21, 21) by the
+    weights."""
     chance, change = predictions(history, weights, derivatives=True)
     p, was, by = np.clip(chance[among], _LEAST, 1 - _LEAST), history.grades[among] > 1, change[among]
     loss = float(-np.where(was, np.log(p), np.log1p(-p)).sum())
@@ -145,7 +150,8 @@ def mean_loss(history: History, weights: Sequence[float] | Array, among: NDArray
 
 
 def predictions(history: History, weights: Array, *, derivatives: bool = False) -> tuple[Array, Array]:
-    """The chance of recall at every review (cards, steps), and its derivatives by the weights (cards, steps, 21), or (cards, steps, 0).
+    """The chance of recall at every review (cards, steps), and its derivatives by the weights (cards, steps, 21), or
+    (cards, steps, 0).
 
     The equations of FSRS-6 with the package's clamps; a first review has chance 0 there, and does not count."""
     cards, steps = history.grades.shape

@@ -7,26 +7,26 @@ from typing import Any
 
 from fsrs import Scheduler
 
-from sluicegate.errors import UserError
 from sluicegate_study.deck.cards import Deck, Problem, Question
 from sluicegate_study.deck.log import Event, append, read_log
-from sluicegate_study.deck.relink import Link, file_of, find_links, seen
-from sluicegate_study.deck.shipped import find
-from sluicegate_study.deck.shipped import log_of as log_of
-from sluicegate_study.review.memory import Memory, fitted
-from sluicegate_study.review.queue import Asked, Queue
+from sluicegate_study.deck.shipped import find_deck
+from sluicegate_study.errors import UserError
+from sluicegate_study.review.memory import Memory, use_fitted_weights
+from sluicegate_study.review.queue import NextQuestion, Queue
+from sluicegate_study.review.relink import Link, find_links, make_seen_event, relative_file
 
 
 class Sitting:
-    """Ask and record. Every answer is in the log before the next question is chosen; what another program added meanwhile is read first."""
+    """Ask and record. Every answer is in the log before the next question is chosen; what another program added
+    meanwhile is read first."""
 
     def __init__(self, deck: Deck, log: Path, learner: str, *, root: str = "", new: int = 15, by: Scheduler | None = None) -> None:
         if not learner.strip():
             raise UserError("the learner has no name: expected one like person:ada.")
         if new < 0:
             raise UserError(f"--new is {new}: expected 0 or more, the number of items to introduce on one day.")
-        self.deck, self.path, self.learner, self.root, self.new = deck, log, learner, root and str(find(root)), new
-        self.by = fitted(log, learner, by)  # weights fitted to this learner's reviews, where there are some
+        self.deck, self.path, self.learner, self.root, self.new = deck, log, learner, root and str(find_deck(root)), new
+        self.by = use_fitted_weights(log, learner, by)  # weights fitted to this learner's reviews, where there are some
         self._size = -1
         self.refresh()
 
@@ -65,7 +65,7 @@ class Sitting:
         self._again()
         return old
 
-    def next(self, now: datetime) -> Asked | None:
+    def next(self, now: datetime) -> NextQuestion | None:
         """The next question, or None where this sitting is over."""
         self.refresh()
         return self.queue.next(now)
@@ -75,8 +75,9 @@ class Sitting:
         if grade not in (1, 2, 3, 4):
             raise UserError(f"the grade is {grade!r}: expected 1 (again), 2 (hard), 3 (good) or 4 (easy).")
         event = Event(now.astimezone(UTC), self.learner, question.key, "card", {"rev": question.rev, "grade": grade, **more})
-        text = [] if (question.key, question.rev) in self._texts else [seen(question, now, self.learner, file_of(question, self.root))]
-        # The queue hears of the answer first: it must see the lapse that a replay of the log would not tell from an old one.
+        place = relative_file(question, self.root)
+        text = [] if (question.key, question.rev) in self._texts else [make_seen_event(question, now, self.learner, place)]
+        # The queue records the answer first: a replay of the log could not tell this lapse from an old one.
         self.queue.record(event)
         self._append([*text, event])
         self._texts.add((question.key, question.rev))

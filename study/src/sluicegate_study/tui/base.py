@@ -1,4 +1,7 @@
-"""What both programs share: a page that scrolls, one line to type in, one line of keys; by keyboard alone, from 40 columns on."""
+"""The frame of both full-screen programs: a page that scrolls, one line to type in, one line of keys.
+
+It needs the keyboard alone, and 40 columns.
+"""
 
 from typing import ClassVar
 
@@ -8,21 +11,22 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from sluicegate_study.deck.shown import visible
+from sluicegate_study.formatting import escape_controls
 
 Line = tuple[str, str]
 """A text and its style: a role below, or nothing."""
 ROLES = {"": "", "dim": "dim", "good": "$text-success", "bad": "$text-error", "ask": "$text-warning", "strong": "bold"}
 
 
-def said(*parts: Line | str) -> Content:
+def assemble_content(*parts: Line | str) -> Content:
     """Texts one after another, each as it is: control characters written out, nothing read as markup."""
     pairs = [(part, "") if isinstance(part, str) else part for part in parts]
-    return Content.assemble(*((visible(text), ROLES[role]) for text, role in pairs))
+    return Content.assemble(*((escape_controls(text), ROLES[role]) for text, role in pairs))
 
 
 class Program(App[None]):
-    """The frame. A program fills it in `show`, hears `typed` and `pressed`, and ends by ctrl+c or ctrl+q wherever it is."""
+    """The frame. A program fills it in `show`, handles `typed` and `pressed`, and ends by ctrl+c or ctrl+q wherever it
+    is."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
@@ -72,7 +76,7 @@ class Program(App[None]):
         """Fill one of the parts; without a text it takes no room."""
         part = self.query_one(f"#{name}", Static)
         part.display = any((pair if isinstance(pair, str) else pair[0]) for pair in parts)
-        part.update(said(*parts))
+        part.update(assemble_content(*parts))
 
     def ask(self, hint: str | None, keys: str) -> None:
         """Open the line to type in, with a hint in it; None: close it. `keys` says what can be pressed."""

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from textual.timer import Timer
 
 from sluicegate_study.deck.log import read_log
+from sluicegate_study.errors import program
 from sluicegate_study.game.coach import Coach
-from sluicegate_study.game.gamesheet import remark, sheet
-from sluicegate_study.game.played import games_of
+from sluicegate_study.game.gamesheet import format_advice, format_sheet
+from sluicegate_study.game.played import replay_games
 from sluicegate_study.game.playing import Match
-from sluicegate_study.judge.calibration import chance_of
+from sluicegate_study.judge.calibration import parse_percent
 from sluicegate_study.tui.base import Line, Program
 
 STEP = 0.1
@@ -18,10 +19,10 @@ BAR = 20
 
 
 class PlayProgram(Program):
-    """One game. `wpm` words appear in a minute (0: the right arrow reads on), `wait` seconds are left after the last word, and `time` to
-    type an answer after a buzz (0: no limit)."""
+    """One game. `wpm` words appear in a minute (0: the right arrow reads on), `wait` seconds are left after the last
+    word, and `time` to type an answer after a buzz (0: no limit)."""
 
-    TITLE = "sluicegate play"
+    TITLE = f"{program()} play"
     PARTS = ("bonus", "question", "notes", "ruling", "coach", "wrong")
 
     def __init__(self, match: Match, *, wpm: float = 180.0, wait: float = 5.0, time: float = 0.0) -> None:
@@ -132,8 +133,8 @@ class PlayProgram(Program):
         self.put("clock", "█" * full + "░" * (BAR - full) + f" {max(0.0, self.left):.0f} s")
 
     def _sheet(self) -> None:
-        games = [game for game in games_of(read_log(self.match.path), self.match.learner) if game.game == self.match.game]
-        lines = sheet(games)[0] if games and games[0].turns else ["Nothing was played."]
+        games = [game for game in replay_games(read_log(self.match.path), self.match.learner) if game.game == self.match.game]
+        lines = format_sheet(games)[0] if games and games[0].turns else ["Nothing was played."]
         cards = f"\n\n{len(self.match.added)} missed, now cards in {self.match.cards}" if self.match.added else ""
         self.put("question", "\n".join(lines) + cards)
         self.top()
@@ -188,7 +189,7 @@ class PlayProgram(Program):
         match = self.match
         self.complaint = ""
         if match.stage == "sure":
-            sure = chance_of(text) if text.strip() else None
+            sure = parse_percent(text) if text.strip() else None
             if text.strip() and sure is None:
                 self.complaint = f"'{text}': expected a number from 0 to 100, or nothing"
                 self.show()
@@ -248,7 +249,7 @@ class PlayProgram(Program):
 
         def told() -> None:
             advice = self.coach.advise(decision)
-            self.call_from_thread(self._told, number, remark(advice) if advice else "")
+            self.call_from_thread(self._told, number, format_advice(advice) if advice else "")
 
         self.run_worker(told, thread=True, exclusive=True, exit_on_error=False)
 

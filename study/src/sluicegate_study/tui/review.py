@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from textual.binding import Binding, BindingType
 
-from sluicegate_study.judge.calibration import chance_of
+from sluicegate_study.errors import program
+from sluicegate_study.judge.calibration import parse_percent
 from sluicegate_study.judge.judging import Verdict, judge_card
 from sluicegate_study.review.sitting import Sitting
 from sluicegate_study.tui.base import Program
@@ -19,7 +20,7 @@ ENDS = "ctrl+q: end"
 class ReviewProgram(Program):
     """Ask, show, grade. `grades` counts again, hard, good and easy; `asked` is what would come next."""
 
-    TITLE = "sluicegate deck review"
+    TITLE = f"{program()} deck review"
     PARTS = ("prompt", "given", "answer", "why", "wrong")
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "suspend", "suspend", priority=True)]
 
@@ -82,7 +83,7 @@ class ReviewProgram(Program):
             self.verdict = judge_card(self.asked.question, self.given) if self.given else None
             self.stage = "sure" if self.given and self.confidence else "grading"
         else:
-            self.sure = chance_of(text)
+            self.sure = parse_percent(text)
             self.complaint = "" if self.sure is not None else f"'{text}': expected a number from 0 to 100"
             self.stage = "grading" if self.sure is not None else "sure"
         self.show()

@@ -1,0 +1,103 @@
+"""The context of the current forward and backward pass: its labels' weights, shared by everything that a router attached.
+
+It is apart from the router so that a copy of the model copies it too, closed, and then trains plainly.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sluicegate.errors import UserError
+from sluicegate.routing.labels import Assigned, Policy
+
+
+class PassContext:
+    """The open pass, if there is one."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.open = False
+        self.late = False
+        """Whether labels come only after the forward pass."""
+        self.labels: Assigned | None = None
+        """The weights of the open pass's rows."""
+        self.ledgers: list[Tensor] = []
+        """One an optimiser mask, [columns + 1]: whether some row has trained a column since its optimiser's last step; last, whether any
+        was routed."""
+        self.number = 0
+        """Number of the pass."""
+        self.applied = 0
+        """How many attached modules the forward pass has gone through."""
+        self.returned = 0
+        """How many of them the backward pass has come back to."""
+        self.unfinished = False
+        """Whether the last pass was left before its backward pass."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PassContext":
+        return PassContext(self.policy)
+
+    def enter(self, labels: Assigned | None) -> None:
+        """Open a pass with these labels, or without, where they come later."""
+        if self.open:
+            raise UserError(
+                "the router is already entered. One block holds the forward and the backward pass of one batch: leave it before the "
+                "next one begins (for rows of several kinds, give each row its label in one batch)."
+            )
+        self.open, self.late, self.unfinished = True, labels is None, False
+        self.number, self.applied, self.returned = self.number + 1, 0, 0
+        if labels is not None:
+            self.take(labels)
+
+    def take(self, labels: Assigned) -> None:
+        """Let these labels hold for the open pass."""
+        self.labels = labels
+        if torch.is_grad_enabled():
+            for ledger in self.ledgers:
+                ledger[:-1] |= labels.moved
+                ledger[-1] = True
+
+    def leave(self) -> None:
+        """Close the pass."""
+        self.open = self.late = False
+        self.labels = None
+        self.unfinished = self.applied > 0 and self.returned == 0
+
+    def check(self, number: int, site: str) -> None:
+        """Raise unless pass `number` is still open; called at a site when the backward pass arrives."""
+        if not self.open or self.number != number:
+            self.raise_too_late(site)
+        self.returned += 1
+
+    def came_back(self, number: int) -> None:
+        """Note that the backward pass of pass `number` began."""
+        if self.number == number:
+            self.returned += 1
+
+    def idle(self, site: str) -> None:
+        """Called by whatever is attached when it is computed while no pass is open."""
+        if self.unfinished:
+            if torch._C._current_graph_task_id() != -1:  # inside a backward pass: a recomputation
+                self.raise_too_late(site)
+            self.unfinished = False  # another pass has begun
+
+    def raise_too_late(self, site: str) -> None:
+        raise UserError(
+            f"site {site!r}: the router was left before backward. Put the call of backward() inside the block: with router(labels): "
+            "loss = ...; loss.backward(). Under gradient checkpointing the forward pass is computed again there, and would not be routed."
+        )
+
+
+def laid(weights: Tensor, shape: Sequence[int], axis: int) -> Tensor | None:
+    """`weights` [b, columns] or [b, t, columns] for an activation of this shape, or None where they do not fit.
+
+    The activation may have rows and tokens in one dimension; `axis` is the first that labels cannot
+    cover, because features lie along it.
+    """
+    lead = weights.shape[:-1]
+    if len(lead) <= axis and tuple(shape[: len(lead)]) == tuple(lead):
+        return weights
+    if axis > 0 and shape[0] == lead.numel():
+        return weights.reshape(-1, weights.shape[-1])
+    return None

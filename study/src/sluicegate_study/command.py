@@ -1,0 +1,93 @@
+"""What the verbs share: a verb, its options read from words, whose memory is meant and at what time, and the last line
+of JSON."""
+
+import getpass
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import tyro
+
+from sluicegate_study.errors import UserError, nearest, program
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line. The library finds it where a module called cli holds one
+    (`sluicegate.registry.Verb`)."""
+
+    name: str
+    summary: str
+    """One line for ``--help``."""
+    call: Callable[[Sequence[str]], int]
+    """Runs it with the words that follow its name, and returns the exit status."""
+    group: str = "study"
+    """The heading that it stands under in ``sluicegate --help``."""
+
+
+def parse(cls: type[Any], verb: str, words: Sequence[str]) -> Any:
+    """Read the fields of a frozen dataclass from the words of a command line. Prints help, and exits, where this is
+    asked for."""
+    return tyro.cli(
+        cls,
+        prog=f"{program()} {verb}",
+        description=inspect.cleandoc(cls.__doc__ or ""),
+        args=list(words),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def simple(name: str, cls: type[Any], summary: str) -> Verb:
+    """Make the verb of a frozen dataclass whose fields are its options and whose method `run` does it."""
+    return Verb(name, summary, lambda words: int(parse(cls, name, words).run()))
+
+
+def several(name: str, summary: str, actions: Mapping[str, type[Any]], more: Callable[[], str]) -> Verb:
+    """Make a verb with actions, each a dataclass as `simple` takes it. `more` is printed below their list."""
+
+    def call(words: Sequence[str]) -> int:
+        if not words or words[0] in ("-h", "--help"):
+            called = f"{program()} {name}"
+            print(f"usage: {called} {'|'.join(actions)} [options]      {called} {next(iter(actions))} --help\n")
+            for action, cls in actions.items():
+                summary = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+                print(f"  {action:<{max(map(len, actions))}} {summary}")
+            print(f"\n{more()}")
+            return 0
+        if words[0] not in actions:
+            raise UserError(f"{name} has no {words[0]!r}. There are: {nearest(words[0], list(actions), most=9)}.")
+        return int(parse(actions[words[0]], f"{name} {words[0]}", words[1:]).run())
+
+    return Verb(name, summary, call)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one line of JSON, after all that was printed before."""
+    sys.stdout.flush()
+    print(json.dumps(content), flush=True)
+
+
+def parse_time(text: str) -> datetime:
+    """Read the value of --now, in UTC; an empty text is the present. Raises `UserError` where it is no time, or has no
+    zone."""
+    if not text:
+        return datetime.now(UTC)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = datetime.min
+    if time.tzinfo is None:
+        raise UserError(f"--now is {text!r}: expected a time with its zone, as 2026-11-22T19:00:00Z.")
+    return time.astimezone(UTC)
+
+
+def name_learner() -> str:
+    """Return the learner that is meant where none is named: person: and the login name."""
+    try:
+        return f"person:{getpass.getuser()}"
+    except (OSError, KeyError):
+        return "person:me"

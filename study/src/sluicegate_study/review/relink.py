@@ -1,0 +1,99 @@
+"""Find cards again after an edit: which items of the log are cards of the deck whose text, id or file has changed.
+
+An item that is in the log and no longer in the deck is matched with a card that is in the deck and not yet in the log:
+by equal content, or within one file by the ratio of their texts. Cards that could be meant by two, or whose numbers or
+answers differ, are not linked: a lost history costs some reviews, a wrong one hides that a card was never learnt.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from rapidfuzz import fuzz
+
+from sluicegate_study.deck.cards import Deck, Question
+from sluicegate_study.deck.log import Event, Log
+from sluicegate_study.review.memory import replay_links, resolve_link
+
+RATIO = 0.85
+ANSWERS = 0.6
+MARGIN = 0.03
+
+
+@dataclass(frozen=True)
+class Link:
+    """An old key, the key it goes on under, and how alike their texts are (1: the same)."""
+
+    old: str
+    new: str
+    ratio: float
+
+    def event(self, t: datetime, learner: str) -> Event:
+        return Event(t, learner, self.old, "relink", {"to": self.new, "ratio": round(self.ratio, 4)})
+
+
+def make_seen_event(question: Question, t: datetime, learner: str, file: str) -> Event:
+    """The event that lets a question be found again after an edit."""
+    more = {"rev": question.rev, "file": file, "prompt": question.prompt, "answer": question.answer}
+    return Event(t, learner, question.key, "seen", more)
+
+
+def find_links(deck: Deck, log: Log, root: str = "") -> list[Link]:
+    """The links that the log does not have yet, best first. `root` is the deck's folder, which file names are told
+    from."""
+    links = replay_links(log.events)
+    refused = {(event.item, str(event.more["to"])) for event in log.events if event.kind == "unlink"}
+    texts: dict[str, Event] = {}
+    reviewed: set[str] = set()
+    for event in log.events:
+        key = resolve_link(links, event.item)
+        if event.kind == "seen" and {"rev", "file", "prompt", "answer"} <= event.more.keys():
+            texts[key] = event
+        elif event.kind == "card":
+            reviewed.add(key)
+    questions = {question.key: question for question in deck.questions()}
+    lost = {key: texts[key] for key in reviewed if key not in questions and key in texts}
+    fresh = [question for key, question in questions.items() if key not in reviewed]
+    pairs = [
+        Link(old, question.key, ratio)
+        for old, event in lost.items()
+        for question in fresh
+        if (old, question.key) not in refused and (ratio := _ratio(event, question, root)) >= RATIO
+    ]
+    return _one_to_one(pairs)
+
+
+def relative_file(question: Question, root: str) -> str:
+    """The file of a question, told from the deck's folder."""
+    return question.card.path.removeprefix(root).lstrip("/")
+
+
+def _ratio(event: Event, question: Question, root: str) -> float:
+    if event.more["rev"] == question.rev:
+        return 1.0
+    if event.more["file"] != relative_file(question, root):
+        return 0.0
+    prompt, answer = str(event.more["prompt"]), str(event.more["answer"])
+    if _numbers(f"{prompt}\n{answer}") != _numbers(f"{question.prompt}\n{question.answer}"):
+        return 0.0
+    if fuzz.ratio(answer.casefold(), question.answer.casefold()) / 100 < ANSWERS:
+        return 0.0
+    return fuzz.ratio(f"{prompt}\n{answer}", f"{question.prompt}\n{question.answer}") / 100
+
+
+def _one_to_one(pairs: Iterable[Link]) -> list[Link]:
+    """The best pairs, each key once; a pair that is hardly better than another with one of its keys is no pair."""
+    rest = sorted(pairs, key=lambda link: (-link.ratio, link.old, link.new))
+    kept: list[Link] = []
+    while rest:
+        best, others = rest[0], rest[1:]
+        rivals = [other for other in others if other.old == best.old or other.new == best.new]
+        if not any(best.ratio - other.ratio < MARGIN for other in rivals):
+            kept.append(best)
+        rest = [other for other in others if other.old != best.old and other.new != best.new]
+    return kept
+
+
+def _numbers(text: str) -> list[str]:
+    return sorted(re.findall(r"\d+(?:[.,]\d+)*", text))
