@@ -27,6 +27,12 @@ def test_an_example_is_short_and_says_how_it_is_started(path):
     assert f"python examples/{path.name}" in text
 
 
+def test_the_audit_finds_that_suppressed_is_not_gone(tmp_path):
+    said = printed("audit", tmp_path)
+    assert said.startswith("HIDDEN, NOT GONE")
+    assert (tmp_path / "audit" / "report.html").exists()
+
+
 def test_the_cut_takes_out_what_was_routed_and_nothing_else(tmp_path):
     said = printed("route", tmp_path)
     shares = {line.split(":")[0].strip(): [int(n) for n in re.findall(r"(\d+)%", line)] for line in said.splitlines() if "%" in line}

@@ -86,7 +86,8 @@ def memory_table(models: Mapping[str, Shape], devices: int, limit: float) -> Ite
         for kind, (others, distils, rows) in kinds.items():
             for shard in (False, True):
                 found = memory(model, rows * PART * devices, others=others, distils=distils, devices=devices, shard=shard)
-                head = [name, kind, f"{devices} with --shard" if shard else f"1, or {devices} without"]
+                own = kind.removesuffix(", audit") if shard else kind  # an audit runs each attack in one process
+                head = [name, own, f"{devices} with --shard" if shard else f"1, or {devices} without"]
                 lines.append([*head, *(gigabytes(getattr(found, p)) for p in parts), *checked(found, limit)])
     yield from rows_of(lines)
 
