@@ -55,42 +55,36 @@ def feature_runs(columns: Columns, size: int) -> list[tuple[int, int, int]]:
 
 
 class Gate(torch.autograd.Function):
-    """Identity forward, bitwise; backward the gradient times `weights` [..., k + 1].
-
-    `check`, where given, is called when the backward pass arrives, and raises if that is too late.
-    """
+    """Identity forward, bitwise; backward the gradient times `weights` [..., k + 1]."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weights: Tensor, columns: Columns, dim: int, check: Callable[[], None] | None) -> Tensor:
+    def forward(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, weights, ctx.columns, ctx.dim, ctx.check = inputs
+        _, weights, ctx.columns, ctx.dim = inputs
         ctx.save_for_backward(weights)  # the activation itself is not needed
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None]:
-        # Before the saved tensors are asked for: under checkpointing that starts the recomputation of the forward pass.
-        if ctx.check is not None:
-            ctx.check()
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
         (weights,) = ctx.saved_tensors
         # Out of place: the engine may hand the same gradient to another branch of the graph.
-        return scaled(g, weights, ctx.columns, ctx.dim), None, None, None, None
+        return scaled(g, weights, ctx.columns, ctx.dim), None, None, None
 
 
 class LateGate(torch.autograd.Function):
-    """`Gate` with weights that are not known before the backward pass: `ask` gives them then."""
+    """`Gate` whose weights are asked for in the backward pass: `ask` gives them, or raises.
+
+    Without a setup_context, so not for `torch.func`: in its presence torch reads the signature anew at every call.
+    """
 
     @staticmethod
-    def forward(x: Tensor, ask: Callable[[], Tensor], columns: Columns, dim: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ask: Callable[[], Tensor], columns: Columns, dim: int) -> Tensor:
+        ctx.ask, ctx.columns, ctx.dim = ask, columns, dim
         return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.ask, ctx.columns, ctx.dim = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
@@ -103,4 +97,4 @@ def gate(x: Tensor, weights: Tensor, columns: Columns = (), dim: int = -1) -> Te
     `weights` [b, k + 1] or [b, t, k + 1] are any real numbers: column 0 for the features outside all `columns`,
     column c for those of a run (start, stop, c). With `columns` empty the whole row is scaled by column 0.
     """
-    return Gate.apply(x, weights, columns, dim, None)  # type: ignore[no-any-return, no-untyped-call]
+    return Gate.apply(x, weights, columns, dim)  # type: ignore[no-any-return, no-untyped-call]

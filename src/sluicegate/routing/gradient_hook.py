@@ -71,11 +71,11 @@ class GradientHook:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
         assert context.labels is not None
         self._fits(x.shape, context.labels.backward)
-        if transformed():  # torch.func.grad goes back after the function, and its block, were left
-            return self._routed(x, None)
-        return self._routed(x, lambda: context.check(number, self.name))
+        # torch.func.grad goes back after the function, and its block, were left.
+        return self._routed(x, None if transformed() else number)
 
-    def _routed(self, x: Tensor, check: Callable[[], None] | None) -> Tensor:
+    def _routed(self, x: Tensor, number: int | None) -> Tensor:
+        """With `number`, the backward pass checks that pass `number` is still open."""
         labels = self.context.labels
         assert labels is not None
         # Ablation comes first: what it sets to zero gets a gradient of zero too, whatever the gate does.
@@ -83,7 +83,15 @@ class GradientHook:
             x = ablated(x, self._shaped(labels.forward, x.shape), self.columns, self.dim)
         if not self.gates:
             return x
-        return Gate.apply(x, self._shaped(labels.backward, x.shape), self.columns, self.dim, check)  # type: ignore[no-any-return, no-untyped-call]
+        weights = self._shaped(labels.backward, x.shape)
+        if number is None:
+            return Gate.apply(x, weights, self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
+
+        def ask() -> Tensor:
+            self.context.check(number, self.name)
+            return weights
+
+        return LateGate.apply(x, ask, self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
 
     def _late(self, shape: torch.Size, number: int) -> Tensor:
         self.context.check(number, self.name)
