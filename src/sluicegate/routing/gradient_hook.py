@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.routing.gate import Columns, Gate, LateGate, ablated
 from sluicegate.routing.labels import transformed
@@ -151,3 +152,6 @@ def on_first(
         if not args and isinstance(value, Tensor):
             return args, kwargs | {name: change(value)}
     raise UserError(f"site {site!r} was called without a tensor to begin with, so its input cannot be routed. Use at='output'.")
+
+
+__getattr__ = alias(__name__, Tap="GradientHook")

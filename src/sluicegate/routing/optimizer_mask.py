@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from sluicegate.deprecated import alias
 from sluicegate.routing.parameter_pieces import JOINT, Piece
 from sluicegate.routing.pass_context import PassContext
 
@@ -113,3 +114,6 @@ def _views(tensor: Tensor, piece: Piece) -> list[Tensor]:
         if first < last:
             found.append(local.narrow(piece.dim, first, last - first))
     return found
+
+
+__getattr__ = alias(__name__, Guard="OptimizerMask")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.routing.labels import Assigned, Policy
 
@@ -101,3 +102,6 @@ def laid(weights: Tensor, shape: Sequence[int], axis: int) -> Tensor | None:
     if axis > 0 and shape[0] == lead.numel():
         return weights.reshape(-1, weights.shape[-1])
     return None
+
+
+__getattr__ = alias(__name__, Flow="PassContext")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.routing.gains import NormGains, is_fused, may_be_by_feature
 from sluicegate.routing.labels import Assigned, transformed
@@ -250,3 +251,6 @@ def _live(parameter: Tensor, column: int, own: tuple[Piece, ...]) -> Tensor:
                 mask[start:stop] = True
             return torch.where(mask.view(shape), parameter, parameter.detach())
     return parameter.detach()
+
+
+__getattr__ = alias(__name__, Shield="MaskedForward")

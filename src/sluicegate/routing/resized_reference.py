@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sluicegate.deprecated import alias
 from sluicegate.errors import first_line
 from sluicegate.routing.sites import Kind, Site, attention_of, mlp_of, site_of
 
@@ -182,3 +183,6 @@ def _mismatch(model: nn.Module, reference: nn.Module, prefix: str, sites: Mappin
 def default_scale(fan_in: int) -> float:
     """Standard deviation of torch's own initialisation of a linear layer: uniform within 1 / sqrt(fan_in)."""
     return 1 / math.sqrt(3 * fan_in)
+
+
+__getattr__ = alias(__name__, Twin="ResizedReference")
