@@ -87,6 +87,7 @@ def test_the_command_knows_the_verbs_of_all_three(call):
     assert all(f"\n  {verb} " in shown for verb in ("demo", "audit", "route", "deck", "bench"))
     assert "--seeds" in call("sluicegate", "demo", "--help")
     assert "torch" in call("sluicegate", "doctor", "--model", "arithmetic-tiny")
+    assert "deck" in call("sluicegate-study", "--help")
     assert "0 errors" in call("sluicegate", "deck", "check", "tossups")
 
 

@@ -43,7 +43,8 @@ def test_one_model(place, capsys):
     assert result["curve"]["unit"] == "share of clues"
     assert set(result["auc_by_score"]) == {"raw", "mean", "pmi"}
     assert found["quiz_s"] > 0
-    assert "knows: right after the first clue" in said.out
+    assert "Can its confidence be trusted? knows: " in said.out
+    assert "right after the first clue" in said.out
     assert "not fitted" in said.out
     kept = json.loads((place / "out" / "quiz.json").read_text())
     assert len(kept["results"]["knows"]["asked"]) == 24
@@ -59,8 +60,8 @@ def test_before_and_after(place, capsys):
     assert set(change) == {"all", "forget", "retain"}
     assert change["all"]["auc"][2] < -0.2
     assert change["all"]["bound"] == "at most"
-    assert "2 fresh lies below 1 knows" in said.out
-    assert "not told apart from 1 knows" in said.out
+    assert "Does it know more? 2 fresh against 1 knows: below" in said.out
+    assert "Does it know more? 3 knows against 1 knows: not told apart." in said.out
 
 
 def test_the_same_numbers_each_time(place, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 
 from sluicegate.report.figures import DASHES, Picture, Series, draw_picture, set_shares_axis
 from sluicegate.report.formatting import Written, written
-from sluicegate.report.html import render, write_page
+from sluicegate.report.html import Verdict, render, write_page
 from sluicegate.values.statistics import Estimate
 from sluicegate_study.judge.calibration import Interval
 from sluicegate_study.quiz.measures import MEANINGS, Change, Reading, bins, curve_band, measure, measure_groups
@@ -48,7 +48,7 @@ def report_quiz(
         facts=facts,
         looks=looks,
         names=list(readings),
-        sentences=describe(measured, changes, first),
+        verdicts=describe(measured, changes, first),
         curves=plot_recall(readings, looks, draws),
         trust=plot_calibration(readings, looks),
         threshold=first.threshold,
@@ -72,34 +72,34 @@ def report_quiz(
     return write_page(path, page)
 
 
-def describe(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[str]:
-    """What the numbers say, in words; a difference whose interval holds 0 is not called one."""
-    said = []
+def describe(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[Verdict]:
+    """What each model knows, and how it differs from the first; a difference whose interval holds 0 is not called one."""
+    told = []
     for name, found in measured.items():
-        said.append(
-            f"{name}: right after the first clue on {found['first_clue'].value:.0%} of the questions, after the last on "
-            f"{found['last_clue'].value:.0%} (chance {found['chance'].value:.0%}); area under recall {_text(found['auc'])}."
-        )
         over = found["over"]
-        if over.low > 0 or over.high < 0:
-            word = "over" if over.value > 0 else "under"
-            said.append(f"{name} is {word}-confident: its confidence differs from its share of right answers by {_text(over, sign=True)}.")
-    baseline = next(iter(measured))
+        word = "over-confident" if over.low > 0 else "under-confident" if over.high < 0 else "not told apart from calibrated"
+        numbers: tuple[str, ...] = (
+            f"right after the first clue {found['first_clue'].value:.0%}, after the last {found['last_clue'].value:.0%}, "
+            f"by chance {found['chance'].value:.0%}",
+            f"area under recall {_text(found['auc'])}",
+            f"confidence less share right {_text(over, sign=True)}",
+        )
+        told.append(Verdict("Can its confidence be trusted?", name, word, numbers))
     for name, by_group in changes.items():
         for group, change in by_group.items():
-            where = f" on {group}" if group else ""
-            if change.auc.high < 0 or change.auc.low > 0:
-                word = "below" if change.auc.value < 0 else "above"
-                more = ""
-                if change.savings is not None:
-                    kind = f"{change.bound} " if change.bound else ""
-                    more = f"; clues saved on the way to {change.level:.0%}: {kind}{_text(change.savings, sign=True)}"
-                said.append(f"{name} lies {word} {baseline}{where}: area under recall {_text(change.auc, sign=True)}{more}.")
-            elif not math.isnan(change.auc.low) and not group:  # of a category only what can be told is
-                said.append(f"{name} is not told apart from {baseline}{where}: area under recall {_text(change.auc, sign=True)}.")
+            word = "below" if change.auc.high < 0 else "above" if change.auc.low > 0 else "not told apart"
+            if math.isnan(change.auc.low) or (group and word == "not told apart"):  # of a category only what can be told is
+                continue
+            arms = f"{name} against {next(iter(measured))}" + (f" on {group}" if group else "")
+            numbers = (f"area under recall {_text(change.auc, sign=True)}",)
+            if change.savings is not None:
+                bound = f"{change.bound} " if change.bound else ""
+                numbers += (f"clues saved on the way to {change.level:.0%}: {bound}{_text(change.savings, sign=True)}",)
+            told.append(Verdict("Does it know more?", arms, word, numbers))
     if len(first.asked) < 60:
-        said.append(f"There are {len(first.asked)} questions: with fewer than some sixty, Brier scores and binned errors mean little.")
-    return said
+        few = "with fewer than some sixty, Brier scores and binned errors mean little"
+        told.append(Verdict("Are there enough questions?", f"{len(first.asked)}", few))
+    return told
 
 
 def plot_recall(readings: Mapping[str, Reading], looks: Mapping[str, Series], draws: int = 1000) -> str:
