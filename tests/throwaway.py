@@ -35,13 +35,13 @@ class Throwaway(Trial):
         run.log({"step": 1})
         (run.path / "look.png").write_bytes(png(self.seed))
         found = {"loss": self.level + 0.01 * self.seed, "share": 0.5}
-        if self.arm == "rare":
+        if self.variant == "rare":
             found["rare"] = 7.0
-        if self.arm == "broken" and self.seed == 1:
+        if self.variant == "broken" and self.seed == 1:
             found["loss"] = float("nan")
         steps = [0.0, 10.0, 20.0, 30.0][: 4 - self.seed % 2]  # seeds that stop at different lengths
         curves = {"training": (steps, [self.level + 1 / (1 + x) + 0.05 * self.seed for x in steps])}
-        curves["trade"] = ([3.0, 2.0, 2.5], [1.0, 2.0, float("inf") if self.arm == "broken" else 3.0])
+        curves["trade"] = ([3.0, 2.0, 2.5], [1.0, 2.0, float("inf") if self.variant == "broken" else 3.0])
         return outcome(self, found, flops=1e6, curves=curves)
 
 

@@ -5,6 +5,7 @@ import tomli_w
 
 from sluicegate.errors import UserError
 from sluicegate.experiments.recipe import Recipe, load_recipe, override, packaged_recipes, titles
+from sluicegate.runs.stage import from_config, identify
 from throwaway import at_hand, table
 
 
@@ -127,3 +128,18 @@ def test_pictures_other_than_pareto_are_for_trials_only():
 def test_titles_are_those_of_the_packaged_recipes():
     assert set(titles()) == set(packaged_recipes())
     assert titles()["undo-arithmetic"] == "Unlearn and distil: arithmetic"
+
+
+def test_what_a_trial_is_called_now_and_was_called_before_is_one_setting(tmp_path):
+    """Recipes and runs made before have `arm`; both are read, and neither changes who a run is."""
+    old = loaded(tmp_path, table())
+    arms = {name: {"variant" if key == "arm" else key: value for key, value in own.items()} for name, own in table()["arms"].items()}
+    new = loaded(tmp_path, table(arms=arms))
+    for arm in old.arms:
+        one, two = (from_config(recipe.stage_settings(arm, 3, {})) for recipe in (old, new))
+        assert one == two
+        assert identify(one, {}) == identify(two, {})
+        assert one.config()["variant"] == table()["arms"][arm]["arm"]
+        for name in ("arm", "variant"):
+            changed = [override(recipe, {f"{arm}.{name}": "plain"}).stage_settings(arm, 3, {}) for recipe in (old, new)]
+            assert [from_config(settings).config()["variant"] for settings in changed] == ["plain", "plain"]

@@ -31,7 +31,7 @@ def asked(monkeypatch):
     def run_jobs(jobs, executor, progress=None):
         made = [job.stage({}).config() for job in jobs]
         settings.extend(made)
-        return {job.key: run_folder(job.out, own["arm"], own["share"], own["seed"]) for job, own in zip(jobs, made, strict=True)}
+        return {job.key: run_folder(job.out, own["variant"], own["share"], own["seed"]) for job, own in zip(jobs, made, strict=True)}
 
     monkeypatch.setattr(oversight, "run_jobs", run_jobs)
     return settings
@@ -55,7 +55,7 @@ def test_every_arm_of_the_issue_is_in_the_json_with_a_figure_a_seed(asked, capsy
             assert [len(values) for values in figures.values()] == [2, 2, 2]
     assert len(asked) == 2 * 11 * 2
     assert {(own["seed"], own["size"]) for own in asked} == {(5, 3), (6, 3)}
-    assert {own["arm"] for own in asked} == set(to_train(CONTROLS))
+    assert {own["variant"] for own in asked} == set(to_train(CONTROLS))
 
 
 def test_it_prints_tables_differences_the_conclusion_and_where_the_page_is(asked, capsys, tmp_path):
@@ -108,6 +108,7 @@ def test_another_size_has_a_folder_of_its_own(asked, capsys):
         (["--set", "updates=0.5"], "updates"),
         (["--set", "share=0.5"], "give --share instead"),
         (["--set", "arm=naive"], "give --arms instead"),
+        (["--set", "variant=naive"], "give --arms instead"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(asked, capsys, words, says):

@@ -23,7 +23,7 @@ def run(**changes):
 
 
 def test_its_arms_are_those_that_there_are():
-    (arm,) = [f for f in dataclasses.fields(Oversight) if f.name == "arm"]
+    (arm,) = [f for f in dataclasses.fields(Oversight) if f.name == "variant"]
     assert set(get_args(arm.type)) == set(ARMS)
 
 
@@ -35,7 +35,7 @@ def test_it_fills_in_the_boards_own_budget():
 
 
 def test_a_mixture_measures_what_is_declared_and_a_net_alone_all_but_what_mixtures_have():
-    routed, naive = run(), run(arm="naive")
+    routed, naive = run(), run(variant="naive")
     assert routed["measures"].keys() == Oversight.MEASURES.keys()
     assert naive["measures"].keys() == Oversight.MEASURES.keys() - {"mixture", "ghost_expert", "gate_accuracy"}
     assert all(math.isfinite(v) for v in routed["measures"].values())
@@ -44,7 +44,7 @@ def test_a_mixture_measures_what_is_declared_and_a_net_alone_all_but_what_mixtur
 
 
 def test_its_result_is_json_and_holds_looks_picks_and_references():
-    found = json.loads(json.dumps(run(arm="naive_penalty"), allow_nan=False))
+    found = json.loads(json.dumps(run(variant="naive_penalty"), allow_nan=False))
     assert [look["step"] for look in found["looks"]] == [0, 4, 8]
     assert found["looks"][0]["seen"] is None  # nothing was played before
     assert all(found["picks"][rule].keys() >= FIGURES for rule in ("last", "seen", "weighted", "peek"))
@@ -70,7 +70,7 @@ def test_it_leaves_boards_a_policy_and_nets_in_its_folder(tmp_path):
     assert torch.equal(boards["judged"].nan_to_num(9), boards["diamond"].nan_to_num(9))  # it is judged by its Diamond expert
     assert load_file(folder / POLICY)["judged"].shape == (2016, 4)
     assert any("experts.ghost" in name for name in load_file(folder / NETS))
-    assert load_file(execute(dataclasses.replace(SHORT, arm="naive"), tmp_path) / BOARDS).keys() == {"steps", "placements", "judged"}
+    assert load_file(execute(dataclasses.replace(SHORT, variant="naive"), tmp_path) / BOARDS).keys() == {"steps", "placements", "judged"}
 
 
 def test_a_share_so_small_that_nothing_was_labelled_is_a_warning_and_no_zero():
@@ -82,8 +82,8 @@ def test_a_share_so_small_that_nothing_was_labelled_is_a_warning_and_no_zero():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arm": "ruoted"}, "arm is 'ruoted'; it must be one of naive, "),
-        ({"arm": "naive_stopped"}, "arm is 'naive_stopped'; it must be one of"),
+        ({"variant": "ruoted"}, "variant is 'ruoted'; it must be one of naive, "),
+        ({"variant": "naive_stopped"}, "variant is 'naive_stopped'; it must be one of"),
         ({"share": 0.0}, "the share of overseen squares is 0; it must be more than 0 and at most 1"),
         ({"share": 2}, "the share of overseen squares is 2"),
         ({"size": 1}, "the board's size is 1; it must be from 2 to 16"),

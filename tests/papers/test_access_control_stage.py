@@ -95,8 +95,8 @@ def test_a_capabilitys_rows_train_its_module_and_nothing_else():
 
 @pytest.mark.parametrize("arm", ["routed", "control", "without"])
 def test_it_measures_what_it_declares_and_is_a_function_of_its_seed(arm):
-    found, records = run(arm=arm)
-    assert found == run(arm=arm)[0]
+    found, records = run(variant=arm)
+    assert found == run(variant=arm)[0]
     assert found["measures"].keys() <= AccessControl.MEASURES.keys()
     assert all(math.isfinite(v) for v in found["measures"].values())
     assert found["measures"]["parameters_without"] < found["measures"]["parameters"]
@@ -109,12 +109,12 @@ def test_the_reference_never_sees_what_is_dropped(monkeypatch):
     real = AccessControl._train
 
     def spy(self, model, tokenizer, learnt, *rest):
-        seen[self.arm] = set(learnt)
+        seen[self.variant] = set(learnt)
         return real(self, model, tokenizer, learnt, *rest)
 
     monkeypatch.setattr(AccessControl, "_train", spy)
     for arm in ("routed", "without"):
-        run(arm=arm, drop="multiply", schedule=Schedule(steps=1, batch=16, lr=1e-3))
+        run(variant=arm, drop="multiply", schedule=Schedule(steps=1, batch=16, lr=1e-3))
     assert seen["routed"] - seen["without"] == {"multiply"}
 
 

@@ -41,13 +41,13 @@ def ran(folder, **settings):
 def runs(tmp_path_factory):
     """Every arm once, with half of the rows labelled, against an exposure curve of two points."""
     out = tmp_path_factory.mktemp("languages")
-    found = {"base": ran(out, arm="base"), "filter_100": ran(out, arm="filter")}
+    found = {"base": ran(out, variant="base"), "filter_100": ran(out, variant="filter")}
     base = str(found["base"][0])
     found["exposure"] = ran(out, verb="languages-exposure", point_1=base, point_2=str(found["filter_100"][0]))
     for arm in ARMS[1:]:
         more = {"base": base} if arm in ("cut", "graddiff", "rmu") else {}
         curve = {"curve": str(found["exposure"][0])} if arm not in ("filter", "cut") else {}
-        found[arm] = ran(out, arm=arm, share=0.5 if arm != "cut" else 1.0, **more, **curve)
+        found[arm] = ran(out, variant=arm, share=0.5 if arm != "cut" else 1.0, **more, **curve)
     return {name: (folder, result["measures"], result["curves"], result["flops"]) for name, (folder, result) in found.items()}
 
 
@@ -101,7 +101,7 @@ def test_routing_is_measured_beside_a_control(runs):
 def test_routing_puts_the_language_where_it_can_be_cut_out(tmp_path):
     """The trial in small: after the cut the language is gone from a routed model, and the other is not."""
     small = {"rows": 6000, "length": 16, "width": 32, "heads": 4, "hidden": 96, "forget_units": 24, "batch": 64, "held_out": 64, "lr": 1e-2}
-    _, result = ran(tmp_path, arm="sgtm", share=0.5, **small)
+    _, result = ran(tmp_path, variant="sgtm", share=0.5, **small)
     found = result["measures"]
     assert found["forget_before"] < 2.4  # it was learnt
     assert found["forget_cut"] > found["forget_before"] + 0.5
@@ -113,22 +113,24 @@ def test_two_texts_of_the_users_own_take_the_languages_place(tmp_path):
     (tmp_path / "keep.txt").write_text("the quick brown fox jumps over the lazy dog. " * 12)
     (tmp_path / "lose.txt").write_text("der Fuchs springt schnell über den faulen Hund. " * 12)
     texts = {"retain": str(tmp_path / "keep.txt"), "forget": str(tmp_path / "lose.txt")}
-    _, result = ran(tmp_path, arm="sgtm", **texts)
+    _, result = ran(tmp_path, variant="sgtm", **texts)
     assert result["measures"]["forget_before"] < math.log(257) + 0.5
     assert result["measures"]["forget_tokens"] > 0
-    _, own = ran(tmp_path, arm="filter", model="arithmetic-tiny", forget="task:arithmetic/text", retain="task:arithmetic/retain", length=16)
+    _, own = ran(
+        tmp_path, variant="filter", model="arithmetic-tiny", forget="task:arithmetic/text", retain="task:arithmetic/retain", length=16
+    )
     assert own["measures"]["forget_cut"] < math.log(200) + 1
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "which arm"),
-        ({"arm": "cut"}, "finished run of the arm base"),
-        ({"arm": "sgtm", "share": 0.0}, "share is 0"),
-        ({"arm": "base", "retain": "task:arithmetic/retain"}, "only one is given"),
-        ({"arm": "base", "model": "arithmetic-tiny"}, "needs texts"),
-        ({"arm": "sgtm", "forget_units": 30}, "its blocks take 30 units"),
+        ({}, "which variant"),
+        ({"variant": "cut"}, "finished run of the arm base"),
+        ({"variant": "sgtm", "share": 0.0}, "share is 0"),
+        ({"variant": "base", "retain": "task:arithmetic/retain"}, "only one is given"),
+        ({"variant": "base", "model": "arithmetic-tiny"}, "needs texts"),
+        ({"variant": "sgtm", "forget_units": 30}, "its blocks take 30 units"),
         ({"verb": "languages-exposure"}, "two runs or more"),
     ],
 )
@@ -140,17 +142,17 @@ def test_settings_that_cannot_be_are_refused(tmp_path, settings, said):
 def test_a_text_that_is_too_short_is_refused(tmp_path):
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(UserError, match="forget text gives 1 rows"):
-        execute(from_config({**TINY, "arm": "base", "retain": "task:arithmetic/text", "forget": str(tmp_path / "short.txt")}), tmp_path)
+        execute(from_config({**TINY, "variant": "base", "retain": "task:arithmetic/text", "forget": str(tmp_path / "short.txt")}), tmp_path)
 
 
 def test_a_run_of_another_arm_is_no_base_and_no_point(runs, tmp_path):
     with pytest.raises(UserError, match="no run of the arm base"):
-        execute(from_config({**TINY, "arm": "cut", "base": str(runs["filter"][0])}), tmp_path)
+        execute(from_config({**TINY, "variant": "cut", "base": str(runs["filter"][0])}), tmp_path)
     two = {"point_1": str(runs["base"][0]), "point_2": str(runs["sgtm"][0])}
     with pytest.raises(UserError, match="arm base or filter"):
         execute(from_config({"verb": "languages-exposure", **two}), tmp_path)
     with pytest.raises(UserError, match="no exposure curve"):
-        execute(from_config({**TINY, "arm": "sgtm", "share": 0.5, "curve": str(runs["base"][0])}), tmp_path)
+        execute(from_config({**TINY, "variant": "sgtm", "share": 0.5, "curve": str(runs["base"][0])}), tmp_path)
 
 
 def test_the_recipe_has_every_method_at_every_share_with_its_controls():
@@ -158,7 +160,7 @@ def test_the_recipe_has_every_method_at_every_share_with_its_controls():
     for method in ("filter", "sgtm", "era", "demix", "graddiff", "rmu"):
         for share in (1.0, 0.5, 0.1):
             settings = recipe.arms[f"{method}_{round(share * 100)}"]
-            assert (settings["arm"], settings["share"]) == (method, share)
+            assert (settings["variant"], settings["share"]) == (method, share)
     assert {"base", "cut", "exposure"} <= set(recipe.arms)
     seen = [
         1 - recipe.arms[settings[1:]]["share"]

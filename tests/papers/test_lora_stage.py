@@ -50,7 +50,7 @@ def ran(folder, files, **settings):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_measures_before_after_and_after_relearning(arm, files, tmp_path):
-    result = ran(tmp_path, files, arm=arm, share=0.5)
+    result = ran(tmp_path, files, variant=arm, share=0.5)
     measures, curve = result["measures"], result["curves"]["relearning"]
     cuts = arm in ("routed", "cut")
     assert set(measures) == {name for name in Lora.MEASURES if cuts or not name.endswith("_raw")}
@@ -75,29 +75,29 @@ def labels(files, **settings):
 
 
 def test_a_share_of_the_unwanted_rows_is_labelled_and_filtering_leaves_them_out(files):
-    half = labels(files, arm="routed", share=0.5)
+    half = labels(files, variant="routed", share=0.5)
     assert {name: half.count(name) for name in set(half)} == {"forget": 12, "unlabelled": 12 + 18, "retain": 6}
     for share, unwanted in ((1.0, 0), (0.5, 12)):
-        trial, _, data = material(files, arm="filter", share=share)
+        trial, _, data = material(files, variant="filter", share=share)
         assert len(data.train) == 24 + unwanted
         assert sum("*" in item.text for item in data.train.items) <= unwanted
         assert trial.share == share
-    assert len(labels(files, arm="plain")) == 48
+    assert len(labels(files, variant="plain")) == 48
 
 
 def test_whole_facts_can_be_labelled_with_all_their_phrasings(files):
-    data = material(files, arm="routed", share=0.5, by="fact")[2]
+    data = material(files, variant="routed", share=0.5, by="fact")[2]
     found = {}
     for item in data.train.items:
         if "*" in item.fact:
             found.setdefault(item.fact, set()).add(item.label)
     assert sorted(map(sorted, found.values())) == [["forget"]] * 6 + [["unlabelled"]] * 6
-    kept = material(files, arm="filter", share=0.5, by="fact")[2].train.items
+    kept = material(files, variant="filter", share=0.5, by="fact")[2].train.items
     assert {item.fact for item in kept if "*" in item.fact} == {fact for fact, labels in found.items() if labels == {"unlabelled"}}
 
 
 def test_the_attacker_has_half_of_the_unwanted_facts_and_scores_are_of_the_other_half(files):
-    data = material(files, arm="routed")[2]
+    data = material(files, variant="routed")[2]
     owned, scored = ({item.key for item in rows.items} for rows in (data.owned, data.unwanted))
     assert len(owned) == len(scored) == 6
     assert not owned & scored
@@ -105,35 +105,35 @@ def test_the_attacker_has_half_of_the_unwanted_facts_and_scores_are_of_the_other
 
 
 def test_the_user_is_not_warned_of_what_the_packages_call_each_other(files, recwarn):
-    stage(files, arm="plain").resolved().adapted()
+    stage(files, variant="plain").resolved().adapted()
     assert not [str(w.message) for w in recwarn if issubclass(w.category, FutureWarning)]
 
 
 def test_the_cut_takes_out_what_labelled_rows_taught(files, tmp_path):
     longer = {"steps": 80, "lr": 1e-2, "batch": 16, "warmup": 5, "rank": 8, "forget_rank": 8, "repair_steps": 0, "relearn_steps": 1}
-    routed, cut = (ran(tmp_path, files, arm=arm, confident=1.0, **longer)["measures"] for arm in ("routed", "cut"))
+    routed, cut = (ran(tmp_path, files, variant=arm, confident=1.0, **longer)["measures"] for arm in ("routed", "cut"))
     assert routed["unwanted_loss_cut"] > cut["unwanted_loss_cut"] + 1
     assert routed["wanted_loss_cut"] < cut["wanted_loss_cut"]
 
 
 def test_the_same_seed_gives_the_same_numbers(files, tmp_path):
-    first, again = (ran(tmp_path / str(i), files, arm="routed")["measures"] for i in range(2))
+    first, again = (ran(tmp_path / str(i), files, variant="routed")["measures"] for i in range(2))
     assert first == again
-    assert ran(tmp_path, files, arm="routed", seed=1)["measures"] != first
+    assert ran(tmp_path, files, variant="routed", seed=1)["measures"] != first
 
 
 def test_a_finished_run_can_be_the_pretrained_model(files, tmp_path):
     words = {"verb": "train", "model": "arithmetic-tiny", "retain": files["retain"], "steps": 2, "batch": 4, "max_length": 16}
     base = execute(from_config(words), tmp_path)
-    made = stage(files, arm="plain", model="", base=str(base)).resolved()
+    made = stage(files, variant="plain", model="", base=str(base)).resolved()
     assert made.base == str(base)
     _, tokenizer = made.adapted()
     assert len(tokenizer) == 132
-    assert stage(files, arm="plain", base=str(base)).resolved().base == "", "a model that is given comes first"
+    assert stage(files, variant="plain", base=str(base)).resolved().base == "", "a model that is given comes first"
 
 
 def test_layers_by_name(files):
-    _, model, _ = material(files, arm="plain", targets="c_fc, lm_head")
+    _, model, _ = material(files, variant="plain", targets="c_fc, lm_head")
     adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_A" in name}
     assert adapted == {"c_fc", "lm_head"}
 
@@ -141,13 +141,13 @@ def test_layers_by_name(files):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "which arm"),
-        ({"arm": "plain", "model": ""}, "give its folder in --model"),
-        ({"arm": "plain", "forget": "", "retain": ""}, "needs --forget and --retain"),
-        ({"arm": "routed", "share": 0.0}, "share is 0"),
-        ({"arm": "routed", "confident": 1.5}, "confident is 1.5"),
-        ({"arm": "routed", "forget_rank": 0}, "forget_rank is 0"),
-        ({"arm": "plain", "targets": "no_such_layer"}, "targets is 'no_such_layer'"),
+        ({}, "which variant"),
+        ({"variant": "plain", "model": ""}, "give its folder in --model"),
+        ({"variant": "plain", "forget": "", "retain": ""}, "needs --forget and --retain"),
+        ({"variant": "routed", "share": 0.0}, "share is 0"),
+        ({"variant": "routed", "confident": 1.5}, "confident is 1.5"),
+        ({"variant": "routed", "forget_rank": 0}, "forget_rank is 0"),
+        ({"variant": "plain", "targets": "no_such_layer"}, "targets is 'no_such_layer'"),
     ],
 )
 def test_mistakes_are_named(settings, message, files):

@@ -10,7 +10,7 @@ SHORT = {"lectures": 4, "facts": 8, "schedule": Schedule(steps=160, lr=5e-3, bat
 
 
 def trial(arm, seed=0, **more):
-    return ReplayTrial(**SHORT | {"arm": arm, "seed": seed} | more)
+    return ReplayTrial(**SHORT | {"variant": arm, "seed": seed} | more)
 
 
 def test_every_arm_has_the_same_rows_and_costs_the_same():

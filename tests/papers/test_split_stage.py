@@ -24,7 +24,7 @@ TINY = Split(code=8, hidden=(32,), schedule=Schedule(steps=12, batch=32, lr=2e-3
 def settled(arm, **changes):
     """A small net, trained as long as the split needs to show."""
     schedule = Schedule(steps=300, batch=64, lr=4e-3, decay="cosine", final=0.02, clip=0.0)
-    return Split(arm=arm, code=16, hidden=(64,), l1=0.01, schedule=schedule, **changes).run(RunContext())["measures"]
+    return Split(variant=arm, code=16, hidden=(64,), l1=0.01, schedule=schedule, **changes).run(RunContext())["measures"]
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +100,18 @@ def test_a_routed_row_moves_its_half_of_the_encoding_only():
 def test_labels_say_what_each_arm_routes():
     train = load_images().train
     low = train.of((0, 1, 2, 3, 4))
-    assert np.array_equal(Split(arm="routed")._labels(train), np.where(low, 1, 2))
-    assert np.array_equal(Split(arm="one_sided")._labels(train), np.where(low, 1, -1))
-    few = Split(arm="routed", labelled=0.1)._labels(train)
+    assert np.array_equal(Split(variant="routed")._labels(train), np.where(low, 1, 2))
+    assert np.array_equal(Split(variant="one_sided")._labels(train), np.where(low, 1, -1))
+    few = Split(variant="routed", labelled=0.1)._labels(train)
     assert 0.06 < (few != -1).mean() < 0.14
     assert np.array_equal(few[few != -1], np.where(low, 1, 2)[few != -1])
 
 
 def test_a_step_in_parts_is_the_same_step(tmp_path):
-    whole = dataclasses.replace(TINY, arm="plain").run(RunContext())["measures"]
-    parts = dataclasses.replace(TINY, arm="plain", schedule=dataclasses.replace(TINY.schedule, accumulate=4)).run(RunContext())["measures"]
+    whole = dataclasses.replace(TINY, variant="plain").run(RunContext())["measures"]
+    parts = dataclasses.replace(TINY, variant="plain", schedule=dataclasses.replace(TINY.schedule, accumulate=4)).run(RunContext())[
+        "measures"
+    ]
     assert parts == pytest.approx(whole, rel=1e-4)
 
 

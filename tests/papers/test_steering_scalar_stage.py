@@ -56,9 +56,9 @@ def test_steering_adds_to_dimension_0_of_a_layers_output_in_units_of_its_root_me
 
 
 def test_routing_and_its_absence_differ_only_in_the_gradient():
-    same = [run(arm=arm, schedule=Schedule(steps=1, batch=8, lr=1e-9))["measures"] for arm in ("routed", "unrouted", "random")]
+    same = [run(variant=arm, schedule=Schedule(steps=1, batch=8, lr=1e-9))["measures"] for arm in ("routed", "unrouted", "random")]
     assert same[0]["loss"] == pytest.approx(same[1]["loss"], abs=1e-6) == same[2]["loss"]
-    learnt = {arm: run(arm=arm, schedule=Schedule(steps=6, batch=32, lr=6e-3))["measures"] for arm in ("routed", "unrouted", "random")}
+    learnt = {arm: run(variant=arm, schedule=Schedule(steps=6, batch=32, lr=6e-3))["measures"] for arm in ("routed", "unrouted", "random")}
     assert len({m["loss"] for m in learnt.values()}) == 3
 
 
@@ -74,7 +74,7 @@ def test_it_measures_what_it_declares_and_is_a_function_of_its_seed():
 @pytest.mark.slow
 def test_relatives_gather_on_the_routed_dimension():
     learn = Schedule(steps=300, batch=64, lr=6e-3, warmup=50, decay="cosine", weight_decay=0.1)
-    routed, plain = (SteeringScalar(arm=arm, schedule=learn).resolved().run(RunContext())["measures"] for arm in ("routed", "unrouted"))
+    routed, plain = (SteeringScalar(variant=arm, schedule=learn).resolved().run(RunContext())["measures"] for arm in ("routed", "unrouted"))
     assert routed["auroc"] > plain["auroc_dims"] + 0.2
     assert routed["steer_mates"] > routed["steer_others"]
 

@@ -40,9 +40,9 @@ def trial(model, **changes):
         {"max_norm": 0.0},
         {"objective": "activation"},
         {"mode": "sequential", "objective": "activation", "max_norm": 0.0, "k": 2},
-        {"arm": "melbo"},
-        {"arm": "random"},
-        {"arm": "random_target", "objective": "activation"},
+        {"variant": "melbo"},
+        {"variant": "random"},
+        {"variant": "random_target", "objective": "activation"},
     ],
     ids=str,
 )
@@ -53,7 +53,7 @@ def test_every_arm_measures_what_it_declares(model, changes, monkeypatch):
     measures = made.run(RunContext())["measures"]
     assert set(measures) <= set(SteeringTwins.MEASURES)
     assert {"near", "near_third", "kl_median", "max_cos", "max_norm_ratio", "mean_2_kl", "kl_train"} <= set(measures)
-    assert ("rate" in measures) == (made.arm not in ("random", "random_target"))
+    assert ("rate" in measures) == (made.variant not in ("random", "random_target"))
     assert ("relative_loss" in measures) == (made.objective == "activation")
     assert all(v is None or math.isfinite(v) for v in measures.values())
 
@@ -68,13 +68,13 @@ def test_without_answers_and_means_the_kls_are_the_same(model):
 
 
 def test_twins_of_random_activations_aim_at_them_and_not_at_the_bases(model):
-    found = {arm: trial(model, arm=arm, objective="activation").run(RunContext()) for arm in ("meandiff", "random_target")}
+    found = {arm: trial(model, variant=arm, objective="activation").run(RunContext()) for arm in ("meandiff", "random_target")}
     first, second = ([row["norm"] for row in found[arm]["rows"] if row["group"] == "twins"] for arm in found)
     assert first != second
 
 
 def test_the_goals_lie_as_far_away_as_the_base_goes(model):
-    made = trial(model, arm="random_target", objective="activation")
+    made = trial(model, variant="random_target", objective="activation")
     net, tokenizer = load(model)
     net.requires_grad_(False)
     base = SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(0)), "model.layers.1")
@@ -107,7 +107,7 @@ def test_a_seed_draws_prompts_in_their_order_without_repeating_any(model):
         ({"searched": 0}, "searched is 0; it must be 1 to 16"),
         ({"held_out": 9}, "held_out is 9; it must be 1 to 8"),
         ({"k": 0}, "k is 0"),
-        ({"arm": "random_target"}, "aims at activations"),
+        ({"variant": "random_target"}, "aims at activations"),
     ],
 )
 def test_mistakes_are_named(model, changes, says):

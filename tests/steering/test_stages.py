@@ -84,7 +84,7 @@ def test_a_kl_budget_scales_the_vector(own, tmp_path):
 
 @pytest.mark.parametrize("arm", ["pca", "random"])
 def test_other_ways_to_a_vector(own, fitted, tmp_path, arm):
-    other = load_vector(execute(SteerFit(**own, arm=arm, new_tokens=2), tmp_path))
+    other = load_vector(execute(SteerFit(**own, variant=arm, new_tokens=2), tmp_path))
     mean = load_vector(fitted)
     cosine = float(other.values @ mean.values / (other.norm * mean.norm))
     if arm == "random":
@@ -95,7 +95,7 @@ def test_other_ways_to_a_vector(own, fitted, tmp_path, arm):
 
 
 def test_melbo_keeps_all_and_takes_the_one_that_shows_the_behaviour_most(own, tmp_path):
-    folder = execute(SteerFit(**own, arm="melbo", count=4, climbed=1, steps=2, new_tokens=4), tmp_path)
+    folder = execute(SteerFit(**own, variant="melbo", count=4, climbed=1, steps=2, new_tokens=4), tmp_path)
     several, one = load_set(folder), load_vector(folder)
     assert len(several) == 4
     rates = one.made_from["rates"]

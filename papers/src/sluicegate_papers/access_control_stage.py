@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule, training_rate
@@ -60,7 +60,7 @@ class AccessControl(Trial):
         "parameters_without": "parameters of the model from which the dropped capability's module is cut for good",
     }
 
-    arm: Literal["routed", "control", "without"] = "routed"
+    variant: Literal["routed", "control", "without"] = setting("routed", was="arm")
     """routed: one run, a module a capability. control: plain training on the same rows, and the same units cut.
     without: plain training on all rows but those of `drop`, in a model that never had its module."""
     data: str = source("data")
@@ -183,7 +183,7 @@ class AccessControl(Trial):
         longest = fitting(model, self.max_length)
         router = self._router(model, capabilities)
         whole = sum(p.numel() for p in model.parameters())
-        if self.arm == "without":
+        if self.variant == "without":
             cut = router.ablate(drop)
             router.remove()
             cut.bake(model)
@@ -191,7 +191,7 @@ class AccessControl(Trial):
         fitted = self._train(model, tokenizer, learnt, router, longest, run)
         rows = {name: encode(tokenizer, items, max_length=longest) for name, items in scored.items()}
         measures: dict[str, float] = {"parameters": whole}
-        if self.arm != "without":
+        if self.variant != "without":
             router.remove()
             table = _table(model, router, rows, capabilities, Ledger())
             measures |= _summary(table, capabilities, {name: _commonest(rows[name]) for name in capabilities})
@@ -236,7 +236,7 @@ class AccessControl(Trial):
             items += own
             labels += [name] * len(rows)
         together = encode(tokenizer, items, max_length=longest)
-        if self.arm == "routed":
+        if self.variant == "routed":
 
             def without(batch: "Batch") -> list[str]:
                 rng = random.Random(f"{self.seed} {batch.index.tolist()}")  # of the batch alone, so that a resumed run draws the same

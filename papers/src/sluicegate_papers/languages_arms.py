@@ -102,10 +102,10 @@ def _routed(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> 
     from sluicegate.routing.train import train_routed
 
     model = trial.start(corpus)
-    router = trial.router(model, "gate" if trial.arm == "era" else "protect")
+    router = trial.router(model, "gate" if trial.variant == "era" else "protect")
     labels = np.full(len(corpus.train), router.labels.index("unlabelled"))
     labels[corpus.labelled(trial.share, trial.seed)[0]] = router.labels.index("forget")
-    if trial.arm == "sgtm":
+    if trial.variant == "sgtm":
         sure = np.random.default_rng([trial.seed, 1]).permutation(corpus.kept)[: round(trial.confident * corpus.kept)]
         labels[sure] = router.labels.index("retain")
     fitted = train_routed(
@@ -122,7 +122,7 @@ def _routed(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> 
     before = _before(model, corpus)
     absorbed = _absorption(router, corpus)
     flops = fitted.ledger.student + _without(model, router)
-    if trial.arm == "era":
+    if trial.variant == "era":
         flops += _repair(trial, model, corpus, run)
     return Made(model, flops, np.arange(len(corpus.train)), before, absorbed)
 
@@ -179,7 +179,7 @@ def _unlearned(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") 
     spent = Fitted.nothing().ledger
     only_train(model, "*")
     objective: Objective
-    if trial.arm == "graddiff":
+    if trial.variant == "graddiff":
         objective = GradDiff(trial.graddiff_weight, on="answer").prepare(model, forget, retain, spent)
     else:
         objective = RMU(coefficient=trial.rmu_coefficient, retain_weight=trial.rmu_weight).prepare(model, forget, retain, spent)

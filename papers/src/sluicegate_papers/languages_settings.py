@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SITES = ("mlp_hidden", "heads")
 class LanguagesSettings(Trial):
     """One way to keep a language and lose another, with a share of the second labelled."""
 
-    arm: Literal["", "base", "filter", "cut", "sgtm", "era", "demix", "graddiff", "rmu"] = ""
+    variant: Literal["", "base", "filter", "cut", "sgtm", "era", "demix", "graddiff", "rmu"] = setting("", was="arm")
     """base (learns everything), filter (without the labelled forget rows), cut (base, units cut without routing), sgtm, era, demix,
     graddiff or rmu (both on base)."""
     share: float = 1.0
@@ -91,16 +91,16 @@ class LanguagesSettings(Trial):
 
     @property
     def method(self) -> str:
-        return f"{self.arm}-{self.share:g}" if self.arm not in ("base", "cut") else self.arm
+        return f"{self.variant}-{self.share:g}" if self.variant not in ("base", "cut") else self.variant
 
     def is_wide(self) -> bool:
         return bool(self.model) or self.width >= 256
 
     def resolved(self) -> Self:
-        if not self.arm:
-            raise UserError(f"which arm? Give --arm, one of {', '.join(ARMS)}.")
-        if self.arm in FROM_BASE and not self.base:
-            raise UserError(f"the arm {self.arm} starts from a finished run of the arm base; name its folder in --base.")
+        if not self.variant:
+            raise UserError(f"which variant? Give one of {', '.join(ARMS)}.")
+        if self.variant in FROM_BASE and not self.base:
+            raise UserError(f"the arm {self.variant} starts from a finished run of the arm base; name its folder in --base.")
         if not 0 < self.share <= 1:
             raise UserError(f"share is {self.share:g}; it is a share of the forget rows, above 0 and at most 1.")
         if bool(self.retain) != bool(self.forget):

@@ -48,7 +48,7 @@ class Languages(LanguagesSettings):
         from sluicegate.routing.absorption import calibrate, relearn_to_minimum
 
         corpus = self.corpus()
-        made = WAYS[self.arm](self, corpus, run)
+        made = WAYS[self.variant](self, corpus, run)
         model, held = made.model, corpus.held
         cut = {f"{name}_cut": loss_of(model, rows) for name, rows in held.items()}
         again = relearn_to_minimum(

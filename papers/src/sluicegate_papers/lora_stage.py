@@ -53,7 +53,7 @@ class Lora(Trial):
         "parameters_cut": "weights of the adapter after it",
     }
 
-    arm: Literal["", "routed", "plain", "cut", "filter"] = ""
+    variant: Literal["", "routed", "plain", "cut", "filter"] = setting("", was="arm")
     """routed; plain (an ordinary adapter, kept whole); cut (an ordinary adapter, as many ranks cut); filter (plain, without the
     labelled unwanted rows)."""
     share: float = 1.0
@@ -96,13 +96,13 @@ class Lora(Trial):
 
     @property
     def method(self) -> str:
-        if self.arm not in ("routed", "filter"):
-            return self.arm
-        return f"{self.arm}-{self.share:g}" + ("-facts" if self.by == "fact" else "")
+        if self.variant not in ("routed", "filter"):
+            return self.variant
+        return f"{self.variant}-{self.share:g}" + ("-facts" if self.by == "fact" else "")
 
     def resolved(self) -> Self:
-        if not self.arm:
-            raise UserError(f"which arm? Give --arm, one of {', '.join(ARMS)}.")
+        if not self.variant:
+            raise UserError(f"which variant? Give one of {', '.join(ARMS)}.")
         if not (self.model or self.base):
             raise UserError("lora fine-tunes a pretrained model: give its folder in --model, or a finished run in --base.")
         missing = [f"--{name}" for name in ("forget", "retain") if not getattr(self, name)]
@@ -172,7 +172,7 @@ class Lora(Trial):
             found = dict(zip(facts, noisy(["forget"] * len(facts), recall=self.share, seed=self.seed).labels, strict=True))
             known = (*(found[item.key] for item in split.forget), *known[len(split.forget) :])
         items = (*split.forget, *split.retain)
-        if self.arm == "filter":
+        if self.variant == "filter":
             kept = [i for i, label in enumerate(known) if label != "forget"]
             items, known = tuple(items[i] for i in kept), tuple(known[i] for i in kept)
         # A text longer than a row gives several rows: each carries its item's label.
@@ -199,7 +199,7 @@ class Lora(Trial):
         measures = {"parameters": _adapter_size(model), **self._absorbed(router, data), **_measured(model, data, "before")}
         cut = router.ablate("forget")
         router.remove()
-        if self.arm in ("routed", "cut"):
+        if self.variant in ("routed", "cut"):
             if not (done := cut.bake(model)):
                 raise UserError(f"the quarantined ranks could not be taken out: {done}")
             measures |= {k: v for k, v in _measured(model, data, "raw").items() if "loss" in k}
@@ -229,7 +229,7 @@ class Lora(Trial):
         from sluicegate.routing.train import train_routed
 
         objective = CrossEntropy("answer")
-        if self.arm == "routed":
+        if self.variant == "routed":
             labels = [item.label for item in data.train.items]
             fitted = train_routed(
                 model, data.train, labels, router, self.schedule, objective=objective, seed=self.seed, params="*lora_*", run=run

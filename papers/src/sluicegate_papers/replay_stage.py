@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sluicegate.errors import UserError
+from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.schedule import Schedule
 
@@ -41,7 +42,7 @@ class ReplayTrial(Trial):
         "extra": "FLOPs spent on choosing what to replay, as a share of those of training",
     }
 
-    arm: Literal["none", "uniform", "round_robin", "leitner", "half_life", "stale_loss", "oracle"] = "uniform"
+    variant: Literal["none", "uniform", "round_robin", "leitner", "half_life", "stale_loss", "oracle"] = setting("uniform", was="arm")
     """Which policy chooses (see sluicegate_papers.replay_policies)."""
     lectures: int = 12
     """Lectures, each with as many steps."""
@@ -117,7 +118,7 @@ class _Lesson:
         self.x = torch.from_numpy(vectors).float().to(device())
         self.y = torch.from_numpy(labels).to(device())
         self.model = _net(trial, seed_of(trial.seed, "net")).to(device())
-        self.replay = Replay(trial.arm, self.n, seed=seed_of(trial.seed, "replay"), losses=self._losses)
+        self.replay = Replay(trial.variant, self.n, seed=seed_of(trial.seed, "replay"), losses=self._losses)
         self.order = seed_of(trial.seed, "order")
         self.extra = 0.0
 

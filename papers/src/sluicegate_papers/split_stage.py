@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
+from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.schedule import Schedule
 
@@ -65,7 +66,7 @@ class Split(Trial):
     VERB: ClassVar[str] = "split"
     MEASURES: ClassVar[dict[str, str]] = _meanings()
 
-    arm: Literal["routed", "control", "plain", "one_sided"] = "routed"
+    variant: Literal["routed", "control", "plain", "one_sided"] = setting("routed", was="arm")
     """routed: both groups. one_sided: the low group only. control: not routed, same penalties. plain: neither."""
     data: str = "digits"
     """digits: 8x8, in the package. mnist: fetched. Else a folder of IDX files (Fashion-MNIST, say), or an .npz."""
@@ -119,7 +120,7 @@ class Split(Trial):
         blocks = {"low": (0, self.code // 2), "high": (self.code // 2, self.code)}
         penalties = self._penalties()
         draw = _drawing(images, self._labels(images.train), self.schedule.batch, seed_of(self.seed, "train"))
-        router = Router(model, {SITE: blocks}) if self.arm in ("routed", "one_sided") else None
+        router = Router(model, {SITE: blocks}) if self.variant in ("routed", "one_sided") else None
 
         def around(batches: "Batches") -> AbstractContextManager[None]:
             return router(batches["train"].labels) if router else nullcontext()
@@ -160,10 +161,10 @@ class Split(Trial):
         from sluicegate.routing.penalties.correlation import Correlation
         from sluicegate.routing.penalties.l1 import L1
 
-        if self.arm == "plain":
+        if self.variant == "plain":
             return []
         found: list[Penalty] = [L1(self.l1, self.l1_warmup)]
-        if self.arm == "one_sided":
+        if self.variant == "one_sided":
             found = [L1(self.l1, self.l1_warmup, on="low"), L1(self.l1_second, self.l1_warmup, on="high")]
         return [*found, Correlation(self.correlation)]
 
@@ -173,7 +174,7 @@ class Split(Trial):
 
         from sluicegate.engine.sampling import seed_of
 
-        labels = np.where(train.of(self.low), 1, -1 if self.arm == "one_sided" else 2)
+        labels = np.where(train.of(self.low), 1, -1 if self.variant == "one_sided" else 2)
         known = np.random.default_rng(seed_of(self.seed, "known")).random(len(train)) < self.labelled
         return np.where(known, labels, -1)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.schedule import Schedule, training_rate
 
@@ -48,7 +48,7 @@ class SteeringScalar(Trial):
         "loss_mates": "validation loss where a relative is the target (nats)",
     }
 
-    arm: Literal["routed", "unrouted", "random"] = "routed"
+    variant: Literal["routed", "unrouted", "random"] = setting("routed", was="arm")
     """routed: `token` is routed. unrouted: nothing is. random: a token of about the same frequency that is no relative is routed."""
     data: str = source("data")
     """Your text (JSONL, text, Parquet, hub:NAME), a tenth of which is held out; empty: sentences about clusters of words."""
@@ -110,7 +110,7 @@ class SteeringScalar(Trial):
         chosen = _chosen(tokenizer, self.token, self._mates(), train, self.seed)
         sites = self._sites(model)
         router = Router(model, {site: {"steer": (0, 1)} for site in sites})
-        routed = {"routed": [chosen.token], "random": [chosen.stranger], "unrouted": []}[self.arm]
+        routed = {"routed": [chosen.token], "random": [chosen.stranger], "unrouted": []}[self.variant]
         rule = Tokens({"steer": routed}, tokenizer, otherwise="unlabelled") if routed else None
         labels = (lambda batch: rule(batch, router.labels)) if rule else ["unlabelled"] * len(train)
         fitted = train_routed(model, train, labels, router, self.schedule, seed=self.seed, run=run)
@@ -127,7 +127,7 @@ class SteeringScalar(Trial):
         by_strength = steered(model, sites[(len(sites) - 1) // 2], held, STRENGTHS)
         # The sign is chosen on the token alone, so that its relatives have no part in the choice.
         slope = (by_strength[1.0] - by_strength[-1.0]) / 2
-        steered_by = chosen.stranger if self.arm == "random" else chosen.token
+        steered_by = chosen.stranger if self.variant == "random" else chosen.token
         sign = 1.0 if slope[steered_by] >= 0 else -1.0
         slope = slope * sign
         loss = _losses(model, held)

@@ -36,7 +36,7 @@ class SteeringTwins(Trial):
         "relative_loss": "distance of the twins' target activations from those aimed at, as a share of the unsteered model's: median",
     }
 
-    arm: Literal["meandiff", "pca", "melbo", "random", "random_target"] = "meandiff"
+    variant: Literal["meandiff", "pca", "melbo", "random", "random_target"] = setting("meandiff", was="arm")
     """Where the base comes from. random: a random vector of the mean difference's norm. random_target: the twins aim at random
     target activations, as far from the unsteered ones as the mean difference takes them."""
     model: str = source("model", "smollm2-135m")
@@ -91,7 +91,7 @@ class SteeringTwins(Trial):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 to {top}.")
         if self.k < 1:
             raise UserError(f"k is {self.k}; it must be at least 1.")
-        if self.arm == "random_target" and self.objective != "activation":
+        if self.variant == "random_target" and self.objective != "activation":
             raise UserError('the arm random_target aims at activations: set objective = "activation".')
         from sluicegate.steering.fit_stage import places
 
@@ -131,7 +131,7 @@ class SteeringTwins(Trial):
         measures["kl_train"] = float(np.median(np.median(trained, axis=1)))
         if losses := twins.made_from.get("relative_loss"):
             measures["relative_loss"] = float(np.median(losses))
-        if self.arm in ("random", "random_target"):  # there is no behaviour to show
+        if self.variant in ("random", "random_target"):  # there is no behaviour to show
             for name in ("twins", "rate", "base_rate", "unsteered_rate", "random_rate"):
                 measures.pop(name, None)
         return outcome(self, measures, flops=0.0, curves=curves(rows, self.share)) | {"rows": rows}
@@ -148,9 +148,15 @@ class SteeringTwins(Trial):
     def _base(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", run: "RunContext") -> "SteeringVector":
         from sluicegate.steering.vector import SteeringVector
 
-        how: Any = "meandiff" if self.arm == "random_target" else self.arm
+        how: Any = "meandiff" if self.variant == "random_target" else self.variant
         fit = SteerFit(
-            arm=how, seed=self.seed, model=self.model, behaviour=self.behaviour, module=self.module, target=self.target, scale=self.scale
+            variant=how,
+            seed=self.seed,
+            model=self.model,
+            behaviour=self.behaviour,
+            module=self.module,
+            target=self.target,
+            scale=self.scale,
         )
         own = BEHAVIOURS[self.behaviour]
         pairs = dict(zip(own.positive, own.negative, strict=True))
@@ -171,10 +177,10 @@ class SteeringTwins(Trial):
         if kept is not None and kept.finished:
             return SteeringSet(kept.tensors["values"], base.module, base.tokens, kept.values["made_from"])
         search = SteerTwins(
-            arm=self.mode, seed=self.seed, k=self.k, max_norm=self.max_norm, objective=self.objective,
+            variant=self.mode, seed=self.seed, k=self.k, max_norm=self.max_norm, objective=self.objective,
             target=self.target if self.objective == "activation" else "", steps=self.steps, along=self.along, first=self.first,
         ).search()  # fmt: skip
-        goal = self._goals(model, tokenizer, base, prompts) if self.arm == "random_target" else None
+        goal = self._goals(model, tokenizer, base, prompts) if self.variant == "random_target" else None
         found: SteeringSet = search.fit(model, tokenizer, base, prompts, run=run, goal=goal)
         run.save_checkpoint("found", {"made_from": dict(found.made_from)}, {"values": found.values}, finished=True)
         return found

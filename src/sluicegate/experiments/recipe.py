@@ -28,7 +28,7 @@ from typing import Any
 from sluicegate.errors import UserError, nearest
 from sluicegate.experiments.claims import check, names
 from sluicegate.registry import folders, from_elsewhere
-from sluicegate.runs.stage import from_config, settings_of, stages
+from sluicegate.runs.stage import earlier, from_config, settings_of, stages
 from sluicegate.runs.trial import trials
 
 KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
@@ -269,5 +269,10 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         tables = {"attack": attack, "common": common, **arms}
         if place not in tables or not name:
             raise UserError(f"no setting {path!r}. Write PLACE.FIELD, where PLACE is one of {', '.join(tables)}.")
+        cls = stages().get(str(tables[place].get("verb", "")))
+        for was, now in earlier(cls).items() if cls else ():
+            if name in (was, now):  # set by either name, and written in the recipe by either
+                tables[place].pop(was, None)
+                name = now
         tables[place][name] = value
     return replace(recipe, arms=arms, attack=attack, common=common)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.latent.settings import UNKNOWN, Settings
+from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.schedule import Schedule
 
@@ -50,7 +51,7 @@ class Latent(Trial):
         "labelled": "labelled training images",
     }
 
-    arm: Literal["routed", "unrouted", "penalty_routed", "labelled_only", "post"] = "routed"
+    variant: Literal["routed", "unrouted", "penalty_routed", "labelled_only", "post"] = setting("routed", was="arm")
     """routed; or a control: unrouted, penalty_routed (each block is pulled down by its own class only), labelled_only, post."""
     data: str = "digits"
     """digits: 8x8, in the package. mnist: fetched. fashion-mnist. Else a folder of IDX files, one of sub-folders of images, or an .npz."""
@@ -79,7 +80,7 @@ class Latent(Trial):
 
         own = "" if share is not None else hashlib.sha256(Path(self.labels).read_bytes()).hexdigest()
         made = dataclasses.replace(self, content=digest(self.data), labels_content=own, schedule=self.schedule.or_rate(2e-3))
-        if self.arm == "post":  # which has its own sizes and loss: the run does not depend on ours
+        if self.variant == "post":  # which has its own sizes and loss: the run does not depend on ours
             made = dataclasses.replace(made, hidden=HIDDEN, k=0, settings=Settings())
         return made
 
@@ -107,7 +108,7 @@ class Latent(Trial):
         curves = {name: (steps, [r[name] for r in done.records]) for name in ("accuracy", "mse", "purity")}
         result = outcome(self, found, flops=done.flops, curves=curves)
         said = [f"block {name!r} is lost: it is dead, or reads less than half of its class" for name in lost]
-        return result | {"lost": lost, "warnings": said if self.arm != "unrouted" else []}
+        return result | {"lost": lost, "warnings": said if self.variant != "unrouted" else []}
 
     def _trained(
         self, x: "np.ndarray", known: "np.ndarray", names: list[str], check_x: "np.ndarray", check_y: "np.ndarray", run: "RunContext"
@@ -127,9 +128,9 @@ class Latent(Trial):
                 own = code.amounts.cpu()[range(len(check_y)), check_y] / code.amounts.cpu().sum(1).clamp(min=1e-9)
             return {"accuracy": float(right), "mse": float(error), "purity": float(own.double().mean())}
 
-        if self.arm != "post":
+        if self.variant != "post":
             model = made(x.shape[1:], names, self.seed, hidden=self.hidden, k=self.k)
-            return model, fitted(model, x, known, self.settings, self.schedule, seed=self.seed, run=run, arm=self.arm, look=look)
+            return model, fitted(model, x, known, self.settings, self.schedule, seed=self.seed, run=run, arm=self.variant, look=look)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "net"))
             post = Post(x.shape[1:], names, self.hidden)
@@ -158,7 +159,7 @@ class Latent(Trial):
         picture.draw(folder / picture.TRAVERSALS, *picture.traversals(model))
         picture.draw(folder / picture.SWAPS, *picture.swaps(model, x, y))
         picture.draw_amounts(folder / picture.AMOUNTS_OF, picture.amounts_of(model, x, y), list(model.classes))
-        if self.arm != "post":
+        if self.variant != "post":
             share = _share(self.labels)
             model.numbers = found | {"dead_blocks": lost, "seeds": [self.seed]} | ({} if share is None else {"labels": share})
             model.save(folder / "model")

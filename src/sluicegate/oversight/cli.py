@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sluicegate.oversight.page_numbers import Found, Key
     from sluicegate.oversight.stage import Oversight as Stage
 
-OPTIONS = {"arm": "--arms", "share": "--share", "size": "--size", "seed": "--seed"}
+OPTIONS = {"variant": "--arms", "arm": "--arms", "share": "--share", "size": "--size", "seed": "--seed"}
 """Settings of a run that have an option of their own."""
 
 
@@ -98,7 +98,7 @@ class Oversight:
 
     def _settings(self, key: "Key") -> dict[str, Any]:
         share, arm, seed = key
-        return {"verb": "oversight", "arm": arm, "share": share, "size": self.size, "seed": seed, **self._changes()}
+        return {"verb": "oversight", "variant": arm, "share": share, "size": self.size, "seed": seed, **self._changes()}
 
     def _job(self, key: "Key", folder: Path) -> Job:
         share, arm, seed = key

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sluicegate.oversight.board import Board, check_share
 from sluicegate.oversight.settings import Settings, budget
 from sluicegate.oversight.stopping import RULES
+from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ class Oversight(Trial):
         "above_ceiling": "true return less that of a random shortest path to the Diamond that ignores the Ghost",
     }
 
-    arm: Literal[
+    variant: Literal[
         "naive", "naive_penalty", "filter", "filter_hidden", "moe", "routed_paper", "routed", "single", "reward_model", "oracle", "placebo",
         "routed_baseline", "routed_unweighted", "routed_flags", "routed_constant", "routed_negative", "routed_avoid", "single_avoid",
         "any_avoid",
-    ] = "routed"  # fmt: skip
+    ] = setting("routed", was="arm")  # fmt: skip
     """How to train. The stopped arms are picks of naive and naive_penalty."""
     share: float = 0.01
     """Probability that the Diamond's square is overseen, and, apart from that, that the Ghost's is."""
@@ -102,7 +103,7 @@ class Oversight(Trial):
         from sluicegate.oversight.train import train
 
         board = Board(self.size, self.limit)
-        done = train(self.arm, board, self.share, self.settings(), seed=self.seed, run=run)
+        done = train(self.variant, board, self.share, self.settings(), seed=self.seed, run=run)
         picks, last = done.picks(), done.looks[-1]
         told = references(board) if board.exact else {}
         measures = {name: value for name, value in last.items() if name in self.MEASURES and name != "labelled"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sluicegate.runs.stage import Stage, stages
+from sluicegate.runs.stage import Stage, setting, stages
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Trial(Stage):
     MEASURES: ClassVar[Mapping[str, str]] = {}
     """What it measures: the name of each number, and in a few words what it is, with its unit."""
 
-    arm: str = ""
+    variant: str = setting("", was="arm")
     """Which way of doing it; each trial says which there are."""
     seed: int = 0
     """Seed of everything random."""
 
     @property
     def method(self) -> str:
-        return self.arm
+        return self.variant
 
 
 def outcome(

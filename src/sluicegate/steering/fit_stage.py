@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import source
+from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.steering.prompts import BEHAVIOURS, TRAINING, Rule, rule_of
 from sluicegate.steering.reading import read_pairs, read_prompts
@@ -74,7 +74,7 @@ class SteerFit(OnModel):
         "unsteered_rate": "the same without the vector",
     }
 
-    arm: Literal["meandiff", "pca", "melbo", "random"] = "meandiff"
+    variant: Literal["meandiff", "pca", "melbo", "random"] = setting("meandiff", was="arm")
     """How: mean difference, first principal component of the pairs, MELBO, or a random vector of its norm (a control)."""
     behaviour: str = "code"
     """A packaged behaviour (code, list, json, html, french, verse, story, first-person); or for prompts of yours a rule: a rule's name,
@@ -117,7 +117,7 @@ class SteerFit(OnModel):
             raise UserError("--pairs stands for --positive and --negative; give one or the other.")
         if bool(self.positive) != bool(self.negative):
             raise UserError("--positive and --negative go together: the vector is the difference of the two.")
-        if self.arm != "melbo" and self.behaviour not in BEHAVIOURS and not (self.pairs or self.positive):
+        if self.variant != "melbo" and self.behaviour not in BEHAVIOURS and not (self.pairs or self.positive):
             known = ", ".join(BEHAVIOURS)
             raise UserError(f"{self.behaviour!r} is a rule without prompts. Give --positive and --negative, or --pairs; packaged: {known}.")
         if self.climbed < 1:
@@ -129,7 +129,7 @@ class SteerFit(OnModel):
             raise UserError(f"--kl is {self.kl:g}; it is a number of nats a token, 0 for none.")
         content = sha(self.pairs, self.positive, self.negative)
         module, target = places(stage.model, self.module, self.target)
-        return dataclasses.replace(stage, pairs_content=content, module=module, target=target if self.arm == "melbo" else self.target)
+        return dataclasses.replace(stage, pairs_content=content, module=module, target=target if self.variant == "melbo" else self.target)
 
     def contrast(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The positive and the negative prompts."""
@@ -195,15 +195,15 @@ class SteerFit(OnModel):
         from sluicegate.steering.meandiff import MeanDiff
         from sluicegate.steering.pca import PCA
 
-        if self.arm == "melbo":
+        if self.variant == "melbo":
             return self._searched(model, tokenizer, run)
         how: dict[str, Any] = {"template": self.template, "run": run}
-        if self.arm == "pca":
+        if self.variant == "pca":
             return PCA(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(
                 model, tokenizer, *contrast, **how
             ), None
         vector = MeanDiff(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(model, tokenizer, *contrast, **how)
-        if self.arm == "random":
+        if self.variant == "random":
             draw = torch.Generator().manual_seed(seed_of(self.seed, "random base"))
             values = torch.randn(len(vector.values), generator=draw, dtype=torch.float64)
             values = (values / values.norm() * vector.norm).float()

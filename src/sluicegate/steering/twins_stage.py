@@ -34,7 +34,7 @@ class SteerTwins(OnModel):
         "unsteered_kl": "KL(base || unsteered) on these prompts, nats a token",
     }
 
-    arm: Literal["joint", "sequential"] = "joint"
+    variant: Literal["joint", "sequential"] = setting("joint", was="arm")
     """All at once; or one after the other, as in the post."""
     vector: str = source("run")
     """The base: folder of `steer fit`, or a .safetensors or .gguf file."""
@@ -67,7 +67,7 @@ class SteerTwins(OnModel):
         stage = super().resolved()
         stage = dataclasses.replace(stage, **as_file("vector", self.vector, self.vector_file))
         base = stage.base()
-        steps = self.steps or (JOINT if self.arm == "joint" else SEQUENTIAL)
+        steps = self.steps or (JOINT if self.variant == "joint" else SEQUENTIAL)
         model = self.model or str(base.made_from.get("model") or DEFAULT)
         target = places(model, base.module, self.target)[1] if self.objective == "activation" else ""
         if self.searched < 1:
@@ -96,7 +96,7 @@ class SteerTwins(OnModel):
         from sluicegate.steering.orthogonal import Orthogonal
 
         return Orthogonal(
-            k=self.k, objective=self.objective, mode=self.arm, target=self.target, max_norm=self.max_norm, steps=self.steps,
+            k=self.k, objective=self.objective, mode=self.variant, target=self.target, max_norm=self.max_norm, steps=self.steps,
             tokens=self.along, first=self.first, together=self.together, seed=self.seed,
         )  # fmt: skip
 
