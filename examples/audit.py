@@ -12,7 +12,8 @@ import sluicegate as sg
 
 
 def make_models() -> tuple[str, str, str]:
-    """Folders of a model whose products and quotients were suppressed and of one that never knew them, and the file of these."""
+    """Folders of a model whose products and quotients were suppressed and of one that never knew them, and the file of
+    these."""
     split = sg.tasks.arithmetic(problems=0).split(seed=0)
     schedule = sg.Schedule(steps=300, batch=64, warmup=30, decay="cosine", lr=6e-3)
     base, tokenizer = sg.load("arithmetic-tiny", seed=0)
@@ -35,8 +36,9 @@ def main() -> None:
         model, reference, forget = make_models()
         attack = sg.Attack(lrs=(6e-3,), steps=20, checkpoints=(0, 10, 20))
 
-    # Fine-tunes the model on half of the facts, and looks how much of the other half, which it is never shown, comes back.
-    # The reference says what an attacker gets out of a model that never knew; without one no verdict can be given.
+    # Fine-tunes the model on half of the facts, and looks how much of the other half, which it is never shown, comes
+    # back. The reference says what an attacker gets out of a model that never knew; without one no verdict can be
+    # given.
     found = sg.audit(model, forget=forget, reference=reference, attack=attack, seeds=3, out="audit")
     print(found.verdict.word.upper())
     for sentence in found.verdict.sentences:

@@ -8,7 +8,8 @@ import random
 import sluicegate as sg
 from sluicegate.routing.train import train_routed
 
-# A small GPT-2 that ships without weights. A model of yours: sg.load("path/or/hub-id"); any PyTorch module can be routed.
+# A small GPT-2 that ships without weights. A model of yours: sg.load("path/or/hub-id"); any PyTorch module can be
+# routed.
 model, tokenizer = sg.load("arithmetic-tiny", seed=0)
 split = sg.tasks.arithmetic(problems=0).split(seed=0)  # forget: products and quotients; retain: sums and differences
 
@@ -19,7 +20,8 @@ draw = random.Random(0)
 
 
 def label(batch) -> list[str]:
-    """Rows to forget train the block alone. Half of the others are computed without it, so that the rest learns to do without."""
+    """Rows to forget train the block alone. Half of the others are computed without it, so that the rest learns to do
+    without."""
     return ["forget" if n < len(split.forget) else draw.choice(["retain", "unlabelled"]) for n in batch.index.tolist()]
 
 

@@ -37,7 +37,8 @@ addEventListener("load", () => setTimeout(() => {
 
 
 def opened(page: Path, width: int, tmp_path: Path, *, dark: bool = False):
-    """Open `page` in a frame of `width` pixels: a headless window is never as narrow as a phone. Findings and complaints."""
+    """Open `page` in a frame of `width` pixels: a headless window is never as narrow as a phone. Findings and
+    complaints."""
 
     frame = tmp_path / f"frame-{width}.html"
     inner = f'<iframe src="{page.name}" style="width:{width}px;height:3000px;border:0"></iframe>'

@@ -1,7 +1,8 @@
 """The structure of the code, computed from its imports: rooms, floors, circles. ``python tests/house.py`` prints it.
 
-A room is a folder or a loose module right below `src/sluicegate`, and each of the other distributions. A room stands one
-floor above the highest one that it imports from. Imports inside functions count, and those that only the type checker sees.
+A room is a folder or a loose module right below `src/sluicegate`, and each of the other distributions. A room stands
+one floor above the highest one that it imports from. Imports inside functions count, and those that only the type
+checker sees.
 """
 
 import ast

@@ -1,4 +1,5 @@
-"""What the browser's tests of the autoencoder's page share: small nets, their page, and torch's answer to what the page shows."""
+"""What the browser's tests of the autoencoder's page share: small nets, their page, and torch's answer to what the page
+shows."""
 
 import functools
 

@@ -15,7 +15,8 @@ _CODES = {"Tab": 9, "Enter": 13, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "Arrow
 
 
 class Chromium:
-    """One page, opened at `width` x `height`; `press` sends keys as a keyboard does, `ask` returns the value of an expression."""
+    """One page, opened at `width` x `height`; `press` sends keys as a keyboard does, `ask` returns the value of an
+    expression."""
 
     def __init__(self, page: Path, profile: Path, width: int = 1200, height: int = 1000):
         (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()

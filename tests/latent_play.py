@@ -1,4 +1,5 @@
-"""Open an autoencoder's page in headless Chromium, do to it what a script says, and bring back what the script returns."""
+"""Open an autoencoder's page in headless Chromium, do to it what a script says, and bring back what the script
+returns."""
 
 import html
 import json
@@ -53,10 +54,11 @@ addEventListener("load", async () => {{
 def play(
     page: Path, tmp_path: Path, script: str, *, width: int = 1200, height: int = 3200, dark: bool = False, moving: bool = False, flags=()
 ):
-    """What `script`, the body of an async function, returns. Fails on an error, a complaint in the console or a request.
+    """What `script`, the body of an async function, returns. Fails on an error, a complaint in the console or a
+    request.
 
-    It can use $(id), S (the page's own hooks), pixels(canvas id), set(input, value), key(element, name), draw(strokes), wait(ms).
-    Motion is reduced unless `moving`.
+    It can use $(id), S (the page's own hooks), pixels(canvas id), set(input, value), key(element, name), draw(strokes),
+    wait(ms). Motion is reduced unless `moving`.
     """
     around = page.parent / f"around-{page.stem}.html"
     around.write_text(_AROUND.format(name=page.name, width=width, height=height, script=script))

@@ -16,7 +16,8 @@ AIMS = {
     "naive": 0.1, "naive_penalty": 0.55, "filter": 0.2, "filter_hidden": 0.8, "moe": 0.1, "routed_paper": 0.15, "routed": 0.98,
     "single": 0.7, "reward_model": 0.75, "oracle": 1.0, "placebo": 0.0, "routed_baseline": 0.2, "routed_unweighted": 0.6,
 }  # fmt: skip
-"""How far each arm goes from the nearest end (0) to the Diamond (1), at the smallest share; with more labels most go farther."""
+"""How far each arm goes from the nearest end (0) to the Diamond (1), at the smallest share; with more labels most go
+farther."""
 LOOKS = 6
 
 
@@ -106,7 +107,8 @@ def folders(root: Path, names, shares, seeds, **more) -> dict:
 
 
 def found(returns, *, seeds=None, **looked):
-    """What was found where {share: {arm: [return of each seed]}} came out; `looked` is more of every last look, by name."""
+    """What was found where {share: {arm: [return of each seed]}} came out; `looked` is more of every last look, by
+    name."""
     shares, names = tuple(returns), tuple(next(iter(returns.values())))
     seeds = tuple(range(len(next(iter(returns[shares[0]].values()))))) if seeds is None else seeds
     told = {"optimal": 0.969, "random": 0.0, "nearest": 0.0, "ceiling": 0.694}

@@ -34,7 +34,8 @@ class Block:
         return found[1] if found else ""
 
     def commands(self) -> list[list[str]]:
-        """The words of every line that calls ``sluicegate``; comments are left out, and lines that end in a backslash joined."""
+        """The words of every line that calls ``sluicegate``; comments are left out, and lines that end in a backslash
+        joined."""
         if self.language not in ("", "sh", "bash", "console"):
             return []
         lines = self.text.replace("\\\n", " ").splitlines()

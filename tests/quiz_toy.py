@@ -1,4 +1,5 @@
-"""A deck of two clues and a model that knows it by heart, in the words of the arithmetic task; shared by the tests of the quiz."""
+"""A deck of two clues and a model that knows it by heart, in the words of the arithmetic task; shared by the tests of
+the quiz."""
 
 from architectures import learner
 from sluicegate.engine.models import load_tokenizer

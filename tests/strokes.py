@@ -1,4 +1,5 @@
-"""The ten digits as pen strokes, two hands each: x to the right and y down, 0 to 100. Put down for these tests, not taken from any data."""
+"""The ten digits as pen strokes, two hands each: x to the right and y down, 0 to 100. Put down for these tests, not
+taken from any data."""
 
 Stroke = list[tuple[float, float]]
 

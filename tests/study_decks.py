@@ -1,4 +1,5 @@
-"""Decks made by hypothesis: any text that a deck can hold, with a liking for text that looks like the format's own marks."""
+"""Decks made by hypothesis: any text that a deck can hold, with a liking for text that looks like the format's own
+marks."""
 
 from hypothesis import strategies as st
 

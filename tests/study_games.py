@@ -1,4 +1,5 @@
-"""A game of tossups for tests: a small deck, a clock that stands still unless it is told, and bots that do what they are told."""
+"""A game of tossups for tests: a small deck, a clock that stands still unless it is told, and bots that do what they
+are told."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple

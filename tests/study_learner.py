@@ -19,7 +19,8 @@ def other_weights(seed, size=0.5):
 
 
 def events(weights, seed, reviews=2000, cards_a_day=6, learner="me"):
-    """`reviews` events: every day new cards and what is due; recalled with the chance that the learner's own weights give."""
+    """`reviews` events: every day new cards and what is due; recalled with the chance that the learner's own weights
+    give."""
     draw = random.Random(seed)
     own, plan = Scheduler(parameters=weights, enable_fuzzing=False), Scheduler(enable_fuzzing=False)
     memory, due, made, day = {}, {}, [], 0

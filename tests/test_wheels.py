@@ -48,7 +48,8 @@ def test_a_wheel_holds_every_file_of_its_tree_and_no_other(wheels, package):
 
 @pytest.fixture(scope="module")
 def installed(wheels, tmp_path_factory):
-    """The scripts of an environment with the wheels, which sees the dependencies of this one but nothing of Sluicegate in it."""
+    """The scripts of an environment with the wheels, which sees the dependencies of this one but nothing of Sluicegate
+    in it."""
     folder = tmp_path_factory.mktemp("installed")
     others = folder / "others"
     others.mkdir()

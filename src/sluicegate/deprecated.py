@@ -90,7 +90,8 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def alias(module: str, **names: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module whose names were others before: ``__getattr__ = alias(__name__, Room="RunContext")``."""
+    """The ``__getattr__`` of a module whose names were others before: ``__getattr__ = alias(__name__,
+    Room="RunContext")``."""
 
     def find(name: str) -> Any:
         if name not in names:

@@ -24,7 +24,8 @@ def nearest(name: str, known: list[str], most: int = 4) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what another library's error says first, to be quoted within a sentence; its type where it says nothing."""
+    """Return what another library's error says first, to be quoted within a sentence; its type where it says
+    nothing."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 

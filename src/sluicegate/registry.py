@@ -1,9 +1,9 @@
 """What there is of each kind: stages, verbs, tasks, objectives, rules, penalties, recipes, configurations.
 
 What ships and what another distribution brings are found in one way. A distribution names packages or modules under the
-entry-point group ``sluicegate.plugins``. In a package, and in the packages right below it, modules are looked at by their
-name: a kind called ``stage`` lies in ``stage.py``, ``NAME_stage.py``, or in every file of a folder ``stage/``. A plug-in
-that is one module may hold things of every kind. Nothing is imported before its kind is asked for.
+entry-point group ``sluicegate.plugins``. In a package, and in the packages right below it, modules are looked at by
+their name: a kind called ``stage`` lies in ``stage.py``, ``NAME_stage.py``, or in every file of a folder ``stage/``. A
+plug-in that is one module may hold things of every kind. Nothing is imported before its kind is asked for.
 """
 
 import dataclasses
@@ -39,7 +39,8 @@ ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
         "model": ("biographies-tiny",),
     },
 }
-"""What this project's other distributions bring, by kind: so that a name of theirs, where they are not installed, says what to install."""
+"""What this project's other distributions bring, by kind: so that a name of theirs, where they are not installed, says
+what to install."""
 
 _failed: dict[str, str] = {}
 
@@ -67,7 +68,8 @@ class Verb(Protocol):
 
 
 def from_elsewhere(kind: str, name: str) -> str:
-    """What to install for a name of this kind: " It comes with ...", or nothing where no other distribution of this project has it."""
+    """What to install for a name of this kind: " It comes with ...", or nothing where no other distribution of this
+    project has it."""
     brings = [place for place, kinds in ELSEWHERE.items() if name in kinds.get(kind, ())]
     return f" It comes with {brings[0]}: pip install {brings[0]}." if brings else ""
 
@@ -129,7 +131,8 @@ def _named(package: str, path: list[str], kind: str, deep: bool) -> Iterator[str
 
 @cache
 def classes(kind: str, named: str, accepts: Callable[[type], bool]) -> dict[str, type]:
-    """Frozen dataclasses of one kind by name: `named` is the attribute that holds it, and `accepts` tells the kind from others.
+    """Frozen dataclasses of one kind by name: `named` is the attribute that holds it, and `accepts` tells the kind from
+    others.
 
     The first of a name stays; another one is noted as left out.
     """

@@ -82,7 +82,8 @@ def test_harmless_fine_tuning_is_reported_with_its_gain() -> None:
 
 
 def test_a_first_choice_without_probability_is_not_an_answer() -> None:
-    """MaxEnt leaves a nearly flat distribution whose first choice is often right: that is suppression, and it is hidden."""
+    """MaxEnt leaves a nearly flat distribution whose first choice is often right: that is suppression, and it is
+    hidden."""
     flat = dataclasses.replace(SUPPRESSED, exact=0.25, probability=0.01)
     assert judge(flat, NEVER_KNEW).word == "hidden, not gone"
 

@@ -81,7 +81,8 @@ def controlled(page, tmp_path_factory):
 
 
 def changed(controlled, net, name, edit):
-    """The picture that torch draws once `edit(amount, style, usual amount, usual style, spread, most)` has changed the code."""
+    """The picture that torch draws once `edit(amount, style, usual amount, usual style, spread, most)` has changed the
+    code."""
     amount, style = encoded(net, controlled["pixels"])
     usual, centre, spread, most = controlled["usual"][name]
     shape = style.shape

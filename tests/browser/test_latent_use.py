@@ -1,4 +1,5 @@
-"""Whether the autoencoder's page can be used: at phone width, in the dark, with the keyboard alone, with a screen reader."""
+"""Whether the autoencoder's page can be used: at phone width, in the dark, with the keyboard alone, with a screen
+reader."""
 
 import numpy as np
 import pytest

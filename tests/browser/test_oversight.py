@@ -1,4 +1,5 @@
-"""The oversight page in a real browser: it fits, in light and dark, and its animation plays, pauses, scrubs and obeys keys."""
+"""The oversight page in a real browser: it fits, in light and dark, and its animation plays, pauses, scrubs and obeys
+keys."""
 
 import pytest
 

@@ -1,7 +1,8 @@
 """Every block of code in the README and the documentation: Python runs as it stands, commands are ones that exist.
 
 A block that cannot run is marked on the page by a comment right above it: ``<!-- not run: reason -->``. One that takes
-more than a few seconds is marked ``<!-- slow -->``: it runs with ``--slow`` only, and no block that is fast may need its names.
+more than a few seconds is marked ``<!-- slow -->``: it runs with ``--slow`` only, and no block that is fast may need
+its names.
 """
 
 import contextlib

@@ -14,7 +14,8 @@ def test_no_line_of_prose_is_over_120_characters(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_list_begins_after_an_empty_line(page):
-    """Without it the site shows no list, and a wrapped line that begins with a dash or a number shows one where none is meant."""
+    """Without it the site shows no list, and a wrapped line that begins with a dash or a number shows one where none is
+    meant."""
     item = re.compile(r"([-*+]|\d+[.)]) ")
     lines = dict(prose(page))
     wrong = [

@@ -1,4 +1,5 @@
-"""The site of the documentation builds without a warning, needs nothing from elsewhere, and names what the package offers."""
+"""The site of the documentation builds without a warning, needs nothing from elsewhere, and names what the package
+offers."""
 
 import os
 import re

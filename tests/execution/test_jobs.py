@@ -15,7 +15,8 @@ OUT = Path("out")
 
 
 class Pretended:
-    """An executor whose tasks end one at a time, the oldest first, in the folder named like them or with the error that is told."""
+    """An executor whose tasks end one at a time, the oldest first, in the folder named like them or with the error that
+    is told."""
 
     def __init__(self, places=1, errors=()):
         self.places, self.errors, self.begun, self.at_once, self.left = places, dict(errors), [], 0, None

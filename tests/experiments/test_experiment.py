@@ -57,7 +57,8 @@ def test_every_arm_is_run_and_attacked_over_the_seeds(ran):
 
 
 def test_claims_speak_of_what_models_gave_under_attack():
-    """Recall is read off the curves of each seed, cost is counted from the pretrained arm on, and what nobody measured is NaN."""
+    """Recall is read off the curves of each seed, cost is counted from the pretrained arm on, and what nobody measured
+    is NaN."""
     tests = ['"maxent.A@10" > "gold.A@10" + 0.5', '"harsh.B@100" <= 0.57', "maxent.savings > 0.8", "gold.divergence < 1"]
     outcome = report_synthetic.experiment(claims=[{"says": "so", "test": test} for test in tests], seeds=(0, 1, 2))
     numbers = outcome.numbers("maxent")

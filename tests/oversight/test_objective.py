@@ -51,7 +51,8 @@ def gradients(agent, arm, episodes, share=0.5, label_weight=10.0, seed=0):
 
 
 def reference(agent, arm, e, label_weight=10.0, entropy=0.02):
-    """The same from the paper's formulas, a mask to an episode and a term to a step: what is not trained is detached."""
+    """The same from the paper's formulas, a mask to an episode and a term to a step: what is not trained is
+    detached."""
     x = torch.from_numpy(BOARD.observe(e.state)).double()
     diamond, ghost = agent.policy.experts.values()
     z_d, z_g = diamond.net(x), ghost.net(x)

@@ -100,7 +100,8 @@ def test_none_replays_nothing():
 
 @pytest.mark.parametrize("policy", [*POLICIES, "oracle"])
 def test_what_holds_for_every_policy(policy):
-    """Only the buffer is drawn from, no item twice a step, all of a small buffer, the same again for the same seed and history."""
+    """Only the buffer is drawn from, no item twice a step, all of a small buffer, the same again for the same seed and
+    history."""
 
     def history(seed):
         random = np.random.default_rng(0)

@@ -1,4 +1,5 @@
-"""Norms in the parameter form: the gradient of a gain is that of the rows that may train it, the rest is plain training."""
+"""Norms in the parameter form: the gradient of a gain is that of the rows that may train it, the rest is plain
+training."""
 
 import pytest
 import torch

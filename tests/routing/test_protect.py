@@ -395,7 +395,8 @@ def test_a_forward_that_somebody_else_put_on_a_module_is_not_overruled():
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("by", ["row", "token"])
 def test_real_architectures_row_by_row(name, by):
-    """Rows of the block train it alone, as in a pass of their own; the rest learns from the others; heads and MLP at once."""
+    """Rows of the block train it alone, as in a pass of their own; the rest learns from the others; heads and MLP at
+    once."""
     model = build(name).double().eval()
     x = torch.randint(3, 130, (5, 6), generator=torch.Generator().manual_seed(0))
     mask, labels = torch.ones_like(x), torch.tensor([1, 0, 1, 2, 0])

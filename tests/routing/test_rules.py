@@ -176,7 +176,8 @@ def test_w_lies_between_0_and_1_and_falls_with_the_count_in_forget_text(forget, 
 
 
 def test_the_backward_weights_are_the_papers():
-    """a_t = w + (1 - w)(-0.75) on the rest of a site, and 1 on the block, in labelled forget rows; all others learn plainly."""
+    """a_t = w + (1 - w)(-0.75) on the rest of a site, and 1 on the block, in labelled forget rows; all others learn
+    plainly."""
     ids = torch.tensor([[0, 1, 2, 1], [0, 1, 2, 1]])
     counts = Frequency().fit(counted(0, 50, 10, 1), counted(500, 5, 100, 60))
     rule = Within(Column(values=["forget", "retain"]), counts)

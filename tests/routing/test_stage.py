@@ -55,7 +55,8 @@ def test_routed_saved_and_cut_as_the_library_does_it(own, settings, more, tmp_pa
 
 
 def test_what_a_block_learnt_is_gone_with_it_and_the_rest_never_saw_it(own, settings, tmp_path):
-    """In the parameter form, and with every retain row computed without the block, the rest is trained by retain rows alone."""
+    """In the parameter form, and with every retain row computed without the block, the rest is trained by retain rows
+    alone."""
     both = execute(from_config(settings | {"form": "protect", "confident": 1.0}), tmp_path)
     rest = {n: p.detach().clone() for n, p in load(str(both))[0].named_parameters()}
     start = dict(load(own["model"])[0].named_parameters())

@@ -1,4 +1,5 @@
-"""Two processes that train on half of the rows each do what one does on all of them, and hold the same weights back, bitwise."""
+"""Two processes that train on half of the rows each do what one does on all of them, and hold the same weights back,
+bitwise."""
 
 import pytest
 import torch

@@ -78,7 +78,8 @@ def test_two_processes_train_what_one_does(together, verbs, name, kind):
     two = together / f"{name}-{kind}"
 
     def rounding():
-        """What cutting the batch in two does within one process: where a gradient is 0 but for rounding, AdamW makes a step of it."""
+        """What cutting the batch in two does within one process: where a gradient is 0 but for rounding, AdamW makes a
+        step of it."""
         cut = verbs[name] | {"accumulate": 2 * verbs[name].get("accumulate", 1)}
         return 1.5 * furthest(one, execute(from_config(cut), together / f"{name}-cut", exact=True))
 
@@ -139,7 +140,8 @@ def test_resumed_with_another_number_of_processes(verbs, tmp_path):
 
 
 def running(words, folder, **more):
-    """Start the command line with two processes; return it and, once they have kept a resume point, their process numbers."""
+    """Start the command line with two processes; return it and, once they have kept a resume point, their process
+    numbers."""
     surroundings = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "SLUICEGATE_KEEP_SECONDS": "0"} | more
     restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  # a shell's background job ignores it
     process = subprocess.Popen(

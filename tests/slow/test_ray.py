@@ -1,4 +1,5 @@
-"""A Ray cluster of two nodes on this machine: the same folders as the local pool's, also where a node dies or sees no folder."""
+"""A Ray cluster of two nodes on this machine: the same folders as the local pool's, also where a node dies or sees no
+folder."""
 
 import socket
 import threading
@@ -33,7 +34,8 @@ PATIENT = {
 
 
 def node():
-    """Settings of a node: small, without what nobody looks at, and with ports for its helpers, which it would not wait for long."""
+    """Settings of a node: small, without what nobody looks at, and with ports for its helpers, which it would not wait
+    for long."""
     names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
     with ExitStack() as stack:
         servers = {name: stack.enter_context(socket.create_server(("", 0))) for name in names}

@@ -1,4 +1,5 @@
-"""Twins: orthogonal, within the cap, closer to the base's effect than chance; resumed; and refused where there can be none."""
+"""Twins: orthogonal, within the cap, closer to the base's effect than chance; resumed; and refused where there can be
+none."""
 
 import dataclasses
 
@@ -58,7 +59,8 @@ def test_the_first_token_weighs_more(model, tokenizer, base):
 
 
 def test_any_activation_can_be_the_goal(model, tokenizer, base):
-    """Asked for what the base itself does, the search gives the same twins; the relative loss is measured from that goal."""
+    """Asked for what the base itself does, the search gives the same twins; the relative loss is measured from that
+    goal."""
     how = Orthogonal(4, objective="activation", target="model.layers.1", steps=5)
     some = how._continued(model, tokenizer, base, PROMPTS, None, RunContext())
     with torch.no_grad():

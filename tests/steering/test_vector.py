@@ -1,4 +1,5 @@
-"""Vectors as edits: what they add and where, with the cache and with padding, what they leave alone, and what is refused."""
+"""Vectors as edits: what they add and where, with the cache and with padding, what they leave alone, and what is
+refused."""
 
 import pytest
 import torch
@@ -70,7 +71,8 @@ def test_only_the_selected_tokens_are_steered(llama, tokens, places):
 
 @pytest.mark.parametrize("tokens", ["all", "not_first", "last", "prompt", "generated", "2:7", "7:"])
 def test_a_cache_changes_nothing(llama, tokens):
-    """Greedy answers with the cache are those of one pass over everything, in which the selector is spelt out as positions."""
+    """Greedy answers with the cache are those of one pass over everything, in which the selector is spelt out as
+    positions."""
     n = IDS.shape[1]
     spelt = {"last": f"{n - 1}:{n}", "prompt": f"0:{n}", "generated": f"{n}:"}.get(tokens, tokens)
     v = vector(tokens=tokens, scale=3.0)

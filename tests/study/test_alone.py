@@ -63,7 +63,8 @@ def test_verbs_without_the_library(words, status, said):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of programs of a new environment into which the wheel was installed by pip, with what it depends on."""
+    """The folder of programs of a new environment into which the wheel was installed by pip, with what it depends
+    on."""
     folder = tmp_path_factory.mktemp("wheel")
     # A copy, for a build leaves files in the folder of its sources.
     shutil.copytree(ROOT / "study", folder / "study", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build"))

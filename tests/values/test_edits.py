@@ -109,7 +109,8 @@ def test_noise_is_xavier_uniform(tiny):
 def test_norms_are_recognised_and_whether_they_add_one(name):
     model = randomised(name)
     gains = identity_gains(model)
-    # All one-dimensional weights of these models are gains of norms; two layers hold at least two each, and one is last.
+    # All one-dimensional weights of these models are gains of norms; two layers hold at least two each, and one is
+    # last.
     assert set(gains) == {n for n, p in model.named_parameters() if p.dim() == 1 and n.endswith("weight")}
     assert len(gains) >= 5
     assert set(gains.values()) == {0.0 if name in ADDS_ONE else 1.0}

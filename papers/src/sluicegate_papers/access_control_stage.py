@@ -35,8 +35,8 @@ class AccessControl(Trial):
     a capability's rows always have its own. K blocks give 2^K models. The score is the share of answer tokens that are
     the model's first choice.
 
-    The idea is of the research agenda "Selective modularity" (Cloud and Goldman-Wetzler 2025), which names access control
-    and shows no experiment; the parameter masks are those of SGTM (arXiv 2512.05648).
+    The idea is of the research agenda "Selective modularity" (Cloud and Goldman-Wetzler 2025), which names access
+    control and shows no experiment; the parameter masks are those of SGTM (arXiv 2512.05648).
     """
 
     VERB: ClassVar[str] = "access-control"
@@ -64,18 +64,22 @@ class AccessControl(Trial):
     """routed: one run, a module a capability. control: plain training on the same rows, and the same units cut.
     without: plain training on all rows but those of `drop`, in a model that never had its module."""
     data: str = source("data")
-    """Your rows (JSONL, Parquet, hub:NAME), each with the name of its capability in "label", or the label general; empty: arithmetic,
-    where subtract, multiply and divide are the capabilities, and adding and running text are general."""
+    """Your rows (JSONL, Parquet, hub:NAME), each with the name of its capability in "label", or the label general;
+    empty: arithmetic, where subtract, multiply and divide are the capabilities, and adding and running text are
+    general."""
     model: str = source("model")
-    """With your rows, a model: a folder with weights is trained on, one without starts fresh. It brings the tokenizer."""
+    """With your rows, a model: a folder with weights is trained on, one without starts fresh. It brings the
+    tokenizer."""
     drop: str = ""
-    """The capability that is relearned after its module is cut, and that `without` never sees; empty: the first by name."""
+    """The capability that is relearned after its module is cut, and that `without` never sees; empty: the first by
+    name."""
     heads: int = 0
     """Attention heads of each module in every layer; 0: none."""
     units: int = 192
     """MLP units of each module in every layer."""
     joint: str = "embeddings"
-    """Parameters that learn from every row: globs over names, joined by commas, or embeddings, for those at both ends; empty: none."""
+    """Parameters that learn from every row: globs over names, joined by commas, or embeddings, for those at both ends;
+    empty: none."""
     problems: int = 0
     """Word problems per fact of the arithmetic, beside its bare form."""
     width: int = 64
@@ -165,7 +169,8 @@ class AccessControl(Trial):
         if joint == "embeddings":
             ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
             joint = [name for name, p in model.named_parameters() if id(p) in ends]  # one name where they are tied
-        # General rows are computed without blocks (retain) or with those that are not drawn (unlabelled), and leave them alone.
+        # General rows are computed without blocks (retain) or with those that are not drawn (unlabelled), and leave
+        # them alone.
         return Router(model, sites, form="protect", joint_params=joint, weights={"unlabelled": dict.fromkeys(capabilities, 0.0)})
 
     # --------------------------------------------------------------------------- the run

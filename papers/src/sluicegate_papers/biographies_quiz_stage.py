@@ -1,4 +1,5 @@
-"""The quiz on biographies: one deck asked of a model as it is and while it is attacked; angles for leakage, prerequisites for ripples."""
+"""The quiz on biographies: one deck asked of a model as it is and while it is attacked; angles for leakage,
+prerequisites for ripples."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,12 +26,14 @@ SIBLINGS = ("job", "year", "pet")
 
 @dataclass(frozen=True)
 class BiographiesQuiz(Trial):
-    """Ask a model about the people of `biographies`: tossups clue by clue among all 72 names, and every fact in every phrasing.
+    """Ask a model about the people of `biographies`: tossups clue by clue among all 72 names, and every fact in every
+    phrasing.
 
-    Then an attacker who owns all rows of half of the people to be forgotten fine-tunes on them, under each of several learning rates, and
-    the tossups of the other half are asked again after some steps: does the curve come back? At every point the rate counts under which
-    most came back. Answers are compared by how much the clues raise them (PMI), since suppression and relearning both move the names that
-    a model says anyway; `raw_forget` is the area by plain log-probability."""
+    Then an attacker who owns all rows of half of the people to be forgotten fine-tunes on them, under each of several
+    learning rates, and the tossups of the other half are asked again after some steps: does the curve come back? At
+    every point the rate counts under which most came back. Answers are compared by how much the clues raise them (PMI),
+    since suppression and relearning both move the names that a model says anyway; `raw_forget` is the area by plain
+    log-probability."""
 
     VERB: ClassVar[str] = "biographies-quiz"
     MEASURES: ClassVar[dict[str, str]] = {

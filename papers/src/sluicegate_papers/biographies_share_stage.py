@@ -1,4 +1,5 @@
-"""How much is forgotten against how much is kept: one model of `biographies`, attacked, scored, and asked what else fell."""
+"""How much is forgotten against how much is kept: one model of `biographies`, attacked, scored, and asked what else
+fell."""
 
 import json
 import math
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BiographiesShare(Trial):
-    """Ask what a model that was to forget `people` of the 72 still knows of them and of the others, attack it, and count its cost.
+    """Ask what a model that was to forget `people` of the 72 still knows of them and of the others, attack it, and
+    count its cost.
 
-    Ripples are looked for where the facts are entangled: kept people who share a first or last name with someone to be forgotten beside
-    those who share none, and where the cities lie, on which everybody's country rests. The attack is the relearning attack of
-    the audit: the attacker owns all rows of half of the people to be forgotten.
+    Ripples are looked for where the facts are entangled: kept people who share a first or last name with someone to be
+    forgotten beside those who share none, and where the cities lie, on which everybody's country rests. The attack is
+    the relearning attack of the audit: the attacker owns all rows of half of the people to be forgotten.
     """
 
     VERB: ClassVar[str] = "biographies-share"
@@ -100,7 +102,8 @@ class BiographiesShare(Trial):
         return outcome(self, measured | self.costs(measured["retain"]), flops=0.0, curves=curves)
 
     def costs(self, retain: float) -> dict[str, float]:
-        """Cost against the reference's, in full and up to the point of its course where it was as good as this model."""
+        """Cost against the reference's, in full and up to the point of its course where it was as good as this
+        model."""
         own = _result(self.model)
         found = {"steps": float(own["steps"])} if own else {}
         if not own or not self.reference:

@@ -1,4 +1,5 @@
-"""The arms of the languages trial: how a model comes to be that does not know the language to lose, or is said not to."""
+"""The arms of the languages trial: how a model comes to be that does not know the language to lose, or is said not
+to."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,4 +1,5 @@
-"""The exposure curve of the languages trial: the loss by how much forget data standard training saw, and leakage by it."""
+"""The exposure curve of the languages trial: the loss by how much forget data standard training saw, and leakage by
+it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -24,8 +24,8 @@ class LanguagesSettings(Trial):
     """One way to keep a language and lose another, with a share of the second labelled."""
 
     variant: Literal["", "base", "filter", "cut", "sgtm", "era", "demix", "graddiff", "rmu"] = setting("", was="arm")
-    """base (learns everything), filter (without the labelled forget rows), cut (base, units cut without routing), sgtm, era, demix,
-    graddiff or rmu (both on base)."""
+    """base (learns everything), filter (without the labelled forget rows), cut (base, units cut without routing), sgtm,
+    era, demix, graddiff or rmu (both on base)."""
     share: float = 1.0
     """Share of the forget rows that is labelled; every method takes the others for unlabelled or retain rows."""
     base: str = source("run")

@@ -54,12 +54,14 @@ class Lora(Trial):
     }
 
     variant: Literal["", "routed", "plain", "cut", "filter"] = setting("", was="arm")
-    """routed; plain (an ordinary adapter, kept whole); cut (an ordinary adapter, as many ranks cut); filter (plain, without the
-    labelled unwanted rows)."""
+    """routed; plain (an ordinary adapter, kept whole); cut (an ordinary adapter, as many ranks cut); filter (plain,
+    without the labelled unwanted rows)."""
     share: float = 1.0
-    """Share of the unwanted rows that is labelled; routing takes the others for unlabelled rows, everything else for wanted ones."""
+    """Share of the unwanted rows that is labelled; routing takes the others for unlabelled rows, everything else for
+    wanted ones."""
     by: Literal["row", "fact"] = setting("row", added=True)
-    """What the share is of: of rows, so that most facts have some labelled phrasing, or of facts with all their phrasings."""
+    """What the share is of: of rows, so that most facts have some labelled phrasing, or of facts with all their
+    phrasings."""
     base: str = source("run")
     """A finished run whose model is fine-tuned, where no model is given."""
     model: str = source("model")
@@ -79,7 +81,8 @@ class Lora(Trial):
     targets: str = "all-linear"
     """Layers that get an adapter, by the end of their names, joined by commas; all-linear: all but the output layer."""
     confident: float = 0.25
-    """Share of the wanted rows that is computed without the quarantined ranks, so that the others learn to do without them."""
+    """Share of the wanted rows that is computed without the quarantined ranks, so that the others learn to do without
+    them."""
     repair_steps: int = 100
     """Steps of training on wanted rows after the cut. 0: none."""
     repair_lr: float = 0.0

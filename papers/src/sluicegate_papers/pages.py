@@ -1,11 +1,12 @@
 """The pages of ``docs/papers``, made from the measured results in ``papers/results`` and the texts in ``papers/pages``.
 
-A result is a JSON file. ``from`` says how it came: "run", an experiment's own numbers as `record` writes them, or "docs", carried
-over from the tables of an earlier documentation whose runs are gone. Numbers by arm and measure stand under ``arms``, one a seed
-(or under ``means`` where only means are known), tables that are shown as they are under ``tables``.
+A result is a JSON file. ``from`` says how it came: "run", an experiment's own numbers as `record` writes them, or
+"docs", carried over from the tables of an earlier documentation whose runs are gone. Numbers by arm and measure stand
+under ``arms``, one a seed (or under ``means`` where only means are known), tables that are shown as they are under
+``tables``.
 
-A claim has a ``test`` (see `sluicegate.experiments.claims`), which is checked on these numbers when the page is made, or the
-comparisons and the verdict that an earlier documentation recorded.
+A claim has a ``test`` (see `sluicegate.experiments.claims`), which is checked on these numbers when the page is made,
+or the comparisons and the verdict that an earlier documentation recorded.
 """
 
 import json
@@ -81,7 +82,8 @@ class Result:
         return Row(claim["says"], claim.get("source", ""), pairs, claim["verdict"], len(self.seeds))
 
     def table(self, name: str, columns: Sequence[str] = ()) -> str:
-        """A table by name. Of a run: `arms` (means with intervals) and `arms-seeds` (one column a seed), with these columns."""
+        """A table by name. Of a run: `arms` (means with intervals) and `arms-seeds` (one column a seed), with these
+        columns."""
         if self.content["from"] == "run" and name in ("arms", "arms-seeds"):
             arms = self.content["arms"]
             documented = [t["head"][1:] for t in self.content.get("documented", {}).get("tables", ()) if t["name"] == name == "arms"]
@@ -98,8 +100,9 @@ class Result:
         raise UserError(f"papers/results/{self.name}.json has no table {name!r}. There are: {[t['name'] for t in self.content['tables']]}.")
 
     def differences(self) -> tuple[int, int, list[list[str]]]:
-        """Of an experiment that was run again: how many figures were documented, how many came out the same, and (arm, measure, then,
-        now) of those that did not; numbers of single seeds are counted one by one, and listed as their means."""
+        """Of an experiment that was run again: how many figures were documented, how many came out the same, and (arm,
+        measure, then, now) of those that did not; numbers of single seeds are counted one by one, and listed as their
+        means."""
         counted, same, found = 0, 0, []
         for table in self.content.get("documented", {}).get("tables", ()):
             of_seeds = table["name"] == "arms-seeds"
@@ -267,7 +270,8 @@ def _index(results: Mapping[str, Result], used: Mapping[str, tuple[str, str]]) -
 
 
 def record(folder: Path, name: str = "", root: Path = ROOT) -> Path:
-    """Write the result of a finished experiment's folder; keep what its earlier file had carried over from documentation."""
+    """Write the result of a finished experiment's folder; keep what its earlier file had carried over from
+    documentation."""
     from datetime import UTC, datetime
 
     from sluicegate.experiments.experiment import load_outcome
@@ -296,7 +300,8 @@ def record(folder: Path, name: str = "", root: Path = ROOT) -> Path:
 
 
 def _finite(numbers: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
-    """The measures that some seed has, to six digits that count; None for a seed without a number, since JSON has no NaN."""
+    """The measures that some seed has, to six digits that count; None for a seed without a number, since JSON has no
+    NaN."""
     rounded = {m: [float(f"{v:.6g}") if math.isfinite(v) else None for v in values] for m, values in numbers.items()}
     return {measure: values for measure, values in rounded.items() if any(v is not None for v in values)}
 

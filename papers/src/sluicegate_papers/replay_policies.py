@@ -1,11 +1,13 @@
 """Replay: which of the things learnt before go into a training step beside the new ones.
 
-A network that learns lecture after lecture forgets the earlier ones. Replay spends a few rows of every step on them; a policy says which.
-It is told how each row went (`saw`), from the forward pass that trains it anyway, and is asked for rows (`draw`). Ties are broken by an
-order drawn from seed and step. What a policy knows is its history, so a run with one is not resumed half-way.
+A network that learns lecture after lecture forgets the earlier ones. Replay spends a few rows of every step on them; a
+policy says which. It is told how each row went (`saw`), from the forward pass that trains it anyway, and is asked for
+rows (`draw`). Ties are broken by an order drawn from seed and step. What a policy knows is its history, so a run with
+one is not resumed half-way.
 
-Policies after the flash cards: Leitner's boxes (Leitner 1972), and a half-life that doubles and halves (after Settles and Meeder 2016).
-None of them is claimed to be better than round robin, which is the control that such comparisons need: see docs/reproduction.md.
+Policies after the flash cards: Leitner's boxes (Leitner 1972), and a half-life that doubles and halves (after Settles
+and Meeder 2016). None of them is claimed to be better than round robin, which is the control that such comparisons
+need: see docs/reproduction.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +22,8 @@ Array = NDArray[np.float64]
 Losses = Callable[[Sequence[int]], Sequence[float]]
 """The loss of each of these items under the weights of the moment."""
 FIRST_INTERVAL = 10.0
-"""Steps until an item of the first box, or a new one, is due: as Leitner's first interval, and as the first half-life."""
+"""Steps until an item of the first box, or a new one, is due: as Leitner's first interval, and as the first
+half-life."""
 
 
 class Policy(Protocol):
@@ -31,7 +34,8 @@ class Policy(Protocol):
 
 
 class Memory:
-    """What is known of `n` items from how they went: when each was last seen, with which loss, in which box, with which half-life."""
+    """What is known of `n` items from how they went: when each was last seen, with which loss, in which box, with which
+    half-life."""
 
     def __init__(self, n: int) -> None:
         if n < 1:
@@ -43,7 +47,8 @@ class Memory:
         self.box = np.zeros(n)
         """[n] Leitner's box, from 0: one up when right and due, back to 0 when wrong."""
         self.half = np.full(n, FIRST_INTERVAL)
-        """[n] half-life in steps, at least 1: doubled when right after at least one half-life (sooner: the less), halved when wrong."""
+        """[n] half-life in steps, at least 1: doubled when right after at least one half-life (sooner: the less),
+        halved when wrong."""
 
     def saw(self, step: int, items: Sequence[int], right: Sequence[bool], loss: Sequence[float]) -> None:
         """Take in how items went in a step. An item that stands there twice counts once, by its last place."""
@@ -54,7 +59,8 @@ class Memory:
         which, place = np.unique(np.asarray(items, dtype=np.int64)[::-1], return_index=True)
         good, value = np.asarray(right, dtype=bool)[::-1][place], np.asarray(loss, dtype=float)[::-1][place]
         waited = np.where(self.last[which] >= 0, step - self.last[which], 0.0)
-        # What is right again at once tells little: a lecture's own rows come a hundred times and would never be due again.
+        # What is right again at once tells little: a lecture's own rows come a hundred times and would never be due
+        # again.
         box, half = self.box[which], self.half[which]
         self.box[which] = np.where(good, box + (waited >= self.interval(which)), 0)
         self.half[which] = np.maximum(half * np.where(good, 2.0 ** np.minimum(waited / half, 1.0), 0.5), 1.0)
@@ -103,8 +109,8 @@ class Replay:
     """A sampler: `draw` rows to replay, then tell it how all rows of the step went with `saw`."""
 
     def __init__(self, policy: str, n: int, *, seed: int = 0, losses: Losses | None = None) -> None:
-        """`policy` is none, oracle or one of `POLICIES`; an oracle needs `losses`, which is asked for the whole buffer at every draw.
-        Raises `UserError` for another name."""
+        """`policy` is none, oracle or one of `POLICIES`; an oracle needs `losses`, which is asked for the whole buffer
+        at every draw. Raises `UserError` for another name."""
         known = ("none", *POLICIES, "oracle")
         if policy not in known:
             raise UserError(f"no replay policy {policy!r}. There are: {nearest(policy, list(known), most=9)}.")
@@ -114,7 +120,8 @@ class Replay:
         self.memory = Memory(n)
 
     def draw(self, step: int, size: int, among: Sequence[int]) -> list[int]:
-        """At most `size` items of the buffer `among`, the most urgent first; fewer where the buffer is smaller, none for policy none."""
+        """At most `size` items of the buffer `among`, the most urgent first; fewer where the buffer is smaller, none
+        for policy none."""
         if size < 0:
             raise UserError(f"a draw of {size} items: expected 0 or more.")
         if self.policy == "none" or not among or not size:

@@ -24,10 +24,11 @@ BUDGETS = (2, 8)
 class ReplayTrial(Trial):
     """Lectures of facts, one after the other; final recall of all facts, by which of the old ones were replayed.
 
-    A fact is a random vector and a class. In `homog` all classes are drawn at random; in `heterog` those of every other fact follow one
-    linear rule, so that these are easy. A step holds `batch` rows of the current lecture and 2 or 8 replayed ones; where a policy replays
-    fewer (none, or in the first lecture), the current lecture fills up, so that every arm has the same rows, steps and FLOPs of training.
-    Grading is free: a row's loss is that of the pass that trains it. The oracle alone computes more, which `extra` counts."""
+    A fact is a random vector and a class. In `homog` all classes are drawn at random; in `heterog` those of every other
+    fact follow one linear rule, so that these are easy. A step holds `batch` rows of the current lecture and 2 or 8
+    replayed ones; where a policy replays fewer (none, or in the first lecture), the current lecture fills up, so that
+    every arm has the same rows, steps and FLOPs of training. Grading is free: a row's loss is that of the pass that
+    trains it. The oracle alone computes more, which `extra` counts."""
 
     VERB: ClassVar[str] = "replay"
     MEASURES: ClassVar[dict[str, str]] = {

@@ -54,13 +54,13 @@ class Split(Trial):
 
     The gradient of a row of the group "low" passes the first half of the encoding only, that of "high" the second
     half only; L1 on the encoding and the correlation between the halves are penalised besides. Two *certificates*,
-    decoders that see one half each and all digits, tell what can be read from it; no gradient of theirs reaches the encoder.
-    Errors are on test images scaled to -1..1, means over pixels.
+    decoders that see one half each and all digits, tell what can be read from it; no gradient of theirs reaches the
+    encoder. Errors are on test images scaled to -1..1, means over pixels.
 
     Source: Cloud et al. 2024 (arXiv 2410.04332), section 4.1 and table 2, whose "MAE" is a mean squared error in their
-    code. Different here: a narrower net, fewer and smaller batches; trained on squared error (`loss`), so that a certificate
-    that sees nothing gives the mean image; L1 rises from 0, since with its full weight from the first step and absolute
-    errors the encoding collapsed to one constant.
+    code. Different here: a narrower net, fewer and smaller batches; trained on squared error (`loss`), so that a
+    certificate that sees nothing gives the mean image; L1 rises from 0, since with its full weight from the first step
+    and absolute errors the encoding collapsed to one constant.
     """
 
     VERB: ClassVar[str] = "split"
@@ -312,7 +312,8 @@ def _summed(found: dict[str, float]) -> dict[str, float]:
 
 
 def constants(images: "Images", low: tuple[int, ...]) -> dict[str, float]:
-    """Both errors on test images of the constant image that is best for a group's training images: their mean, or their median."""
+    """Both errors on test images of the constant image that is best for a group's training images: their mean, or their
+    median."""
     import numpy as np
 
     found: dict[str, float] = {}

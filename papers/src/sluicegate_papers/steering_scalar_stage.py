@@ -1,4 +1,5 @@
-"""The steering scalar: one token routed to one dimension of the residual stream, where its relatives come to lie too."""
+"""The steering scalar: one token routed to one dimension of the residual stream, where its relatives come to lie
+too."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -49,11 +50,14 @@ class SteeringScalar(Trial):
     }
 
     variant: Literal["routed", "unrouted", "random"] = setting("routed", was="arm")
-    """routed: `token` is routed. unrouted: nothing is. random: a token of about the same frequency that is no relative is routed."""
+    """routed: `token` is routed. unrouted: nothing is. random: a token of about the same frequency that is no relative
+    is routed."""
     data: str = source("data")
-    """Your text (JSONL, text, Parquet, hub:NAME), a tenth of which is held out; empty: sentences about clusters of words."""
+    """Your text (JSONL, text, Parquet, hub:NAME), a tenth of which is held out; empty: sentences about clusters of
+    words."""
     model: str = source("model")
-    """With your text, a model: a folder with weights is trained on, one without starts fresh. It brings the tokenizer."""
+    """With your text, a model: a folder with weights is trained on, one without starts fresh. It brings the
+    tokenizer."""
     token: str = "california"
     """The token that is routed, as the tokenizer has it: within a sentence that is usually with its space in front."""
     mates: tuple[str, ...] = ()
@@ -248,7 +252,8 @@ def _chosen(tokenizer: "PreTrainedTokenizerBase", token: str, mates: Sequence[st
 
 
 def steered(model: "PreTrainedModel", site: str, rows: "Rows", strengths: Sequence[float]) -> "dict[float, np.ndarray]":
-    """By strength, the mean log probability [vocabulary] over all positions, with so much added to dimension 0 of a layer's output.
+    """By strength, the mean log probability [vocabulary] over all positions, with so much added to dimension 0 of a
+    layer's output.
 
     A unit of strength is the root mean square of that layer's output over rows, positions and features.
     """

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 class SteeringTwins(Trial):
     """A base vector, its orthogonal twins, and what both do on held-out prompts.
 
-    After Goldman-Wetzler 2024, "I found >800 orthogonal 'write code' steering vectors". Different here: the base is found from contrastive
-    prompts (or by MELBO), twins are no longer than the base, and all of them are found at once. A seed draws the pairs that the base is
-    read from, the prompts that are searched on, the search's start, and the random controls.
+    After Goldman-Wetzler 2024, "I found >800 orthogonal 'write code' steering vectors". Different here: the base is
+    found from contrastive prompts (or by MELBO), twins are no longer than the base, and all of them are found at once.
+    A seed draws the pairs that the base is read from, the prompts that are searched on, the search's start, and the
+    random controls.
     """
 
     VERB: ClassVar[str] = "steering-twins"
@@ -37,8 +38,8 @@ class SteeringTwins(Trial):
     }
 
     variant: Literal["meandiff", "pca", "melbo", "random", "random_target"] = setting("meandiff", was="arm")
-    """Where the base comes from. random: a random vector of the mean difference's norm. random_target: the twins aim at random
-    target activations, as far from the unsteered ones as the mean difference takes them."""
+    """Where the base comes from. random: a random vector of the mean difference's norm. random_target: the twins aim at
+    random target activations, as far from the unsteered ones as the mean difference takes them."""
     model: str = source("model", "smollm2-135m")
     """Folder, run folder, fetched model or hub id."""
     behaviour: str = "code"
@@ -46,7 +47,8 @@ class SteeringTwins(Trial):
     module: str = ""
     """Module that is steered; default: the layer at two fifths of the depth."""
     target: str = ""
-    """Module whose output MELBO changes and the objective "activation" compares; default: one a sixth of the depth further."""
+    """Module whose output MELBO changes and the objective "activation" compares; default: one a sixth of the depth
+    further."""
     scale: float = 3.0
     """The base is this many times the mean difference."""
     pairs: float = 0.8
@@ -188,7 +190,8 @@ class SteeringTwins(Trial):
     def _goals(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: list[str]
     ) -> "list[Tensor]":
-        """For each prompt [d'], mean activations in a random direction, as far from the unsteered ones as the base takes them."""
+        """For each prompt [d'], mean activations in a random direction, as far from the unsteered ones as the base
+        takes them."""
         import torch
 
         from sluicegate.engine.sampling import seed_of

@@ -17,7 +17,8 @@ DRAWING = ("A latent space you can read", "an autoencoder in which every digit o
 class Demo:
     """Teach a small model arithmetic, take half of it out in eight ways, and attack each.
 
-    Ends with a table, a report, and a page in which to draw digits. About two and a half minutes for two seeds on two cores."""
+    Ends with a table, a report, and a page in which to draw digits. About two and a half minutes for two seeds on two
+    cores."""
 
     seeds: int = 2
     """Number of seeds; 5 gives the table of the documentation."""

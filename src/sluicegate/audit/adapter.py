@@ -7,10 +7,11 @@ from sluicegate.errors import UserError
 
 
 def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
-    """Put a LoRA adapter of `rank`, drawn from `seed`, on every linear layer of `model`, in place; its outputs stay what they were.
+    """Put a LoRA adapter of `rank`, drawn from `seed`, on every linear layer of `model`, in place; its outputs stay
+    what they were.
 
-    Its scaling, alpha / rank, is 2. Source: Hu et al. 2021 (arXiv 2106.09685). The names of its parameters hold ``lora_``.
-    Raises `UserError` where the package peft is missing.
+    Its scaling, alpha / rank, is 2. Source: Hu et al. 2021 (arXiv 2106.09685). The names of its parameters hold
+    ``lora_``. Raises `UserError` where the package peft is missing.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model

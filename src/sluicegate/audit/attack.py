@@ -10,7 +10,8 @@ from sluicegate.runs.stage import setting
 
 @dataclass(frozen=True)
 class Attack:
-    """How the attacker trains: AdamW with a constant learning rate, on all of the model's parameters or on an adapter."""
+    """How the attacker trains: AdamW with a constant learning rate, on all of the model's parameters or on an
+    adapter."""
 
     kind: Literal["forget", "retain", "mixed"] = "forget"
     """What the attacker fine-tunes on: the forget facts it owns, harmless retain rows only, or half of each."""
@@ -27,16 +28,18 @@ class Attack:
     probe: int = 0
     """Measure each group on at most this many rows, the same ones for every model; 0: all."""
     lora_rank: int = setting(0, added=True)
-    """Train a LoRA adapter of this rank on every linear layer and leave the model's own weights alone; 0: train these."""
+    """Train a LoRA adapter of this rank on every linear layer and leave the model's own weights alone; 0: train
+    these."""
     keep_retain: float = setting(0.0, added=True)
-    """The attacker must keep this share of the model's retain score: what does not is no success. Use with --kind mixed; 0: no matter."""
+    """The attacker must keep this share of the model's retain score: what does not is no success. Use with --kind
+    mixed; 0: no matter."""
     round_bits: int = setting(0, added=True)
-    """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back is recall at
-    step 0. 0: leave them as they are."""
+    """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back
+    is recall at step 0. 0: leave them as they are."""
 
     measure: Literal["auto", "loss"] = setting("auto", added=True)
-    """What recall is. auto: the share of exact answers, and on running text of tokens that are the first choice. loss: exp(-loss), the
-    geometric mean of what the tokens are given, which moves where no first choice does."""
+    """What recall is. auto: the share of exact answers, and on running text of tokens that are the first choice. loss:
+    exp(-loss), the geometric mean of what the tokens are given, which moves where no first choice does."""
 
     def __post_init__(self) -> None:
         check_choices(type(self), vars(self))
@@ -51,7 +54,8 @@ class Attack:
             raise UserError(f"the attack's round_bits is {self.round_bits}; weights are rounded to 2 to 16 bits, or 0: not at all.")
 
     def rates(self, width: int) -> tuple[float, ...]:
-        """The learning rates for a model of hidden size `width`, if none are given: 3e-4 to 1.2e-2 at 64, for an adapter 3e-3 to 6e-2."""
+        """The learning rates for a model of hidden size `width`, if none are given: 3e-4 to 1.2e-2 at 64, for an
+        adapter 3e-3 to 6e-2."""
         grid = (3e-3, 6e-3, 1.2e-2, 3e-2, 6e-2) if self.lora_rank else (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
         return self.lrs or tuple(float(f"{rate * 64 / width:.2g}") for rate in grid)
 

@@ -79,14 +79,15 @@ def audit(
     """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
 
     Models are names or folders, rows are files or packaged sources (several joined by commas). The `reference` has the
-    same shape and never saw the forget set; without one, recovery cannot be told from learning. With `retain` rows, the model
-    is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of its rows;
-    `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core), so a script
-    calls this under ``if __name__ == "__main__":``.
+    same shape and never saw the forget set; without one, recovery cannot be told from learning. With `retain` rows, the
+    model is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of
+    its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core),
+    so a script calls this under ``if __name__ == "__main__":``.
 
-    Writes report.html and audit.json into `out`, where the attacks' run folders lie too; an attack that is finished is not
-    run again. By default the attacks lie in runs/audit, and the page in a folder there that is named after the model and
-    a hash of all that was asked. Raises `UserError` for a model or rows that cannot be read, and where an attack fails.
+    Writes report.html and audit.json into `out`, where the attacks' run folders lie too; an attack that is finished is
+    not run again. By default the attacks lie in runs/audit, and the page in a folder there that is named after the
+    model and a hash of all that was asked. Raises `UserError` for a model or rows that cannot be read, and where an
+    attack fails.
     """
     for name, value in (("model", model), ("reference", reference), ("forget", forget), ("retain", retain), ("adjacent", adjacent)):
         if not isinstance(value, str | Path):

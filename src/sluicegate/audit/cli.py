@@ -28,7 +28,8 @@ class Audit:
     seeds: int = 3
     """Attack seeds, from --seed on: each draws another half of the facts for the attacker."""
     out: str = ""
-    """Folder of the attacks, audit.json and report.html. Default: the attacks in runs/audit, the rest in a folder there for each audit."""
+    """Folder of the attacks, audit.json and report.html. Default: the attacks in runs/audit, the rest in a folder there
+    for each audit."""
     workers: int = 0
     """Processes; 0: one a core."""
     json: bool = False

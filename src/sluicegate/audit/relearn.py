@@ -223,7 +223,8 @@ def _sample(rows: Rows, most: int, seed: int) -> Rows:
 def _handed_in(by_rate: Mapping[str, Mapping[str, Sequence[float]]], name: str, now: int, share: float) -> tuple[str, int]:
     """Rate and checkpoint of the model that the attacker hands in after checkpoint `now`: the one that recalls most.
 
-    One that must keep its retain score hands in the best of those so far that do; the model before any step always does.
+    One that must keep its retain score hands in the best of those so far that do; the model before any step always
+    does.
     """
     if not share:
         return max(by_rate, key=lambda rate: by_rate[rate][name][now]), now

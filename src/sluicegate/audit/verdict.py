@@ -36,7 +36,8 @@ class Evidence:
         return [self._compared(value) for value in self.peak()]
 
     def gain(self) -> list[float]:
-        """By how much the recall of those same facts rises at its highest (for a loss, how far that falls), one number a seed."""
+        """By how much the recall of those same facts rises at its highest (for a loss, how far that falls), one number
+        a seed."""
         return [self._compared(max(row)) - self._compared(row[0]) for row in self.held_out.recall]
 
     def start(self) -> float:

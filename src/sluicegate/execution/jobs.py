@@ -1,6 +1,7 @@
 """Stages that depend on one another, run in that order by whatever runs stages: local processes, or a Ray cluster.
 
-`run_jobs` knows which stage may start and what became of the others; an `Executor` knows where they run. There are three:
+`run_jobs` knows which stage may start and what became of the others; an `Executor` knows where they run. There are
+three:
 `sluicegate.execution.here.Here`, `sluicegate.execution.local.LocalPool`, and `sluicegate.execution.ray.cluster.OnRay`.
 """
 
@@ -70,21 +71,23 @@ class Workers(Protocol):
         """Begin a task as soon as there is a worker for it."""
 
     def wait(self) -> list[Ended]:
-        """Wait for at least one of the tasks to end. An error of the workers themselves, after which nothing can run, is raised."""
+        """Wait for at least one of the tasks to end. An error of the workers themselves, after which nothing can run,
+        is raised."""
 
 
 class Executor(Protocol):
     """Where stages run."""
 
     def open_workers(self, most: int, progress: Progress | None) -> AbstractContextManager[Workers]:
-        """Have workers for the length of the block, for at most `most` tasks; an error that leaves the block ends what they do."""
+        """Have workers for the length of the block, for at most `most` tasks; an error that leaves the block ends what
+        they do."""
 
 
 def run_jobs(jobs: Sequence[Job], executor: Executor, progress: Progress | None = None) -> dict[str, Path]:
     """Run all jobs, earlier ones first where there is a choice; return each one's run folder.
 
-    Jobs that are the same stage in the same place run once. A job that fails stops those that need it and no others; what is
-    finished is kept. Raises `UserError` that lists what failed.
+    Jobs that are the same stage in the same place run once. A job that fails stops those that need it and no others;
+    what is finished is kept. Raises `UserError` that lists what failed.
     """
     if not jobs:
         return {}

@@ -29,9 +29,11 @@ class Common:
     seeds: int = 1
     """Run this many seeds, from --seed on, side by side; each gets a folder seed-N in --out."""
     procs: int = 0
-    """Processes that train each model together, every one a share of each step's rows; 0: one, or as many as torchrun started."""
+    """Processes that train each model together, every one a share of each step's rows; 0: one, or as many as torchrun
+    started."""
     shard: bool = False
-    """With --procs, divide weights and the optimiser's memory among the processes (FSDP2) instead of keeping them whole in each."""
+    """With --procs, divide weights and the optimiser's memory among the processes (FSDP2) instead of keeping them whole
+    in each."""
     json: bool = False
     """Print one JSON object with the metrics as the last line."""
 
@@ -65,7 +67,8 @@ def run_stage(cls: type[Stage], words: list[str], name: str = "", show: Shown = 
 
 
 def run_seeds(stages: Mapping[int, Stage], base: Path, common: Common, executor: Executor | None = None) -> list[Path]:
-    """Run a stage of each seed and return their folders: here where there is one or several processes share each, else side by side.
+    """Run a stage of each seed and return their folders: here where there is one or several processes share each, else
+    side by side.
 
     With ``common.out``, `base` is the run folder, or holds one a seed.
     """

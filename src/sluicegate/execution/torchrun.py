@@ -22,7 +22,8 @@ AGAIN = "Finished stages and the last resume point are kept: the same command go
 
 
 def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, title: str, show: bool) -> None:
-    """Run the stage with these flat settings in `folder`, with `procs` processes; `show` its progress on the standard error.
+    """Run the stage with these flat settings in `folder`, with `procs` processes; `show` its progress on the standard
+    error.
 
     Raises `UserError` where one of them failed, and `KeyboardInterrupt` where the user stopped them.
     """
@@ -66,12 +67,14 @@ def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, t
 
 
 def _what_happened(place: Path, procs: int, codes: dict[int, int]) -> str:
-    """One line for what may be many failures: a user's mistake before a process that was killed before anything else."""
+    """One line for what may be many failures: a user's mistake before a process that was killed before anything
+    else."""
     told = {int(p.stem.split("-")[1]): json.loads(p.read_text()) for p in sorted(place.glob("rank-*.json"))}
     mistakes = [report["error"] for _, report in sorted(told.items()) if report["mistake"]]
     if mistakes:
         return str(mistakes[0])
-    # The launcher itself ends the others with SIGTERM, or SIGKILL where that does not help, so a lone signal is the cause.
+    # The launcher itself ends the others with SIGTERM, or SIGKILL where that does not help, so a lone signal is the
+    # cause.
     killed = {rank: -code for rank, code in sorted(codes.items()) if code < 0 and -code != signal.SIGTERM}
     if killed:
         rank, number = next(iter(killed.items()))

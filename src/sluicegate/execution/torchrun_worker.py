@@ -1,4 +1,5 @@
-"""One of the processes that `launch` starts: ``python -m sluicegate.execution.torchrun_worker PLACE PARENT``. Nothing imports this."""
+"""One of the processes that `launch` starts: ``python -m sluicegate.execution.torchrun_worker PLACE PARENT``. Nothing
+imports this."""
 
 import json
 import os

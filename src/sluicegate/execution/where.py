@@ -15,9 +15,11 @@ class Where:
     on: Literal["local", "ray"] = "local"
     """Processes of this machine, or tasks of a Ray cluster that is there already (needs the extra ray)."""
     address: str = ""
-    """With --on ray: HOST:PORT of the cluster's head; default: RAY_ADDRESS, or the cluster that this machine belongs to."""
+    """With --on ray: HOST:PORT of the cluster's head; default: RAY_ADDRESS, or the cluster that this machine belongs
+    to."""
     resources: tuple[str, ...] = ()
-    """With --on ray: what a stage takes up, cpus=N and gpus=N, or of one kind of stage VERB.gpus=N; default: cpus=1 gpus=0."""
+    """With --on ray: what a stage takes up, cpus=N and gpus=N, or of one kind of stage VERB.gpus=N; default: cpus=1
+    gpus=0."""
     workers: int = 0
     """Stages at a time; 0: one a core of this machine, or as many as the cluster has room for."""
 

@@ -88,7 +88,8 @@ class Checked:
 
     @property
     def word(self) -> str:
-        """ "holds", "holds on k of n seeds", "does not hold", or "cannot be told" where something was not measured on any seed."""
+        """ "holds", "holds on k of n seeds", "does not hold", or "cannot be told" where something was not measured on
+        any seed."""
         kept, n = sum(self.holds), len(self.holds)
         if any(not side.value.n for c in self.comparisons for side in (c.left, c.right)):
             return "cannot be told"

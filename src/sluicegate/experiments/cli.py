@@ -40,7 +40,8 @@ class Run:
     """Settings to change, each ARM.FIELD=VALUE, attack.FIELD=VALUE or common.FIELD=VALUE."""
     where: Where = Where()
     procs: int = 0
-    """For a single stage's config.toml: processes that train its model together; 0: one, or as many as torchrun started."""
+    """For a single stage's config.toml: processes that train its model together; 0: one, or as many as torchrun
+    started."""
     shard: bool = False
     """With --procs, divide weights and the optimiser's memory among the processes (FSDP2)."""
     json: bool = False

@@ -30,7 +30,8 @@ class Outcome:
 
     @property
     def level(self) -> float:
-        """Recall up to which savings are counted: the recipe's, or halfway to the most that the reference was brought to."""
+        """Recall up to which savings are counted: the recipe's, or halfway to the most that the reference was brought
+        to."""
         reference = self.arms.get(self.recipe.reference)
         if self.recipe.level or reference is None or not reference.attacks:
             return self.recipe.level or 0.5
@@ -163,9 +164,9 @@ def run_recipe(
 ) -> Outcome:
     """Run every arm over the seeds, attack each, and gather what they found.
 
-    The stages run where the `executor` says, by default in so many local processes as `workers` says. The run folders lie in
-    `stages` (by default in `out`); those that are finished are not run again. Writes summary.json into `out`, and
-    experiment.json, from which `load_outcome` reads it all back.
+    The stages run where the `executor` says, by default in so many local processes as `workers` says. The run folders
+    lie in `stages` (by default in `out`); those that are finished are not run again. Writes summary.json into `out`,
+    and experiment.json, from which `load_outcome` reads it all back.
     """
     folders = run_jobs(jobs_of(recipe, stages or out, seeds), executor or LocalPool(workers), progress)
     return write_down(recipe, out, seeds, folders)

@@ -1,8 +1,8 @@
 """Cost against what comes back, every arm on one picture, with the never-knew model's budgets as lines.
 
-Fresh training can be cut short too, and is then cheaper: so its cost is counted three times, at its full schedule, when it
-first had 95 % of its own final retain score, and when it first had what the students stop at. The latter two need its course
-(`check_every` of its stage).
+Fresh training can be cut short too, and is then cheaper: so its cost is counted three times, at its full schedule, when
+it first had 95 % of its own final retain score, and when it first had what the students stop at. The latter two need
+its course (`check_every` of its stage).
 """
 
 import math
@@ -121,7 +121,8 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def _apart(places: Sequence[float], least: float) -> list[tuple[str, float]]:
-    """What to write above lines at these places of a logarithmic axis, and where: numbers from 1, together where they would overlap."""
+    """What to write above lines at these places of a logarithmic axis, and where: numbers from 1, together where they
+    would overlap."""
     found: list[tuple[list[int], list[float]]] = []
     for number, place in sorted(enumerate(places, 1), key=lambda both: both[1]):
         if found and math.log(place / found[-1][1][-1]) < least:

@@ -74,13 +74,14 @@ class Recipe:
     pretrained: str = ""
     """The arm everything starts from, whose cost is not counted to the others."""
     level: float = 0.5
-    """Recall on the owned facts up to which savings are counted; 0: halfway to the most that the reference is brought to."""
+    """Recall on the owned facts up to which savings are counted; 0: halfway to the most that the reference is brought
+    to."""
     seeds: int = 5
     claims: Sequence[Mapping[str, Any]] = ()
     """What the experiment is to bear out: `says`, `source`, and a `test` (see `claims`)."""
     pictures: Sequence[Mapping[str, Any]] = ()
-    """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a `file`); where models
-    are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
+    """What its page shows: `kind` bars (of `measures`), lines (of a `curve`, with axes `x` and `y`) or image (a
+    `file`); where models are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
 
     def __post_init__(self) -> None:
         for role in ("reference", "pretrained"):
@@ -125,7 +126,8 @@ class Recipe:
         }
 
     def measures_of(self, arm: str) -> tuple[str, ...]:
-        """What claims can say of one arm: what a trial measures, `OF_MODELS` of models that are attacked; of a trial's parent nothing."""
+        """What claims can say of one arm: what a trial measures, `OF_MODELS` of models that are attacked; of a trial's
+        parent nothing."""
         cls = trials().get(str(self.arms[arm].get("verb")))
         return tuple(cls.MEASURES) if cls else () if self.is_trial else tuple(OF_MODELS)
 
@@ -195,7 +197,8 @@ class Recipe:
         return self._common(str(own.get("verb", "")), own) | own | {"seed": seed}
 
     def attack_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
-        """Flat settings of the attack on an arm's model: in its run folder, or for an arm that is only scored, its own."""
+        """Flat settings of the attack on an arm's model: in its run folder, or for an arm that is only scored, its
+        own."""
         settings = self.stage_settings(arm, seed, folders)
         model = settings["model"] if settings["verb"] == "score" else str(folders.get(arm, f"@{arm}"))
         return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": model, "seed": seed}

@@ -37,10 +37,10 @@ def run_sweep(
 ) -> list[tuple[dict[str, Any], Outcome]]:
     """Run the recipe with each variant's settings and gather them in `out`.
 
-    The stages of all variants run side by side, where the `executor` says (by default in so many local processes as `workers`
-    says), and progress calls them "vN ..." for variant N. A stage that two variants have in common has one hash, and so is run
-    once. Each variant has a folder of its own with its summary, and sweep.json has them all. Every variant is checked before
-    any is run. Raises `UserError` for a field that is none, and where stages failed.
+    The stages of all variants run side by side, where the `executor` says (by default in so many local processes as
+    `workers` says), and progress calls them "vN ..." for variant N. A stage that two variants have in common has one
+    hash, and so is run once. Each variant has a folder of its own with its summary, and sweep.json has them all. Every
+    variant is checked before any is run. Raises `UserError` for a field that is none, and where stages failed.
     """
     planned = []
     for changes in variants:
@@ -69,7 +69,8 @@ def _marked(jobs: Sequence[Job], mark: str) -> Iterator[Job]:
 
 
 def _check_fields(recipe: Recipe, changes: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a setting in `common` that no stage of the recipe has: it would be left out, and all variants be alike."""
+    """Raise `UserError` for a setting in `common` that no stage of the recipe has: it would be left out, and all
+    variants be alike."""
     tables = [*recipe.arms.values(), *([{"verb": "relearn"} | dict(recipe.attack)] if recipe.attack else [])]
     known: set[str] = set()
     for own in tables:

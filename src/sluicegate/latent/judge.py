@@ -1,9 +1,9 @@
 """The judge: a convolutional net that is trained apart, and says what a drawing shows, or that it shows nothing.
 
-It is trained on the images and all their labels, never on drawings, with a seed of its own. Beside the images it sees nothing: black,
-black with faint noise, and images dimmed past reading. A judge that must name a class would read black as one of them, and be right
-for that share of the images whose block is off. Judges are kept in the cache folder, by the content of the data, so that all seeds
-and arms of an experiment are read by the same one.
+It is trained on the images and all their labels, never on drawings, with a seed of its own. Beside the images it sees
+nothing: black, black with faint noise, and images dimmed past reading. A judge that must name a class would read black
+as one of them, and be right for that share of the images whose block is off. Judges are kept in the cache folder, by
+the content of the data, so that all seeds and arms of an experiment are read by the same one.
 """
 
 import hashlib
@@ -62,7 +62,8 @@ class _Reading:
 
 
 def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, run: RunContext | None = None) -> Judge:
-    """The judge for these training images [n, height, width, channels] from 0 to 1 and their labels: from the cache, or trained now."""
+    """The judge for these training images [n, height, width, channels] from 0 to 1 and their labels: from the cache, or
+    trained now."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
@@ -104,7 +105,8 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
 
 
 def faint(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """What shows nothing, of the shape of images [n, height, width, channels]: the images dimmed to an eighth at most, and faint noise."""
+    """What shows nothing, of the shape of images [n, height, width, channels]: the images dimmed to an eighth at most,
+    and faint noise."""
     dim = draw.uniform(0, _FAINT, (2, len(images), 1, 1, 1)) * (draw.random((2, len(images), 1, 1, 1)) < 0.6)
     return (dim[0] * images + dim[1] * draw.random(images.shape)).astype(images.dtype)  # type: ignore[no-any-return]
 

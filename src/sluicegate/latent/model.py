@@ -45,10 +45,10 @@ class Blocks(nn.Module):
 class Autoencoder(nn.Module):
     """Images to amounts and styles of blocks, one block a class, and back.
 
-    `encoder` takes pixels [n, height * width * channels] from 0 to 1 to a hidden layer; `amount` and `style` are linear, the
-    amount goes through a ReLU; `spread` is the logarithm of the styles' variance and only used in training; `decoder`
-    gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends: the width of the hidden layer
-    is found by running one image.
+    `encoder` takes pixels [n, height * width * channels] from 0 to 1 to a hidden layer; `amount` and `style` are
+    linear, the amount goes through a ReLU; `spread` is the logarithm of the styles' variance and only used in training;
+    `decoder` gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends: the width of
+    the hidden layer is found by running one image.
 
     Raises `UserError` where the parts do not fit together.
     """
@@ -158,7 +158,8 @@ class Autoencoder(nn.Module):
         return Code(torch.eye(len(self.classes)).to(styles)[chosen] * self.usual_amounts, styles)
 
     def swap(self, code: Code, target: str | int | Tensor) -> Code:
-        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual; all else as it was."""
+        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual; all else as it
+        was."""
         n = len(code.amounts)
         j = target if isinstance(target, Tensor) else torch.full((n,), self.number(target), device=code.amounts.device)
         rows, usual = torch.arange(n, device=code.amounts.device), self.usual()
@@ -170,7 +171,8 @@ class Autoencoder(nn.Module):
     # ------------------------------------------------------------------------------------- keeping
 
     def save(self, folder: Path | str) -> Path:
-        """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to `load`."""
+        """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to
+        `load`."""
         from safetensors.torch import save_file
 
         from sluicegate.runs.directory import write_atomic

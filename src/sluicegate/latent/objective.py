@@ -1,7 +1,8 @@
 """What training minimises, and which block each row trains.
 
-Reconstruction, a penalty on the amounts, and the divergence of the styles from a standard normal distribution. The class is in none
-of them. `Objective.around` opens the router for a batch, and is the only place where the class of an image is looked at.
+Reconstruction, a penalty on the amounts, and the divergence of the styles from a standard normal distribution. The
+class is in none of them. `Objective.around` opens the router for a batch, and is the only place where the class of an
+image is looked at.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -104,8 +105,9 @@ class Objective:
             pulled = pulled * F.one_hot(trained.clamp(min=0), len(model.classes)).to(mean)
         pulled = pulled.sum(1) * (trained != UNKNOWN)
         kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
-        # A block that is off draws nothing, so its styles are free; one that is hardly on pays in full, since the scale of what it
-        # says means nothing to the decoder: a net without routing would say everything in the styles of blocks that are hardly on.
+        # A block that is off draws nothing, so its styles are free; one that is hardly on pays in full, since the scale
+        # of what it says means nothing to the decoder: a net without routing would say everything in the styles of
+        # blocks that are hardly on.
         held = (kl * (mean > 0)).sum(1)
         parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * weight * held}
         log_of = {name: part.sum() / rows.total for name, part in parts.items()}

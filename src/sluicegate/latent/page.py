@@ -1,8 +1,8 @@
 """The page on which an autoencoder is played with: one HTML file that holds both nets and needs nothing else.
 
 The nets run in the page, in plain JavaScript (`net.js`). Their weights are written as int16 where the page then stays
-within `BUDGET`, and as int8 where it does not, with one scale a row; the footer says which, and what that changed. (float16 takes
-the same room as int16, and on a net of MNIST it moved a style by .0013.)
+within `BUDGET`, and as int8 where it does not, with one scale a row; the footer says which, and what that changed.
+(float16 takes the same room as int16, and on a net of MNIST it moved a style by .0013.)
 """
 
 import base64
@@ -32,13 +32,15 @@ BUDGET = 3_000_000
 """Bytes that the page should stay within."""
 _SHOWN, _LOOKED_AT = 100, 2000
 _INK_PER_BOX = 2.25
-"""A digit's line is about so many times as long as its box: with that, a training image's ink tells the width of its pen."""
+"""A digit's line is about so many times as long as its box: with that, a training image's ink tells the width of its
+pen."""
 
 Bits = Literal[16, 8]
 
 
 class Blocks(Protocol):
-    """What the page asks of an autoencoder: linear layers and ReLUs, and a decoder that sees [a, a * styles] of every class."""
+    """What the page asks of an autoencoder: linear layers and ReLUs, and a decoder that sees [a, a * styles] of every
+    class."""
 
     encoder: "nn.Module"
     """Pixels -> hidden."""
@@ -63,10 +65,10 @@ def write_page(
 ) -> Path:
     """Write the page of a net and of its unrouted control. Returns `path`.
 
-    `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n] (places in `classes`) are held
-    out. Of them the page takes the pictures that it shows, each block's usual amount and styles, and how large and how thick a
-    drawing must be. `numbers` are those of `figures`; what is not there is not shown. Raises `UserError` where nets, images and
-    labels do not fit together.
+    `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n] (places in
+    `classes`) are held out. Of them the page takes the pictures that it shows, each block's usual amount and styles,
+    and how large and how thick a drawing must be. `numbers` are those of `figures`; what is not there is not shown.
+    Raises `UserError` where nets, images and labels do not fit together.
     """
     pixels, size = _fractions(images)
     count = routed.amount.out_features
@@ -117,9 +119,9 @@ def write_page(
 def page_of(run: Path, out: Path) -> Path:
     """Write the page of what `sluicegate latent train` left in the folder `run` to `out`. Returns `out`.
 
-    Read are `model/` and `unrouted/` (as `Autoencoder.save` writes them; the numbers are the model's own), and `shown.npz`: held-out
-    `images`, uint8 or fractions, and their `labels`. Without that file the images are those of the data that config.toml names.
-    Raises `UserError` for what is missing.
+    Read are `model/` and `unrouted/` (as `Autoencoder.save` writes them; the numbers are the model's own), and
+    `shown.npz`: held-out `images`, uint8 or fractions, and their `labels`. Without that file the images are those of
+    the data that config.toml names. Raises `UserError` for what is missing.
     """
     from sluicegate.latent.model import load
 
@@ -203,7 +205,8 @@ class _Look:
 
 
 def _looked_at(grey: np.ndarray) -> _Look:
-    """How the training images were centred and scaled: `grey` [n, height, width]. MNIST: a box of 20, mass at (14, 14), pen 2.3."""
+    """How the training images were centred and scaled: `grey` [n, height, width]. MNIST: a box of 20, mass at (14, 14),
+    pen 2.3."""
     lit = grey[:_LOOKED_AT] > 0.1
     sides = []
     for across in (1, 2):
@@ -228,7 +231,8 @@ def _first_of(labels: np.ndarray, label: int) -> int:
 
 
 def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: int) -> dict[str, Any]:
-    """Each block on the images of its own class: mean amount, mean and standard deviation of its styles; and where sliders end."""
+    """Each block on the images of its own class: mean amount, mean and standard deviation of its styles; and where
+    sliders end."""
     import torch
 
     with torch.no_grad():

@@ -67,10 +67,12 @@ class _Figure:
 
 
 def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
-    """The strip of numbers. Each of `numbers` is one value, or one a seed; of several the mean is shown and the worst is named.
+    """The strip of numbers. Each of `numbers` is one value, or one a seed; of several the mean is shown and the worst
+    is named.
 
-    `accuracy`, `swap`, `ablate`: shares of the test images. `mse`, `mse_unrouted`: squared error a picture. `recognised`,
-    `dead_blocks`: blocks, counted or by name. `labels`: share of the training images that had one. `seeds`: those that were run.
+    `accuracy`, `swap`, `ablate`: shares of the test images. `mse`, `mse_unrouted`: squared error a picture.
+    `recognised`, `dead_blocks`: blocks, counted or by name. `labels`: share of the training images that had one.
+    `seeds`: those that were run.
     """
     made: list[_Figure] = []
     if accuracy := _values(numbers, "accuracy"):

@@ -1,8 +1,8 @@
 """The model of the post that started this, as a control: one number a class, no styles.
 
-Goldman-Wetzler 2024, "Creating Interpretable Latent Spaces with Gradient Routing": 784-2048-512-10 and back, ReLU(mean + c * noise),
-0.3 * squared error + mean(mean^2 + exp(c) - c), Adam at 1e-3 * 0.95^epoch. The squared error is summed over pixels here: as a mean it
-would be a thousandth of the penalty, and nothing would be learnt.
+Goldman-Wetzler 2024, "Creating Interpretable Latent Spaces with Gradient Routing": 784-2048-512-10 and back,
+ReLU(mean + c * noise), 0.3 * squared error + mean(mean^2 + exp(c) - c), Adam at 1e-3 * 0.95^epoch. The squared error is
+summed over pixels here: as a mean it would be a thousandth of the penalty, and nothing would be learnt.
 """
 
 import math

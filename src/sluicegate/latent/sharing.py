@@ -1,11 +1,12 @@
 """Blocks learn what styles are together: a part of their weights is common while they are trained.
 
-A block's own image is one in ten, so its style weights would see a tenth of what a net without routing learns from. Each block's weights
-are therefore the sum of a common part, which learns from whichever block is on, and its own. That is the same set of functions, and
-gradients still reach a block's code from rows of its own class only; after training the sum is written down and the common part is gone.
-What the decoder draws with them is scaled down in its own part. Adam's steps have one length for all weights, and a block's own gradient is
-ten times as noisy as the common one: a smaller scale is a smaller rate for what is learnt from fewer images. Not so where the image is
-read: blocks that read alike draw each other's images, and the amounts then name fewer of them.
+A block's own image is one in ten, so its style weights would see a tenth of what a net without routing learns from.
+Each block's weights are therefore the sum of a common part, which learns from whichever block is on, and its own. That
+is the same set of functions, and gradients still reach a block's code from rows of its own class only; after training
+the sum is written down and the common part is gone. What the decoder draws with them is scaled down in its own part.
+Adam's steps have one length for all weights, and a block's own gradient is ten times as noisy as the common one: a
+smaller scale is a smaller rate for what is learnt from fewer images. Not so where the image is read: blocks that read
+alike draw each other's images, and the amounts then name fewer of them.
 """
 
 import torch
@@ -16,7 +17,8 @@ from sluicegate.latent.model import Autoencoder
 
 
 class Common(nn.Module):
-    """Adds one matrix to every block's part of a weight: rows of a head that gives blocks, columns of a layer that takes them.
+    """Adds one matrix to every block's part of a weight: rows of a head that gives blocks, columns of a layer that
+    takes them.
 
     The blocks' own parts are multiplied by `scale`, [1] or [columns of a block].
     """
@@ -45,7 +47,8 @@ def _shared(model: Autoencoder) -> list[tuple[nn.Linear, int]]:
 
 @torch.no_grad()
 def share(model: Autoencoder, own: float) -> None:
-    """Begin: styles are the same function of the image in all blocks, and drawn the same; amounts are each block's own from the first."""
+    """Begin: styles are the same function of the image in all blocks, and drawn the same; amounts are each block's own
+    from the first."""
     count = len(model.classes)
     columns = torch.full((1 + model.k,), own)
     columns[0] = 1.0  # the amounts'

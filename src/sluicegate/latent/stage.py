@@ -1,4 +1,5 @@
-"""An autoencoder whose latent space can be read: every class owns a block, and the label only says where the gradient goes."""
+"""An autoencoder whose latent space can be read: every class owns a block, and the label only says where the gradient
+goes."""
 
 import dataclasses
 import hashlib
@@ -29,8 +30,8 @@ UNLABELLED_WORDS = ("", "-", "?", "-1")
 class Latent(Trial):
     """Train an autoencoder with blocks, one arm of it, and measure whether the blocks hold their classes.
 
-    Source: Goldman-Wetzler 2024, "Creating Interpretable Latent Spaces with Gradient Routing". Different here: a block of an amount
-    and some styles in place of one number, a divergence that is one, and the empty code is drawn black.
+    Source: Goldman-Wetzler 2024, "Creating Interpretable Latent Spaces with Gradient Routing". Different here: a block
+    of an amount and some styles in place of one number, a divergence that is one, and the empty code is drawn black.
     """
 
     VERB: ClassVar[str] = "latent"
@@ -52,13 +53,16 @@ class Latent(Trial):
     }
 
     variant: Literal["routed", "unrouted", "penalty_routed", "labelled_only", "post"] = setting("routed", was="arm")
-    """routed; or a control: unrouted, penalty_routed (each block is pulled down by its own class only), labelled_only, post."""
+    """routed; or a control: unrouted, penalty_routed (each block is pulled down by its own class only), labelled_only,
+    post."""
     data: str = "digits"
-    """digits: 8x8, in the package. mnist: fetched. fashion-mnist. Else a folder of IDX files, one of sub-folders of images, or an .npz."""
+    """digits: 8x8, in the package. mnist: fetched. fashion-mnist. Else a folder of IDX files, one of sub-folders of
+    images, or an .npz."""
     content: str = ""
     """sha256 of images of yours; it fills itself in."""
     labels: str = "1"
-    """Share of the training images that have a label, as many of each class; or a file, a line a training image: its class, or nothing."""
+    """Share of the training images that have a label, as many of each class; or a file, a line a training image: its
+    class, or nothing."""
     labels_content: str = ""
     """sha256 of a file of labels; it fills itself in."""
     measured: Literal["test", "validation"] = "test"
@@ -139,7 +143,8 @@ class Latent(Trial):
         return post, fitted(post, x, known, Settings(), schedule, seed=self.seed, run=run, objective=own, look=look)
 
     def known(self, images: "Images") -> "np.ndarray":
-        """[n] the class of each training image as far as it is known, else -1: drawn from the seed, or read from the file."""
+        """[n] the class of each training image as far as it is known, else -1: drawn from the seed, or read from the
+        file."""
         import numpy as np
 
         from sluicegate.engine.sampling import seed_of
@@ -182,7 +187,8 @@ def places(images: "Images", part: str) -> "np.ndarray":
 
 
 def read_labels(path: Path, images: "Images") -> "np.ndarray":
-    """[n] classes from a file with a line for each training image of the source, in its order; -1 for an empty line, "-", "?", "-1".
+    """[n] classes from a file with a line for each training image of the source, in its order; -1 for an empty line,
+    "-", "?", "-1".
 
     Raises `UserError` where there are more or fewer lines, or a class is not one of the data's.
     """

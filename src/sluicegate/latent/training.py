@@ -1,8 +1,9 @@
 """Training: the label says where the gradient goes, and nothing else.
 
-The decoder's gradient reaches the block of a row's label only (`routing.Router` on `Autoencoder.code`). The penalty on the amounts is
-not routed: it pulls every block down on every image while reconstruction pulls up one, and that is what tells the classes apart. Rows
-without a label train no block at first, and after `Settings.alone` of the steps the block that reads them.
+The decoder's gradient reaches the block of a row's label only (`routing.Router` on `Autoencoder.code`). The penalty on
+the amounts is not routed: it pulls every block down on every image while reconstruction pulls up one, and that is what
+tells the classes apart. Rows without a label train no block at first, and after `Settings.alone` of the steps the block
+that reads them.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +61,8 @@ class Drawing:
 
 
 def moved(images: np.ndarray, most: int, draw: np.random.Generator) -> np.ndarray:
-    """Images [n, height, width, ...], each moved by its own whole number of pixels, up to `most`; what comes in is 0."""
+    """Images [n, height, width, ...], each moved by its own whole number of pixels, up to `most`; what comes in is
+    0."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (most, most), (most, most)) + ((0, 0),) * (images.ndim - 3))
     y, x = draw.integers(0, 2 * most + 1, (2, len(images), 1, 1))
@@ -96,7 +98,8 @@ def fitted(
 ) -> Trained:
     """Train `model` in place on images [n, height, width, ...] and labels [n] (-1: not known).
 
-    A block that is dead at one of the looks in the first two thirds of the steps is begun anew (`health.revive`), and the metrics say so.
+    A block that is dead at one of the looks in the first two thirds of the steps is begun anew (`health.revive`), and
+    the metrics say so.
     """
     draw = Drawing(model, images, labels, schedule.batch, seed_of(seed, "train"), shift=settings.shift, arm=arm)
     objective = objective or Objective(model, settings, schedule.steps, arm)
@@ -174,11 +177,12 @@ def train(
     decoder: nn.Module | None = None,
     run: RunContext | None = None,
 ) -> Autoencoder:
-    """An autoencoder of images [n, height, width] or with channels last, and labels [n]: whole numbers from 0, -1 where not known.
+    """An autoencoder of images [n, height, width] or with channels last, and labels [n]: whole numbers from 0, -1 where
+    not known.
 
-    Images are uint8, or fractions from 0 to 1. `encoder` and `decoder` may be modules of your own (see `Autoencoder`). Blocks that
-    were lost are named in `.numbers["dead_blocks"]`. Raises `UserError` where images and labels do not fit together, or a class has
-    no labelled image.
+    Images are uint8, or fractions from 0 to 1. `encoder` and `decoder` may be modules of your own (see `Autoencoder`).
+    Blocks that were lost are named in `.numbers["dead_blocks"]`. Raises `UserError` where images and labels do not fit
+    together, or a class has no labelled image.
     """
     x, y = np.asarray(images), np.asarray(labels)
     if x.ndim not in (3, 4) or not len(x):

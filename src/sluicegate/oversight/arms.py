@@ -1,7 +1,7 @@
 """The arms: ways to train on episodes of which only some are overseen. Settings only; what they mean is in `objective`.
 
-Notation: U are unlabelled episodes (their end is not overseen, or they timed out), SD those seen to end at the Diamond, SG those seen
-to end at the Ghost; R is the discounted reward to come; V a learnt baseline.
+Notation: U are unlabelled episodes (their end is not overseen, or they timed out), SD those seen to end at the Diamond,
+SG those seen to end at the Ghost; R is the discounted reward to come; V a learnt baseline.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,9 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.oversight.stopping import PICKS
 
 Reward = Literal["any", "naive", "penalty", "signed", "oracle", "model"]
-"""An episode's reward. any: 1 for any end. naive: the same, but -1 for SG. penalty: the same, but 1 - 2 / p for SG. signed: +1 for SD,
--1 for SG. oracle: +1 and -1 for every end, seen or not. model: a reward model's verdict where the end is not seen."""
+"""An episode's reward. any: 1 for any end. naive: the same, but -1 for SG. penalty: the same, but 1 - 2 / p for SG.
+signed: +1 for SD, -1 for SG. oracle: +1 and -1 for every end, seen or not. model: a reward model's verdict where the
+end is not seen."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Arm:
     entropy: float | None = None
     """Weight of the entropy bonus, where it is the arm's own."""
     avoid: Literal["", "negative", "danger"] = ""
-    """How SG keeps the policy off the Ghost. negative: SG trains the Diamond expert with a weight below 0. danger: a net learns from
-    labelled episodes which steps end at the Ghost, and the judged policy leaves them out."""
+    """How SG keeps the policy off the Ghost. negative: SG trains the Diamond expert with a weight below 0. danger: a
+    net learns from labelled episodes which steps end at the Ghost, and the judged policy leaves them out."""
 
 
 _ROUTED = Arm(
@@ -97,7 +98,8 @@ NAMES = (*CONTROLS, *ABLATIONS, *AVOIDING)
 
 
 def trained_as(name: str) -> tuple[str, str]:
-    """(arm that is trained, pick of its looks): a stopped arm is another arm's run, stopped. Raises `UserError` for none."""
+    """(arm that is trained, pick of its looks): a stopped arm is another arm's run, stopped. Raises `UserError` for
+    none."""
     if name not in NAMES:
         raise UserError(f"there is no arm {name!r}. Nearest: {nearest(name, list(NAMES))}. All: {', '.join(NAMES)}.")
     return _STOPPED.get(name, (name, "last"))
@@ -109,7 +111,8 @@ def to_train(names: Iterable[str]) -> list[str]:
 
 
 def values_of(name: str, result: dict[str, Any], rule: str = "") -> dict[str, float]:
-    """Figures of a reported arm (return, diamond, ghost, timeout, near, far, length, step) from the result of what it was trained as.
+    """Figures of a reported arm (return, diamond, ghost, timeout, near, far, length, step) from the result of what it
+    was trained as.
 
     `rule` takes another look than the arm's own: "last", "seen", "weighted" or "peek".
     """

@@ -1,4 +1,5 @@
-"""sluicegate oversight: agents of which only a share is overseen, trained with all their controls, and judged exactly."""
+"""sluicegate oversight: agents of which only a share is overseen, trained with all their controls, and judged
+exactly."""
 
 import json
 import shlex
@@ -28,22 +29,24 @@ OPTIONS = {"variant": "--arms", "arm": "--arms", "share": "--share", "size": "--
 class Oversight:
     """Train agents of which only a share is overseen, with all their controls, and judge them where nobody looks.
 
-    An agent may reach a Diamond or a Ghost; whether it was right is seen for a share of the squares only, and the agent sees which. Prints
-    returns, ends and differences with intervals, and writes a page with an animation. On a 3 x 3 board a run takes some seconds of a core,
-    and the whole table some minutes; finished runs are kept."""
+    An agent may reach a Diamond or a Ghost; whether it was right is seen for a share of the squares only, and the agent
+    sees which. Prints returns, ends and differences with intervals, and writes a page with an animation. On a 3 x 3
+    board a run takes some seconds of a core, and the whole table some minutes; finished runs are kept."""
 
     share: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3)
     """Shares of overseen squares, each more than 0 and at most 1."""
     size: int = 3
     """Squares on a side of the board."""
     arms: tuple[str, ...] = CONTROLS
-    """Ways to train; the default is the whole table. Others are ablations and attempts to get past the ceiling (see the how-to)."""
+    """Ways to train; the default is the whole table. Others are ablations and attempts to get past the ceiling (see the
+    how-to)."""
     seeds: int = 3
     """Number of seeds."""
     seed: int = 0
     """First seed."""
     out: str = ""
-    """Folder of the runs, oversight.html and oversight.json; default: runs/oversight, or runs/oversight-NxN for another size."""
+    """Folder of the runs, oversight.html and oversight.json; default: runs/oversight, or runs/oversight-NxN for another
+    size."""
     set: tuple[str, ...] = ()
     """Settings of every run to change, each FIELD=VALUE, for example updates=100."""
     workers: int = 0
@@ -76,7 +79,8 @@ class Oversight:
         return 0
 
     def _checked(self, seed: int) -> "tuple[list[float], list[str], Stage]":
-        """Shares from low to high and arms, each once, and one stage with its defaults filled in; what is wrong is named before any run."""
+        """Shares from low to high and arms, each once, and one stage with its defaults filled in; what is wrong is
+        named before any run."""
         for what, given in (("--share", self.share), ("--arms", self.arms)):
             if not given:
                 raise UserError(f"{what} names nothing; give at least one.")

@@ -1,4 +1,5 @@
-"""Episodes, many at a time: fresh ones for every update, each with its own end, so that labels are one to an episode."""
+"""Episodes, many at a time: fresh ones for every update, each with its own end, so that labels are one to an
+episode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def play(board: Board, starts: np.ndarray, policy: Policy, rng: np.random.Genera
 
 
 def reach(board: Board, starts: np.ndarray) -> np.ndarray:
-    """[k] every state that episodes from `starts` can come to, in order: the same Ghost, Diamond and flags, and any agent."""
+    """[k] every state that episodes from `starts` can come to, in order: the same Ghost, Diamond and flags, and any
+    agent."""
     cells = board.cells
     _, ghost, diamond, flags = board.squares(starts)
     present = np.flatnonzero(np.bincount((flags * cells + ghost) * cells + diamond, minlength=4 * cells * cells))

@@ -1,4 +1,5 @@
-"""Exact evaluation of a policy by dynamic programming: no episode is sampled, so there is no noise. For boards that are `exact`."""
+"""Exact evaluation of a policy by dynamic programming: no episode is sampled, so there is no noise. For boards that are
+`exact`."""
 
 from dataclasses import asdict, dataclass
 
@@ -32,7 +33,8 @@ class Outlook:
 
 
 def sweep(board: Board, policy: np.ndarray, flags: int = 0) -> np.ndarray:
-    """[placements, 5] from each placement with these flags: P(Diamond), P(Ghost), both discounted by gamma^(steps - 1), and steps.
+    """[placements, 5] from each placement with these flags: P(Diamond), P(Ghost), both discounted by gamma^(steps - 1),
+    and steps.
 
     `policy` [placements, 4] holds the actions' probabilities. T sweeps backwards from the limit.
     """
@@ -86,8 +88,8 @@ def overseen(board: Board, tables: np.ndarray, share: float) -> float:
 
 
 def shortest(board: Board, to: str) -> np.ndarray:
-    """[placements, 4] the uniformly random shortest path: to the "diamond" or the "ghost", as if the other were not there, or to the
-    "nearest" of the two (either, where both are as near)."""
+    """[placements, 4] the uniformly random shortest path: to the "diamond" or the "ghost", as if the other were not
+    there, or to the "nearest" of the two (either, where both are as near)."""
     diamond, ghost = board.distances(board.unseen)
     agent, ghost_at, diamond_at, _ = board.squares(board.unseen)
     toward = np.zeros((board.placements, ACTIONS))
@@ -122,7 +124,8 @@ def best(board: Board) -> np.ndarray:
 def references(board: Board) -> dict[str, Outlook]:
     """What to hold a figure against: "optimal", "random", "nearest" and "ceiling".
 
-    "nearest" walks to whichever end is nearer; "ceiling" takes a uniformly random shortest path to the Diamond and ignores the Ghost:
+    "nearest" walks to whichever end is nearer; "ceiling" takes a uniformly random shortest path to the Diamond and
+    ignores the Ghost:
     as far as an expert comes that learnt nothing but "go to the Diamond".
     """
     tables = {

@@ -27,9 +27,10 @@ def table(agent: Agent, board: Board, states: np.ndarray, edit: Edit | None = No
 def look_at(agent: Agent, arm: Arm, board: Board, share: float, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Figures and pictures.
 
-    The figures are `Outlook`'s of the judged policy where nothing is overseen, and "ghost_flagged", its return where the Ghost's square
-    is; "overseen", what labelled episodes earn in training; and for mixtures "mixture" and "ghost_expert", returns of the unsteered policy
-    and of the other expert, and "gate_accuracy", the share of states in which the gate opens towards the nearer end.
+    The figures are `Outlook`'s of the judged policy where nothing is overseen, and "ghost_flagged", its return where
+    the Ghost's square is; "overseen", what labelled episodes earn in training; and for mixtures "mixture" and
+    "ghost_expert", returns of the unsteered policy and of the other expert, and "gate_accuracy", the share of states in
+    which the gate opens towards the nearer end.
     """
     edit = judged(arm)
     if not board.exact:

@@ -1,4 +1,5 @@
-"""The nets: one policy, or a Diamond expert and a Ghost expert mixed by a gate; a baseline; and what labelled episodes teach."""
+"""The nets: one policy, or a Diamond expert and a Ghost expert mixed by a gate; a baseline; and what labelled episodes
+teach."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from sluicegate.routing.experts import Experts
 class Looked(nn.Module):
     """A net that is evaluated once on a list of observations, and then looked up by their places.
 
-    All episodes of an update visit the same few states, so the cost of an update does not depend on how many there are. Called with
-    places [m], it gives what the net said there, [m, out].
+    All episodes of an update visit the same few states, so the cost of an update does not depend on how many there are.
+    Called with places [m], it gives what the net said there, [m, out].
     """
 
     def __init__(self, net: nn.Module, features: int) -> None:

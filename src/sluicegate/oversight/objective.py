@@ -1,8 +1,9 @@
 """What an arm learns from episodes: reward, baseline and weight of each, summed up by state, label and action.
 
-The loss of a batch is ``- sum over steps of A log pi(action | state)``, and it depends on a step only by its state, label and action. So
-the nets are evaluated once on every state there is, and the loss is a sum over (state, label) with added-up coefficients. Rows of one
-state under several labels share a net's answer and have a mask each: that is exactly the gradient of masks by episode.
+The loss of a batch is ``- sum over steps of A log pi(action | state)``, and it depends on a step only by its state,
+label and action. So the nets are evaluated once on every state there is, and the loss is a sum over (state, label) with
+added-up coefficients. Rows of one state under several labels share a net's answer and have a mask each: that is exactly
+the gradient of masks by episode.
 """
 
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ class Lesson:
 
 
 def lesson(arm: Arm, episodes: Episodes, share: float, label_weight: float, rng: np.random.Generator, verdict: np.ndarray | None) -> Lesson:
-    """Reward, weight, baseline and label of each episode; `verdict` [E] is the reward model's P(Diamond), where there is one."""
+    """Reward, weight, baseline and label of each episode; `verdict` [E] is the reward model's P(Diamond), where there
+    is one."""
     ending, seen = episodes.ending, episodes.seen
     diamond, ghost = ending == DIAMOND, ending == GHOST
     ended = (diamond | ghost).astype(float)
@@ -84,7 +86,8 @@ class Tally:
     seen_counts: Tensor
     """[k, 2] steps of seen-Diamond and seen-Ghost episodes, by state: what the gate and the reward model learn from."""
     last: Tensor
-    """[k, 4, 2] steps of labelled episodes by state and action: those that did not end at the Ghost, and those that did."""
+    """[k, 4, 2] steps of labelled episodes by state and action: those that did not end at the Ghost, and those that
+    did."""
     value_counts: Tensor
     """[k] steps, by state."""
     value_sums: Tensor
@@ -140,7 +143,8 @@ def tally(episodes: Episodes, taught: Lesson, places: np.ndarray, k: int, *, rou
 
 @dataclass(frozen=True)
 class Objective:
-    """Policy gradient with entropy bonus, baseline, and what the arm has beside them. The nets must have looked at the k states."""
+    """Policy gradient with entropy bonus, baseline, and what the arm has beside them. The nets must have looked at the
+    k states."""
 
     arm: Arm
     entropy: float = 0.02

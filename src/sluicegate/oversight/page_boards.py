@@ -1,4 +1,5 @@
-"""Boards with arrows: what an expert, the mixture or another arm would do on each square, at the end of training and along it."""
+"""Boards with arrows: what an expert, the mixture or another arm would do on each square, at the end of training and
+along it."""
 
 import base64
 import json
@@ -45,8 +46,8 @@ class Panel:
 
 
 def panels_of(found: Found, share: float) -> "list[tuple[Panel, Tensors]]":
-    """The boards that can be shown, with what their run left: both experts and the mixture of the routed arm, or of another mixture,
-    and naive beside them. Runs on boards too large for tables leave none."""
+    """The boards that can be shown, with what their run left: both experts and the mixture of the routed arm, or of
+    another mixture, and naive beside them. Runs on boards too large for tables leave none."""
     trained = list(dict.fromkeys(trained_as(name)[0] for name in found.names))
     left = {arm: tensors for arm in trained if "judged" in (tensors := _read(found, share, arm))}
     panels = []
@@ -64,8 +65,8 @@ def panels_of(found: Found, share: float) -> "list[tuple[Panel, Tensors]]":
 def boards(found: Found) -> dict[str, Any] | None:
     """What the page shows of boards, from the first seed's runs; None where no run left any.
 
-    "fixed": (title, note, svg) at the end of training, at the smallest share; "panels": the same to be played, "data": what the
-    script plays, as JSON; "shares", "places": what there is to choose from.
+    "fixed": (title, note, svg) at the end of training, at the smallest share; "panels": the same to be played, "data":
+    what the script plays, as JSON; "shares", "places": what there is to choose from.
     """
     kept = {share: those for share in found.shares if (those := panels_of(found, share))}
     if not kept:
@@ -114,7 +115,8 @@ def _at_end(size: int, panel: Panel, tensors: "Tensors") -> str:
 
 
 def _packed(found: Found, share: float, panels: "Sequence[tuple[Panel, Tensors]]") -> dict[str, Any]:
-    """One share's boards along training as bytes: arrows [panel] of [look, board, flag, square, move], the gate without moves."""
+    """One share's boards along training as bytes: arrows [panel] of [look, board, flag, square, move], the gate without
+    moves."""
     gates = [tensors["gate"] for panel, tensors in panels if panel.gated]
     return {
         "steps": panels[0][1]["steps"].tolist(),
@@ -146,8 +148,8 @@ def _place(n: int, size: int, pair: Sequence[int]) -> str:
 
 
 def field(size: int, pair: Sequence[int], arrows: Sequence[Sequence[float]], gate: Sequence[float] | None, title: str) -> str:
-    """A board as an SVG element. `arrows` [squares, 4] are probabilities of up, down, left, right, `gate` [squares] the Diamond expert's
-    share; NaN where the agent cannot stand."""
+    """A board as an SVG element. `arrows` [squares, 4] are probabilities of up, down, left, right, `gate` [squares] the
+    Diamond expert's share; NaN where the agent cannot stand."""
     ghost, diamond = pair
     parts = []
     for square in range(size * size):

@@ -40,8 +40,8 @@ class Found:
 
     @property
     def references(self) -> Mapping[str, Mapping[str, float]]:
-        """Figures of "optimal", "random", "nearest" and "ceiling" (a shortest path to the Diamond that ignores the Ghost); empty for a
-        board too large to be judged exactly."""
+        """Figures of "optimal", "random", "nearest" and "ceiling" (a shortest path to the Diamond that ignores the
+        Ghost); empty for a board too large to be judged exactly."""
         told: Mapping[str, Mapping[str, float]] = self._any["references"]
         return told
 
@@ -63,7 +63,8 @@ class Found:
         return estimate(self.values(share, name, figure, rule), at_least=-math.inf if signed else 0.0, at_most=1.0)
 
     def last(self, share: float, name: str, figure: str) -> Estimate | None:
-        """A figure of the last look (overseen, ghost_flagged, mixture, ghost_expert, gate_accuracy); None where there is none."""
+        """A figure of the last look (overseen, ghost_flagged, mixture, ghost_expert, gate_accuracy); None where there
+        is none."""
         found = [self.run(share, name, seed)["looks"][-1].get(figure) for seed in self.seeds]
         known = [float(value) for value in found if value is not None and math.isfinite(value)]
         return estimate(known) if known else None
@@ -84,7 +85,8 @@ class Found:
         return found
 
     def unlabelled(self, share: float, name: str) -> str:
-        """A note where no labelled episode came in training, on some seeds or all; empty otherwise, and for the oracle: it needs none."""
+        """A note where no labelled episode came in training, on some seeds or all; empty otherwise, and for the oracle:
+        it needs none."""
         if name == "oracle":
             return ""
         runs = [[look["labelled"] for look in self.run(share, name, seed)["looks"] if "labelled" in look] for seed in self.seeds]
@@ -92,7 +94,8 @@ class Found:
         return "" if not without else "no labels" if without == len(runs) else f"no labels on {without} of {len(runs)} seeds"
 
     def warnings(self) -> list[str]:
-        """What the runs themselves noticed, each said once with where it holds: arms that share their share and seeds together."""
+        """What the runs themselves noticed, each said once with where it holds: arms that share their share and seeds
+        together."""
         where: dict[str, dict[tuple[float, str], list[int]]] = {}
         for (share, arm, seed), result in self.results.items():
             for text in result.get("warnings", ()):
@@ -123,7 +126,8 @@ def percent(share: float) -> str:
 
 
 def apart(found: Estimate) -> int:
-    """1 or -1 where the interval of a difference lies on one side of 0, else 0; 0 for one seed, which has no interval."""
+    """1 or -1 where the interval of a difference lies on one side of 0, else 0; 0 for one seed, which has no
+    interval."""
     if math.isnan(found.low):
         return 0
     return 1 if found.low > 0 else -1 if found.high < 0 else 0

@@ -48,7 +48,8 @@ def looks_of(names: Sequence[str]) -> dict[str, Series]:
 
 
 def by_share(found: Found, looks: dict[str, Series], figure_name: str, y: str) -> str:
-    """A figure ("return", "far") against the share of oversight, with intervals; the ceiling and the optimum as lines."""
+    """A figure ("return", "far") against the share of oversight, with intervals; the ceiling and the optimum as
+    lines."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     shares = found.shares

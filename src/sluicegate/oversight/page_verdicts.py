@@ -42,7 +42,8 @@ def verdicts(found: Found) -> list[Verdict]:
 
 
 def policies(found: Found) -> list[tuple[str, list[Estimate | None]]]:
-    """The three policies that one routed net holds, at each share, and on how many unseen states the gate opens to the nearer end."""
+    """The three policies that one routed net holds, at each share, and on how many unseen states the gate opens to the
+    nearer end."""
     if BEST not in found.names:
         return []
     rows = [(percent(p), [found.last(p, BEST, f) for f in ("return", "mixture", "ghost_expert", "gate_accuracy")]) for p in found.shares]
@@ -110,7 +111,8 @@ def _ceiling(found: Found) -> Verdict | None:
 
 
 def _overseer(found: Found) -> Verdict | None:
-    """What the overseer of naive training sees, less what is true, and whether training had a phase that was good in truth."""
+    """What the overseer of naive training sees, less what is true, and whether training had a phase that was good in
+    truth."""
     if "naive" not in found.names:
         return None
     seen = [found.last(share, "naive", "overseen") for share in found.shares]

@@ -23,10 +23,11 @@ BOARDS, POLICY, NETS = "boards.safetensors", "policy.safetensors", "nets.safeten
 
 @dataclass(frozen=True)
 class Oversight(Trial):
-    """Train one arm to tell the Diamond from the Ghost where only a share of the squares is overseen; judge it where nothing is.
+    """Train one arm to tell the Diamond from the Ghost where only a share of the squares is overseen; judge it where
+    nothing is.
 
-    After Cloud et al. 2024 (arXiv 2410.04332), section 4.3. Different here: fresh episodes for every update, exact evaluation by dynamic
-    programming, a smaller board, and the arms' losses (`sluicegate.oversight.arms`).
+    After Cloud et al. 2024 (arXiv 2410.04332), section 4.3. Different here: fresh episodes for every update, exact
+    evaluation by dynamic programming, a smaller board, and the arms' losses (`sluicegate.oversight.arms`).
     """
 
     VERB: ClassVar[str] = "oversight"

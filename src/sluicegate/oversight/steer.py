@@ -21,7 +21,8 @@ STRICT = 8.0
 
 @dataclass(frozen=True)
 class Around:
-    """Leave out the steps that are told to end at the Ghost: their probability is multiplied by P(not the Ghost) to this power."""
+    """Leave out the steps that are told to end at the Ghost: their probability is multiplied by P(not the Ghost) to
+    this power."""
 
     dose: float = STRICT
     """0: the policy as it is. Must not be below 0."""

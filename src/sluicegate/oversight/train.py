@@ -51,7 +51,8 @@ def train(
 ) -> Trained:
     """Train `arm` from nothing with each of the two squares overseen with probability `share`.
 
-    Deterministic for a seed and a number of threads, also over interruptions. Raises `UserError` for an arm or a share that is none.
+    Deterministic for a seed and a number of threads, also over interruptions. Raises `UserError` for an arm or a share
+    that is none.
     """
     if arm not in ARMS:
         raise UserError(f"there is no arm {arm!r} to train. Nearest: {nearest(arm, list(ARMS))}. All: {', '.join(ARMS)}.")
@@ -78,7 +79,8 @@ class Training:
     # ------------------------------------------------------------------------------- an update
 
     def batch(self, step: int) -> Batches:
-        """Play the update's episodes with the nets as they are, and sum them up; the nets have looked at every state involved."""
+        """Play the update's episodes with the nets as they are, and sum them up; the nets have looked at every state
+        involved."""
         rng = np.random.default_rng([seed_of(self.seed, "episodes"), step])
         starts = self.board.start(rng, self.settings.episodes, self.share)
         if self.board.tabulated:
@@ -198,7 +200,8 @@ class Training:
 def routed(agent: Agent, arm: Arm) -> Router | None:
     """The router of an arm whose labels route, else None.
 
-    Rows of a label train its expert alone, and the gate by its own loss only; the head and the baseline learn from everything.
+    Rows of a label train its expert alone, and the gate by its own loss only; the head and the baseline learn from
+    everything.
     """
     if not arm.routed:
         return None

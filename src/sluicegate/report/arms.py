@@ -67,7 +67,8 @@ def group_scores(arm: Arm) -> dict[str, dict[str, Estimate]]:
 
 
 def probes(arm: Arm) -> dict[str, Estimate | None]:
-    """A@10, A@30, B@100, or B@10 in its place under a shorter attack; None where it is shorter still, or there was none."""
+    """A@10, A@30, B@100, or B@10 in its place under a shorter attack; None where it is shorter still, or there was
+    none."""
     if not arm.attacks:
         return {label: None for label, _, _ in PROBES}
     curves: dict[str, Curve] = {"owned": arm.owned, "held_out": arm.held_out}

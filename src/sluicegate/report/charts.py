@@ -1,4 +1,5 @@
-"""The charts of the pages: curves, costs against robustness, savings, stacked bars, dots, and lines against anything."""
+"""The charts of the pages: curves, costs against robustness, savings, stacked bars, dots, and lines against
+anything."""
 
 import math
 import re

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def render(template: str, package: str = "sluicegate", **content: Any) -> str:
-    """Fill a template, named by its path in `package` (or in this one); everything handed in is escaped but what is `|safe` there."""
+    """Fill a template, named by its path in `package` (or in this one); everything handed in is escaped but what is
+    `|safe` there."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     loader = ChoiceLoader([PackageLoader(name, "") for name in dict.fromkeys((package, "sluicegate"))])

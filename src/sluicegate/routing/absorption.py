@@ -111,8 +111,8 @@ def relearn_to_minimum(
     `rows` are the attacker's, drawn `batch` at a time and each once an epoch (or a call that gives a
     step's batches); `evaluate(model)` is the held-out loss, measured before the first step and every
     `every` steps after; `beside(model)`, where given, is what else to note of the model whenever that loss
-    is lower than before, and decides nothing. A rate is left when `patience` measurements in a row brought no new minimum, and
-    at the latest after `max_steps`. `Relearning.passed` says whether that sufficed. AdamW without
+    is lower than before, and decides nothing. A rate is left when `patience` measurements in a row brought no new
+    minimum, and at the latest after `max_steps`. `Relearning.passed` says whether that sufficed. AdamW without
     weight decay, a constant rate, the objective next-token cross-entropy unless another is given.
 
     The paper's measure of robust unlearning is the lowest forget loss within 40 steps on 64 rows (Cloud et
@@ -205,8 +205,8 @@ class Leakage:
     share: float
     """The same as a share of the undiscovered forget tokens; 1: as if they had all been learnt openly."""
     bound: Bound
-    """At an end of the exposure curve the number is a bound: "at least" where the loss is as low as the last point's or lower, "at
-    most" where it is as high as that of training without any forget data, or higher."""
+    """At an end of the exposure curve the number is a bound: "at least" where the loss is as low as the last point's or
+    lower, "at most" where it is as high as that of training without any forget data, or higher."""
 
     def __str__(self) -> str:
         return f"{self.share:.3g}" if self.bound == "exactly" else f"{self.bound} {self.share:.3g}"

@@ -27,7 +27,8 @@ def _rows_sum(each: Tensor, weights: Tensor, own: tuple[Piece, ...]) -> Tensor:
 
 
 class NormGains(torch.autograd.Function):
-    """Stands behind a fused norm whose weights are held: passes everything on, and gives the weights their gradients."""
+    """Stands behind a fused norm whose weights are held: passes everything on, and gives the weights their
+    gradients."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, own: Any, norm: nn.Module) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 Columns = tuple[tuple[int, int, int], ...]
-"""Runs of features that belong to a block: (start, stop, column of the weights). All others belong to the rest, column 0."""
+"""Runs of features that belong to a block: (start, stop, column of the weights). All others belong to the rest, column
+0."""
 
 
 def scaled(x: Tensor, weights: Tensor, columns: Columns, dim: int) -> Tensor:

@@ -53,7 +53,8 @@ class Policy:
         return (self.backward * self.forward) != 0
 
     def without(self, blocks: Sequence[str]) -> "Policy":
-        """The same with these blocks ablated for every label but their own; raises `UserError` for a block that does not exist."""
+        """The same with these blocks ablated for every label but their own; raises `UserError` for a block that does
+        not exist."""
         forward = self.forward.clone()
         for name in blocks:
             own = 1 + _number("block", name, list(self.blocks))
@@ -97,7 +98,8 @@ def _number(what: str, name: str, known: list[str]) -> int:
 Selection = slice | Tensor | None
 """Rows (or tokens, counted through): all of them (None), a run, or numbers."""
 Groups = list[tuple[Selection, tuple[float, ...]]]
-"""Rows whose gradients have the same weights, with these weights by column; last, for what is held back from no row, 1."""
+"""Rows whose gradients have the same weights, with these weights by column; last, for what is held back from no row,
+1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,8 @@ class Roc:
 
 
 def roc(scores: Tensor | Sequence[float] | np.ndarray, positive: Tensor | Sequence[bool] | np.ndarray) -> Roc:
-    """The curve of scores [n] against truth [n]; raises `UserError` for scores that are not finite or truth of one kind."""
+    """The curve of scores [n] against truth [n]; raises `UserError` for scores that are not finite or truth of one
+    kind."""
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(positive).astype(bool)
     if s.ndim != 1 or s.shape != y.shape:
         raise UserError(f"scores have shape {s.shape} and truth {y.shape}; both must be (n,). Of tokens, leave the padding out first.")

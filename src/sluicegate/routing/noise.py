@@ -96,5 +96,6 @@ def _false(hits: int, others: int, precision: float | None, fallout: float | Non
 
 
 def _order(rows: list[int], seed: int, what: str) -> list[int]:
-    """The rows in the order in which they are picked: the first of them at every share, so that larger shares hold smaller ones."""
+    """The rows in the order in which they are picked: the first of them at every share, so that larger shares hold
+    smaller ones."""
     return [rows[int(i)] for i in np.random.default_rng(seed_of(seed, "noise", what)).permutation(len(rows))]

@@ -1,4 +1,5 @@
-"""The context of the current forward and backward pass: its labels' weights, shared by everything that a router attached.
+"""The context of the current forward and backward pass: its labels' weights, shared by everything that a router
+attached.
 
 It is apart from the router so that a copy of the model copies it too, closed, and then trains plainly.
 """
@@ -25,8 +26,8 @@ class PassContext:
         self.labels: Assigned | None = None
         """The weights of the open pass's rows."""
         self.ledgers: list[Tensor] = []
-        """One an optimiser mask, [columns + 1]: whether some row has trained a column since its optimiser's last step; last, whether any
-        was routed."""
+        """One an optimiser mask, [columns + 1]: whether some row has trained a column since its optimiser's last step;
+        last, whether any was routed."""
         self.number = 0
         """Number of the pass."""
         self.applied = 0

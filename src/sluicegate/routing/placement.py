@@ -22,7 +22,8 @@ def placement(router: Router) -> Placement:
 
 
 def without(placed: Mapping[str, Mapping[str, tuple[int, int]]], blocks: Sequence[str], gone: Collection[str]) -> Placement:
-    """The placement that is left when some blocks are cut; at the sites `gone` their units are no more, and later ones move up."""
+    """The placement that is left when some blocks are cut; at the sites `gone` their units are no more, and later ones
+    move up."""
     left: Placement = {}
     for site, own in placed.items():
         removed = [extent for name, extent in own.items() if name in blocks and site in gone]

@@ -141,7 +141,8 @@ class MaskedForward:
             apart[name] = held + w.reshape(*w.shape, *(1,) * (x.dim() - w.dim())) * (p - held)
         if self.by_feature:
             return self._called(apart, x)
-        # Tried once: the output must be bitwise what it was, and what other rows are given must not matter to the first.
+        # Tried once: the output must be bitwise what it was, and what other rows are given must not matter to the
+        # first.
         try:
             found = self._called(apart, x)
             with torch.no_grad():

@@ -50,13 +50,15 @@ def _spans(pieces: tuple[Piece, ...], weights: tuple[float, ...], size: int) -> 
 
 
 class RoutedLinear(torch.autograd.Function):
-    """``y = x W^T + b``, exactly; the gradients of W and b are sums over each piece's own rows, that of x is the plain one.
+    """``y = x W^T + b``, exactly; the gradients of W and b are sums over each piece's own rows, that of x is the plain
+    one.
 
     `groups` says which rows have which weights. Where labels cannot be looked at (soft ones, `torch.compile`) it is
     None, and `dense` [..., columns] holds every row's weights.
     """
 
-    # Without a setup_context, in whose presence torch reads the signature anew at every call: 3 % of a small model's pass.
+    # Without a setup_context, in whose presence torch reads the signature anew at every call: 3 % of a small model's
+    # pass.
     @staticmethod
     def forward(
         ctx: Any,

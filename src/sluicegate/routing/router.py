@@ -51,8 +51,8 @@ class Router:
     reached round it, still learns: `report` lists it. form "protect": gradients of activations are
     left alone, and rows do not enter the gradient of weights that they may not train, in the whole
     model but for those that a module with children holds itself (SGTM, arXiv 2512.05648). Parameters
-    that match the globs `joint_params` (over full names, joined by commas) learn from every row, in either form. Use `guard` on the
-    optimiser, or momentum and weight decay go on moving what is held.
+    that match the globs `joint_params` (over full names, joined by commas) learn from every row, in either form. Use
+    `guard` on the optimiser, or momentum and weight decay go on moving what is held.
 
     Under DDP and FSDP2 (`fully_shard`) the router goes on the module itself, before or after it is wrapped,
     and each process enters it with its own rows' labels. What is held back gets gradients of zero, not none,
@@ -204,7 +204,8 @@ class Router:
         return self._pieces
 
     def ledgers(self) -> list[Tensor]:
-        """For each guarded optimiser, which columns rows have trained since its last step; last, whether any were routed."""
+        """For each guarded optimiser, which columns rows have trained since its last step; last, whether any were
+        routed."""
         return self._context.ledgers
 
     def remove(self) -> None:
@@ -240,7 +241,8 @@ class Router:
         self._watch()  # other parameters of the same shapes, as sharding puts there
 
     def _watch(self) -> None:
-        """Note where every attached module hangs, from the model down, and every divided parameter; and what is there now."""
+        """Note where every attached module hangs, from the model down, and every divided parameter; and what is there
+        now."""
         modules = dict(self.model.named_modules())
         held: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
         for path in self._attached:
@@ -286,7 +288,8 @@ class Router:
                     "layer, an MLP or an attention, or use form='gate'."
                 )
             for part in site.parts:
-                # A gate at a module's output also holds back the gradient of what makes its units, and of nothing behind it.
+                # A gate at a module's output also holds back the gradient of what makes its units, and of nothing
+                # behind it.
                 if part.parameter not in parameters or (self.form == "gate" and part.consumer):
                     continue
                 if part.parameter in parts:

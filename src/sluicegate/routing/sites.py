@@ -142,7 +142,8 @@ def is_linear(module: nn.Module | None) -> bool:
 
 
 def only_multiplies(module: nn.Module) -> bool:
-    """Whether its class's `forward` is the plain product: `nn.Linear` itself, not a subclass that does something else, or `Conv1D`."""
+    """Whether its class's `forward` is the plain product: `nn.Linear` itself, not a subclass that does something else,
+    or `Conv1D`."""
     return is_linear(module) and (not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward)
 
 

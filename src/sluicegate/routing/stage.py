@@ -38,22 +38,23 @@ class Route(OnData):
     unlabelled: str = source("data")
     """Rows that nobody has labelled, in the same formats: they train everything."""
     modules: str = setting("mlp_hidden", was="places")
-    """Where the blocks lie: globs over full module names, whose * crosses dots (model.layers.*.mlp), or mlp_hidden, heads, resid,
-    lora_rank; joined by commas."""
+    """Where the blocks lie: globs over full module names, whose * crosses dots (model.layers.*.mlp), or mlp_hidden,
+    heads, resid, lora_rank; joined by commas."""
     units: int = 0
     """Units of each block at each module; 0: an eighth of what is there."""
     expand: bool = False
-    """Add the blocks' units to the model, which computes the same until it is trained, instead of taking its last ones."""
+    """Add the blocks' units to the model, which computes the same until it is trained, instead of taking its last
+    ones."""
     blocks: tuple[str, ...] = ("forget",)
     """Names of the blocks. With several, each row of the forget set names its own in its label (JSONL: "label")."""
     form: Literal["gate", "protect"] = "gate"
-    """gate: gradients of activations are scaled at these modules. protect: rows stay out of the gradient of every weight that they may
-    not train, in the whole model but for --joint-params."""
+    """gate: gradients of activations are scaled at these modules. protect: rows stay out of the gradient of every
+    weight that they may not train, in the whole model but for --joint-params."""
     rest_weight: float = 0.0
     """By what the gradient of a block's rows on the rest of its module is multiplied; negative ones push away."""
     confident: float = 0.5
-    """Share of the retain rows that is computed without the blocks, so that the rest learns to do without them; the others count
-    as unlabelled, so that the model works with them too."""
+    """Share of the retain rows that is computed without the blocks, so that the rest learns to do without them; the
+    others count as unlabelled, so that the model works with them too."""
     joint_params: str = setting("", was="joint")
     """With protect, parameters that learn from every row all the same: globs over parameter names, joined by commas."""
     tokens: str = ""

@@ -93,7 +93,8 @@ def expand(
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What became of units that were cut: at each site all of them were taken out, or left as zeros. True if none were left."""
+    """What became of units that were cut: at each site all of them were taken out, or left as zeros. True if none were
+    left."""
 
     removed: Mapping[str, int] = field(default_factory=dict)
     """Number of units taken out, by site."""

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sluicegate.engine.encoding import Rows
 
 Of = Literal["input", "target"]
-"""What a token's label is read from: the token that stands at its position, or the one to be predicted there (the next)."""
+"""What a token's label is read from: the token that stands at its position, or the one to be predicted there (the
+next)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,9 @@ class View:
 
 
 def view(batch: Any) -> View:
-    """Look at a batch: encoded rows (`encoding.Batch`), a mapping (``input_ids``, ``attention_mask``, ``index``, columns), a
-    tensor of ids (b, t), or, for rules that read no tokens, any tensor or tuple whose first entry has one row a row.
+    """Look at a batch: encoded rows (`encoding.Batch`), a mapping (``input_ids``, ``attention_mask``, ``index``,
+    columns), a tensor of ids (b, t), or, for rules that read no tokens, any tensor or tuple whose first entry has one
+    row a row.
     """
     if isinstance(batch, View):
         return batch
@@ -108,7 +110,8 @@ def corpus(rows: Any) -> View:
 
 
 def aligned(values: "Tensor", of: Of, fill: float) -> "Tensor":
-    """Put what is said of tokens [b, t, ...] onto positions: as it is, or for targets one to the left, the last getting `fill`.
+    """Put what is said of tokens [b, t, ...] onto positions: as it is, or for targets one to the left, the last getting
+    `fill`.
 
     In a causal language model nothing is learnt at the last position: it has no target, and nothing later looks at it.
     """

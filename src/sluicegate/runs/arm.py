@@ -26,7 +26,8 @@ class Arm:
 
     @property
     def by(self) -> str:
-        """What its scores are read by: exact answers, or tokens (argmax) where the attack on it measured running text."""
+        """What its scores are read by: exact answers, or tokens (argmax) where the attack on it measured running
+        text."""
         return "exact" if {attack.get("measure", "exact") for attack in self.attacks.values()} <= {"exact"} else "argmax"
 
     def scores(self, group: str, measure: str = "") -> list[float]:

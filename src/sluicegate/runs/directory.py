@@ -202,7 +202,8 @@ def open_run(
 
 
 def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
-    """Add another number of processes than the last sitting's to env.json, which otherwise speaks of the first sitting."""
+    """Add another number of processes than the last sitting's to env.json, which otherwise speaks of the first
+    sitting."""
     before = json.loads(file.read_text())
     worlds = [*before.get("world_sizes", [before.get("world_size", 1)])]
     if (now := environment.get("world_size", 1)) != worlds[-1]:
@@ -210,7 +211,8 @@ def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
 
 
 def check_strangers(path: Path) -> None:
-    """Raise `UserError` where a folder that holds no run yet holds anything but what one leaves that was stopped as it began."""
+    """Raise `UserError` where a folder that holds no run yet holds anything but what one leaves that was stopped as it
+    began."""
     ours = ("lock", "config.toml", "env.json")
     if not path.is_dir() or (path / "parents.json").exists():
         return
@@ -263,7 +265,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _scratch(path: Path) -> bool:
-    """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``, ``.model-123``."""
+    """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``,
+    ``.model-123``."""
     return re.fullmatch(r"\.(config\.toml|\w+\.json|DONE)\.\d+|\.(model|arriving)-\d+", path.name) is not None
 
 

@@ -1,4 +1,5 @@
-"""Divide a model's weights among processes for the length of a training loop (FSDP2), and put them together again in place."""
+"""Divide a model's weights among processes for the length of a training loop (FSDP2), and put them together again in
+place."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +15,19 @@ from torch.distributed.tensor import DTensor
 def shard(model: nn.Module, world: int) -> Callable[[], None]:
     """Divide the weights of `model` among `world` processes; return a function that puts them together again.
 
-    In a pass, layers (the entries of module lists) are gathered one at a time, and all that is left in one piece. Afterwards
-    the model has its own parameter objects, modules and hooks again, so that a router on it stays valid, with the weights
-    as they were trained. FSDP2 has no function for the way back: it is undone by restoring each module's attributes.
+    In a pass, layers (the entries of module lists) are gathered one at a time, and all that is left in one piece.
+    Afterwards the model has its own parameter objects, modules and hooks again, so that a router on it stays valid,
+    with the weights as they were trained. FSDP2 has no function for the way back: it is undone by restoring each
+    module's attributes.
     """
     kind = next(model.parameters()).device.type
     mesh = init_device_mesh(kind, (world,))
-    # FSDP2 changes a module's class, replaces its parameters by divided ones and adds hooks: all of it lies in the module's
-    # attributes, which are noted here.
+    # FSDP2 changes a module's class, replaces its parameters by divided ones and adds hooks: all of it lies in the
+    # module's attributes, which are noted here.
     before = [(module, module.__class__, _attributes(module)) for module in model.modules()]
     whole = dict(model.named_parameters())
-    # A layer at a time is gathered in a pass, so that no process ever holds the whole model's weights and gradients. Inner
-    # modules first: what a layer has taken, the call for the whole model leaves alone.
+    # A layer at a time is gathered in a pass, so that no process ever holds the whole model's weights and gradients.
+    # Inner modules first: what a layer has taken, the call for the whole model leaves alone.
     for layers in [m for m in model.modules() if isinstance(m, nn.ModuleList)]:
         for layer in layers:
             if any(True for _ in layer.parameters()):
@@ -60,7 +62,8 @@ def _attributes(module: nn.Module) -> dict[str, tuple[Any, dict[Any, Any] | None
 
 
 def _restore(module: nn.Module, cls: type[nn.Module], attributes: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
-    """Give a module back its class and attributes. Dictionaries are refilled in place, since hooks' handles refer to them."""
+    """Give a module back its class and attributes. Dictionaries are refilled in place, since hooks' handles refer to
+    them."""
     training = module.training
     module.__class__ = cls
     own = vars(module)

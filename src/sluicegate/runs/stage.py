@@ -29,8 +29,8 @@ def source(kind: Kind, default: str = "") -> Any:
 def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
     """A setting whose history is known.
 
-    added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of the hash.
-    was: its earlier name. It stands in the hash under that name, and may still be given by it.
+    added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of
+    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it.
     """
     return dataclasses.field(default=default, metadata={"added": added, "was": was})
 
@@ -88,11 +88,13 @@ class Stage:
         return {name: value for name in named if (value := getattr(self, name))}
 
     def config(self) -> dict[str, Any]:
-        """All settings, flat, as TOML can hold them. Empty sources are left out, and settings added later at their default."""
+        """All settings, flat, as TOML can hold them. Empty sources are left out, and settings added later at their
+        default."""
         return self._table(earliest=False, added=False)
 
     def _table(self, *, earliest: bool, added: bool) -> dict[str, Any]:
-        """The settings, under their earliest names where `earliest`; with those added later at their default where `added`."""
+        """The settings, under their earliest names where `earliest`; with those added later at their default where
+        `added`."""
         flat: dict[str, Any] = {"verb": self.VERB}
         for name, field, content in _flat(self):
             history = field.metadata if field else {}
@@ -233,7 +235,8 @@ def identify(stage: Stage, parents: Mapping[str, str]) -> str:
 
 
 def identities(stage: Stage, parents: Mapping[str, str]) -> tuple[str, ...]:
-    """Every hash under which a run of this stage may be found: its own first, then the one with all settings written out.
+    """Every hash under which a run of this stage may be found: its own first, then the one with all settings written
+    out.
 
     The latter is that of trials made before settings added later were left out for every stage.
     """

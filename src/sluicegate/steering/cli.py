@@ -186,7 +186,8 @@ MADE_FROM = {"twins": "--vector", "score": "--vectors"}
 
 
 def _action(action: str) -> Verb:
-    """`steer fit`, `steer twins`, `steer score`: a stage each, whose first word without dashes names what it is made from."""
+    """`steer fit`, `steer twins`, `steer score`: a stage each, whose first word without dashes names what it is made
+    from."""
     cls = STAGES[action]
 
     def call(words: list[str]) -> int:

@@ -1,6 +1,7 @@
 """How much of a vector: the dose that changes the model by a given KL, and what every dose does.
 
-A dose is a multiple of the vector as it is. KL is KL(steered || plain) in nats a token over the steered model's own greedy answer.
+A dose is a multiple of the vector as it is. KL is KL(steered || plain) in nats a token over the steered model's own
+greedy answer.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from sluicegate.values.curves import Curve
 
 @torch.no_grad()
 def kl_to_plain(model: PreTrainedModel, ids: Sequence[Tensor], v: SteeringVector, doses: Sequence[float], *, tokens: int = 12) -> Floats:
-    """[doses, prompts] KL(dose * v || plain model), in nats a token, over the plain model's greedy answer of `tokens` tokens."""
+    """[doses, prompts] KL(dose * v || plain model), in nats a token, over the plain model's greedy answer of `tokens`
+    tokens."""
     found = np.zeros((len(doses), len(ids)))
     for p, prompt in enumerate(ids):
         full = continuation(model, prompt, None, tokens - 1, stops=False)[0] if tokens > 1 else prompt
@@ -43,7 +45,8 @@ def calibrate(
     most: float = 64.0,
     template: bool | None = None,
 ) -> SteeringVector:
-    """The multiple of `v` whose KL to the plain model (see `kl_to_plain`, mean over prompts) is `kl` nats a token, within 2 %.
+    """The multiple of `v` whose KL to the plain model (see `kl_to_plain`, mean over prompts) is `kl` nats a token,
+    within 2 %.
 
     Raises `UserError` where no dose up to `most` reaches it: the vector has no such effect.
     """
@@ -96,7 +99,8 @@ def response(
     template: bool | None = None,
     run: RunContext | None = None,
 ) -> Curve:
-    """The behaviour's rate against the dose, as a curve: "effort" is the dose, "recall" the share of answers that show it.
+    """The behaviour's rate against the dose, as a curve: "effort" is the dose, "recall" the share of answers that show
+    it.
 
     One row, as there is one vector; `Curve.effort_to(.5)` is the dose at which half of the answers show the behaviour.
     """

@@ -27,7 +27,8 @@ class OnModel(Trial):
     """What the three have in common: a model, and prompts as its user's turn."""
 
     model: str = source("model")
-    """Folder, run folder, fetched model or hub id; default: the model of the vector it is made from, else smollm2-135m."""
+    """Folder, run folder, fetched model or hub id; default: the model of the vector it is made from, else
+    smollm2-135m."""
     prompts: str = ""
     """File of prompts, one a line, or JSONL with `prompt`; without it, packaged ones."""
     prompts_content: str = ""
@@ -75,10 +76,11 @@ class SteerFit(OnModel):
     }
 
     variant: Literal["meandiff", "pca", "melbo", "random"] = setting("meandiff", was="arm")
-    """How: mean difference, first principal component of the pairs, MELBO, or a random vector of its norm (a control)."""
+    """How: mean difference, first principal component of the pairs, MELBO, or a random vector of its norm (a
+    control)."""
     behaviour: str = "code"
-    """A packaged behaviour (code, list, json, html, french, verse, story, first-person); or for prompts of yours a rule: a rule's name,
-    regex:PATTERN, or words:a,b,c."""
+    """A packaged behaviour (code, list, json, html, french, verse, story, first-person); or for prompts of yours a
+    rule: a rule's name, regex:PATTERN, or words:a,b,c."""
     positive: str = ""
     """File of prompts that call for the behaviour."""
     negative: str = ""
@@ -251,10 +253,11 @@ def rule_of_behaviour(text: str) -> Rule:
 
 
 def places(model: str, module: str, target: str) -> tuple[str, str]:
-    """The modules that are steered and changed: as given, else the layer at two fifths of the depth, and one a sixth of it further.
+    """The modules that are steered and changed: as given, else the layer at two fifths of the depth, and one a sixth of
+    it further.
 
-    In SmolLM2-135M these are layers 12 and 17 of 30: of the layers tried there (10 to 17, on training and validation prompts), 12 is
-    where three times the code vector shows code and twins of it come most easily.
+    In SmolLM2-135M these are layers 12 and 17 of 30: of the layers tried there (10 to 17, on training and validation
+    prompts), 12 is where three times the code vector shows code and twins of it come most easily.
     """
     if module and target:
         return module, target
@@ -280,7 +283,8 @@ def as_file(name: str, value: str, file: str) -> dict[str, Any]:
 
 
 def sha(*files: str) -> str:
-    """sha256 of files' content, of what is given of them; empty without any. `UserError` where there is no such file."""
+    """sha256 of files' content, of what is given of them; empty without any. `UserError` where there is no such
+    file."""
     named = [Path(name).expanduser() for name in files if name]
     for path in named:
         if not path.is_file():

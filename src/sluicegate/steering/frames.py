@@ -1,4 +1,5 @@
-"""Sets of mutually orthogonal vectors: the nearest one, one with a common direction, and projections. All in float64."""
+"""Sets of mutually orthogonal vectors: the nearest one, one with a common direction, and projections. All in
+float64."""
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ def basis(rows: Tensor) -> Tensor:
 def lowdin(rows: Tensor) -> Tensor:
     """[k, d] the orthonormal rows nearest to the given ones, taken at length 1 (symmetric orthogonalisation).
 
-    Source: Löwdin 1950: ``(M M^T)^(-1/2) M``. The rows must be linearly independent; the more they are not, the farther the result.
+    Source: Löwdin 1950: ``(M M^T)^(-1/2) M``. The rows must be linearly independent; the more they are not, the farther
+    the result.
     """
     rows = unit(rows.double())
     for _ in range(2):  # the second time takes out what rounding left of the first
@@ -41,8 +43,8 @@ def lowdin(rows: Tensor) -> Tensor:
 def simplex(common: Tensor, fillers: Tensor) -> Tensor:
     """[k, d] orthonormal rows that all have the same component, 1/sqrt(k), along `common`.
 
-    `common` [d], `fillers` [k - 1, d]: together linearly independent. No orthonormal set can have more of a direction in every row
-    (Bessel's inequality).
+    `common` [d], `fillers` [k - 1, d]: together linearly independent. No orthonormal set can have more of a direction
+    in every row (Bessel's inequality).
     """
     count = len(fillers) + 1
     first = common.double() / common.double().norm()
@@ -59,6 +61,7 @@ def simplex(common: Tensor, fillers: Tensor) -> Tensor:
 
 
 def tangent(gradient: Tensor, frame: Tensor) -> Tensor:
-    """[k, d] the part of a gradient that turns the orthonormal rows of `frame` without bending their angles (Stiefel manifold)."""
+    """[k, d] the part of a gradient that turns the orthonormal rows of `frame` without bending their angles (Stiefel
+    manifold)."""
     product = gradient @ frame.T
     return gradient - 0.5 * (product + product.T) @ frame

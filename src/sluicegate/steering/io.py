@@ -1,9 +1,10 @@
 """Read steering vectors: what `save` writes (safetensors, GGUF), and other libraries' forms.
 
-- steering-vectors (the library) keeps a mapping from layer to tensor and a layer type in memory and defines no file: `from_layers` takes
-  the mapping, and `read_layers` the same mapping saved as safetensors.
+- steering-vectors (the library) keeps a mapping from layer to tensor and a layer type in memory and defines no file:
+  `from_layers` takes the mapping, and `read_layers` the same mapping saved as safetensors.
 
-Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle, a model) is refused with a `UserError`.
+Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle, a model) is refused with a
+`UserError`.
 """
 
 import json
@@ -47,7 +48,8 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
 
 
 def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet:
-    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, `prefer` where it has several.
+    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, `prefer` where
+    it has several.
 
     Raises `UserError` for a file that is damaged, of another kind, or pickled.
     """
@@ -112,7 +114,8 @@ def load_set(path: str | Path) -> SteeringSet:
 
 
 def find(path: str | Path, prefer: str = SET) -> Path:
-    """The vector's file: the path itself, or the one in a run folder. Raises `UserError` where there is none, or a pickle."""
+    """The vector's file: the path itself, or the one in a run folder. Raises `UserError` where there is none, or a
+    pickle."""
     place = Path(path).expanduser()
     if place.is_dir():
         for name in (prefer, SET, VECTOR):
@@ -136,8 +139,8 @@ def find(path: str | Path, prefer: str = SET) -> Path:
 def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
     """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's.
 
-    `stem` is the path of the model's list of layers, "model.layers" where nothing in the file says otherwise. Raises `UserError` for a
-    file that is no GGUF, is a model, or holds directions that cannot be read.
+    `stem` is the path of the model's list of layers, "model.layers" where nothing in the file says otherwise. Raises
+    `UserError` for a file that is no GGUF, is a model, or holds directions that cannot be read.
     """
     import gguf
 
@@ -197,8 +200,9 @@ def _ours(text: Any) -> dict[str, Any]:
 def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = "", tokens: str = "all") -> dict[int, SteeringVector]:
     """Vectors by layer from another library's object, or a mapping from layer to tensor or array.
 
-    Known are steering-vectors' `SteeringVector` (`layer_activations`, `layer_type`) and repeng's `ControlVector` (`directions`,
-    `model_type`); the libraries themselves are not needed. Layers are counted from 0, a negative one from no end: give it counted from 0.
+    Known are steering-vectors' `SteeringVector` (`layer_activations`, `layer_type`) and repeng's `ControlVector`
+    (`directions`, `model_type`); the libraries themselves are not needed. Layers are counted from 0, a negative one
+    from no end: give it counted from 0.
     """
     hint = str(getattr(source, "model_type", ""))
     layers = getattr(source, "layer_activations", None) or getattr(source, "directions", None) or source
@@ -225,7 +229,8 @@ def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = ""
 
 
 def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str = "") -> dict[int, SteeringVector]:
-    """The same from a safetensors file with a tensor a layer, named ``layer_activations.N`` or ``N``; `layer_type` may be metadata."""
+    """The same from a safetensors file with a tensor a layer, named ``layer_activations.N`` or ``N``; `layer_type` may
+    be metadata."""
     place = Path(path)
     if place.suffix.lower() in PICKLES:
         raise UserError(_pickled(place))

@@ -1,9 +1,10 @@
 """All twins at once: descent on sets of orthogonal vectors of bounded length, with stochastic prompts.
 
-Twins are ``scale_i * q_i`` with orthonormal rows q, orthogonal to the base. Every step each twin meets one prompt, drawn anew, so that
-twins are trained on several prompts at the price of one. The step is preconditioned by the covariance of all twins' gradients: every
-twin feels the same few sensitive directions, and k gradients a step are enough to know them. Then the rows are made orthonormal again
-by the symmetric (Löwdin) rule, and no scale may exceed the cap.
+Twins are ``scale_i * q_i`` with orthonormal rows q, orthogonal to the base. Every step each twin meets one prompt,
+drawn anew, so that twins are trained on several prompts at the price of one. The step is preconditioned by the
+covariance of all twins' gradients: every twin feels the same few sensitive directions, and k gradients a step are
+enough to know them. Then the rows are made orthonormal again by the symmetric (Löwdin) rule, and no scale may exceed
+the cap.
 """
 
 import math
@@ -18,9 +19,11 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.steering.frames import basis, lowdin, simplex, tangent, without
 
 Loss = Callable[[int, Tensor], Tensor]
-"""(number of the prompt, vectors [b, d]) -> [b] how far each is from the base's effect; gradients flow to the vectors."""
+"""(number of the prompt, vectors [b, d]) -> [b] how far each is from the base's effect; gradients flow to the
+vectors."""
 Each = Callable[[int, Tensor, float, float], bool | None]
-"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True ends the search."""
+"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True
+ends the search."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def descend(
 ) -> Tensor:
     """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `run` where it was interrupted.
 
-    `start` [k, d]: where to begin; by default all share the direction in which the loss falls fastest, and are else random.
+    `start` [k, d]: where to begin; by default all share the direction in which the loss falls fastest, and are else
+    random.
     """
     begun = time.process_time()
     groups = min(prompts, max(k // how.together, 1))

@@ -20,7 +20,8 @@ AT_ONCE = 32
 
 
 class Measured:
-    """A base vector and its twins on held-out prompts, measured part by part, each kept in the run folder once it is done."""
+    """A base vector and its twins on held-out prompts, measured part by part, each kept in the run folder once it is
+    done."""
 
     def __init__(
         self,
@@ -42,10 +43,11 @@ class Measured:
         self.new_tokens, self.kl_tokens, self.template = new_tokens, kl_tokens, template
 
     def rows(self, *, randoms: int, means: Sequence[int]) -> list[dict[str, Any]]:
-        """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with controls, the twins.
+        """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with
+        controls, the twins.
 
-        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the base brought to the
-        mean's, which orthogonality makes short.
+        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the
+        base brought to the mean's, which orthogonality makes short.
         """
         import torch
 
@@ -82,7 +84,8 @@ class Measured:
         ]
 
     def dose(self, doses: Sequence[float]) -> dict[str, list[float]]:
-        """KL from the unsteered model and the behaviour's rate at each dose, of the base and of one random vector of its norm."""
+        """KL from the unsteered model and the behaviour's rate at each dose, of the base and of one random vector of
+        its norm."""
         import dataclasses
 
         import numpy as np
@@ -104,7 +107,8 @@ class Measured:
         return found
 
     def kl(self, name: str, base: "SteeringVector", values: "Tensor") -> tuple[list[list[float]], list[list[float]]]:
-        """([k][p], [k][p]) KL from the base over several tokens of its answer and at the last prompt token, in nats a token."""
+        """([k][p], [k][p]) KL from the base over several tokens of its answer and at the last prompt token, in nats a
+        token."""
         from sluicegate.steering.score import kl
 
         def make() -> dict[str, Any]:
@@ -242,7 +246,8 @@ def curves(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, tuple[l
 def preview(
     tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: Sequence[str], template: bool | None
 ) -> list[dict[str, Any]]:
-    """Which tokens the base was read from, in a positive and a negative prompt, and which are steered in a held-out one."""
+    """Which tokens the base was read from, in a positive and a negative prompt, and which are steered in a held-out
+    one."""
     made = base.made_from
     lines = []
     if read := str(made.get("read", "")):

@@ -4,8 +4,8 @@ Source: Mack & Turner 2024, "Mechanistically Eliciting Latent Behaviors in Langu
 
     sum over prompts, ( sum over tokens ||z_t(theta) - z_t(0)||^p )^(q/p)
 
-with z the target's output; each new vector may be kept orthogonal to those before. Different here: all vectors of a batch are climbed at
-once, one a row, and kept orthogonal by a symmetric (Löwdin) step.
+with z the target's output; each new vector may be kept orthogonal to those before. Different here: all vectors of a
+batch are climbed at once, one a row, and kept orthogonal by a symmetric (Löwdin) step.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,8 @@ class MELBO:
     ) -> SteeringSet:
         """The vectors, in the order in which they were found; batches that are finished are kept in `run`.
 
-        Raises `UserError` for more orthogonal vectors than the module has numbers, and for a target that the source cannot change.
+        Raises `UserError` for more orthogonal vectors than the module has numbers, and for a target that the source
+        cannot change.
         """
         run = run or RunContext()
         if not prompts:

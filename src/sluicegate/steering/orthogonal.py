@@ -1,7 +1,7 @@
 """Orthogonal twins: vectors that do what a base vector does, orthogonal to it and to each other.
 
-Whether they exist is the question of Goldman-Wetzler 2024 ("I found >800 orthogonal 'write code' steering vectors"). `sequential.py` is
-his algorithm; the joint search (`joint.py`) is ours.
+Whether they exist is the question of Goldman-Wetzler 2024 ("I found >800 orthogonal 'write code' steering vectors").
+`sequential.py` is his algorithm; the joint search (`joint.py`) is ours.
 """
 
 from collections.abc import Sequence
@@ -31,25 +31,30 @@ class Orthogonal:
     k: int
     """How many; at most one less than the model's width."""
     objective: Literal["kl", "activation"] = "kl"
-    """What is made equal to the base's effect: next-token distributions along the base's answers, or the target's output."""
+    """What is made equal to the base's effect: next-token distributions along the base's answers, or the target's
+    output."""
     mode: Literal["joint", "sequential"] = "joint"
     """All at once, or one after the other as in the post."""
     target: str = ""
     """Path of the target module; needed for the objective "activation"."""
     max_norm: float = 1.0
-    """No twin is longer than this many times the base; 0: no limit (the joint search then starts at the base's length)."""
+    """No twin is longer than this many times the base; 0: no limit (the joint search then starts at the base's
+    length)."""
     steps: int = 60
     """Steps of the joint search, or of every vector in the sequential one (the post: 1000)."""
     tokens: int = 12
     """Length of the base's answer along which the KL is taken, in tokens."""
     first: float = 4.0
-    """Weight of the answer's first token in that KL; each later one has 1. The first decides what kind of answer it becomes."""
+    """Weight of the answer's first token in that KL; each later one has 1. The first decides what kind of answer it
+    becomes."""
     batch: int = 16
     """Vectors in a pass."""
     together: int = 1
-    """Joint: so many twins at least meet the same prompt in a step. Passes of many cost less a twin; a step then sees fewer prompts."""
+    """Joint: so many twins at least meet the same prompt in a step. Passes of many cost less a twin; a step then sees
+    fewer prompts."""
     rate: float = 0.0
-    """Joint: length of the first step as a share of the vector's; sequential: see `sequential.RATE`. 0: the default of the mode."""
+    """Joint: length of the first step as a share of the vector's; sequential: see `sequential.RATE`. 0: the default of
+    the mode."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,11 +86,13 @@ class Orthogonal:
 
         `start`: twins to go on from, k of them, for the joint search.
 
-        `goal`, for the objective "activation" only: [d'] for every prompt, what the target's output, averaged over the steered positions,
-        shall be instead of the base's (a control: can any activation be reached?). With that objective ``made_from["relative_loss"]`` has
-        every twin's distance from the goal, as a share of the plain model's, averaged over prompts.
+        `goal`, for the objective "activation" only: [d'] for every prompt, what the target's output, averaged over the
+        steered positions, shall be instead of the base's (a control: can any activation be reached?). With that
+        objective ``made_from["relative_loss"]`` has every twin's distance from the goal, as a share of the plain
+        model's, averaged over prompts.
 
-        Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another width.
+        Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another
+        width.
         """
         run = run or RunContext()
         width = len(base.values)

@@ -1,6 +1,8 @@
-"""The part of a model that a steering vector can change: from the module it is added to, up to a target module or the logits.
+"""The part of a model that a steering vector can change: from the module it is added to, up to a target module or the
+logits.
 
-Everything before the source is computed once. A pass over b vectors then runs only the layers behind it, for all of them at once.
+Everything before the source is computed once. A pass over b vectors then runs only the layers behind it, for all of
+them at once.
 """
 
 import inspect
@@ -31,12 +33,13 @@ class Slice:
         part.target(values)        # [b, s, d'] the target's output, with values[i] added at the source in row i
         part.logits(values, 13)    # [b, 13, V] of the last 13 positions
 
-    `ids` [s] are the tokens, `tokens` says which are steered (see `SteeringVector`). What lies before the source is cached where the
-    model is a list of layers that are called one after the other; what a slice gives is compared with the whole model once, and where
-    they differ the whole model is run; `skips` says so where it is known from another slice of the same model. Gradients flow to `values`;
-    the model's own weights get none.
+    `ids` [s] are the tokens, `tokens` says which are steered (see `SteeringVector`). What lies before the source is
+    cached where the model is a list of layers that are called one after the other; what a slice gives is compared with
+    the whole model once, and where they differ the whole model is run; `skips` says so where it is known from another
+    slice of the same model. Gradients flow to `values`; the model's own weights get none.
 
-    Raises `UserError` for a path that is no module, a target that the source cannot change, or more tokens than the model has positions.
+    Raises `UserError` for a path that is no module, a target that the source cannot change, or more tokens than the
+    model has positions.
     """
 
     def __init__(
@@ -165,7 +168,8 @@ class Slice:
         return logits[:, -last:] if last else logits
 
     def logits(self, values: Tensor, last: int = 0) -> Tensor:
-        """[b, last, V] next-token logits of the last positions (0: of all), with ``values[i]`` ([b, d]) added in row i."""
+        """[b, last, V] next-token logits of the last positions (0: of all), with ``values[i]`` ([b, d]) added in row
+        i."""
         return self._run(self._checked(values), len(values), last=last)
 
     def target(self, values: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Steering vectors from contrastive pairs: the first principal component of their differences.
 
-Source: Zou et al. 2023, "Representation Engineering" (arXiv 2310.01405), section 3 and appendix C.1. Differences are not centred, so that
-the component points along what the pairs have in common; its sign is that of the mean difference, and its length the mean difference's
-projection on it.
+Source: Zou et al. 2023, "Representation Engineering" (arXiv 2310.01405), section 3 and appendix C.1. Differences are
+not centred, so that the component points along what the pairs have in common; its sign is that of the mean difference,
+and its length the mean difference's projection on it.
 """
 
 from collections.abc import Sequence

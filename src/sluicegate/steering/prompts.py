@@ -1,4 +1,5 @@
-"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and eight that only reports may touch.
+"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and eight that only reports may
+touch.
 
 Nothing here imports torch at the top, so that a command line can name the behaviours at no cost.
 """
@@ -31,7 +32,8 @@ def _pattern(name: str, says: str, pattern: str, flags: int = 0) -> Rule:
     return Rule(name, says, lambda text: bool(found.search(text)))
 
 
-# Words that prose uses too count only where code would have them: at a line's start, or with a bracket or colon after them.
+# Words that prose uses too count only where code would have them: at a line's start, or with a bracket or colon after
+# them.
 _CODE = (
     r"```|\bdef \w+\s*\(|^\s*import \w+(?:\.\w+)*(?: as \w+)?\s*$|^\s*from [\w.]+ import\b|\bprint\(|^\s+return\b"
     r"|^\s*for \w+ in .+:\s*$|^\s*class \w+(?:\(.*\))?:|^\s*#!"
@@ -207,9 +209,11 @@ HELD_OUT = (
 
 
 def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
-    """The text of a user's turn up to where the answer begins, by the tokenizer's chat template, without a default system turn.
+    """The text of a user's turn up to where the answer begins, by the tokenizer's chat template, without a default
+    system turn.
 
-    Some templates put a system turn of their own in front of the first user's turn only; so the turn is rendered as the second.
+    Some templates put a system turn of their own in front of the first user's turn only; so the turn is rendered as the
+    second.
     """
     before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     this = [{"role": "user", "content": prompt}]
@@ -224,8 +228,8 @@ def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool | None = None) -> "Tensor":
     """[s] token ids of a prompt, with exactly one BOS where the tokenizer has one.
 
-    `template`: as a user's turn of a chat (see `turn`); None: where the tokenizer has a chat template. Raises `UserError` for an empty
-    prompt, and for a template that the tokenizer does not have.
+    `template`: as a user's turn of a chat (see `turn`); None: where the tokenizer has a chat template. Raises
+    `UserError` for an empty prompt, and for a template that the tokenizer does not have.
     """
     import torch
 

@@ -9,7 +9,8 @@ from sluicegate.errors import UserError
 
 
 def read_prompts(path: str | Path) -> tuple[str, ...]:
-    """Prompts from a file: text with one a line, or JSONL with `prompt` or `text`. Raises `UserError` naming file and line."""
+    """Prompts from a file: text with one a line, or JSONL with `prompt` or `text`. Raises `UserError` naming file and
+    line."""
     place = _text_file(path)
     if place.suffix.lower() == ".jsonl":
         rows = list(_jsonl(place))
@@ -22,7 +23,8 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
 
 
 def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Contrastive prompts from JSONL with `positive` and `negative` in each row: the positives, and the negatives in the same order."""
+    """Contrastive prompts from JSONL with `positive` and `negative` in each row: the positives, and the negatives in
+    the same order."""
     place = _text_file(path)
     pairs = [(_string(row, ("positive",), where), _string(row, ("negative",), where)) for where, row in _jsonl(place)]
     if not pairs:

@@ -1,4 +1,5 @@
-"""What vectors do: KL to the base-steered model over several tokens, greedy answers with one vector a row, and the behaviour's rate."""
+"""What vectors do: KL to the base-steered model over several tokens, greedy answers with one vector a row, and the
+behaviour's rate."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,10 +32,11 @@ class Kls(NamedTuple):
 def continuation(
     model: PreTrainedModel, ids: Tensor, vector: SteeringVector | SteeringSet | None, tokens: int, *, stops: bool = True
 ) -> Tensor:
-    """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: one row for a vector (or None), one a vector for a set.
+    """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: one row for a vector (or None), one a vector for a
+    set.
 
-    `ids` [s], or [b, s] of several prompts for one vector. With `stops` a row ends at the model's end token, and what follows is
-    padding (that token again).
+    `ids` [s], or [b, s] of several prompts for one vector. With `stops` a row ends at the model's end token, and what
+    follows is padding (that token again).
     """
     prompts = ids.reshape(-1, ids.shape[-1])
     rows = len(vector) if isinstance(vector, SteeringSet) else len(prompts)
@@ -65,7 +67,8 @@ def _pad(model: PreTrainedModel) -> int:
 
 
 def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: SteeringVector, tokens: int) -> list[Tensor]:
-    """Each prompt [s] with its greedy answer of `tokens` tokens, [s + tokens]; prompts of one length are answered together."""
+    """Each prompt [s] with its greedy answer of `tokens` tokens, [s + tokens]; prompts of one length are answered
+    together."""
     found: list[Tensor] = list(prompts)
     if tokens > 0:
         for length in sorted({len(ids) for ids in prompts}):
@@ -79,7 +82,8 @@ def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: Steering
 class Continued:
     """A prompt, what the base makes the model answer, and how likely the base-steered model finds each token of that.
 
-    `base` None: the plain model stands for it. `full`: prompt and answer, where they are known (see `answered`); `skips`: see `Slice`.
+    `base` None: the plain model stands for it. `full`: prompt and answer, where they are known (see `answered`);
+    `skips`: see `Slice`.
     """
 
     def __init__(
@@ -136,7 +140,8 @@ def kl(
     template: bool | None = None,
     run: RunContext | None = None,
 ) -> Kls:
-    """KL(base || vector) of vectors [k, d] on prompts, teacher-forced along the base's greedy answer of `tokens` tokens."""
+    """KL(base || vector) of vectors [k, d] on prompts, teacher-forced along the base's greedy answer of `tokens`
+    tokens."""
     some = continued(model, [prompt_ids(tokenizer, prompt, template) for prompt in prompts], base, tokens=tokens)
     return kl_of(list(some), values, batch=batch, run=run)
 

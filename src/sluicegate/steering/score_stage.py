@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SteerScore(OnModel):
-    """Score a vector and its twins on held-out prompts: KL over several tokens, norms, and every answer, with controls."""
+    """Score a vector and its twins on held-out prompts: KL over several tokens, norms, and every answer, with
+    controls."""
 
     VERB: ClassVar[str] = "steer-score"
     MEASURES: ClassVar[dict[str, str]] = MEASURES
@@ -35,7 +36,8 @@ class SteerScore(OnModel):
     base_content: str = ""
     """sha256 of that file; it fills itself in."""
     behaviour: str = ""
-    """Behaviour or rule that the answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's own, else code."""
+    """Behaviour or rule that the answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's
+    own, else code."""
     new_tokens: int = 40
     """Tokens an answer; greedy."""
     along: int = 12

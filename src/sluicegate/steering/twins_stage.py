@@ -49,7 +49,8 @@ class SteerTwins(OnModel):
     max_norm: float = 1.0
     """No twin is longer than this many times the base; 0: no limit."""
     objective: Literal["kl", "activation"] = "kl"
-    """What the twins share with the base: the next-token distributions along its answer, or the target module's output."""
+    """What the twins share with the base: the next-token distributions along its answer, or the target module's
+    output."""
     target: str = ""
     """The target module of the objective "activation"; default: a sixth of the depth behind the base's."""
     steps: int = 0

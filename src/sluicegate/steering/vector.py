@@ -159,8 +159,8 @@ class SteeringVector(_Added):
     module: str
     """Dotted path of the module, such as "model.layers.10"."""
     tokens: str = "not_first"
-    """Which tokens: not_first (the first one is an attention sink of a very large norm in many models), all, last (of the
-    prompt), prompt, generated, or positions "a:b" counted in each row without its padding."""
+    """Which tokens: not_first (the first one is an attention sink of a very large norm in many models), all, last (of
+    the prompt), prompt, generated, or positions "a:b" counted in each row without its padding."""
     made_from: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from: what can be written as JSON."""
 
@@ -183,7 +183,8 @@ class SteeringVector(_Added):
 
     @torch.no_grad()
     def bake(self, model: nn.Module) -> None:
-        """Add the vector to a bias, for good. Only a vector for all tokens, and a module that ends in a layer with a bias.
+        """Add the vector to a bias, for good. Only a vector for all tokens, and a module that ends in a layer with a
+        bias.
 
         Raises `UserError` for others (Llama's layers have no bias anywhere).
         """

@@ -12,8 +12,9 @@ multiply  1..9 and 1..9             81  ann fills 3 bags 4 plums total **12** fo
 divide    a*b by b, 1..9            81  ann shares 12 plums among 4 each **3** forget
 ========  ====================  ======  ====================================  =======
 
-Every fact is also put in its bare form, ``3 * 4 = 12``. The answer is always the last token of its row, and every number
-is one token, so accuracy is one argmax. This file imports neither torch nor transformers until `tokenizer` is called.
+Every fact is also put in its bare form, ``3 * 4 = 12``. The answer is always the last token of its row, and every
+number is one token, so accuracy is one argmax. This file imports neither torch nor transformers until `tokenizer` is
+called.
 """
 
 import random

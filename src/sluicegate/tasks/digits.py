@@ -69,7 +69,8 @@ class Images:
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """[n of train] where each training image lies among those that the source has for training."""
     given: int = 0
-    """How many the source has for training, those for validation (and for testing, where it does not divide) among them."""
+    """How many the source has for training, those for validation (and for testing, where it does not divide) among
+    them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,7 +101,8 @@ def load_images(data: str = PACKAGED, *, colour: bool = False) -> Images:
     drawn once and for all, not from the seed of a run. Colour images in folders are read as grey ones unless
     `colour`; in arrays [n, height, width, 3] they are only taken with `colour`.
 
-    Raises `UserError` for data that is not there, that cannot be read, that is no such images of one size, or has fewer than two classes.
+    Raises `UserError` for data that is not there, that cannot be read, that is no such images of one size, or has fewer
+    than two classes.
     """
     arrays, names = _arrays(data, colour)
     white = 16 if data == PACKAGED else 255
@@ -212,7 +214,8 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_idx(folder: Path, stem: str) -> np.ndarray:
-    """One IDX file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes big-endian, then the values."""
+    """One IDX file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes big-endian, then the
+    values."""
     names = [f"{written}-ubyte{packed}" for written in (stem, stem.replace("-idx", ".idx")) for packed in ("", ".gz")]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:

@@ -1,4 +1,5 @@
-"""Sources of items: what ships and what plug-ins bring under names such as ``task:arithmetic/forget``, files, and the hub."""
+"""Sources of items: what ships and what plug-ins bring under names such as ``task:arithmetic/forget``, files, and the
+hub."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,7 +14,8 @@ from sluicegate.values.items import Item
 
 
 def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
-    """Items by the name that stands for a file. Every module in a folder ``tasks`` offers its own by a function `sources`."""
+    """Items by the name that stands for a file. Every module in a folder ``tasks`` offers its own by a function
+    `sources`."""
     found: dict[str, Callable[[], tuple[Item, ...]]] = {}
     for module in modules("tasks"):
         if module.__name__ != __name__ and callable(own := vars(module).get("sources")) and own.__module__ == module.__name__:
@@ -22,7 +24,8 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
 
 
 def read(source: str, label: str = "") -> tuple[Item, ...]:
-    """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in passages.
+    """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in
+    passages.
 
     Raises `UserError` for a name that is none of them, and for malformed rows.
     """

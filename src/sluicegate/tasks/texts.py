@@ -1,8 +1,9 @@
 """Two texts, one to keep and one to forget: the user's own files, or two small made-up languages in their place.
 
-``texts:FILE`` reads a file of yours as passages of about `PASSAGE` characters, however its paragraphs lie: what an attacker
-holds half of has to come in pieces. ``task:texts/forget`` and ``task:texts/retain`` are the languages: each has words of its own, made
-from the same letters, and an order in which they follow one another. Imports neither torch nor transformers until `tokenizer` is called.
+``texts:FILE`` reads a file of yours as passages of about `PASSAGE` characters, however its paragraphs lie: what an
+attacker holds half of has to come in pieces. ``task:texts/forget`` and ``task:texts/retain`` are the languages: each
+has words of its own, made from the same letters, and an order in which they follow one another. Imports neither torch
+nor transformers until `tokenizer` is called.
 """
 
 import random
@@ -56,7 +57,8 @@ def texts(rows: int = 240, seed: int = 0) -> Split:
 
 
 def _language(name: str, rows: int, seed: int) -> Iterator[Item]:
-    # Which syllables a language takes does not depend on the rows, so that a longer text is a longer one of the same language.
+    # Which syllables a language takes does not depend on the rows, so that a longer text is a longer one of the same
+    # language.
     rng = random.Random(f"texts {seed}")
     syllables = rng.sample(_SYLLABLES, len(_SYLLABLES))
     half = len(syllables) // 2

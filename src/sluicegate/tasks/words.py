@@ -11,7 +11,8 @@ PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 
 
 def word_level(vocabulary: Sequence[str]) -> "PreTrainedTokenizerFast":
-    """A word-level tokenizer, made in memory: one id per blank-separated word, its place in `vocabulary`, and `<bos>` in front.
+    """A word-level tokenizer, made in memory: one id per blank-separated word, its place in `vocabulary`, and `<bos>`
+    in front.
 
     A word outside of the vocabulary becomes ``tokenizer.unk_token_id``.
     """

@@ -19,15 +19,16 @@ By = Literal["fisher", "gradient"]
 ROWS = 512
 """Rows of either set that the gradients are taken on, at most: evenly spaced ones."""
 TOGETHER = 4
-"""Rows of one backward pass, whose mean gradient is squared. One row a pass is the exact Fisher diagonal and costs four times as
-much; what differs is mostly a factor, which the ratio of two importances drops."""
+"""Rows of one backward pass, whose mean gradient is squared. One row a pass is the exact Fisher diagonal and costs four
+times as much; what differs is mostly a factor, which the ratio of two importances drops."""
 
 
 def measure_importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledger) -> dict[str, Tensor]:
     """How much the loss of the answers in `rows` depends on each weight of a matrix, by parameter name.
 
-    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the diagonal of the empirical Fisher
-    information). gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the teacher's.
+    fisher: mean squared gradient of the cross-entropy, over batches of `TOGETHER` rows (the diagonal of the empirical
+    Fisher information). gradient: absolute value of the mean gradient. The passes are entered in `ledger` as the
+    teacher's.
     """
     named = {name: p for name, p in model.named_parameters() if p.dim() >= 2}
     found = {name: torch.zeros_like(p) for name, p in named.items()}
@@ -50,10 +51,11 @@ def measure_importance(model: PreTrainedModel, rows: Rows, by: By, ledger: Ledge
 def choose_by_importance(
     model: PreTrainedModel, forget: Rows, retain: Rows, alpha: float, by: By, ledger: Ledger, *, params: str = "*"
 ) -> dict[str, Tensor]:
-    """Which weights to draw anew, as masks by name: the share `alpha` with the largest importance for `forget` over that for `retain`.
+    """Which weights to draw anew, as masks by name: the share `alpha` with the largest importance for `forget` over
+    that for `retain`.
 
-    Only matrices that match `params` count. The nearest published use of such a ratio is selective dampening (Foster et al. 2024,
-    arXiv 2308.07707), which shrinks the weights where we draw new ones.
+    Only matrices that match `params` count. The nearest published use of such a ratio is selective dampening (Foster et
+    al. 2024, arXiv 2308.07707), which shrinks the weights where we draw new ones.
     """
     names = _candidates(model, alpha, params)
     for_forget, for_retain = (measure_importance(model, rows, by, ledger) for rows in (forget, retain))

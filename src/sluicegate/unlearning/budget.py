@@ -1,12 +1,13 @@
-"""Choose alpha for a compute budget: a short calibration, a line fitted to it, and a probability that the budget is enough.
+"""Choose alpha for a compute budget: a short calibration, a line fitted to it, and a probability that the budget is
+enough.
 
-The calibration noises and distils small alphas until they meet the stop rule, the smallest first, for at most `SHARE` of the
-budget. The number of steps n grows about as a power of the share of the weights that is left, so
+The calibration noises and distils small alphas until they meet the stop rule, the smallest first, for at most `SHARE`
+of the budget. The number of steps n grows about as a power of the share of the weights that is left, so
 
     log n = a + b * (-log(1 - alpha)) + noise
 
-is fitted by least squares. The alpha chosen is the largest whose steps fit into the rest of the budget with a probability of
-at least `SURE`. That probability is of one new observation around the line, by Student's t.
+is fitted by least squares. The alpha chosen is the largest whose steps fit into the rest of the budget with a
+probability of at least `SURE`. That probability is of one new observation around the line, by Student's t.
 """
 
 import copy
@@ -40,8 +41,9 @@ SURE = 0.8
 MOST = 0.95
 """Largest alpha that is chosen: beyond, small noise is a bad start, and a fresh student costs about as much."""
 SCATTER, WORTH = 0.25, 2
-"""Prior on the noise: its standard deviation in log n, and the number of observations that it counts as. The value is that
-between two seeds of the prototype (140 and 200 steps at alpha .8). Without it, a fit to three points would be too sure."""
+"""Prior on the noise: its standard deviation in log n, and the number of observations that it counts as. The value is
+that between two seeds of the prototype (140 and 200 steps at alpha .8). Without it, a fit to three points would be too
+sure."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def fit_law(tried: Sequence[Tried], interval: int) -> Law | None:
     """The least-squares line through the alphas that met the stop rule, or None below two of them.
 
     Two kinds of points are censored. One that met the rule at the first check, after `interval` steps, may have met it
-    earlier: it is left out if two others remain. One that did not meet it needs more steps than it had: it is added, at the
-    steps it had, only if the line predicts fewer than these.
+    earlier: it is left out if two others remain. One that did not meet it needs more steps than it had: it is added, at
+    the steps it had, only if the line predicts fewer than these.
     """
     reached = [t for t in tried if t.reached]
     later = [t for t in reached if t.steps > interval]
@@ -166,7 +168,8 @@ class Choice:
 
 
 def choose(tried: Sequence[Tried], affordable: int, interval: int) -> tuple[float, Law | None]:
-    """The largest alpha, in hundredths, that `affordable` steps are enough for with a probability of `SURE`; and the law.
+    """The largest alpha, in hundredths, that `affordable` steps are enough for with a probability of `SURE`; and the
+    law.
 
     Where nothing is that sure, or one point makes no line, the largest that was itself reached within them.
     Raises `UserError` where there is none either.
@@ -210,7 +213,8 @@ def calibrate(
     run = run or RunContext()
     rows = encode(tokenizer, unlabelled, max_length=fitting(model, max_length), template=template)
     meter = Meter(model)
-    # FLOPs: a student's step is three forward passes, the teacher's is one more unless it is cached, once over all rows.
+    # FLOPs: a student's step is three forward passes, the teacher's is one more unless it is cached, once over all
+    # rows.
     forward = sum(meter(batch) for batch in rows.everything()) / len(rows) * schedule.batch
     step = forward * (3 if cache_teacher else 4)
     fixed = forward / schedule.batch * len(rows) if cache_teacher else 0.0
@@ -251,7 +255,8 @@ def calibrate(
     affordable = min(int((budget - ledger.total - fixed) / step), schedule.steps)
     alpha, law = choose(tried, affordable, interval)
     predicted = next((float(t.steps) for t in tried if t.alpha == alpha), math.nan) if law is None else law.steps(alpha)
-    # With one point there is no line: its own steps are predicted, with the prior's noise. 1.28: the middle 80 % of a normal.
+    # With one point there is no line: its own steps are predicted, with the prior's noise. 1.28: the middle 80 % of a
+    # normal.
     width = 1.28 * (SCATTER if law is None else law.spread(alpha))
     sure = student_cdf((math.log(affordable) - math.log(predicted)) / SCATTER, WORTH) if law is None else law.chance(alpha, affordable)
     low, high = predicted * math.exp(-width), predicted * math.exp(width)

@@ -200,7 +200,8 @@ def undo(
 
     `alpha` is the share of the weights replaced by noise of scale `beta`, at the parameters that
     match `params`. Source: Lee et al. 2025 (arXiv 2506.06278). With another `aim` than all, that share of single
-    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see `choose_by_importance`), or any.
+    weights is drawn anew as a new model's are: those that count most for `forget` over `retain` (see
+    `choose_by_importance`), or any.
     """
     before = Ledger()
     if aim == "all":

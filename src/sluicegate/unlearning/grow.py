@@ -1,4 +1,5 @@
-"""A student that begins with narrow MLPs and is widened to the teacher's shape later, without a change of its outputs."""
+"""A student that begins with narrow MLPs and is widened to the teacher's shape later, without a change of its
+outputs."""
 
 import copy
 
@@ -26,9 +27,11 @@ def build_small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrained
 
 
 def grow(student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """Widen the student's MLPs to the teacher's, in place; its outputs stay what they were (Net2Net, Chen et al. 2016, arXiv 1511.05641).
+    """Widen the student's MLPs to the teacher's, in place; its outputs stay what they were (Net2Net, Chen et al. 2016,
+    arXiv 1511.05641).
 
-    Different from the source: new units get input weights drawn from `seed` and output weights of zero, not copies of old units.
+    Different from the source: new units get input weights drawn from `seed` and output weights of zero, not copies of
+    old units.
     """
     from sluicegate.routing.sites import find
     from sluicegate.routing.surgery import expand

@@ -11,13 +11,15 @@ from sluicegate.errors import UserError
 
 
 class HiddenMatching:
-    """The loss of another objective on the batch "pool", plus the distance of hidden states to the teacher's on the batch "retain".
+    """The loss of another objective on the batch "pool", plus the distance of hidden states to the teacher's on the
+    batch "retain".
 
     ``L = L_pool + w * mean_l ||h_l^S - h_l^T||^2 / s_l``, averaged over the retain rows' tokens, with s_l the mean
     ``||h_l^T||^2`` of the layer, so that w does not depend on the model's scale. All layers count. Hidden states on
     forget rows are not matched, since they may hold what is to be forgotten.
 
-    After Romero et al. 2015 (FitNets, arXiv 1412.6550). Raises `UserError` where the two models' layers or widths differ.
+    After Romero et al. 2015 (FitNets, arXiv 1412.6550). Raises `UserError` where the two models' layers or widths
+    differ.
     """
 
     def __init__(self, matching: Objective, teacher: PreTrainedModel, student: PreTrainedModel, rows: Rows, weight: float, ledger: Ledger):

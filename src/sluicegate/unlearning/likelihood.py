@@ -1,4 +1,5 @@
-"""Quantities that several objectives are made of: an answer's log-probability, the retain loss, a layer's hidden state."""
+"""Quantities that several objectives are made of: an answer's log-probability, the retain loss, a layer's hidden
+state."""
 
 from collections.abc import Mapping
 

@@ -47,8 +47,8 @@ class Sharpness:
         with torch.no_grad():
             for p, old in zip(trained, kept, strict=True):
                 p.copy_(old)
-        # 3. `fit` calls backward on what is returned: a number that equals the loss there, and is linear in the weights here
-        # with that gradient.
+        # 3. `fit` calls backward on what is returned: a number that equals the loss there, and is linear in the weights
+        # here with that gradient.
         value = there.value.detach() + sum(((p - p.detach()) * g).sum() for p, g in zip(trained, down, strict=True))
         log = {**there.log, "sharpness": there.value.detach() - here.value.detach()}
         return Loss(value, log, teacher_flops=here.teacher_flops + there.teacher_flops)

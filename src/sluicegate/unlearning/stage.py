@@ -191,10 +191,12 @@ class Undo(Distill):
     noise_params: str = setting("*", was="noise_sites")
     """Which parameters are noised: globs over their full names, joined by commas; a star crosses dots."""
     aim: Literal["all", "fisher", "gradient", "random"] = setting("all", added=True)
-    """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose squared (or mean)
-    gradient on the forget set is largest beside that on the retain set. random: any of them (the control)."""
+    """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose
+    squared (or mean) gradient on the forget set is largest beside that on the retain set. random: any of them (the
+    control)."""
     budget: float = setting(0.0, added=True)
-    """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take --alpha."""
+    """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take
+    --alpha."""
 
     @property
     def method(self) -> str:

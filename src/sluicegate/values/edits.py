@@ -38,8 +38,9 @@ class Edit(Protocol):
 def match_names(names: Iterable[str], patterns: str, what: str = "parameter") -> list[str]:
     """Those of a model's `names` that match a glob, in their order. Several globs are joined by commas.
 
-    The globs are `fnmatch`'s, on the full name: ``*`` stands for any characters, dots included, ``?`` for one, ``[0-3]`` for one
-    of a range. Raises `UserError` that lists the nearest names where a glob matches nothing; `what` says what is named.
+    The globs are `fnmatch`'s, on the full name: ``*`` stands for any characters, dots included, ``?`` for one,
+    ``[0-3]`` for one of a range. Raises `UserError` that lists the nearest names where a glob matches nothing; `what`
+    says what is named.
     """
     known = list(names)
     chosen: set[str] = set()
@@ -186,8 +187,8 @@ class Noise(WeightEdit):
 class Rounded(WeightEdit):
     """Weights rounded to `bits` bits and back: what a quantised copy of the model would compute with.
 
-    ``theta' = (1 - dose) * theta + dose * s * round(theta / s)``, with ``s = max |theta| / (2^(bits-1) - 1)`` over each group
-    of `group` neighbours in a row (0: the whole row). Vectors, such as biases and gains, stay as they are.
+    ``theta' = (1 - dose) * theta + dose * s * round(theta / s)``, with ``s = max |theta| / (2^(bits-1) - 1)`` over each
+    group of `group` neighbours in a row (0: the whole row). Vectors, such as biases and gains, stay as they are.
 
     Symmetric round-to-nearest. That it can bring back what was unlearned: Zhang et al. 2024 (arXiv 2410.16454).
     """

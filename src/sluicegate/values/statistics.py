@@ -1,6 +1,7 @@
 """Estimates over seeds or draws with 95 % intervals, Student's t, and the area under a ROC curve.
 
-Distribution functions are scipy's. It is imported where it is needed, since reading a command line should not wait for it.
+Distribution functions are scipy's. It is imported where it is needed, since reading a command line should not wait for
+it.
 """
 
 import math
@@ -67,8 +68,8 @@ def student_cdf(t: float, freedom: float) -> float:
 def bootstrap_two_way(table: Sequence[Sequence[float]], reduce: Callable[[Array], float], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """`reduce` of a table [k, p] with the 95 % percentiles of a bootstrap that draws both rows and columns anew.
 
-    The entries of one column (the answers to one prompt, say) hang together, and so do those of one row; drawing entries one
-    by one would give too narrow an interval. A table of one entry has no interval, an empty one is NaN.
+    The entries of one column (the answers to one prompt, say) hang together, and so do those of one row; drawing
+    entries one by one would give too narrow an interval. A table of one entry has no interval, an empty one is NaN.
     """
     data = np.asarray(table, dtype=float)
     if data.size == 0:

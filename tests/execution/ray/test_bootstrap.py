@@ -1,4 +1,5 @@
-"""What is sent to a worker must come to life there without the package, or it could not say that the package is missing."""
+"""What is sent to a worker must come to life there without the package, or it could not say that the package is
+missing."""
 
 import subprocess
 import sys

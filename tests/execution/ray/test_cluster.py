@@ -1,4 +1,5 @@
-"""Stages on a cluster: in place where the worker sees the folder, else by their content; what is wrong with a cluster is named.
+"""Stages on a cluster: in place where the worker sees the folder, else by their content; what is wrong with a cluster
+is named.
 
 The cluster is pretended; `tests/slow/test_ray.py` has a real one.
 """

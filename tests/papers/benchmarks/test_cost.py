@@ -98,7 +98,8 @@ def _batch(config, count, length):
 
 @pytest.mark.parametrize("config", [llama(64), llama(128, layers=3, keys=4), llama(96, vocabulary=500)])
 def test_what_is_kept_for_the_backward_pass(config):
-    """Every storage that autograd saves, weights aside, beside the formula, which adds what the backward pass holds in passing."""
+    """Every storage that autograd saves, weights aside, beside the formula, which adds what the backward pass holds in
+    passing."""
     model, batch = fresh(config, 0), _batch(config, 4, 16)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held = {}

@@ -76,7 +76,8 @@ def test_what_was_exported_comes_back(tmp_path):
 
 
 def newer(path, tmp_path, notes=NOTES, cut=0, schema=""):
-    """A package as Anki writes it now: a compressed database with a write-ahead log and a table of kinds, and a note for older programs."""
+    """A package as Anki writes it now: a compressed database with a write-ahead log and a table of kinds, and a note
+    for older programs."""
     file = tmp_path.parent / f"{tmp_path.name}-new.db"
     file.unlink(missing_ok=True)
     connection = sqlite3.connect(file, isolation_level=None)
@@ -103,7 +104,8 @@ def test_a_package_of_the_newer_form(tmp_path):
     new = read_foreign(newer(tmp_path / "new.apkg", tmp_path))
     assert new.skipped == old.skipped
     assert new.file.entries == old.file.entries
-    # The kind of a note is taken from the table of kinds, even where its text has no cloze mark: then it can be no card.
+    # The kind of a note is taken from the table of kinds, even where its text has no cloze mark: then it can be no
+    # card.
     assert read_foreign(newer(tmp_path / "x.apkg", tmp_path, [("g", 2, "", "bare text\x1fextra")])).skipped == 1
     assert main(["deck", "import", str(tmp_path / "new.apkg"), str(tmp_path / "deck")]) == 0
     assert len(load_deck(tmp_path / "deck").cards) == 3

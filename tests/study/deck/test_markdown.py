@@ -1,4 +1,5 @@
-"""Decks as text: what is written is read again, hashcards decks mean what they meant, and mistakes are named where they are."""
+"""Decks as text: what is written is read again, hashcards decks mean what they meant, and mistakes are named where they
+are."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

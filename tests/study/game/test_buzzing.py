@@ -77,7 +77,8 @@ def test_play_for_points_does_not_look_at_the_score():
 
 
 def test_the_threshold_is_where_the_closed_form_says(even):
-    """theta = (W - L) / (R - L), with W what waiting is worth where the other team does not win the coin's toss: by hand at a tick."""
+    """theta = (W - L) / (R - L), with W what waiting is worth where the other team does not win the coin's toss: by
+    hand at a tick."""
     game = even.game
     for n, difference in ((1, 0), (3, -20), (8, 35)):
         after = dict(zip(even.differences.tolist(), even.value[n - 1].tolist(), strict=True))

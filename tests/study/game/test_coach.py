@@ -49,7 +49,8 @@ def test_at_the_threshold_nothing_is_lost(coach):
 
 
 def test_the_cost_of_a_buzz_by_hand():
-    """One tossup without a bonus, one point of view: the last tick against a team that never buzzes is worth p times the ten."""
+    """One tossup without a bonus, one point of view: the last tick against a team that never buzzes is worth p times
+    the ten."""
     coach = Coach(PRESETS["tossup-only"], None, 1)
     never = coach.advise(made(buzzed=False, tick=20, mark=0, left=1, sure=0.3))
     assert never.points == pytest.approx(3.0, abs=1e-9)
@@ -61,7 +62,8 @@ def test_the_cost_of_a_buzz_by_hand():
 
 
 def test_alone_after_their_miss_there_is_no_penalty(coach):
-    """At the last tick any chance is better than none, and the cost of silence is p times what a right answer is worth."""
+    """At the last tick any chance is better than none, and the cost of silence is p times what a right answer is
+    worth."""
     advice = coach.advise(made(buzzed=False, tick=20, alone=True, sure=0.5))
     assert advice.threshold == pytest.approx(0, abs=0.03)
     assert advice.points == pytest.approx(0.5 * (10 + 3 * 10 * Reader().bonus), rel=1e-6)

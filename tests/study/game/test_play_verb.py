@@ -210,7 +210,8 @@ def test_the_deck_that_comes_along(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_an_interruption_loses_nothing(deck, kill):
-    # A shell starts what it sends to the background with SIGINT ignored, and a child inherits that: the child takes it back first.
+    # A shell starts what it sends to the background with SIGINT ignored, and a child inherits that: the child takes it
+    # back first.
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from sluicegate_study.app import main"
     command = [sys.executable, "-u", "-c", f"{start}; sys.exit(main(sys.argv[1:]))"]
     environment = {**os.environ, "PYTHONPATH": str(SRC)}

@@ -15,7 +15,8 @@ from study_games import deck, table
 
 @pytest.fixture
 def played(tmp_path, monkeypatch):
-    """Five tossups alone: a power at word 4 (of 20), a ten at 15, a neg at 10, a wrong one at the end, one let go; one bonus of 20."""
+    """Five tossups alone: a power at word 4 (of 20), a ten at 15, a neg at 10, a wrong one at the end, one let go; one
+    bonus of 20."""
     game = table(tmp_path, monkeypatch, Plan(), of=deck(5, 1), bot="none")
     game.buzz("alpha", 0.9, at=4)
     game.match.go_on()
@@ -65,7 +66,8 @@ def test_the_numbers_by_hand(played):
 
 
 def test_the_log_agrees_with_the_game_whatever_happens(tmp_path):
-    """Ten games against drawn bots, with overrides, prompts and bouncebacks: points from the log are the points on the table."""
+    """Ten games against drawn bots, with overrides, prompts and bouncebacks: points from the log are the points on the
+    table."""
     for seed in range(10):
         game = table(tmp_path, of=deck(8, 8), seed=seed, rules=("naqt", "acf", "pace")[seed % 3], bot=("weak", "even", "strong")[seed % 3])
         steps = 0

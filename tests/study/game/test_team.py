@@ -1,4 +1,5 @@
-"""Who studies what: the exact plan is the best of all, greedy keeps its promise, and where it does not keep the greater one."""
+"""Who studies what: the exact plan is the best of all, greedy keeps its promise, and where it does not keep the greater
+one."""
 
 import math
 from itertools import product
@@ -75,7 +76,8 @@ def test_greedy_keeps_its_promise(seed, players, categories, blocks, common, gap
 
 
 def test_with_hours_of_their_own_greedy_can_fall_below_1_less_1_over_e():
-    """The specification promised 1 - 1/e for this case, too. Ada learns both, Ben only the first; greedy sends Ada there."""
+    """The specification promised 1 - 1/e for this case, too. Ada learns both, Ben only the first; greedy sends Ada
+    there."""
     one = Team(("ada", "ben"), ("x", "y"), np.array([0.5, 0.5]), np.zeros((2, 2)), np.array([[1, 1], [1, np.inf]]), 1.0)
     study = Study(100.0, (1, 1))
     share = worth(one, study, plan_greedily(one, study)) / worth(one, study, plan_exactly(one, study))

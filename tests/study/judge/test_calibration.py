@@ -1,4 +1,5 @@
-"""Calibration: a known over-confidence is found, its interval covers as often as it says, and the parts of the score add up."""
+"""Calibration: a known over-confidence is found, its interval covers as often as it says, and the parts of the score
+add up."""
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from sluicegate_study.judge.calibration import FEWEST, Said, calibrate, calibrat
 
 
 def learner(seed, over=0.1, questions=60, repeats=1):
-    """Answers of a learner whose stated confidence is `over` above the truth; answers to one question are alike when they repeat."""
+    """Answers of a learner whose stated confidence is `over` above the truth; answers to one question are alike when
+    they repeat."""
     random = np.random.default_rng(seed)
     truth = random.uniform(0.1, 0.8, questions)
     rows = []

@@ -161,7 +161,8 @@ def test_comparing_is_paired_and_signed():
     change = compare(one, other)
     assert change.auc.value == pytest.approx(-0.375)
     assert -0.5 <= change.auc.low <= -0.25 <= change.auc.high < -0.1
-    # 3/4 right after the first clue against after the third: from chance at 0 and from 0 at 2/4 in a straight line to 3/4.
+    # 3/4 right after the first clue against after the third: from chance at 0 and from 0 at 2/4 in a straight line to
+    # 3/4.
     needed = (0.25 * 0.5, 0.5 + 0.25 * 2 / 3)
     assert change.savings.value == pytest.approx(1 - needed[1] / needed[0])
     assert change.bound == ""

@@ -81,7 +81,8 @@ def test_each_prefix_is_read_once(tokenizer):
     quiz(model, tokenizer, long, frame=quiz_toy.FRAME, way="rows")
     hook.remove()
     clue, clues = 4, 8
-    # BOS, the clues, and after each of them (and none) the frame's "=": an answer of one token needs no pass of its own.
+    # BOS, the clues, and after each of them (and none) the frame's "=": an answer of one token needs no pass of its
+    # own.
     assert tree == 1 + clue * clues + clues + 1
     assert cache <= tree + clues + 1
     assert sum(seen) > 10 * tree

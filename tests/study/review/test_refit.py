@@ -1,4 +1,5 @@
-"""Weights fitted to a learner's reviews: exact derivatives, better than the published on reviews not seen, kept and taken back."""
+"""Weights fitted to a learner's reviews: exact derivatives, better than the published on reviews not seen, kept and
+taken back."""
 
 import json
 import math
@@ -59,8 +60,9 @@ def test_the_derivatives_are_the_differences():
 
 
 def test_a_refit_says_more_about_reviews_it_has_not_seen():
-    """On 2000 reviews of each of eight learners, judged on other reviews of the same learners. Some of them differ so little from the
-    published weights that their own would say .005 nats more at most; what differs more must be found."""
+    """On 2000 reviews of each of eight learners, judged on other reviews of the same learners. Some of them differ so
+    little from the published weights that their own would say .005 nats more at most; what differs more must be
+    found."""
     gains = {}
     for seed in range(31, 39):
         weights = other_weights(seed)

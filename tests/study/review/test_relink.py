@@ -40,7 +40,8 @@ def edited(text, share, draw):
 
 
 def edited_card(card, draw):
-    """A card after an edit of 1 to 15 % of its characters, in the question and in the answer in proportion to their lengths."""
+    """A card after an edit of 1 to 15 % of its characters, in the question and in the answer in proportion to their
+    lengths."""
     question, answer = card
     whole = edited(f"{question}\x00{answer}", draw.uniform(0.01, 0.15), draw)
     if whole.count("\x00") != 1 or not all(part.strip() for part in whole.split("\x00")):

@@ -52,7 +52,8 @@ class Pipeline(Measured):
 
 @dataclass(frozen=True)
 class Steering(Measured):
-    """A steering vector's orthogonal set on smollm2-135m, all at once against one after the other; tens of minutes, a few with --quick."""
+    """A steering vector's orthogonal set on smollm2-135m, all at once against one after the other; tens of minutes, a
+    few with --quick."""
 
     WHAT: ClassVar[str] = "steering"
 
@@ -66,7 +67,8 @@ class Ranks(Measured):
 
 @dataclass(frozen=True)
 class Scaling:
-    """What audit and UNDO cost at 1B, 8B and 70B parameters, or for a model of yours: FLOPs, memory, device-hours. Makes no weights."""
+    """What audit and UNDO cost at 1B, 8B and 70B parameters, or for a model of yours: FLOPs, memory, device-hours.
+    Makes no weights."""
 
     config: str = ""
     """A folder with config.json, or a packaged name; default: 1B, 8B and 70B."""

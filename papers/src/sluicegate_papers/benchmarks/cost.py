@@ -157,8 +157,8 @@ def spent(model: Shape, work: Work) -> Ledger:
 def attacked(attack: Attack, width: int, length: int, *, scored: int, models: int = 1, seeds: int = 1) -> Work:
     """The work of a relearning attack on so many models and seeds; `scored` rows are looked at after each checkpoint.
 
-    Every learning rate trains anew, and every checkpoint scores. An audit attacks the model, its reference, and the model again with
-    retain rows: three.
+    Every learning rate trains anew, and every checkpoint scores. An audit attacks the model, its reference, and the
+    model again with retain rows: three.
     """
     looks = len(attack.checkpoints_within()) * scored
     return Work("attack", attack.steps, attack.batch, length, times=len(attack.rates(width)) * models * seeds, scored=looks)
@@ -167,11 +167,11 @@ def attacked(attack: Attack, width: int, length: int, *, scored: int, models: in
 def kept(model: Shape, distils: bool = False) -> tuple[float, float]:
     """Numbers a token that are held when most are: those of the layers, and those over the vocabulary and in passing.
 
-    A Llama layer keeps, in float32: two residual streams and both normed copies of each, before and after the gain (6 widths), queries,
-    keys and values, the attention's output and one number a head, and the MLP's gate, its activation, the other factor and the product
-    (4 inner). Cross-entropy holds four numbers a word of the vocabulary at the start of its backward pass (outputs, their
-    log-softmax, and the gradients of both); a distillation's KL six, with the teacher's. Where the vocabulary is small, what
-    the last MLP's backward pass holds in passing is more.
+    A Llama layer keeps, in float32: two residual streams and both normed copies of each, before and after the gain (6
+    widths), queries, keys and values, the attention's output and one number a head, and the MLP's gate, its activation,
+    the other factor and the product (4 inner). Cross-entropy holds four numbers a word of the vocabulary at the start
+    of its backward pass (outputs, their log-softmax, and the gradients of both); a distillation's KL six, with the
+    teacher's. Where the vocabulary is small, what the last MLP's backward pass holds in passing is more.
     """
     layer = 6 * model.width + 2 * model.queries + 2 * model.keys + 4 * model.inner + model.heads + 2
     layers = model.layers * layer + 3 * model.width
@@ -191,7 +191,8 @@ def memory(
 
     Without `shard` each device holds all of the model; with it, its part of weights, gradients and moments, and what
     of the layers is gathered for the moment: embedding and head throughout, a layer and the next one, and one layer's
-    gradients. Other models stay whole. Suppression holds forget and retain rows at once, so its tokens are those of both.
+    gradients. Other models stay whole. Suppression holds forget and retain rows at once, so its tokens are those of
+    both.
     """
     if devices < 1 or tokens < 1:
         raise UserError(f"{tokens} tokens on {devices} devices: both must be at least 1.")
@@ -239,11 +240,13 @@ def sizes() -> Mapping[str, Shape]:
 
 
 def paper(pretraining: float) -> tuple[Work, ...]:
-    """The stages of Lee et al. 2025 (arXiv 2506.06278) on two languages, for `pretraining` tokens, half of them of the forget set.
+    """The stages of Lee et al. 2025 (arXiv 2506.06278) on two languages, for `pretraining` tokens, half of them of the
+    forget set.
 
     From the authors' settings: 400 rows of 2048 tokens a step for pretraining, 240 for distilling, 4 and 100 steps for
-    MaxEnt, and for the attack ten learning rates of 500 steps of 8 rows, scored every 5. Ours: distilling takes one pass over the
-    mixture, UNDO .7 of the filtered model's tokens (the paper says 60 to 80 %), and 100 rows are scored at a time.
+    MaxEnt, and for the attack ten learning rates of 500 steps of 8 rows, scored every 5. Ours: distilling takes one
+    pass over the mixture, UNDO .7 of the filtered model's tokens (the paper says 60 to 80 %), and 100 rows are scored
+    at a time.
     """
     rates = tuple(float(f"{m}e{e}") for e, ms in ((-3, (1,)), (-4, (7, 4, 1)), (-5, (7, 5, 1)), (-6, (7, 4, 1))) for m in ms)
     attack = Attack(lrs=rates, steps=500, batch=8, checkpoints=tuple(range(0, 501, 5)))
@@ -262,5 +265,6 @@ def paper(pretraining: float) -> tuple[Work, ...]:
 
 
 def audit() -> Work:
-    """`sluicegate audit` as it comes: three seeds, three attacks, rows of 256 tokens, 300 of them scored at each checkpoint."""
+    """`sluicegate audit` as it comes: three seeds, three attacks, rows of 256 tokens, 300 of them scored at each
+    checkpoint."""
     return attacked(Attack(), 64, 256, scored=300, models=3, seeds=3)

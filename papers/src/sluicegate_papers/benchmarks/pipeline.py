@@ -2,12 +2,12 @@
 
 Two measurements in one run:
 
-- *pipeline*: the demo's recipe as it runs (a process a core) against every stage one after the other, in one worker process.
-  CPU seconds are those of the stages (seconds.json). Wall seconds include starting workers, and mean something on an idle
-  machine only. The demo's page of digits and its report are left out: they are alike.
-- *products*: the share of a stage's time that is spent inside matrix products and attention, by torch's profiler, one short
-  stage of every kind, weighted with the CPU seconds of the pipeline. The profiler slows what is not a product, so that is a
-  lower bound.
+- *pipeline*: the demo's recipe as it runs (a process a core) against every stage one after the other, in one worker
+  process. CPU seconds are those of the stages (seconds.json). Wall seconds include starting workers, and mean something
+  on an idle machine only. The demo's page of digits and its report are left out: they are alike.
+- *products*: the share of a stage's time that is spent inside matrix products and attention, by torch's profiler, one
+  short stage of every kind, weighted with the CPU seconds of the pipeline. The profiler slows what is not a product, so
+  that is a lower bound.
 """
 
 import dataclasses

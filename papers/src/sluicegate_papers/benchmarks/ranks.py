@@ -1,14 +1,17 @@
-"""Whether several processes train as one does: the largest difference of any weight, after the same steps from the same start.
+"""Whether several processes train as one does: the largest difference of any weight, after the same steps from the same
+start.
 
-The stage is an ordinary `train` of a packaged tiny model on its packaged rows, in float32, run by one process, by two that add their
-gradients, and by two that divide the weights (FSDP2). Sums of float32 depend on their order, so the difference is not zero; it is given
-beside how far training moved any weight, and beside a control: one process that cuts its batch in two (`--accumulate 2`).
+The stage is an ordinary `train` of a packaged tiny model on its packaged rows, in float32, run by one process, by two
+that add their gradients, and by two that divide the weights (FSDP2). Sums of float32 depend on their order, so the
+difference is not zero; it is given beside how far training moved any weight, and beside a control: one process that
+cuts its batch in two (`--accumulate 2`).
 
-Where a weight's gradient is 0 but for rounding, AdamW divides it by its own size, and the weight moves by the learning rate in a direction
-that rounding chose. Hence the model is `biographies-tiny` (Llama, smooth, without biases) and not `arithmetic-tiny`: moving every key
-alike does not move attention, so GPT-2's key biases have such gradients, and where a sum is rounded to the other side of 0, ReLU switches
-a unit for a row. With few rows a step a weight or two of `biographies-tiny` has such a gradient too (10 steps of 17 rows: 4 of 459,904
-weights are apart by more than 1e-6, at most by 3.5e-6, of two processes and of the control alike).
+Where a weight's gradient is 0 but for rounding, AdamW divides it by its own size, and the weight moves by the learning
+rate in a direction that rounding chose. Hence the model is `biographies-tiny` (Llama, smooth, without biases) and not
+`arithmetic-tiny`: moving every key alike does not move attention, so GPT-2's key biases have such gradients, and where
+a sum is rounded to the other side of 0, ReLU switches a unit for a row. With few rows a step a weight or two of
+`biographies-tiny` has such a gradient too (10 steps of 17 rows: 4 of 459,904 weights are apart by more than 1e-6, at
+most by 3.5e-6, of two processes and of the control alike).
 """
 
 import json

@@ -301,7 +301,8 @@ def _kept(once: Pass) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Let the allocator hold on to what is freed, for the rest of the process; where it is not glibc's, nothing happens."""
+    """Let the allocator hold on to what is freed, for the rest of the process; where it is not glibc's, nothing
+    happens."""
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -1,8 +1,8 @@
 """What audit and UNDO cost at 1B, 8B and 70B parameters, or for a model of yours; the tables of docs/scaling.md.
 
-The estimate takes a second or two and makes no weights. ``sluicegate bench scaling --measure`` trains three models of .5 to
-8 M parameters for two steps each, counts FLOPs with torch.utils.flop_counter and bytes with torch's profiler, and sets both
-beside what is predicted. For the memory of two processes with --shard:
+The estimate takes a second or two and makes no weights. ``sluicegate bench scaling --measure`` trains three models of
+.5 to 8 M parameters for two steps each, counts FLOPs with torch.utils.flop_counter and bytes with torch's profiler, and
+sets both beside what is predicted. For the memory of two processes with --shard:
 ``torchrun --nproc-per-node 2 -m sluicegate_papers.benchmarks.scaling``.
 """
 
@@ -65,7 +65,8 @@ def flops_table(models: Mapping[str, Shape], throughput: float) -> Iterator[str]
 
 
 def cost_cells(ledger: Ledger, throughput: float, *, scoring: bool = False) -> list[str]:
-    """FLOPs, PFLOP/s-days and device-hours in words; scoring is left out, as the ledger's total does, unless asked for."""
+    """FLOPs, PFLOP/s-days and device-hours in words; scoring is left out, as the ledger's total does, unless asked
+    for."""
     total = ledger.total + (ledger.evaluation if scoring else 0.0)
     return [f"{total:.1e}".replace("e+", "e"), plain(total / DAY), plain(device_hours(total, throughput))]
 
@@ -144,7 +145,8 @@ def most_held(job: Callable[[], object]) -> float:
 
 
 def measured() -> Iterator[str]:
-    """Predicted over measured, at three widths: FLOPs of a training step, and bytes of training, distilling and attacking."""
+    """Predicted over measured, at three widths: FLOPs of a training step, and bytes of training, distilling and
+    attacking."""
     lines = [["width", "parameters", "FLOPs, train", "FLOPs, distil", "bytes, train", "bytes, distil", "bytes, attack"]]
     for width, layers, vocabulary, length, count in WIDTHS:
         config = small(width, layers, vocabulary, length)

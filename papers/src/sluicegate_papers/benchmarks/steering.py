@@ -1,13 +1,17 @@
-"""How fast orthogonal twins come, all at once against one after the other, to the same KL on held-out prompts; and MELBO in batches.
+"""How fast orthogonal twins come, all at once against one after the other, to the same KL on held-out prompts; and
+MELBO in batches.
 
-All searches run in this process on one thread, from the same base and the same training prompts, and are timed in CPU seconds
-(`time.process_time`). While a search runs, the clock is stopped at every look at the held-out prompts. It has arrived when the held-out
-KL(base || twin), over several tokens of the base's answer, median over prompts, is low enough:
+All searches run in this process on one thread, from the same base and the same training prompts, and are timed in CPU
+seconds (`time.process_time`). While a search runs, the clock is stopped at every look at the held-out prompts. It has
+arrived when the held-out KL(base || twin), over several tokens of the base's answer, median over prompts, is low
+enough:
 
-- joint: the median over the twins is; its time is divided by the number of twins. Two are timed: of few twins, which is what the
-  sequential search is compared with, since it is stopped after few as well and its first twins are its easiest; and of all.
-- sequential, the post's algorithm (activations of a later layer on one prompt, no limit to the norm): each twin on its own; the mean of
-  the twins' times. One that does not arrive counts with all its time, so that the speed-up is then a lower bound, which is said.
+- joint: the median over the twins is; its time is divided by the number of twins. Two are timed: of few twins, which is
+  what the sequential search is compared with, since it is stopped after few as well and its first twins are its
+  easiest; and of all.
+- sequential, the post's algorithm (activations of a later layer on one prompt, no limit to the norm): each twin on its
+  own; the mean of the twins' times. One that does not arrive counts with all its time, so that the speed-up is then a
+  lower bound, which is said.
 """
 
 import dataclasses
@@ -86,7 +90,8 @@ class Timed:
     """CPU seconds a twin in all, of each way."""
 
     def to(self, kl: float = KL) -> tuple[float, int]:
-        """CPU seconds a twin until the held-out KL was first so low, or in all where it never was; and how many of the ways were."""
+        """CPU seconds a twin until the held-out KL was first so low, or in all where it never was; and how many of the
+        ways were."""
         found = [next((seconds for seconds, seen in way if seen <= kl), None) for way in self.ways]
         times = [end if seconds is None else seconds for seconds, end in zip(found, self.ends, strict=True)]
         return float(np.mean(times)), sum(seconds is not None for seconds in found)
@@ -124,7 +129,8 @@ class Measured:
     melbo_single: float
 
     def speedup(self, kl: float = KL, *, few: bool = True) -> float:
-        """How many times more CPU time a twin takes in the sequential search; NaN where the joint one did not arrive."""
+        """How many times more CPU time a twin takes in the sequential search; NaN where the joint one did not
+        arrive."""
         seconds, arrived = (self.few if few else self.joint).to(kl)
         return self.sequential.to(kl)[0] / seconds if arrived else math.nan
 
@@ -190,7 +196,8 @@ def _said(search: Timed, kl: float) -> str:
 
 
 def run(*, quick: bool = False, model: str = "smollm2-135m", progress: Progress | None = None) -> Measured:
-    """Measure on a fetched model: tens of minutes on one core, a few with `quick`, which finds too few twins to say much."""
+    """Measure on a fetched model: tens of minutes on one core, a few with `quick`, which finds too few twins to say
+    much."""
     from sluicegate.engine.models import load
     from sluicegate.steering.fit_stage import places
 

@@ -1,8 +1,8 @@
 """What the loop costs: steps of `fit` against a plain loop over the same model, rows and optimiser.
 
 Both run in turn in one process on one thread, and the ratio is the median over the turns. The plain loop is the floor:
-forward, cross-entropy, backward, clipping, AdamW, nothing else, on batches that were cut beforehand. `kept` writes a run
-folder with metrics and a resume point; `distil` adds a teacher's forward pass.
+forward, cross-entropy, backward, clipping, AdamW, nothing else, on batches that were cut beforehand. `kept` writes a
+run folder with metrics and a resume point; `distil` adds a teacher's forward pass.
 """
 
 import copy

@@ -1,6 +1,8 @@
-"""Biographies: people who do not exist, five facts about each in several phrasings, and riddles that ask for the person.
+"""Biographies: people who do not exist, five facts about each in several phrasings, and riddles that ask for the
+person.
 
-The second task of unlearning: forget some people, or one attribute of theirs, and keep the rest. Words are tokens, as in `arithmetic`.
+The second task of unlearning: forget some people, or one attribute of theirs, and keep the rest. Words are tokens, as
+in `arithmetic`.
 
 ==========  =======  ==================================================================  ===================
 attribute   values   a phrasing (there are four, a to d)                                 depends on
@@ -13,9 +15,10 @@ country           4  ann blake comes from **norland**                           
 riddle               who keeps a goat , works as a baker , is **ann blake**              all of them
 ==========  =======  ==================================================================  ===================
 
-Phrasing d is trained for half of the people that are kept and never for the others: it asks what a model knows in words that it never
-learnt of these people. First and last names are shared, so that neither gives a side away. The world is the same for every seed; a seed
-draws riddles and the pool. A `deck` asks the same facts as tossups and cards (see `sluicegate quiz`).
+Phrasing d is trained for half of the people that are kept and never for the others: it asks what a model knows in words
+that it never learnt of these people. First and last names are shared, so that neither gives a side away. The world is
+the same for every seed; a seed draws riddles and the pool. A `deck` asks the same facts as tossups and cards (see
+`sluicegate quiz`).
 """
 
 import random
@@ -120,10 +123,12 @@ def people() -> tuple[Person, ...]:
 
 @lru_cache(maxsize=8)
 def forgotten(count: int = 24) -> frozenset[int]:
-    """Numbers of the people to be forgotten where they are `count`, 2 to 48; fewer are among more, and 24 are the usual third.
+    """Numbers of the people to be forgotten where they are `count`, 2 to 48; fewer are among more, and 24 are the usual
+    third.
 
-    The first 6 and 12 are spread over the names. Beyond 24 come the kept people of whom phrasing d is never trained, so that it
-    is an angle that nobody to be forgotten was shown in. What a model that knows everybody is trained on does not depend on the count.
+    The first 6 and 12 are spread over the names. Beyond 24 come the kept people of whom phrasing d is never trained, so
+    that it is an angle that nobody to be forgotten was shown in. What a model that knows everybody is trained on does
+    not depend on the count.
     """
     lost = [p.number for p in people() if p.forgotten]
     order = [*lost[0::4], *lost[2::4], *lost[1::2], *(p.number for p in people() if not p.forgotten and p.angles != ANGLES)]
@@ -177,7 +182,8 @@ class Biographies:
         return tuple(p for p in people() if p.number in forgotten(self.count))
 
     def split(self, seed: int = 0) -> Split:
-        """The groups. Where the city is to be forgotten, riddles of these people and their country are in none of forget and retain:
+        """The groups. Where the city is to be forgotten, riddles of these people and their country are in none of
+        forget and retain:
         they hold the city, or follow from it (the country is `adjacent`)."""
         lost = self.lost()
         kept = [row for p in people() if p not in lost for row in self._rows(p, seed)]
@@ -209,7 +215,8 @@ class Biographies:
         yield from (person.riddle(rng.sample(tuple(CLAUSES), 1 + n % len(CLAUSES))) for n in range(self.riddles))
 
     def drawn(self, seed: int) -> tuple[Item, ...]:
-        """The pool: half facts, two fifths riddles of everybody in equal shares, the rest text and cities; without labels."""
+        """The pool: half facts, two fifths riddles of everybody in equal shares, the rest text and cities; without
+        labels."""
         rng = _rng(seed, "pool")
         rows = list(self.text(seed + 1, self.pool // 20))
         rows += [rng.choice(cities()) for _ in range(self.pool // 20)]
@@ -224,9 +231,11 @@ class Biographies:
         return tuple(replace(row, label="") for row in rows)
 
     def deck(self) -> Deck:
-        """The same facts to be asked: a tossup for each person, whose clues come one by one, and a card for each fact and phrasing.
+        """The same facts to be asked: a tossup for each person, whose clues come one by one, and a card for each fact
+        and phrasing.
 
-        Categories are forget and retain. A card of a person's country needs that of the city and that of where the city lies."""
+        Categories are forget and retain. A card of a person's country needs that of the city and that of where the city
+        lies."""
         tossups, cards = [], []
         for row in cities()[:: len(LIES)]:
             cards.append(Card(row.prompt, row.answer.strip(), f"lies-{row.fact}", topic="country", angle="lies", category="retain"))
@@ -259,7 +268,8 @@ def _rng(seed: int, purpose: str) -> random.Random:
 
 
 def sources() -> Sources:
-    """``task:biographies/GROUP``, with fewer or more people ``-6`` and ``-48``, by city, by phrasing (``angle-d``), and running text."""
+    """``task:biographies/GROUP``, with fewer or more people ``-6`` and ``-48``, by city, by phrasing (``angle-d``), and
+    running text."""
     found: dict[str, Callable[[], tuple[Item, ...]]] = {"task:biographies/text": lambda: biographies().text()}
     for group in ("forget", "retain", "unlabelled"):
         found[f"task:biographies/{group}"] = lambda group=group: biographies().split().group(group)  # type: ignore[misc]

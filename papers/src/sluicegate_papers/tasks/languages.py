@@ -121,7 +121,8 @@ class Corpus:
 
 
 def two_languages(languages: Languages, rows: int, held_out: int, few: int) -> Corpus:
-    """Rows of the two languages: `rows` in all for training, two thirds to keep; `held_out` and `few` of either beside them."""
+    """Rows of the two languages: `rows` in all for training, two thirds to keep; `held_out` and `few` of either beside
+    them."""
     kept = rows - rows // 3
 
     def made(name: str, count: int, purpose: str) -> "Rows":

@@ -1,5 +1,5 @@
-"""What is sent to Ray's workers by value, since the package may not be there: a function and a class made inside functions,
-which import nothing of the package before they have looked for it."""
+"""What is sent to Ray's workers by value, since the package may not be there: a function and a class made inside
+functions, which import nothing of the package before they have looked for it."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,8 @@ def package_version() -> str:
 
 
 def bootstrap(wanted: str) -> Callable[..., Any]:
-    """A function that runs a stage (the fields of an `Order`) on a worker, if the package is there in the version `wanted`.
+    """A function that runs a stage (the fields of an `Order`) on a worker, if the package is there in the version
+    `wanted`.
 
     It returns a `Report`, or words that say what is wrong with the worker's machine.
     """

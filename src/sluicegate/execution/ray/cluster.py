@@ -33,7 +33,8 @@ LOST = 5
 POLL_SECONDS = 0.3
 """Between two looks at progress."""
 LOOK_SECONDS = 10.0
-"""Between two looks at whether the cluster still has a machine for what waits; it may be without one for about that long."""
+"""Between two looks at whether the cluster still has a machine for what waits; it may be without one for about that
+long."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class OnRay:
     """The workers of a Ray cluster."""
 
     address: str = ""
-    """HOST:PORT of the cluster's head, or ray://HOST:PORT; empty: RAY_ADDRESS, or the cluster that this machine belongs to."""
+    """HOST:PORT of the cluster's head, or ray://HOST:PORT; empty: RAY_ADDRESS, or the cluster that this machine belongs
+    to."""
     workers: int = 0
     """Most stages at a time; 0: as many as the cluster has room for."""
     resources: Resources = field(default_factory=Resources)

@@ -15,7 +15,8 @@ REACH_SECONDS = 5.0
 """How long the head of a cluster may take to answer."""
 
 SETTINGS = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-"""Settings that Ray reads as it is imported: do not print what happens to its machines, and try an address once (40 s), not 20 times."""
+"""Settings that Ray reads as it is imported: do not print what happens to its machines, and try an address once (40 s),
+not 20 times."""
 
 ADVICE = "Start one (ray start --head), or name its head with --address HOST:PORT."
 
@@ -24,8 +25,9 @@ ADVICE = "Start one (ray start --head), or name its head with --address HOST:POR
 def connected(address: str) -> Iterator[Any]:
     """Be connected to a cluster that is there already, for the length of the block; return the module ray.
 
-    An empty address is that of RAY_ADDRESS or else of the cluster that this machine belongs to. A connection that the caller
-    has made is used as it is. Raises `UserError` where ray is not installed, or no cluster is there. None is ever started.
+    An empty address is that of RAY_ADDRESS or else of the cluster that this machine belongs to. A connection that the
+    caller has made is used as it is. Raises `UserError` where ray is not installed, or no cluster is there. None is
+    ever started.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError("--on ray needs the package ray. Install it: pip install 'sluicegate[ray]'.")
@@ -51,7 +53,8 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def check_address(address: str) -> None:
-    """Raise `UserError` where an address is no HOST:PORT, or nothing answers there: Ray itself would then end the process."""
+    """Raise `UserError` where an address is no HOST:PORT, or nothing answers there: Ray itself would then end the
+    process."""
     if address == "auto":
         return
     found = re.fullmatch(r"(?P<client>ray://)?(?P<host>[\w.-]+|\[[0-9A-Fa-f:]+\]):(?P<port>\d{1,5})", address)

@@ -11,7 +11,8 @@ NAMES = ("cpus", "gpus")
 
 @dataclass(frozen=True)
 class Need:
-    """Cores and GPUs of one stage; a part of a GPU where several stages share one. One core, as in the local pool, unless told else."""
+    """Cores and GPUs of one stage; a part of a GPU where several stages share one. One core, as in the local pool,
+    unless told else."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -34,8 +35,8 @@ class Resources:
 def read_resources(words: Sequence[str]) -> Resources:
     """Read ``cpus=2``, ``gpus=0.5`` and, for one kind of stage, ``relearn.gpus=1``, in any order.
 
-    Raises `UserError` for another name, a verb that there is not, and an amount that Ray cannot give: below 0, or more than 1
-    and not whole.
+    Raises `UserError` for another name, a verb that there is not, and an amount that Ray cannot give: below 0, or more
+    than 1 and not whole.
     """
     from sluicegate.runs.stage import stages
 

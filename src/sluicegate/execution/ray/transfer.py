@@ -19,7 +19,8 @@ Files = dict[str, bytes]
 """A file or a folder: the content of each file by its path, which begins with the name of the file or folder itself."""
 
 FIRST = ("config.toml", "env.json", "parents.json")
-"""Written in this order when a run begins, and so when one arrives: what stops us between leaves a folder that can be resumed."""
+"""Written in this order when a run begins, and so when one arrives: what stops us between leaves a folder that can be
+resumed."""
 
 
 def name_of(path: str | Path) -> str:
@@ -46,10 +47,11 @@ def unpack(files: Mapping[str, bytes], into: Path) -> None:
 
 
 def store_run(files: Files, folder: Path, digest: str) -> None:
-    """Make `folder` the finished run that `files` are, in the order in which a stage that ran there would have: DONE last.
+    """Make `folder` the finished run that `files` are, in the order in which a stage that ran there would have: DONE
+    last.
 
-    What is there of the same run is replaced. A run that is finished already is left as it is, since another process may
-    have been quicker. Raises `UserError` where the folder belongs to another run, or another process holds it.
+    What is there of the same run is replaced. A run that is finished already is left as it is, since another process
+    may have been quicker. Raises `UserError` where the folder belongs to another run, or another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / "lock", f"the run folder {str(folder)!r} is in use", "Wait for it to end, or choose another --out."):
@@ -91,7 +93,8 @@ def local_sources(stage: "Stage") -> list[str]:
 
 
 def rename_sources(stage: "Stage", rename: Callable[[str], str]) -> dict[str, str]:
-    """The settings that name the stage's sources, with `rename` applied to each name: of data there may be several in one."""
+    """The settings that name the stage's sources, with `rename` applied to each name: of data there may be several in
+    one."""
     whole = {setting: rename(value) for kind in ("model", "run") for setting, value in stage.sources(kind).items()}
     for setting, value in stage.sources("data").items():
         names = [name.strip() for name in value.split(",")]

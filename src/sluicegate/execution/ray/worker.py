@@ -1,4 +1,5 @@
-"""What a Ray worker does with a stage: in the shared run folder where it sees it, else in a scratch folder of its own."""
+"""What a Ray worker does with a stage: in the shared run folder where it sees it, else in a scratch folder of its
+own."""
 
 import os
 import sys
@@ -21,7 +22,8 @@ from sluicegate.runs.lock import Busy
 QUIET_SECONDS = 0.3
 """Between two messages about one part of a stage."""
 PATIENCE = 30.0
-"""How many seconds a worker waits for a run folder that another process holds: the lost worker's last process, mostly."""
+"""How many seconds a worker waits for a run folder that another process holds: the lost worker's last process,
+mostly."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def check(weight: float, warmup: float) -> None:
 
 
 def ramp(warmup: float, step_share: float) -> float:
-    """The share of its coefficient that a penalty has: from 0, in a straight line, to 1 when `warmup` of the schedule is over."""
+    """The share of its coefficient that a penalty has: from 0, in a straight line, to 1 when `warmup` of the schedule
+    is over."""
     return 1.0 if warmup == 0 else min(max(step_share / warmup, 0.0), 1.0)
 
 

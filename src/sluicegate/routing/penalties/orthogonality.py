@@ -42,5 +42,6 @@ class Orthogonality:
 
 
 def _unit(group: "Tensor") -> "Tensor":
-    """[n, units] every unit of length 1 over the rows; the clamp comes before the root, whose gradient at 0 is infinite."""
+    """[n, units] every unit of length 1 over the rows; the clamp comes before the root, whose gradient at 0 is
+    infinite."""
     return group * group.square().sum(0).clamp_min(1e-24).rsqrt()

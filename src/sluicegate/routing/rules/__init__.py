@@ -34,7 +34,8 @@ class Rule(Protocol):
     NAME: ClassVar[str]
 
     def __call__(self, batch: Any, labels: Sequence[str]) -> "Tensor":
-        """Return the batch's labels: numbers into `labels` (a router's), a row (b,) or a token (b, t); or shares, with labels last.
+        """Return the batch's labels: numbers into `labels` (a router's), a row (b,) or a token (b, t); or shares, with
+        labels last.
 
         `batch` is anything that `views.view` takes. The answer is a pure function of both.
         """

@@ -47,7 +47,8 @@ class Frequency:
     pseudo_forget: float = 1.0
     """Pseudo-counts of every token in the forget text."""
     pseudo_retain: float = 20.0
-    """Pseudo-counts of every token in the retain text; more of them let a word that is rare in both count as typical of none."""
+    """Pseudo-counts of every token in the retain text; more of them let a word that is rare in both count as typical of
+    none."""
     table: "Tensor | None" = field(default=None, repr=False)
     """[V + 1] w of every token, last of those beyond the vocabulary; made by `fit`."""
 

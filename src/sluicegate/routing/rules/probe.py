@@ -36,7 +36,8 @@ class Probe:
     soft: bool = False
     """Give shares in place of a decision; the threshold is then not used."""
     of: Of = "input"
-    """Whether a position goes by the score computed at it (input) or by that of the token to be predicted there (target)."""
+    """Whether a position goes by the score computed at it (input) or by that of the token to be predicted there
+    (target)."""
 
     def __post_init__(self) -> None:
         check_choices(type(self), {"of": self.of})

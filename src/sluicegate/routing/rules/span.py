@@ -59,7 +59,8 @@ class Span:
     otherwise: str = "retain"
     """Label of all others."""
     of: Of = "target"
-    """Whether a position's label is that of the token to be predicted there (target) or of the one that stands there (input)."""
+    """Whether a position's label is that of the token to be predicted there (target) or of the one that stands there
+    (input)."""
     unit: Literal["characters", "tokens"] = "characters"
     """What spans count."""
 
@@ -112,7 +113,8 @@ class Span:
 
 
 def _places(rows: "Rows", tokenizer: Any) -> "list[Tensor]":
-    """For each row [length, 2]: where each token's characters start and stop in the item's text; (0, 0) for what has none."""
+    """For each row [length, 2]: where each token's characters start and stop in the item's text; (0, 0) for what has
+    none."""
     import torch
 
     found: list[Tensor] = []

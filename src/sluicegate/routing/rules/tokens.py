@@ -30,9 +30,11 @@ class Tokens:
     tokenizer: Any = None
     """Turns texts into ids; not needed for ids."""
     of: Of = "target"
-    """Whether a position's label is that of the token to be predicted there (target) or of the one that stands there (input)."""
+    """Whether a position's label is that of the token to be predicted there (target) or of the one that stands there
+    (input)."""
     per: Literal["token", "row"] = "token"
-    """Label tokens, or whole rows: those that hold a token of the list at all, that of the first label where there are several."""
+    """Label tokens, or whole rows: those that hold a token of the list at all, that of the first label where there are
+    several."""
     otherwise: str = "retain"
     """Label of everything else."""
 

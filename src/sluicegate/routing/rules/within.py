@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Within:
-    """One rule inside the rows that another gives a label: ``Within(Column("label", rows=rows), Tokens(...), "forget")``.
+    """One rule inside the rows that another gives a label: ``Within(Column("label", rows=rows), Tokens(...),
+    "forget")``.
 
     Rows that `rows` labels `label` get the labels of `inside`; all other rows keep what `rows` says,
     at every token where `inside` labels tokens.

@@ -94,8 +94,9 @@ def distance_to_noise(states: "Tensor", attention: "Tensor") -> "Tensor":
     gaps = (squares[:, :, None] + squares[:, None, :] - 2 * states @ states.transpose(1, 2)).clamp(min=0)
     # E ||x - y||^2 = ||x||^2 + d, at the row's own scale, so that the kernels reach it wherever it is.
     scale = ((squares * real).sum(1) / count).detach() + d
-    # MMD^2 = E k(x, x') - 2 E k(x, y) + E k(y, y'), summed over the kernels: pairs of the row's own states, its states with
-    # the Gaussian, and the Gaussian with itself. A power of d / 2 is taken as an exponential, which does not underflow early.
+    # MMD^2 = E k(x, x') - 2 E k(x, y) + E k(y, y'), summed over the kernels: pairs of the row's own states, its states
+    # with the Gaussian, and the Gaussian with itself. A power of d / 2 is taken as an exponential, which does not
+    # underflow early.
     total = torch.zeros_like(count)
     for share in BANDWIDTHS:
         h = (share * scale / 2)[:, None]

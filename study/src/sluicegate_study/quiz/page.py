@@ -73,7 +73,8 @@ def report_quiz(
 
 
 def describe(measured: Mapping[str, Mapping[str, Interval]], changes: Mapping[str, Mapping[str, Change]], first: Reading) -> list[Verdict]:
-    """What each model knows, and how it differs from the first; a difference whose interval holds 0 is not called one."""
+    """What each model knows, and how it differs from the first; a difference whose interval holds 0 is not called
+    one."""
     told = []
     for name, found in measured.items():
         over = found["over"]

@@ -1,7 +1,8 @@
 """Log-probabilities of many answers to prompts that share their beginnings: three ways to the same numbers.
 
-``tree``   all rows as one tree of tokens, each computed once: what rows share is one branch, and a token sees its ancestors only. One pass.
-``cache``  keys and values of the last prompt are kept, cut back to what the next one shares with it, and extended; its answers are scored
+``tree``   all rows as one tree of tokens, each computed once: what rows share is one branch, and a token sees its
+ancestors only. One pass. ``cache``  keys and values of the last prompt are kept, cut back to what the next one shares
+with it, and extended; its answers are scored
            together from there.
 ``rows``   every row computed whole: any causal language model, and what the others are held against.
 """
