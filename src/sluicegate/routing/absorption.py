@@ -136,6 +136,7 @@ def relearn_to_minimum(
         def batches(step: int) -> "Batches":
             return {"train": draw(step)}
 
+    # One copy is trained under every rate in turn, and takes the model's own weights back before each.
     original = {key: p.detach().clone() for key, p in model.named_parameters()}
     victim = copy.deepcopy(model)
     tracks, flops = [], 0.0
@@ -144,11 +145,13 @@ def relearn_to_minimum(
             for key, parameter in victim.named_parameters():
                 parameter.copy_(original[key])
         part = f"{name} {rate:g}"
+        # What was seen before an interruption counts when it is judged whether the loss has turned.
         kept = run.load_checkpoint(part)
         seen = [float(record["loss"]) for record in kept.values["records"]] if kept else []
 
         def measure(model: Any, spent: "Ledger", seen: list[float] = seen) -> dict[str, float]:
             seen.append(float(evaluate(model)))
+            # What else is measured is only wanted at the minimum, and may be dear.
             lowest = all(seen[-1] < earlier for earlier in seen[:-1])
             return {"loss": seen[-1], **(beside(model) if beside is not None and lowest else {})}
 
@@ -171,6 +174,7 @@ def relearn_to_minimum(
             )
         except Diverged as error:  # this rate recovers nothing more, and the others still count
             fitted, broke = error.fitted, True
+        # The minimum is the lowest loss seen, not the last: by then the loss has risen `patience` times.
         flops += fitted.ledger.student
         losses = tuple(record["loss"] for record in fitted.records)
         steps = tuple(int(record["step"]) for record in fitted.records)

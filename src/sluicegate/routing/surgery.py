@@ -68,6 +68,7 @@ def expand(
     for _, name in _routers(model):
         raise UserError(f"a router is attached to the model (at {name!r}). Call router.remove() first, expand, and make a new router.")
     chosen = _chosen(model, modules)
+    # First only plan: how many units each site is to have, and how the new ones are drawn.
     scale, fitted = None, []
     plans = [_Plan(site, site.units + count, _drawn(start, seed, None)) for site, count in chosen.values() if site.units is not None]
     if (owned := owner_of(model)) is not None:
@@ -76,16 +77,19 @@ def expand(
         for number, plan in enumerate(plans):
             if plan.site.kind != "lora" and plan.site.name.startswith(prefix):
                 plans[number] = _Plan(plan.site, plan.units, _drawn(start, seed, scale))
+        # The model that transformers would build from the changed configuration says which other sites must grow, too.
         if not in_memory:
             fitted = [reference for kind in ("mlp", "heads") if (reference := _fitted(model, prefix, owner, kind, plans)) is not None]
     for reference in fitted:
         everything = {**units_of_kind(model, "mlp"), **units_of_kind(model, "heads")}
         plans += [_Plan(everything[name], units, _zeros) for name, units in reference.others.items()]
+    # Refuse before anything is changed: a model that is half expanded could not be used.
     for plan in plans:
         if (reason := held(model, plan.site)) is not None:
             raise UserError(f"site {plan.site.name!r}: {reason}.")
     for plan in plans:
         grow(model, plan.site, plan.units, plan.fill)
+    # Now that the weights have the new shapes, the configuration and the modules' own counts must say the same.
     for reference in fitted:
         reference.adopt(model)
     return {pattern: dict(blocks) for pattern, blocks in modules.items()}
