@@ -132,10 +132,10 @@ def _settled(stage: Stage, ranks: "Ranks", out: Path, exact: bool) -> tuple[Stag
     told: dict[str, Any] = {"error": "", "hash": "", "versions": {n: version(n) for n in ("sluicegate", "torch")}, "shard": ranks.shard}
     try:
         stage = stage.resolved()
-        own, parents = identity(stage)
         home = home_of(stage, out, exact=exact)
+        parents = home[2]
         content = {name: value for name, value in stage.config().items() if name not in parents}
-        told |= {"hash": own, "settings": content, "content": parents}
+        told |= {"hash": identify(stage, parents), "settings": content, "content": parents}
     except UserError as error:
         told["error"] = str(error)
     everyone = ranks.gather(told)
