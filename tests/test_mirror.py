@@ -5,7 +5,7 @@ from pathlib import Path
 from house import ROOTS, modules
 
 TESTS = Path(__file__).parent
-OTHERS = {"browser", "conformance", "docs", "finished", "slow"}
+OTHERS = {"browser", "campaign", "conformance", "docs", "finished", "slow"}
 """Folders of tests that are about more than one room, and of what tests need."""
 DISTRIBUTIONS = {"study": ROOTS[1] / "sluicegate_study", "papers": ROOTS[2] / "sluicegate_papers"}
 

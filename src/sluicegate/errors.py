@@ -1,6 +1,8 @@
 """The one exception that is a user's mistake and not ours, and what helps to word it."""
 
 import dataclasses
+import errno
+import os
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -28,6 +30,21 @@ def first_line(error: BaseException) -> str:
     nothing."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+def explain(error: OSError) -> str:
+    """Say what the operating system refused and what to do next; nothing where only our code can be to blame."""
+    name, why = os.fsdecode(error.filename or ""), error.strerror
+    place = f" {name if len(name) <= 100 else name[:60] + '…' + name[-30:]!r}" if name else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return f"could not write{place}: {why}. Nothing finished is lost. Make room or name another place, then run the same command again."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"no right to open{place}: {why}. Change its permissions, or name another place."
+    if name and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ENOENT):
+        return f"cannot use{place}: {why}. Name another file or folder."
+    if error.errno in (errno.ENOMEM, errno.EMFILE, errno.EFBIG):
+        return f"the system refused{place}: {why}. Free some of it, or raise the limit, then run the same command again."
+    return ""
 
 
 def check_choices(cls: type[Any], values: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -175,3 +176,42 @@ def test_a_reader_who_has_had_enough_is_no_error(words):
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "/x/y"), "could not write '/x/y': No space left on device. Nothing finished is lost"),
+        (OSError(36, "File name too long", "é" * 500), "cannot use 'ééé"),
+        (PermissionError(13, "Permission denied", "in.jsonl"), "no right to open 'in.jsonl': Permission denied"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), "cannot use 'a/b': Not a directory. Name another file or folder"),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_one_line(error, said, monkeypatch, capsys):
+    """An input that may not be read is never called a full disk."""
+    monkeypatch.setattr("sluicegate.app._answer", Mock(side_effect=error))
+    assert main(["runs"]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.startswith(f"error: {said}")
+    assert len(shown) < 400
+
+
+def test_a_bug_of_ours_stays_a_traceback_that_asks_to_be_reported(monkeypatch, capsys):
+    monkeypatch.setattr("sluicegate.app._answer", Mock(side_effect=ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(["runs"])
+    assert "a bug in sluicegate" in capsys.readouterr().err
+
+
+def test_what_the_terminal_cannot_show_is_escaped(tmp_path):
+    """A name with bytes that are no text, in an error, in a process whose streams are strict."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sluicegate", "run", b"\xff.toml", "--plan"],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+    assert done.returncode == 2
+    assert b"no recipe" in done.stderr
+    assert b"Traceback" not in done.stderr

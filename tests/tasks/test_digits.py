@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sluicegate.errors import UserError
 from sluicegate.tasks.digits import digest, load_images
@@ -117,6 +118,8 @@ GOOD, CLASSES = made(200)
         ({"images": GOOD, "labels": np.where(np.arange(200) == 151, 9, CLASSES)}, "no image of class 9 is left for (validation|test)"),
         ({"x_train": GOOD, "y_train": CLASSES, "x_test": GOOD[:, 1:], "y_test": CLASSES}, r"\(5, 5\) pixels, those to test on \(4, 5\)"),
         ({"images": np.array([{}]), "labels": CLASSES}, "Pickled objects are not read"),
+        ({"images": GOOD, "labels": np.where(CLASSES == 1, np.inf, 0.0)}, "a class of 2.53 or more, or one that is infinite"),
+        ({"images": GOOD, "labels": CLASSES.astype(np.uint64) + np.uint64(2**63)}, "a class of 2.53 or more"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, arrays, said):
@@ -132,7 +135,7 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read as an \.npz"):
         load_images(str(tmp_path / "text.npz"))
     np.save(tmp_path / "one.npy", GOOD)
-    with pytest.raises(UserError, match="a single array"):
+    with pytest.raises(UserError, match=r"one.npy: cannot be read as an \.npz"):
         load_images(str(tmp_path / "one.npy"))
     folder = tmp_path / "idx"
     folder.mkdir()
@@ -149,5 +152,24 @@ def test_wrong_files_are_named(tmp_path):
         load_images(str(folder))
     images.unlink()
     (folder / "train-images-idx3-ubyte.gz").write_bytes(whole)
-    with pytest.raises(UserError, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be read .Not a gzipped file"):
         load_images(str(folder))
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    """A small file that holds more than is read: the archive's own table, the picture's head, the gzip stream."""
+    monkeypatch.setattr("sluicegate.tasks.digits.LIMIT", 10_000)
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((200, 50, 50), np.uint8), labels=CLASSES)
+    with pytest.raises(UserError, match=r"bomb.npz: 501,\d+ bytes when unpacked; at most 10,000 are read"):
+        load_images(str(tmp_path / "bomb.npz"))
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0" * 100_000))
+    with pytest.raises(UserError, match="more than 10,000 bytes when unpacked"):
+        load_images(str(folder))
+    monkeypatch.setattr("sluicegate.tasks.digits.LARGEST", 600)
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("L", (40, 40)).save(tmp_path / "pictures" / name / "x.png")
+    with pytest.raises(UserError, match=r"x.png: 40 x 40 pixels; an image may have 600"):
+        load_images(str(tmp_path / "pictures"))

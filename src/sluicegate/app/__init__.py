@@ -1,17 +1,20 @@
 """The command line. ``main`` finds the verb, reads its options, runs it, and explains what went wrong."""
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, explain, nearest
 from sluicegate.runs.ranks import launched, speaks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name or a row may hold what the terminal cannot show
     told: set[str] = set()
     try:
         try:
@@ -33,14 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if not (told_of := explain(error)):
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        _complain(
-            f"could not write{place}: {error.strerror}. Nothing finished is lost. "
-            "Make room or choose another --out, then run the same command again: it resumes."
-        )
+        _complain(told_of)
         return 2
+    except Exception:
+        print("This is a bug in sluicegate, not in what you gave it. Please report the command and these lines.", file=sys.stderr)
+        raise
     finally:
         _tell_failures(told)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, first_line, nearest
 from sluicegate.values.statistics import Estimate, estimate
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
@@ -46,6 +46,9 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
     "log": lambda a: math.log(a) if a > 0 else math.nan,
 }
 _OF_ONE = ("abs", "log")
+LONGEST = 1000
+"""Characters that a test may have."""
+_LARGEST = 1e308
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,13 @@ class Checked:
 
 def parse(test: str) -> list[ast.Compare]:
     """The comparisons of a test, joined by `and`; raises `UserError` for anything else."""
+    if len(test) > LONGEST:
+        raise UserError(f"a claim's test has {len(test):,} characters; it may have {LONGEST:,}. {_EXPECTED}")
     try:
         tree = ast.parse(" ".join(test.split()), mode="eval").body
-    except SyntaxError as error:
-        raise UserError(f"cannot read the test {test!r}: {error.msg}. {_EXPECTED}") from None
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        why = error.msg if isinstance(error, SyntaxError) else first_line(error)
+        raise UserError(f"cannot read the test {test!r}: {why}. {_EXPECTED}") from None
     if any(isinstance(node, ast.MatMult) for node in ast.walk(tree)):
         raise UserError(f'cannot read the test {test!r}: a name with @ stands in quotes, for example "gold.A@10" <= 0.3.')
     terms = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
@@ -162,7 +168,7 @@ def names(test: str) -> list[tuple[str, str]]:
 
 def _evaluate(node: ast.expr, values: Values, seed: int, test: str) -> float:
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        return float(node.value)
+        return float(node.value) if abs(node.value) < _LARGEST else math.inf
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_evaluate(node.operand, values, seed, test)
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:

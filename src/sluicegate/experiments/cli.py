@@ -18,6 +18,7 @@ from sluicegate.experiments import show
 from sluicegate.runs.directory import Progress, result_of
 from sluicegate.runs.ranks import processes
 from sluicegate.runs.stage import Stage, from_config
+from sluicegate.values.files import read_toml
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,10 @@ def run_and_report(
 
 def _single_stage(source: str) -> Stage | None:
     """The stage of a config.toml, or None where the file is a recipe (or not a file at all)."""
-    import tomllib
-
     path = Path(source)
     if not path.is_file():
         return None
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return None
+    content = read_toml(path)
     return from_config(content) if "verb" in content else None
 
 

@@ -19,17 +19,19 @@ A recipe is a TOML file; it is the documentation of an experiment and its input 
     steps = 100
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from sluicegate.errors import UserError, nearest
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
+from sluicegate.errors import UserError, first_line, nearest
 from sluicegate.experiments.claims import check, names
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.stage import earlier, from_config, settings_of, stages
 from sluicegate.runs.trial import trials
+from sluicegate.values.files import read_toml, short
 
 KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
 PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "image": (("file",), ()), "pareto": (("y",), ())}
@@ -106,7 +108,7 @@ class Recipe:
     def trials(self) -> tuple[str, ...]:
         """The arms that are trials: they measure themselves."""
         known = trials()
-        return tuple(arm for arm, settings in self.arms.items() if settings.get("verb") in known)
+        return tuple(arm for arm, settings in self.arms.items() if str(settings.get("verb")) in known)
 
     @property
     def is_trial(self) -> bool:
@@ -240,7 +242,7 @@ def packaged_recipes() -> dict[str, Path]:
 
 def titles() -> dict[str, str]:
     """Names and titles of the packaged recipes."""
-    return {name: str(tomllib.loads(path.read_text(encoding="utf-8")).get("title", "")) for name, path in packaged_recipes().items()}
+    return {name: str(read_toml(path).get("title", "")) for name, path in packaged_recipes().items()}
 
 
 def load_recipe(source: str) -> Recipe:
@@ -251,13 +253,15 @@ def load_recipe(source: str) -> Recipe:
     elif not path.is_file():
         where = from_elsewhere("recipe", source) or f" Packaged: {', '.join(packaged_recipes())}."
         raise UserError(f"no recipe {source!r}: neither a file nor packaged.{where}")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}.") from None
-    for key in content:
+    content = read_toml(path)
+    kinds = get_type_hints(Recipe)
+    for key, value in content.items():
         if key not in KEYS:
-            raise UserError(f"{path}: a recipe has no {key!r}. Nearest: {nearest(key, list(KEYS))}.")
+            raise UserError(f"{path}: a recipe has no {short(key)}. Nearest: {nearest(key, list(KEYS))}.")
+        try:
+            check_type(value, kinds[key], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+        except TypeCheckError as error:
+            raise UserError(f"{path}: {key}: {first_line(error)}. See a packaged recipe for its form.") from None
     if not content.get("arms"):
         raise UserError(f"{path}: a recipe needs at least one [arms.NAME] table.")
     return Recipe(**{"name": path.stem, "attack": {}, **content})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.values.files import check_readable, read_json, reading
 
 WEIGHTS, FACTS = "model.safetensors", "latent.json"
 LAYOUT = 1
@@ -188,7 +189,6 @@ class Autoencoder(nn.Module):
 
 def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Autoencoder:
     """Read back what `Autoencoder.save` wrote; raises `UserError` for what is not there or does not fit."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -196,18 +196,16 @@ def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Mo
         folder = folder / "model"
     if not (folder / FACTS).is_file() or not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: no {FACTS} and {WEIGHTS} here. Give a folder that `sluicegate latent train` or .save() wrote.")
-    try:
-        facts: Mapping[str, Any] = json.loads((folder / FACTS).read_text("utf-8"))
-        state = load_file(folder / WEIGHTS)
+    with reading(folder, "Train or save it again."):
+        facts: Mapping[str, Any] = read_json(folder / FACTS)
+        state = load_file(check_readable(folder / WEIGHTS))
         if facts["own_parts"] and encoder is None and decoder is None:
             raise UserError(
                 f"{folder}: was saved with an encoder or a decoder of your own. Give it: load(folder, encoder=..., decoder=...)."
             )
         made = Autoencoder(facts["size"], facts["classes"], hidden=facts["hidden"], k=facts["k"], encoder=encoder, decoder=decoder)
         made.load_state_dict(state)
-    except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
-        raise UserError(f"{folder}: cannot be read ({error}). Train or save it again.") from None
-    made.numbers = dict(facts.get("numbers", {}))
+        made.numbers = dict(facts.get("numbers", {}))
     return made.eval()
 
 

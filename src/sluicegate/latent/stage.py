@@ -11,6 +11,7 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.latent.settings import UNKNOWN, Settings
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.files import read_text
 from sluicegate.values.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -194,10 +195,7 @@ def read_labels(path: Path, images: "Images") -> "np.ndarray":
     """
     import numpy as np
 
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: no text. Write a line for each training image: the name of its class, or nothing.") from None
+    lines = [line.strip() for line in read_text(path).splitlines()]
     if len(lines) != images.given:
         raise UserError(
             f"{path}: {len(lines)} lines, but the data has {images.given} training images. Write a line for each, empty ones too."

@@ -8,6 +8,7 @@ from torch import nn
 
 from sluicegate.errors import UserError
 from sluicegate.routing.router import Router
+from sluicegate.values.files import read_json, reading
 
 FILE = "routing.json"
 FORMAT = 1
@@ -48,13 +49,11 @@ def load_placement(folder: Path) -> Placement:
             f"{str(folder)!r} has no {FILE}, so nobody knows which of its units were routed. Give the model of a `route` run, or cut from "
             "Python: Router(model, {'model.layers.*.mlp': {'forget': 64}}).ablate('forget')."
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+    with reading(file, "Route the model again, or restore the file."):
+        content = read_json(file)
         if content["format"] != FORMAT:
             raise UserError(f"{str(file)!r} has layout {content['format']}; this version reads {FORMAT}. Route the model again.")
         return {site: {name: (int(a), int(b)) for name, (a, b) in own.items()} for site, own in content["sites"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{str(file)!r} is damaged. Route the model again, or restore the file.") from None
 
 
 def cut(

@@ -66,7 +66,7 @@ class Stage:
         known = cls.methods()
         if not known:
             raise UserError(f"{cls.VERB} has no setting 'method'.")
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"{cls.VERB} has no method {name!r}. There are: {nearest(name, sorted(known), most=20)}.")
         return known[name]
 
@@ -132,7 +132,7 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
     left = dict(settings)
     verb = left.pop("verb", None)
     known = stages()
-    if verb not in known:
+    if not isinstance(verb, str) or verb not in known:
         where = from_elsewhere("stage", str(verb)) or f" There are: {', '.join(sorted(known))}."
         raise UserError(f"no verb {verb!r}.{where}")
     name = left.pop("method", None)

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sluicegate.errors import UserError, first_line
+from sluicegate.errors import UserError
 from sluicegate.steering.save import ARCH, FORMAT, check_values, save, write_gguf
 from sluicegate.steering.vector import SteeringSet, SteeringVector
+from sluicegate.values.files import check_readable, reading
 
 SET, VECTOR, BASE = "vectors.safetensors", "vector.safetensors", "base.safetensors"
 """Names in a run folder: a set, one vector, and the vector that a set is made from."""
@@ -74,11 +75,9 @@ def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet
     if kind not in ("vector", "set") or values is None or values.dim() != (1 if kind == "vector" else 2):
         raise UserError(f"{str(place)!r} is damaged: kind {kind!r} with the tensors {_few(tensors)}.")
     check_values(values, str(place))
-    try:
+    with reading(place, "It is damaged: its metadata must hold module, tokens and made_from. Fit the vector again."):
         made_from: dict[str, Any] = dict(json.loads(metadata["made_from"]))
         module, tokens = metadata["module"], metadata["tokens"]
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f"{str(place)!r} is damaged: its metadata lacks module, tokens or made_from.") from None
     return SteeringVector(values, module, tokens, made_from) if kind == "vector" else SteeringSet(values, module, tokens, made_from)
 
 
@@ -145,14 +144,10 @@ def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
     import gguf
 
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no file {str(path)!r}.")
-    try:
-        reader = gguf.GGUFReader(path)
+    with reading(path, "It is no readable GGUF file."):
+        reader = gguf.GGUFReader(check_readable(path))
         fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
         tensors = [(str(t.name), t.tensor_type.name, t.data) for t in reader.tensors]
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{str(path)!r} is no readable GGUF file: {first_line(error)}.") from None
     arch = fields.get("general.architecture")
     if arch != ARCH:
         raise UserError(f"{str(path)!r} is no control vector: its architecture is {arch!r}, expected {ARCH!r}.")
@@ -246,15 +241,10 @@ def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    if not path.is_file():
-        raise UserError(f"no file {str(path)!r}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is no readable safetensors file: {first_line(error)}.") from None
+    with reading(path, "It is no readable safetensors file."), safe_open(check_readable(path), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def _one_width(found: Mapping[int, SteeringVector], where: str) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from sluicegate.errors import UserError
+from sluicegate.values.files import LIMIT, check_readable, reading
 
 PACKAGED = "digits"
 FETCHED = "mnist"
@@ -35,6 +36,8 @@ CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt"
 """The classes of Fashion-MNIST, in the order of its labels."""
 _IDX = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1", "x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
 _WHOLE, _DIVIDED = ("images", "labels"), tuple(_IDX)
+LARGEST = 64 * 2**20
+"""Pixels, and bytes of a file, that one image may have."""
 _READABLE = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -168,7 +171,7 @@ def _arrays(data: str, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, 
 
 def _from_folders(folder: Path, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """One sub-folder a class, sorted by name; grey where all images are, or where colour is not wanted."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     images: list[Any] = []
@@ -178,11 +181,11 @@ def _from_folders(folder: Path, colour: bool) -> tuple[dict[str, np.ndarray], tu
         if not files:
             raise UserError(f"{kind}: no image in it ({', '.join(_READABLE)}). Put some there, or remove the folder.")
         for file in files:
-            try:
-                with Image.open(file) as opened:
-                    image = opened.convert("L" if opened.mode in ("1", "L", "I", "I;16", "LA") or not colour else "RGB")
-            except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-                raise UserError(f"{file}: cannot be read as an image ({error}). Replace or remove it.") from None
+            with reading(file, "Replace or remove it."), Image.open(check_readable(file, LARGEST)) as opened:
+                if opened.width * opened.height > LARGEST:
+                    size = f"{opened.width:,} x {opened.height:,} pixels"
+                    raise UserError(f"{file}: {size}; an image may have {LARGEST:,} of them. Scale it down first.")
+                image = opened.convert("L" if opened.mode in ("1", "L", "I", "I;16", "LA") or not colour else "RGB")
             first = first if images else (str(file), image.size)
             if image.size != first[1]:
                 sizes = f"{image.width} x {image.height} pixels, but {first[0]} is {first[1][0]} x {first[1][1]}"
@@ -195,10 +198,10 @@ def _from_folders(folder: Path, colour: bool) -> tuple[dict[str, np.ndarray], tu
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError(f"{path}: a single array, not an .npz. Save it with numpy.savez_compressed(FILE, images=..., labels=...).")
+    with reading(path, "Save it with numpy.savez_compressed. Pickled objects are not read."):
+        if not zipfile.is_zipfile(check_readable(path)):
+            raise UserError(f"{path}: cannot be read as an .npz. Save it with numpy.savez_compressed(FILE, images=..., labels=...).")
+        archive: np.lib.npyio.NpzFile = np.load(path, allow_pickle=False)
         with archive:
             names = set(archive.files)
             wanted = _WHOLE if set(_WHOLE) <= names else _DIVIDED
@@ -208,9 +211,11 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
                     f"{path}: no array {missing[0]!r}. There are: {', '.join(sorted(names)) or 'none'}. Needed: {', '.join(_WHOLE)}; "
                     f"or {', '.join(_DIVIDED)}."
                 )
+            # What the arrays take once unpacked, before any of them is: a small file can hold a large one.
+            unpacked = sum(member.file_size for member in archive.zip.infolist()) if archive.zip else 0
+            if unpacked > LIMIT:
+                raise UserError(f"{path}: {unpacked:,} bytes when unpacked; at most {LIMIT:,} are read. Give fewer or smaller images.")
             return {name: archive[name] for name in wanted}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an .npz of plain arrays ({error}). Pickled objects are not read.") from None
 
 
 def _from_idx(folder: Path, stem: str) -> np.ndarray:
@@ -220,10 +225,10 @@ def _from_idx(folder: Path, stem: str) -> np.ndarray:
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder}: no file {names[0]} (or {names[1]}). A folder of images holds the four IDX files of MNIST.")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be unpacked ({error}). Get the file again.") from None
+    with reading(path, "Get the file again."), (gzip.open if path.suffix == ".gz" else open)(check_readable(path), "rb") as file:
+        content = file.read(LIMIT + 1)
+    if len(content) > LIMIT:
+        raise UserError(f"{path}: more than {LIMIT:,} bytes when unpacked. Get the file again, or give a part of it.")
     dims = int(stem[-1])
     head = 4 + 4 * dims
     if len(content) < head or content[:4] != bytes((0, 0, 8, dims)):
@@ -246,6 +251,8 @@ def _part(data: str, arrays: dict[str, np.ndarray], x: str, y: str, colour: bool
         raise UserError(f"{data}: {y} has shape {labels.shape}, but there are {len(images)} images in {x}. Give one class an image.")
     if labels.dtype.kind not in "iu" and not (labels.dtype.kind == "f" and bool((labels == np.round(labels)).all())):
         raise UserError(f"{data}: {y} holds {labels.dtype}; classes are whole numbers.")
+    if not (np.abs(labels.astype(float)) < 2**53).all():
+        raise UserError(f"{data}: {y} holds a class of 2^53 or more, or one that is infinite. Number the classes from 0.")
     if images.dtype.kind == "f":
         if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
             raise UserError(f"{data}: {x} holds fractions outside of 0 to 1. Divide by the largest value, or give bytes (uint8).")
