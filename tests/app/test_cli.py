@@ -213,5 +213,5 @@ def test_what_the_terminal_cannot_show_is_escaped(tmp_path):
         env={**os.environ, "PYTHONUTF8": "1"},
     )
     assert done.returncode == 2
-    assert b"no recipe" in done.stderr
+    assert b"the word '\\udcff.toml' holds bytes that are no UTF-8 text" in done.stderr
     assert b"Traceback" not in done.stderr

@@ -53,6 +53,10 @@ class Found:
     ended: Ended
     reason: str
 
+    @property
+    def failed(self) -> bool:
+        return self.ended.kind not in ("accepted", "clear") or (self.ended.kind == "accepted" and not self.reason)
+
 
 def cases(kind: str, place: Path, seed: int) -> Iterator[Case]:
     """Inputs of one kind without end; each lies in `place` until the next is asked for."""
@@ -61,7 +65,7 @@ def cases(kind: str, place: Path, seed: int) -> Iterator[Case]:
     return found
 
 
-def _share(kind: str, first: int, n: int, seed: int, keep: str) -> list[Found]:
+def try_kind(kind: str, first: int, n: int, seed: int, keep: str = "") -> list[Found]:
     """Inputs number `first` to `first` + `n` of a kind."""
     os.environ.update(HF_HUB_OFFLINE="1", SLUICEGATE_KEEP_SECONDS="0", COLUMNS="100", OMP_NUM_THREADS="1")
     load()
@@ -78,7 +82,7 @@ def _share(kind: str, first: int, n: int, seed: int, keep: str) -> list[Found]:
         ended = run(case.words, place, call=case.call)
         reason = case.why(ended) if ended.kind == "accepted" else ""
         results.append(Found(kind, number, case.note, case.words, ended, reason))
-        if keep and (ended.kind not in ("accepted", "clear") or (ended.kind == "accepted" and not reason)):
+        if keep and results[-1].failed:
             shutil.copytree(place, Path(keep) / f"{kind}-{number}", symlinks=True, ignore=_no_devices, dirs_exist_ok=True)
     shutil.rmtree(base, ignore_errors=True)
     return results
@@ -97,7 +101,7 @@ def run_all(n: int, seed: int, kinds: list[str] | None = None, workers: int = 2,
     counts[max(counts, key=lambda kind: counts[kind])] += n - sum(counts.values())
     jobs = [(kind, first, min(100, counts[kind] - first)) for kind in counts for first in range(0, counts[kind], 100)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(_share, kind, first, count, seed, keep) for kind, first, count in jobs]
+        waiting = [pool.submit(try_kind, kind, first, count, seed, keep) for kind, first, count in jobs]
         return [found for future in waiting for found in future.result()]
 
 
@@ -128,7 +132,7 @@ def run_campaign(n: int, seed: int, kinds: list[str] | None = None, workers: int
     for (kind, reason), times in sorted(Counter((f.kind, f.reason) for f in found if f.reason).items()):
         print(f"  {kind:<12}{times:>6,}  {reason}")
     for f in found:
-        if f.ended.kind not in ("accepted", "clear") or (f.ended.kind == "accepted" and not f.reason):
+        if f.failed:
             last = (f.ended.text.strip().splitlines() or ["(nothing was said)"])[-1]
             print(f"\n{f.kind} {f.number}: {f.ended.kind}, {f.note}\n  sluicegate {' '.join(f.words)[:200]}\n  {last[:200]}")
     return tally(found)

@@ -152,7 +152,7 @@ def test_wrong_files_are_named(tmp_path):
         load_images(str(folder))
     images.unlink()
     (folder / "train-images-idx3-ubyte.gz").write_bytes(whole)
-    with pytest.raises(UserError, match="cannot be read .Not a gzipped file"):
+    with pytest.raises(UserError, match=r"cannot be read .Not a gzipped file"):
         load_images(str(folder))
 
 

@@ -45,13 +45,8 @@ def test_only_plain_files_up_to_a_size_are_read(tmp_path):
     (tmp_path / "zeros").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "large").write_bytes(b"12345")
-    for name, said in (
-        ("pipe", "is no plain file"),
-        ("zeros", "is no plain file"),
-        (".", "is no plain file"),
-        ("loop", "Too many levels"),
-        ("none", "No such file"),
-    ):
+    said_of = dict.fromkeys(("pipe", "zeros", "."), "is no plain file")
+    for name, said in {**said_of, "loop": "Too many levels", "none": "No such file"}.items():
         with pytest.raises(UserError, match=said):
             check_readable(tmp_path / name)
     with pytest.raises(UserError, match="large: 5 bytes; at most 4 are read"):
@@ -62,7 +57,7 @@ def test_only_plain_files_up_to_a_size_are_read(tmp_path):
 
 
 def test_an_error_of_ours_that_is_one_already_passes_and_an_interrupt_too():
-    with pytest.raises(UserError, match="^own$"), reading("file"):
+    with pytest.raises(UserError, match=r"^own$"), reading("file"):
         raise UserError("own")
     with pytest.raises(KeyboardInterrupt), reading("file"):
         raise KeyboardInterrupt

@@ -18,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     told: set[str] = set()
     try:
         try:
+            for word in words:
+                if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+                    raise UserError(f"the word {word!r} holds bytes that are no UTF-8 text. Rename the file, or type the word again.")
             status = _answer(words, told)
         except SystemExit:  # tyro has printed a verb's help
             sys.stdout.flush()

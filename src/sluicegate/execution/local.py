@@ -32,6 +32,8 @@ class LocalPool:
     def open_workers(self, most: int, progress: Progress | None) -> Iterator[Workers]:
         refuse_launcher()
         cores = len(os.sched_getaffinity(0))
+        if self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; it is the number of processes side by side, or 0 for one a core.")
         places = min(self.workers or cores, most)
         context = multiprocessing.get_context("spawn")
         channel = context.Queue() if progress else None
