@@ -13,6 +13,8 @@ import tyro
 
 from sluicegate.errors import UserError, nearest
 
+MOST_SEEDS = 10_000
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -128,10 +130,10 @@ def _lists(cls: type[Any]) -> Iterator[str]:
 
 
 def seeds_from(first: int, count: int) -> list[int]:
-    if count < 1:
-        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1.")
-    if first < 0:
-        raise UserError(f"--seed is {first}; it must be 0 or more.")
+    if not 1 <= count <= MOST_SEEDS:
+        raise UserError(f"--seeds is {count}; it is the number of seeds to run, from 1 to {MOST_SEEDS:,}.")
+    if not 0 <= first < 2**63 - count:
+        raise UserError(f"--seed is {first}; it must be 0 or more, and below 2^63.")
     return list(range(first, first + count))
 
 

@@ -17,6 +17,7 @@ from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.stage import from_config
 from sluicegate.values.curves import Curve
+from sluicegate.values.files import read_json, reading
 from sluicegate.values.statistics import Estimate
 
 
@@ -187,9 +188,11 @@ def load_outcome(folder: Path) -> Outcome:
     file = folder / "experiment.json"
     if not file.exists():
         raise UserError(f"{str(folder)!r} holds no finished experiment (no experiment.json). Run its recipe again: it resumes.")
-    content = json.loads(file.read_text())
-    folders = {key: folder / place for key, place in content["folders"].items()}
-    return gather(Recipe(**content["recipe"]), content["seeds"], folders)
+    with reading(file, "Run its recipe again: it resumes, and writes this file anew."):
+        content = read_json(file)
+        recipe, seeds = Recipe(**content["recipe"]), [int(seed) for seed in content["seeds"]]
+        folders = {str(key): folder / str(place) for key, place in content["folders"].items()}
+    return gather(recipe, seeds, folders)
 
 
 def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:

@@ -17,6 +17,7 @@ from sluicegate.experiments import show
 from sluicegate.experiments.recipe import Recipe, load_recipe
 from sluicegate.runs.directory import write_atomic
 from sluicegate.runs.stage import from_config
+from sluicegate.values.files import read_json
 
 if TYPE_CHECKING:
     from sluicegate.experiments.experiment import Outcome
@@ -155,7 +156,7 @@ def assemble(outcome: "Outcome", folder: Path) -> None:
     for arm, name in (("routed", "model"), ("unrouted", "unrouted")):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(outcome.arms[arm].folders[first] / "model", folder / name)
-    facts = json.loads((folder / "model" / FACTS).read_text("utf-8"))
+    facts = read_json(folder / "model" / FACTS)
     rows = [row(outcome, seed) for seed in outcome.seeds]
     numbers = {name: [each[name] for each in rows] for name in (*PER_SEED, "mse_unrouted")}
     numbers |= {"dead_blocks": [len(each["dead_blocks"]) for each in rows], "seeds": list(outcome.seeds)}
@@ -178,7 +179,7 @@ def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
         **{name: measures[name] for name in PER_SEED},
         "mse_unrouted": control.results[seed]["measures"]["mse"],
         "dead_blocks": list(routed.results[seed]["lost"]),
-        "cpu_s": json.loads(seconds.read_text())["cpu"] if seconds.is_file() else None,
+        "cpu_s": read_json(seconds)["cpu"] if seconds.is_file() else None,
     }
 
 

@@ -16,6 +16,7 @@ from sluicegate.oversight.arms import CONTROLS, to_train, trained_as
 from sluicegate.oversight.board import Board, check_share
 from sluicegate.runs.directory import write_atomic
 from sluicegate.runs.stage import from_config
+from sluicegate.values.files import read_json
 
 if TYPE_CHECKING:
     from sluicegate.oversight.page_numbers import Found, Key
@@ -122,7 +123,7 @@ def _seconds(found: "Found") -> str:
     took = []
     for folder in found.folders.values():
         if (file := folder / "seconds.json").is_file():
-            took.append(float(json.loads(file.read_text())["cpu"]))
+            took.append(float(read_json(file)["cpu"]))
     return f" A run took {min(took):.0f} to {max(took):.0f} CPU seconds." if took else ""
 
 

@@ -106,7 +106,7 @@ VERBS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "report": ([], [], ["--out"]),
     "run": (["digits-split", "--plan"], ["--seeds", "--seed"], ["--set", "--out", "--on", "--address", "--resources"]),
     "sweep": (["digits-split", "--over", "routed.code=[]"], ["--seeds"], ["--over", "--out"]),
-    "oversight": (["--set", "updates=0"], [], ["--arms", "--set", "--zzz"]),
+    "oversight": (["--set", "updates=1", "episodes=8", "--share", "0.1", "--seeds", "1"], ["--share"], ["--arms", "--zzz"]),
     "doctor": ([], [], ["--model"]),
     "fetch": (["zzz"], [], ["--source"]),
     "team": ([], [], []),
