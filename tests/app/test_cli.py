@@ -215,3 +215,11 @@ def test_what_the_terminal_cannot_show_is_escaped(tmp_path):
     assert done.returncode == 2
     assert b"the word '\\udcff.toml' holds bytes that are no UTF-8 text" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_closed_output_is_no_error(tmp_path):
+    """`sluicegate ... >&-`: Python then has no stream at all."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sluicegate", "--help"], check=False, cwd=tmp_path, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
