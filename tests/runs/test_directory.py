@@ -128,7 +128,8 @@ def test_every_file_is_on_the_disk_before_done(tmp_path, monkeypatch):
     order = [name for name in names if name.startswith(("part", "metrics", "index", "result", "DONE"))]
     assert order[:3] == ["part-1", "metrics", "index"]
     assert order[3:5] == ["metrics", "result"]
-    assert order[5].startswith("DONE")
+    assert sorted(order[5:-1]) == ["metrics", "result"], "and all files of the run once more, those of its model too"
+    assert order[-1].startswith("DONE")
 
 
 # --------------------------------------------------------------------------------------------- resuming
@@ -292,7 +293,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from sluicegate.runs.directory import open_run
-with open_run(Path(sys.argv[1]), digest="d" * 64, config={"verb": "test"}, parents={}, environment={}, title="t"):
+with open_run(Path(sys.argv[1]), digest="d" * 64, config={"verb": "test"}, parents={"forget": "f"}, environment={}, title="t"):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -79,6 +79,7 @@ def test_a_run_folder_stands_for_its_own_hash(verbs, tmp_path):
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "config.json").write_text("{}")
         (folder / "parents.json").write_text(json.dumps({"format": 1, "hash": digest, "parents": {}}))
+        (folder / "DONE").touch()
         return verbs["train"] | {"model": str(folder)}
 
     assert identity(from_config(run("a", "x" * 64)))[1]["model"] == "x" * 64

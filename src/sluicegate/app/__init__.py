@@ -12,6 +12,11 @@ from sluicegate.runs.ranks import launched, speaks
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us; the next file opened would take its place
+            while (taken := os.open(os.devnull, os.O_RDWR)) < 2:
+                pass
+            setattr(sys, name, os.fdopen(taken, "w", closefd=False))
     told: set[str] = set()
     try:
         try:
@@ -36,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         place = f" ({error.filename})" if error.filename else ""
+        # Who may not do something may not read a file or not write to a folder; the system does not say which.
+        what, first = ("read or write", "See to it that it may be") if error.errno == errno.EACCES else ("write", "Make room")
         _complain(
-            f"could not write{place}: {error.strerror}. Nothing finished is lost. "
-            "Make room or choose another --out, then run the same command again: it resumes."
+            f"could not {what}{place}: {error.strerror}. Nothing finished is lost. "
+            f"{first} or choose another --out, then run the same command again: it resumes."
         )
         return 2
     finally:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, check_name, nearest
 from sluicegate.experiments.claims import check, names
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.stage import earlier, from_config, settings_of, stages
@@ -84,6 +84,9 @@ class Recipe:
     `file`); where models are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
 
     def __post_init__(self) -> None:
+        check_name("a recipe's name", self.name)
+        for arm in self.arms:
+            check_name(f"recipe {self.name!r}: an arm's name", arm)
         for role in ("reference", "pretrained"):
             arm = getattr(self, role)
             if arm and arm not in self.arms:
