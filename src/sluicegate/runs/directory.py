@@ -439,6 +439,8 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
+    except IsADirectoryError:
+        raise damaged(path, "a folder is in its place") from None
     finally:
         scratch.unlink(missing_ok=True)
 
