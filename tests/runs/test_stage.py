@@ -241,3 +241,9 @@ def test_no_stage_has_a_setting_in_its_hash_that_was_added_later_and_holds_its_d
         if field.metadata.get("added"):
             assert field.name not in stage.config()
             assert field.default is not dataclasses.MISSING
+
+
+@pytest.mark.parametrize("variant", ["../../evil", "a/b", "a\0b", "a\nb", "x" * 101])
+def test_no_method_leads_out_of_the_folder_of_runs(variant):
+    with pytest.raises(UserError, match="the method of .* is .*: it names a folder"):
+        folder_name(from_config({"verb": "latent", "variant": variant}), "0" * 64)

@@ -26,7 +26,7 @@ def _row(path: Path) -> dict[str, Any]:
         row["hash"] = str((read_identity(path) or {}).get("hash", ""))[:8]
         state = "done" if (path / "DONE").exists() else _progress(path)
         return row | {"scores": _means(read_json(path / "result.json")) if state == "done" else {}, "state": state}
-    except (UserError, OSError, AttributeError, KeyError, IndexError, TypeError):  # tables of another form than ours
+    except (ValueError, OSError, AttributeError, LookupError, TypeError):  # damaged, or a table of another form than ours
         return row
 
 
