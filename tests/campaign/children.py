@@ -25,8 +25,7 @@ VOLATILE = ("lock", "seconds.json")
 
 
 def warm() -> None:
-    """Import what the commands need, once for all of them; no tensor is worked on, since threads do not survive a
-    fork."""
+    """Import what the commands need, once for all; nothing is computed, since threads do not survive a fork."""
     import torch
 
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -258,10 +259,8 @@ def _strike(process: int, delay: float, victim: str, place: Path, draw: random.R
         time.sleep(0.002)
     workers = offspring(place) if victim == "worker" else []
     if workers:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(draw.choice(workers), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     elif victim == "parent":
         os.kill(process, signal.SIGKILL)
     else:

@@ -453,7 +453,8 @@ def test_a_mistake_takes_away_the_folder_that_it_made_and_no_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_a_folder_that_vanishes_while_it_is_locked_is_one_in_use(tmp_path):
+def test_a_folder_that_vanishes_while_it_is_locked_is_one_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("sluicegate.runs.lock.FileLock.acquire", lambda lock: (_ for _ in ()).throw(FileNotFoundError))
     with pytest.raises(Busy), module.hold(tmp_path / "gone"):
         pass
 
