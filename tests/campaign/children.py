@@ -21,11 +21,11 @@ SECONDS = 240.0
 """How long a command may take before it counts as one that hangs."""
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink")
 VOLATILE = ("lock", "seconds.json")
-"""Files that differ between equal runs: who held the folder, and how long it took. Pages (.html) may tell seconds too."""
+"""Files that differ between equal runs: who held the folder, how long it took. Pages (.html) may tell seconds too."""
 
 
 def warm() -> None:
-    """Import what the commands need, once for all; nothing is computed, since threads do not survive a fork."""
+    """Import what the commands need, once for all. Nothing is computed: threads do not survive a fork."""
     import torch
 
     torch.set_num_threads(1)

@@ -119,9 +119,9 @@ class RunDirectory(RunContext):
             self._state.mkdir(exist_ok=True)
             if (self._state / "index.json").exists():
                 self._index = read_index(self._state / "index.json")
-            logged = _head(metrics, self._index["offset"])
+            logged = metrics.read_bytes()[: self._index["offset"]] if metrics.exists() else b""
             self._logged.update(logged)
-            if len(logged) != self._index["offset"] or self._index.get("logged", digest := self._logged.hexdigest()) != digest:
+            if len(logged) < self._index["offset"] or self._index.get("logged") not in (None, self._logged.hexdigest()):
                 raise damaged(metrics, "it is not what was logged up to the resume point")
         self._metrics = metrics.open("ab")
         if not done:  # what was logged after the resume point will be logged again
@@ -339,14 +339,6 @@ def _sum(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _head(file: Path, count: int) -> bytes:
-    """The first `count` bytes of a file, or as many as there are."""
-    if not count or not file.is_file():
-        return b""
-    with file.open("rb") as content:
-        return content.read(count)
-
-
 def files_of(path: Path) -> Iterator[str]:
     """The files in a run folder by their names below it, in order; not those of a resume point, half written ones, or
     those of other runs that lie in it."""
@@ -448,7 +440,7 @@ def write_atomic(path: Path, text: str) -> None:
 def _scratch(path: Path) -> bool:
     """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``,
     ``.model-123``."""
-    return re.fullmatch(r"\.(DONE|[\w-]+\.\w+)\.\d+|\.(model|arriving)-\d+", path.name) is not None
+    return re.fullmatch(r"\.(DONE|[\w-]+\.(json|toml|html|safetensors|gguf))\.\d+|\.(model|arriving)-\d+", path.name) is not None
 
 
 def _add_seconds(path: Path, seconds: float) -> None:
