@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -23,6 +24,19 @@ def nearest(name: str, known: list[str], most: int = 4) -> str:
     else:
         close = difflib.get_close_matches(name, known, n=most, cutoff=0.3) or known[:most]
     return ", ".join(close)
+
+
+def check_name(what: str, name: Any) -> None:
+    """Raise `UserError` for a name that no folder may have; `what` says whose it is, as in "a recipe's name"."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise UserError(
+            f"{what} is {name!r}: it names a folder. Use letters, digits, '-', '_' and '.', up to 100, and a letter or digit first."
+        )
+
+
+def printable(text: str) -> str:
+    """The text with what would move a terminal's cursor or change its colours written out: ``\\x1b``."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:

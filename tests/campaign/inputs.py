@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from tests.campaign.child import Ended, load, run
+from campaign.child import Ended, load
+from campaign.child import run as run_command
 
 SHARES = {
     "rows": 0.14,
@@ -27,7 +29,7 @@ SHARES = {
     "images": 0.06,
     "words": 0.09,
 }
-"""The kinds, each a module of `tests.campaign.kinds`, and what share of the inputs is of it."""
+"""The kinds, each a module of `campaign.kinds`, and what share of the inputs is of it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Found:
 
 def cases(kind: str, place: Path, seed: int) -> Iterator[Case]:
     """Inputs of one kind without end; each lies in `place` until the next is asked for."""
-    module = import_module(f"tests.campaign.kinds.{kind}")
+    module = import_module(f"campaign.kinds.{kind}")
     found: Iterator[Case] = module.cases(random.Random(seed * 1000 + zlib.crc32(kind.encode())), place)
     return found
 
@@ -79,7 +81,7 @@ def try_kind(kind: str, first: int, n: int, seed: int, keep: str = "") -> list[F
             break
         if number < first:
             continue
-        ended = run(case.words, place, call=case.call)
+        ended = run_command(case.words, place, call=case.call)
         reason = case.why(ended) if ended.kind == "accepted" else ""
         results.append(Found(kind, number, case.note, case.words, ended, reason))
         if keep and results[-1].failed:
@@ -120,19 +122,15 @@ def tally(found: list[Found]) -> dict[str, int]:
     }
 
 
-def run_campaign(n: int, seed: int, kinds: list[str] | None = None, workers: int = 2, keep: str = "") -> dict[str, int]:
-    """Try `n` inputs, print a table by kind, the reasons of what was accepted, and what failed; return the counts."""
+def run(n: int, seed: int, kinds: list[str] | None = None, workers: int = 2, keep: str = "") -> dict[str, Any]:
+    """Try `n` inputs, print the reasons of what was accepted and what failed; return the counts, by kind too."""
     found = run_all(n, seed, kinds, workers, keep)
-    columns = ("tried", "clear", "accepted", "broken", "tracebacks", "hangs", "memory")
-    print(f"{'kind':<12}" + "".join(f"{name:>12}" for name in columns))
-    for kind in dict.fromkeys(f.kind for f in found):
-        counts = tally([f for f in found if f.kind == kind])
-        print(f"{kind:<12}" + "".join(f"{counts[name]:>12,}" for name in columns))
-    print("\nWhy inputs were accepted:")
+    print("Why inputs were accepted:")
     for (kind, reason), times in sorted(Counter((f.kind, f.reason) for f in found if f.reason).items()):
         print(f"  {kind:<12}{times:>6,}  {reason}")
     for f in found:
         if f.failed:
             last = (f.ended.text.strip().splitlines() or ["(nothing was said)"])[-1]
             print(f"\n{f.kind} {f.number}: {f.ended.kind}, {f.note}\n  sluicegate {' '.join(f.words)[:200]}\n  {last[:200]}")
-    return tally(found)
+    by_kind = {kind: tally([f for f in found if f.kind == kind]) for kind in dict.fromkeys(f.kind for f in found)}
+    return {**tally(found), "kinds": by_kind}

@@ -1,14 +1,9 @@
 """The campaign of bad inputs finds what is broken, and counts it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from tests.campaign import inputs
-from tests.campaign.child import run
+from campaign import inputs
+from campaign.child import run
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def test_how_a_command_ends_is_told_apart(place, call, kind):
 
 
 def test_memory_beyond_the_bound_is_told(place, monkeypatch):
-    monkeypatch.setattr("tests.campaign.child.MEMORY", 2**20)
+    monkeypatch.setattr("campaign.child.MEMORY", 2**20)
     assert run([], place, call=lambda: len(b"1" * 2**22) * 0).kind == "memory"
 
 

@@ -143,3 +143,11 @@ def test_what_a_trial_is_called_now_and_was_called_before_is_one_setting(tmp_pat
         for name in ("arm", "variant"):
             changed = [override(recipe, {f"{arm}.{name}": "plain"}).stage_settings(arm, 3, {}) for recipe in (old, new)]
             assert [from_config(settings).config()["variant"] for settings in changed] == ["plain", "plain"]
+
+
+@pytest.mark.parametrize("name", ["../../../", "..", ".hidden", "a/b", "a\\b", "-rf", "", "x" * 101, "a\nb", 5, "<b>"])
+def test_no_name_leads_out_of_the_folder_of_runs(tmp_path, name):
+    with pytest.raises(UserError, match=r"a recipe's name is .*: it names a folder"):
+        Recipe(name=name, arms={"a": {"verb": "score"}}, attack={})
+    with pytest.raises(UserError, match=r"an arm's name is .*: it names a folder"):
+        Recipe(name="good-name_1.0", arms={name: {"verb": "score"}}, attack={})

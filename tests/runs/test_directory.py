@@ -17,6 +17,7 @@ from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute, identity
 from sluicegate.runs import directory as module
 from sluicegate.runs.directory import FORMAT, open_run, read_identity, result_of
+from sluicegate.runs.lock import Busy
 from sluicegate.runs.stage import from_config
 from tiny_stages import SRC, material, outcome, settings_of_verbs
 
@@ -128,7 +129,8 @@ def test_every_file_is_on_the_disk_before_done(tmp_path, monkeypatch):
     order = [name for name in names if name.startswith(("part", "metrics", "index", "result", "DONE"))]
     assert order[:3] == ["part-1", "metrics", "index"]
     assert order[3:5] == ["metrics", "result"]
-    assert order[5].startswith("DONE")
+    assert sorted(order[5:-1]) == ["metrics", "result"], "and all files of the run once more, those of its model too"
+    assert order[-1].startswith("DONE")
 
 
 # --------------------------------------------------------------------------------------------- resuming
@@ -292,7 +294,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from sluicegate.runs.directory import open_run
-with open_run(Path(sys.argv[1]), digest="d" * 64, config={"verb": "test"}, parents={}, environment={}, title="t"):
+with open_run(Path(sys.argv[1]), digest="d" * 64, config={"verb": "test"}, parents={"forget": "f"}, environment={}, title="t"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -422,3 +424,56 @@ def test_a_disk_that_is_full_is_an_os_error_whoever_meets_it(tmp_path, monkeypat
     with opened(tmp_path / "run") as run, pytest.raises(OSError, match="No space left on device") as caught:
         run.save_checkpoint("part", {"steps": 1}, {"weight": torch.ones(2)}, finished=False)
     assert caught.value.errno == errno.ENOSPC
+
+
+# ------------------------------------------------------------------------------------------ two at once
+
+
+def test_who_comes_second_takes_nothing_away(train, tmp_path, monkeypatch):
+    """Both have seen that there is no folder: the first one makes it, and the second one is told and leaves it."""
+    exists = module.Path.exists
+    folder = tmp_path / "run"
+    with opened(folder) as run:
+        run.log({"step": 1})
+        # As it looked when the second one began.
+        monkeypatch.setattr(module.Path, "exists", lambda path: path != folder and exists(path))
+        with pytest.raises(Busy, match="in use by another process"), opened(folder):
+            pass
+        monkeypatch.undo()
+        assert {"parents.json", "config.toml", "state"} <= {path.name for path in folder.iterdir()}
+        run.finish({})
+    assert result_of(folder) == {}
+
+
+def test_a_mistake_takes_away_the_folder_that_it_made_and_no_other(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new"):
+        with pytest.raises(UserError, match="mistake"), opened(tmp_path / name):
+            raise UserError("a mistake")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_folder_that_vanishes_while_it_is_locked_is_one_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("sluicegate.runs.lock.FileLock.acquire", lambda lock: (_ for _ in ()).throw(FileNotFoundError))
+    with pytest.raises(Busy), module.hold(tmp_path / "gone"):
+        pass
+
+
+@pytest.mark.parametrize("seconds", ["", "0", "1.5"])
+def test_the_time_between_resume_points_is_a_number(train, tmp_path, monkeypatch, seconds):
+    monkeypatch.setenv("SLUICEGATE_KEEP_SECONDS", seconds)
+    execute(from_config(train[0]), tmp_path)
+    for wrong in ("abc", "-1", "nan"):
+        monkeypatch.setenv("SLUICEGATE_KEEP_SECONDS", wrong)
+        with pytest.raises(UserError, match=f"SLUICEGATE_KEEP_SECONDS is '{wrong}'; it must be a number of seconds"):
+            execute(from_config(train[0] | {"seed": 1}), tmp_path)
+
+
+def test_what_killed_processes_left_is_cleared_and_what_live_ones_write_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getppid()):
+        (tmp_path / f".page.html.{process}").write_text("half")
+    (tmp_path / f".other.html.{dead.pid}").write_text("of another file")
+    module.write_atomic(tmp_path / "page.html", "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f".other.html.{dead.pid}", f".page.html.{os.getppid()}", "page.html"])

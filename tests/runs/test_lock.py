@@ -7,13 +7,13 @@ import time
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.runs.lock import held
+from sluicegate.runs.lock import Busy, held
 from tiny_stages import SRC
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sluicegate.runs.lock import held
+from sluicegate.runs.lock import Busy, held
 with held(Path(sys.argv[1]), "the well is in use", "Wait."):
     print("held", flush=True)
     time.sleep(60)
@@ -133,3 +133,11 @@ def test_who_is_refused_does_not_empty_the_file(path, holder):
     before = path.read_text()
     assert not free(path)
     assert path.read_text() == before != ""
+
+
+def test_what_another_wrote_into_the_lock_moves_no_cursor(path, holder):
+    path.write_bytes(b"\x1b]0;title\x07\x1b[31mred")
+    with pytest.raises(Busy) as told, take(path):
+        pass
+    assert "\\x1b[31mred" in str(told.value)
+    assert "\x1b" not in str(told.value)

@@ -14,6 +14,7 @@ from sluicegate.errors import UserError
 from sluicegate.execution.execute import identity
 from sluicegate.runs.stage import Stage, build, environment, folder_name, from_config, identify, identities, setting, stages
 from sluicegate.unlearning.objectives import methods
+from throwaway import Throwaway
 from tiny_stages import material, settings_of_verbs
 
 VERBS = {verb: cls for verb, cls in stages().items() if cls.GROUP}
@@ -79,6 +80,7 @@ def test_a_run_folder_stands_for_its_own_hash(verbs, tmp_path):
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "config.json").write_text("{}")
         (folder / "parents.json").write_text(json.dumps({"format": 1, "hash": digest, "parents": {}}))
+        (folder / "DONE").touch()
         return verbs["train"] | {"model": str(folder)}
 
     assert identity(from_config(run("a", "x" * 64)))[1]["model"] == "x" * 64
@@ -240,3 +242,9 @@ def test_no_stage_has_a_setting_in_its_hash_that_was_added_later_and_holds_its_d
         if field.metadata.get("added"):
             assert field.name not in stage.config()
             assert field.default is not dataclasses.MISSING
+
+
+@pytest.mark.parametrize("variant", ["../../evil", "a/b", "a\0b", "a\nb", "x" * 101])
+def test_no_method_leads_out_of_the_folder_of_runs(variant):
+    with pytest.raises(UserError, match=r"the method of throwaway is .*: it names a folder"):
+        folder_name(Throwaway(variant=variant), "0" * 64)

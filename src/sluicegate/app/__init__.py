@@ -12,7 +12,11 @@ from sluicegate.runs.ranks import launched, speaks
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us; the next file opened would take its place
+            while (taken := os.open(os.devnull, os.O_RDWR)) < 2:
+                pass
+            setattr(sys, name, os.fdopen(taken, "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name or a row may hold what the terminal cannot show

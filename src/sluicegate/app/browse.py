@@ -1,9 +1,7 @@
 """Looking at run folders and at the machine. None of it imports torch, except to show a model's tokens."""
 
-import json
 import os
 import platform
-import shutil
 import tomllib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import read_identity
+from sluicegate.runs.directory import damaged, read_identity, read_index, read_json, remove_run
 
 
 def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
@@ -22,34 +20,43 @@ def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
 
 
 def _row(path: Path) -> dict[str, Any]:
+    """One run folder in a few words; where one of its files cannot be read, that it is damaged."""
+    row: dict[str, Any] = {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
     try:
-        identity = read_identity(path) or {}
-    except UserError:
-        return {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
-    state = "done" if (path / "DONE").exists() else _progress(path)
-    result = json.loads((path / "result.json").read_text()) if state == "done" else {}
+        row["hash"] = str((read_identity(path) or {}).get("hash", ""))[:8]
+        state = "done" if (path / "DONE").exists() else _progress(path)
+        return row | {"scores": _means(read_json(path / "result.json")) if state == "done" else {}, "state": state}
+    except (ValueError, OSError, AttributeError, LookupError, TypeError):  # damaged, or a table of another form than ours
+        return row
+
+
+def _means(result: dict[str, Any]) -> dict[str, float | None]:
     means = {group: values.get("exact") for group, values in result.get("scores", {}).items()}
     if "owned" in result:  # an attack: what it found says more than what was there before
         means = {f"{name} after the attack": result[key]["recall"][0][-1] for name, key in (("owned", "owned"), ("unseen", "held_out"))}
     means |= result.get("measures", {})
-    return {"run": str(path), "state": state, "hash": str(identity.get("hash", ""))[:8], "scores": means}
+    return {name: None if value is None else float(value) for name, value in means.items()}
 
 
 def _progress(path: Path) -> str:
     file = path / "state" / "index.json"
     if not file.exists():
         return "started"
-    parts = json.loads(file.read_text())["parts"]
+    parts = read_index(file)["parts"]
     return "stopped at " + ", ".join(f"{name}: step {part['values'].get('steps', '?')}" for name, part in list(parts.items())[-1:])
 
 
 def show_run(runs: list[str], _: Path) -> dict[str, Any]:
     """All that one run folder says of itself."""
     path = _one(runs, 1)[0]
-    found: dict[str, Any] = {**_row(path), "config": tomllib.loads((path / "config.toml").read_text())}
+    try:
+        config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise damaged(path / "config.toml", "it is not TOML") from None
+    found: dict[str, Any] = {**_row(path), "config": config}
     for name in ("parents", "env", "seconds", "result"):
         if (path / f"{name}.json").exists():
-            found[name] = json.loads((path / f"{name}.json").read_text())
+            found[name] = read_json(path / f"{name}.json")
     return found
 
 
@@ -72,10 +79,17 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def rm(runs: list[str], _: Path) -> list[str]:
-    """Remove run folders, whole; anything that is not one is refused before any is removed."""
+    """Remove run folders; anything that is not one, or is a link to one, is refused before any is removed.
+
+    Raises `UserError` for a run that a process is at work on, and where files are left that no run wrote.
+    """
     paths = _one(runs, 0)
     for path in paths:
-        shutil.rmtree(path)
+        if path.is_symlink():
+            raise UserError(f"{str(path)!r} is a link, which is not followed. Name the run folder itself, or remove the link with: rm")
+    if left := [name for path in paths for name in remove_run(path)]:
+        told = ", ".join(map(repr, left))
+        raise UserError(f"the runs are removed, but not {told}: no run is known to have written that. Look at it and remove it yourself.")
     return [str(path) for path in paths]
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sluicegate.cli.terminal import terminal
+from sluicegate.errors import printable
 
 
 def doctor(found: dict[str, Any]) -> None:
@@ -35,15 +37,20 @@ def browsed(action: str, found: Any) -> None:
             known = {group: value for group, value in row["scores"].items() if value is not None and math.isfinite(value)}
             scores = "  ".join(f"{group} {value:.3f}" for group, value in list(known.items())[:6])
             scores += f"  and {len(known) - 6} more" if len(known) > 6 else ""
-            table.add_row(escape(row["run"]), escape(row["state"]), scores)
+            table.add_row(_plain(row["run"]), _plain(row["state"]), _plain(scores))
         console.print(table if found else "no runs here yet. Start with: sluicegate demo")
     elif action == "rm":
         for path in found:
-            console.print(f"removed {escape(path)}", soft_wrap=True)
+            console.print(_plain(f"removed {path}"), soft_wrap=True)
     elif action == "diff":
         table = Table("setting", "first", "second", box=None, pad_edge=False)
         for name, (a, b) in found.items():
-            table.add_row(escape(name), escape(str(a)), escape(str(b)))
+            table.add_row(_plain(name), _plain(str(a)), _plain(str(b)))
         console.print(table if found else "the two runs do not differ.")
     else:
         console.print_json(data=found)
+
+
+def _plain(text: str) -> Text:
+    """Text in which nothing is markup and nothing moves the cursor: folders and files may be named in any way."""
+    return Text(printable(text))

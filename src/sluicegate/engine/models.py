@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError, first_line, nearest
 from sluicegate.registry import folders, from_elsewhere
-from sluicegate.runs.disk import plain_disk_errors
+from sluicegate.runs.disk import plain_disk_errors, share
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -189,6 +189,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
             model.save_pretrained(scratch)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+        share(scratch)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     except BaseException:

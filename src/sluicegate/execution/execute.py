@@ -1,13 +1,14 @@
 """Execute a stage: from its settings to a finished run folder."""
 
-import shutil
+import math
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext, RunDirectory, open_run, read_identity
+from sluicegate.runs.directory import RunContext, RunDirectory, check_finished, check_owner, clear_finished, open_run, read_identity
 from sluicegate.runs.stage import Stage, environment, folder_name, identify, identities, stages
 from sluicegate.tasks import read
 from sluicegate.values.items import digest
@@ -26,6 +27,8 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
     parents = {}
     for name, value in (stage.sources("model") | stage.sources("run")).items():
         own = read_identity(Path(value)) if Path(value).is_dir() else None
+        if own:  # its hash stands for its files only while they are what it wrote
+            check_finished(Path(value), every=True)
         parents[name] = own["hash"] if own else model_digest(value)
     for name, value in stage.sources("data").items():
         parents[name] = digest(read(value, name))
@@ -63,13 +66,10 @@ def execute(
     the model together, with FSDP2 where `shard`: those that a launcher such as torchrun has started, of which this
     is one, or else new ones on this machine; 0 is as many as a launcher started, and one without.
     """
-    import os
-
     import torch
 
     from sluicegate.engine.models import device
     from sluicegate.execution.torchrun import launch
-    from sluicegate.runs.directory import check_owner
     from sluicegate.runs.ranks import ALONE, join, launched
 
     world = _world(stage, procs, shard)
@@ -79,13 +79,14 @@ def execute(
     if ranks.first((folder / "DONE").exists()):
         if ranks.leads:
             check_owner(folder, own)
+            check_finished(folder)
+            clear_finished(folder)
         return folder
     if starts:
         launch(stage.config(), folder, world, shard=shard, title=title or folder.name, show=progress is not None)
         return folder
     threads = torch.get_num_threads() if stage.is_wide() else 1
     surroundings = environment(str(device()), threads, ranks.world, ranks.shard)
-    interval = float(os.environ.get("SLUICEGATE_KEEP_SECONDS", "20"))
     opened = _opened(
         ranks,
         folder,
@@ -95,14 +96,26 @@ def execute(
         environment=surroundings,
         title=title or folder.name,
         progress=progress,
-        interval=interval,
+        interval=_interval(),
     )
-    with _threads(threads), _tidy(folder) if ranks.leads else nullcontext(), opened as run:
+    with _threads(threads), opened as run:
         if not ranks.first((folder / "DONE").exists()):  # another process may have finished it while we waited to open it
             result = stage.run(run)
             if isinstance(run, RunDirectory):
                 run.finish(result)
     return folder
+
+
+def _interval() -> float:
+    """Seconds between resume points, as the environment says."""
+    told = os.environ.get("SLUICEGATE_KEEP_SECONDS") or "20"
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"SLUICEGATE_KEEP_SECONDS is {told!r}; it must be a number of seconds, 0 or more. Unset it for 20.")
+    return seconds
 
 
 def _world(stage: Stage, procs: int, shard: bool) -> int:
@@ -186,16 +199,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _tidy(folder: Path) -> Iterator[None]:
-    """Remove a run folder that a user's mistake ended before anything in it was worth keeping."""
-    was_there = folder.exists()
-    try:
-        yield
-    except UserError:
-        metrics = folder / "metrics.jsonl"
-        if not was_there and not (folder / "state" / "index.json").exists() and (not metrics.exists() or not metrics.stat().st_size):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise

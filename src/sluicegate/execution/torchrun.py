@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
+from sluicegate.runs.disk import clear_dead
 
 AGAIN = "Finished stages and the last resume point are kept: the same command goes on from there."
 
@@ -31,7 +32,8 @@ def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, t
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory(prefix="sluicegate-ranks-") as place:
+    clear_dead(Path(tempfile.gettempdir()), r"sluicegate-ranks-(\d+)-\w+")
+    with tempfile.TemporaryDirectory(prefix=f"sluicegate-ranks-{os.getpid()}-", ignore_cleanup_errors=True) as place:
         job = {"settings": settings, "out": str(folder), "title": title, "show": show, "shard": shard, "argv": sys.argv}
         (Path(place) / "job.json").write_text(json.dumps(job))
         config = LaunchConfig(

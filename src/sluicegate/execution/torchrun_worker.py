@@ -3,6 +3,7 @@ imports this."""
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ def main(place: Path, parent: int) -> int:
     """Do one process's part of the job that `launch` wrote down."""
     rank = int(os.environ["RANK"])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, wherever it stands: there is a resume point
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent, place), daemon=True).start()
     job = json.loads((place / "job.json").read_text())
     sys.argv = job["argv"]
     try:
@@ -64,9 +65,11 @@ def _is_loss(error: Exception) -> bool:
     return any(word in str(error).lower() for word in ("connection closed by peer", "connection reset", "broken pipe", "timed out"))
 
 
-def _die_with(parent: int) -> None:
+def _die_with(parent: int, place: Path) -> None:
+    """End this process soon after its parent, however that ended, and remove what the parent cannot remove any more."""
     while os.getppid() == parent:
         time.sleep(0.2)
+    shutil.rmtree(place, ignore_errors=True)
     os._exit(1)
 
 

@@ -26,7 +26,7 @@ from typing import Any, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
-from sluicegate.errors import UserError, first_line, nearest
+from sluicegate.errors import UserError, check_name, first_line, nearest
 from sluicegate.experiments.claims import check, names
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.stage import earlier, from_config, settings_of, stages
@@ -86,6 +86,9 @@ class Recipe:
     `file`); where models are attacked, pareto (cost against `y`, one of A@10, A@30, B@10 and B@100)."""
 
     def __post_init__(self) -> None:
+        check_name("a recipe's name", self.name)
+        for arm in self.arms:
+            check_name(f"recipe {self.name!r}: an arm's name", arm)
         for role in ("reference", "pretrained"):
             arm = getattr(self, role)
             if arm and arm not in self.arms:

@@ -8,10 +8,11 @@
     metrics.jsonl   one line a step or evaluation; cut back to the resume point on resume
     state/          the resume point; removed when the stage is done
     result.json     what the stage found
-    DONE            written last: its absence means "resume me"
+    DONE            written last: its absence means "resume me"; size and sha256 of every file of the run
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -26,8 +27,8 @@ import tomli_w
 
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
-from sluicegate.runs.disk import plain_disk_errors, sync
-from sluicegate.runs.lock import held
+from sluicegate.runs.disk import clear_dead, fingerprint, plain_disk_errors, remove, share, sync
+from sluicegate.runs.lock import Busy, held
 from sluicegate.runs.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:  # listing runs must not cost the import of torch
@@ -35,6 +36,12 @@ if TYPE_CHECKING:  # listing runs must not cost the import of torch
 
 FORMAT = 1
 """Version of the folder's layout."""
+APART = ("DONE", "lock", "seconds.json")
+"""Files of a finished run that have no checksum: they may change after it."""
+FILES = ("config.toml", "parents.json", *APART, "env.json", "metrics.jsonl", "result.json", "report.html", "page.html")
+"""Files of ours right in a run folder, whatever its stage."""
+SMALL = 64 * 2**20
+"""Bytes up to which a file is read to see whether a finished run is what it was; larger ones where they are used."""
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with what is running, steps done, steps in all, and the newest numbers."""
@@ -101,18 +108,30 @@ class RunDirectory(RunContext):
         self._kept_at = time.monotonic()
         self._keeping = 0.0  # seconds that the last resume point took to write
         self._state = path / "state"
-        self._state.mkdir(exist_ok=True)
         self._index: dict[str, Any] = {"offset": 0, "parts": {}}
-        if (self._state / "index.json").exists():
-            self._index = json.loads((self._state / "index.json").read_text())
-        # What was logged after the resume point will be logged again.
-        self._metrics = (path / "metrics.jsonl").open("ab")
-        if not (path / "DONE").exists():
+        self._logged = hashlib.sha256()
+        metrics = path / "metrics.jsonl"
+        for place, real in ((self._state, self._state.is_dir()), (metrics, metrics.is_file())):
+            if place.is_symlink() or (place.exists() and not real):
+                raise damaged(place, "it is a link, or nothing that a run writes")
+        done = (path / "DONE").exists()
+        if not done:
+            self._state.mkdir(exist_ok=True)
+            if (self._state / "index.json").exists():
+                self._index = read_index(self._state / "index.json")
+            logged = metrics.read_bytes()[: self._index["offset"]] if metrics.exists() else b""
+            self._logged.update(logged)
+            if len(logged) < self._index["offset"] or self._index.get("logged") not in (None, self._logged.hexdigest()):
+                raise damaged(metrics, "it is not what was logged up to the resume point")
+        self._metrics = metrics.open("ab")
+        if not done:  # what was logged after the resume point will be logged again
             self._metrics.truncate(self._index["offset"])
         self._metrics.seek(0, os.SEEK_END)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        self._metrics.write(json.dumps(record).encode() + b"\n")
+        line = json.dumps(record).encode() + b"\n"
+        self._metrics.write(line)
+        self._logged.update(line)
 
     def checkpoint_due(self) -> bool:
         # Writing a large model may take as long as many steps: it shall not take more than a tenth of the time.
@@ -123,20 +142,22 @@ class RunDirectory(RunContext):
         from safetensors.torch import save_file
 
         begun = time.monotonic()
-        name = None
+        name = told = None
         if tensors:
             name = f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}.safetensors"
             scratch = self._state / f".{name}"
             with plain_disk_errors():
                 save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
             sync(scratch)
+            told = fingerprint(scratch)
             scratch.replace(self._state / name)
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         old = self._index["parts"].get(part, {}).get("tensors")
-        self._index["parts"][part] = {"values": dict(values), "tensors": name, "finished": finished}
-        self._index["offset"] = self._metrics.tell()
-        write_atomic(self._state / "index.json", json.dumps(self._index))
+        self._index["parts"][part] = {"values": dict(values), "tensors": name, "finished": finished, "sum": told}
+        self._index |= {"offset": self._metrics.tell(), "logged": self._logged.hexdigest()}
+        plain = json.loads(json.dumps(self._index))  # as it will be read back
+        write_atomic(self._state / "index.json", json.dumps(plain | {"sum": _sum(plain)}))
         if old and old != name:
             (self._state / old).unlink(missing_ok=True)
         self._kept_at = time.monotonic()
@@ -148,7 +169,13 @@ class RunDirectory(RunContext):
         entry = self._index["parts"].get(part)
         if entry is None:
             return None
-        tensors = load_file(self._state / entry["tensors"]) if entry["tensors"] else {}
+        tensors = {}
+        if entry["tensors"]:
+            file = self._state / entry["tensors"]
+            if not file.is_file() or fingerprint(file) != entry.get("sum", fingerprint(file)):
+                raise damaged(file, "it is missing, or not what was written")
+            # By copy: what is mapped would keep the space of the file until the process ends.
+            tensors = {key: t.clone() for key, t in load_file(file).items()}
         return Checkpoint(entry["values"], tensors, entry["finished"])
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -156,8 +183,8 @@ class RunDirectory(RunContext):
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         write_atomic(self.path / "result.json", json.dumps(result, indent=1))
-        write_atomic(self.path / "DONE", "")
-        shutil.rmtree(self._state)
+        write_done(self.path)
+        shutil.rmtree(self._state, ignore_errors=True)
 
     def close(self) -> None:
         self._metrics.close()
@@ -178,20 +205,24 @@ def open_run(
     """Hold the run folder `path` for the stage with this `digest`; new, or resumed where it stopped.
 
     `interval` is the time between resume points, in seconds. Raises `UserError` when the folder
-    belongs to another stage or another version, or when another process holds it.
+    belongs to another stage or another version, when its files are damaged, or when another process holds it.
     """
+    first = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    with held(path / "lock", f"the run folder {str(path)!r} is in use", "Wait for it to end, or choose another --out."):
+    with hold(path), _tidy(path) if first else contextlib.nullcontext():
         check_owner(path, digest)
         if not (path / "parents.json").exists():
             check_strangers(path)
             write_atomic(path / "config.toml", tomli_w.dumps(dict(config)))
             write_atomic(path / "env.json", json.dumps(environment, indent=1))
             write_atomic(path / "parents.json", json.dumps({"format": FORMAT, "hash": digest, "parents": dict(parents)}, indent=1))
-        elif (path / "env.json").exists():
-            _note_world(path / "env.json", environment)
-        for left in filter(_scratch, path.iterdir()):  # by a process that was killed while it wrote
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        elif not (path / "DONE").exists():
+            if read_json(path / "parents.json").get("parents") != dict(parents):
+                raise damaged(path / "parents.json", "it names other parents than its hash was made from")
+            if (path / "env.json").exists():
+                _note_world(path / "env.json", environment)
+            write_atomic(path / "config.toml", tomli_w.dumps(dict(config)))
+        _clear(path)
         run = RunDirectory(path, title, progress, interval)
         started = time.process_time()
         try:
@@ -201,10 +232,36 @@ def open_run(
             _add_seconds(path, time.process_time() - started)
 
 
+def hold(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of the run folder `path`; raises `Busy` where another process does."""
+    return held(path / "lock", f"the run folder {str(path)!r} is in use", "Wait for it to end, or choose another --out.")
+
+
+@contextlib.contextmanager
+def _tidy(path: Path) -> Iterator[None]:
+    """Remove a run folder, while its lock is held, that a user's mistake ended before anything in it was worth
+    keeping."""
+    try:
+        yield
+    except UserError:
+        metrics = path / "metrics.jsonl"
+        if not (path / "state" / "index.json").exists() and (not metrics.exists() or not metrics.stat().st_size):
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _clear(path: Path) -> None:
+    """Remove, while the lock is held, what a process left that was killed while it wrote."""
+    for left in filter(_scratch, path.iterdir()):
+        remove(left)
+    if (path / "DONE").exists():
+        remove(path / "state")
+
+
 def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
     """Add another number of processes than the last sitting's to env.json, which otherwise speaks of the first
     sitting."""
-    before = json.loads(file.read_text())
+    before = read_json(file)
     worlds = [*before.get("world_sizes", [before.get("world_size", 1)])]
     if (now := environment.get("world_size", 1)) != worlds[-1]:
         write_atomic(file, json.dumps(before | {"world_sizes": [*worlds, now]}, indent=1))
@@ -243,16 +300,130 @@ def read_identity(path: Path) -> dict[str, Any] | None:
     file = path / "parents.json"
     if not file.exists():
         return None
-    try:
-        identity: dict[str, Any] = json.loads(file.read_text())
-        identity["hash"], identity["format"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f"{str(file)!r} is damaged or from another version. Remove the folder, or choose another --out.") from None
+    identity = read_json(file)
+    if not isinstance(identity.get("hash"), str) or "format" not in identity:
+        raise damaged(file)
     return identity
+
+
+def damaged(file: Path, why: str = "") -> UserError:
+    """The error for a file of a run that is not what was written."""
+    advice = "Put the file back, or remove the folder (sluicegate runs rm) and start over, or choose another --out."
+    return UserError(f"{str(file)!r} is damaged or from another version{f': {why}' if why else ''}. {advice}")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The table in a JSON file of a run; `UserError` where there is none."""
+    if not file.is_file():
+        raise damaged(file, "it is missing, or no file")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise damaged(file, "it is not JSON") from None
+    if not isinstance(found, dict):
+        raise damaged(file)
+    return found
+
+
+def read_index(file: Path) -> dict[str, Any]:
+    """The index of a resume point; `UserError` where it is not what was written. Earlier versions wrote no sums."""
+    index = read_json(file)
+    told = index.pop("sum", None)
+    whole = isinstance(index.get("parts"), dict) and isinstance(index.get("offset"), int)
+    if not whole or told not in (None, _sum(index)):
+        raise damaged(file)
+    return index
+
+
+def _sum(index: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def files_of(path: Path) -> Iterator[str]:
+    """The files in a run folder by their names below it, in order; not those of a resume point, half written ones, or
+    those of other runs that lie in it."""
+    for here, folders, names in os.walk(path):
+        place = Path(here)
+        resume = "state" if place == path else ""
+        folders[:] = sorted(f for f in folders if f != resume and not _scratch(place / f) and not (place / f / "parents.json").exists())
+        yield from ((place / name).relative_to(path).as_posix() for name in sorted(names) if not _scratch(place / name))
+
+
+def write_done(path: Path) -> None:
+    """Have all files of a run on the disk, as readable as others made here, and then write DONE, which vouches for
+    them."""
+    files = {name: path / name for name in files_of(path) if name not in APART}
+    for file in files.values():
+        share(file)
+        sync(file)
+    write_atomic(path / "DONE", json.dumps({"sums": {name: fingerprint(file) for name, file in files.items()}}, indent=1))
+
+
+def check_finished(path: Path, *, every: bool = False, only: str = "") -> None:
+    """Raise `UserError` where a run is not finished, or no longer what it was when it ended.
+
+    Compares the size of every file (or of the one `only`), and the content of those up to `SMALL`, or with `every` of
+    all. A run that was finished before there were checksums is taken as it is.
+    """
+    if not (path / "DONE").exists():
+        raise UserError(f"{str(path)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
+    sums = _sums(path)
+    for name in [only] if only in sums else sums:
+        file, size = path / name, int(sums[name].split()[0])
+        if not file.is_file():
+            raise damaged(file, "it is missing, and the run is finished")
+        if file.stat().st_size != size or ((every or size <= SMALL) and fingerprint(file) != sums[name]):
+            raise damaged(file, "it was changed after the run had finished")
+    folders = {name.split("/")[0] for name in sums if "/" in name}  # what is added to a model might be loaded with it
+    for name in files_of(path) if not only else ():
+        if name.split("/")[0] in folders and name not in sums and not Path(name).name.startswith("."):
+            raise damaged(path / name, "it was added after the run had finished")
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """Size and sha256 of a finished run's files as DONE holds them; of a run from before there were such, none."""
+    file = path / "DONE"
+    if file.is_file() and not file.stat().st_size:
+        return {}
+    sums = read_json(file).get("sums")
+    if not isinstance(sums, dict) or not all(re.fullmatch(r"\d+ [0-9a-f]{64}", str(told)) for told in sums.values()):
+        raise damaged(file)
+    return sums
+
+
+def clear_finished(path: Path) -> None:
+    """Remove what a process left that was killed right after it had written DONE."""
+    if (path / "state").exists() or any(map(_scratch, path.iterdir())):
+        with contextlib.suppress(Busy, OSError), hold(path):
+            _clear(path)
+
+
+def remove_run(path: Path) -> list[str]:
+    """Remove a run folder and return what was left in it: files that the run is not known to have written.
+
+    Raises `Busy` where a process works in it. Links are removed themselves, and not what they point to.
+    """
+    with hold(path):
+        try:
+            known = _sums(path)
+        except UserError:  # a damaged DONE vouches for nothing
+            known = {}
+        whole = {"state"} if known else {"state", "model"}
+        for place in [*path.iterdir()]:
+            if _scratch(place) or place.name in whole or (place.is_symlink() and place.name == "model"):
+                remove(place)
+        own = [name for name in files_of(path) if name in known or name in FILES]
+        for name in sorted(own, key=lambda name: name in (*FILES[:2], "lock")):  # last those by which a run is known
+            remove(path / name)
+        for here, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # not empty
+                Path(here).rmdir()
+        return [str(place) for place in sorted(path.iterdir())] if path.is_dir() else []
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file or nothing, and have it on the disk before returning."""
+    clear_dead(path.parent, rf"\.{re.escape(path.name)}\.(\d+)")
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with scratch.open("w", encoding="utf-8") as file:
@@ -260,6 +431,8 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
+    except IsADirectoryError:
+        raise damaged(path, "a folder is in its place") from None
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -267,24 +440,24 @@ def write_atomic(path: Path, text: str) -> None:
 def _scratch(path: Path) -> bool:
     """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``,
     ``.model-123``."""
-    return re.fullmatch(r"\.(config\.toml|\w+\.json|DONE)\.\d+|\.(model|arriving)-\d+", path.name) is not None
+    return re.fullmatch(r"\.(DONE|[\w-]+\.(json|toml|html|safetensors|gguf))\.\d+|\.(model|arriving)-\d+", path.name) is not None
 
 
 def _add_seconds(path: Path, seconds: float) -> None:
     """CPU seconds over all sittings; apart from result.json, which is the same for every machine."""
     file = path / "seconds.json"
+    before = 0.0
+    with contextlib.suppress(UserError, TypeError, ValueError, OSError):  # what is there is worth no error
+        before = float(read_json(file)["cpu"]) if file.exists() else 0.0
     with contextlib.suppress(OSError):  # a full disk must not hide the error that got us here
-        before = json.loads(file.read_text())["cpu"] if file.exists() else 0.0
         write_atomic(file, json.dumps({"cpu": before + seconds}))
 
 
 def result_of(folder: str | Path) -> dict[str, Any]:
     """What a finished run found; raises `UserError` where it is not finished."""
     path = Path(folder)
-    if not (path / "DONE").exists():
-        raise UserError(f"{str(folder)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
-    found: dict[str, Any] = json.loads((path / "result.json").read_text())
-    return found
+    check_finished(path, only="result.json")
+    return read_json(path / "result.json")
 
 
 __getattr__ = alias(__name__, Room="RunContext", RunFolder="RunDirectory", Resumed="Checkpoint")

@@ -1,9 +1,12 @@
-"""Writing to the disk so that it is really there, or plainly not."""
+"""Writing to the disk so that it is really there, or plainly not; and telling later whether it is what was written."""
 
+import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -27,3 +30,54 @@ def plain_disk_errors() -> Iterator[None]:
             raise
         code = int(number.group(1))
         raise OSError(code, os.strerror(code)) from error
+
+
+def fingerprint(file: Path) -> str:
+    """Size in bytes and sha256 (hex) of a file's content, ``"120 9f86..."``; read once while the file is unchanged."""
+    seen = file.stat()
+    return _fingerprint(file, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+
+@lru_cache(4096)
+def _fingerprint(file: Path, size: int, changed: int, inode: int) -> str:
+    with file.open("rb") as content:
+        return f"{size} {hashlib.file_digest(content, 'sha256').hexdigest()}"
+
+
+def share(place: Path) -> None:
+    """Let a file, or all files in a folder, be read by whoever may read what else is made here: by the umask.
+
+    safetensors makes its files readable by their owner alone.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in place.rglob("*") if place.is_dir() else [place]:
+        if file.is_file() and not file.is_symlink():
+            with suppress(PermissionError):  # another user's, whose run this one goes on with
+                file.chmod(0o666 & ~umask)
+
+
+def clear_dead(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left half written in `folder`: what has a name like `pattern`, whose group 1 is the
+    number of a process that is no more."""
+    for left in folder.iterdir():
+        if (found := re.fullmatch(pattern, left.name)) and not _is_alive(int(found[1])):
+            remove(left)
+
+
+def remove(place: Path) -> None:
+    """Remove a file, or a folder with all that is in it; of a link the link alone. What is gone already is no error."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

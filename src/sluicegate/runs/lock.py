@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sluicegate.errors import UserError
+from sluicegate.errors import UserError, printable
 
 
 class Busy(UserError):
@@ -31,7 +31,7 @@ def held(path: Path, what: str, advice: str) -> Iterator[None]:
     lock = FileLock(path, blocking=False, thread_local=False, preserve_lock_file=True, on_acquired=_write_holder)
     try:
         taken = lock.acquire()
-    except Timeout:
+    except (Timeout, FileNotFoundError):  # the latter where the holder has just removed the whole folder
         raise Busy(f"{what} by another process ({_read_holder(path)}). {advice}") from None
     with taken:
         yield
@@ -45,5 +45,5 @@ def _write_holder(file: int) -> None:
 
 def _read_holder(path: Path) -> str:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(100).decode(errors="replace").strip() or "unknown"
+        return printable(file.read(100).decode(errors="replace").strip()) or "unknown"
     return "unknown"

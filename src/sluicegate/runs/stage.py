@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -250,7 +251,9 @@ def _digest(stage: Stage, parents: Mapping[str, str], *, added: bool) -> str:
 
 
 def folder_name(stage: Stage, digest: str) -> str:
-    """``verb-method-hash8``."""
+    """``verb-method-hash8``; `UserError` for a method that no folder may be named after."""
+    if not re.fullmatch(r"[^/\\\x00-\x1f]{0,100}", stage.method):
+        raise UserError(f"the method of {stage.VERB} is {stage.method!r}: it names a folder. Leave out what a folder's name cannot have.")
     return "-".join(filter(None, (stage.VERB, stage.method, digest[:8])))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from sluicegate.errors import UserError
-from sluicegate.runs.disk import plain_disk_errors
+from sluicegate.runs.disk import plain_disk_errors, share
 
 FORMAT = "sluicegate-steering-1"
 ARCH = "controlvector"
@@ -71,6 +71,7 @@ def save(steering: Steering, path: str | Path) -> Path:
     try:
         with plain_disk_errors():
             save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
+        share(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

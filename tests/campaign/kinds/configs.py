@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.inputs import Case
-from tests.campaign.kinds.rows import GOOD, RETAIN
-from tests.campaign.mutate import VALUES
+from campaign.inputs import Case
+from campaign.kinds.rows import GOOD, RETAIN
+from campaign.mutate import VALUES
 
 _DATA = {"model": "arithmetic-tiny", "forget": "rows.jsonl", "retain": "retain.jsonl"}
 _SMALL = {"steps": 1, "batch": 4}

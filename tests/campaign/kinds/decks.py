@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.campaign.child import Ended
-from tests.campaign.inputs import Case
-from tests.campaign.mutate import damaged
+from campaign.child import Ended
+from campaign.inputs import Case
+from campaign.mutate import damaged
 
 PARTS = [
     *(

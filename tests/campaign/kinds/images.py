@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.inputs import Case
-from tests.campaign.mutate import damaged
+from campaign.inputs import Case
+from campaign.mutate import damaged
 
 
 def cases(rng: random.Random, place: Path) -> Iterator[Case]:

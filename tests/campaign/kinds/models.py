@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.inputs import Case
-from tests.campaign.kinds.rows import GOOD, RETAIN
-from tests.campaign.mutate import VALUES, damaged
+from campaign.inputs import Case
+from campaign.kinds.rows import GOOD, RETAIN
+from campaign.mutate import VALUES, damaged
 
 Damage = Callable[[Path], None]
 _PICKLE = b"\x80\x04cposix\nsystem\n(S'touch PWNED'\ntR."
@@ -80,7 +80,7 @@ def cases(rng: random.Random, place: Path) -> Iterator[Case]:
 
 def _score(words: list[str], good: Path, place: Path) -> dict[str, Any]:
     """What the sound model scores."""
-    from tests.campaign.child import run
+    from campaign.child import run
 
     whole = [*words[:-1], "whole"]
     whole[2] = "made/model"

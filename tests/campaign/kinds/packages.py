@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.child import Ended
-from tests.campaign.inputs import Case
-from tests.campaign.mutate import damaged
+from campaign.child import Ended
+from campaign.inputs import Case
+from campaign.mutate import damaged
 
 
 def cases(rng: random.Random, place: Path) -> Iterator[Case]:

@@ -5,9 +5,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.campaign.child import Ended
-from tests.campaign.inputs import Case
-from tests.campaign.mutate import damaged, damaged_table
+from campaign.child import Ended
+from campaign.inputs import Case
+from campaign.mutate import damaged, damaged_table
 
 _SPLIT = '[arms.a]\nverb="split"\n'
 _TRAIN = '[arms.a]\nverb="train"\n'

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.campaign.child import Ended
-from tests.campaign.inputs import Case
-from tests.campaign.mutate import damaged
+from campaign.child import Ended
+from campaign.inputs import Case
+from campaign.mutate import damaged
 
 GOOD = "".join(
     json.dumps({"prompt": f"{a} + {b} =", "answer": f" {a + b}", "fact": f"{a}{b}"}) + "\n" for a in (2, 3, 4) for b in (2, 3, 4)

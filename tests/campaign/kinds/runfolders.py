@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.child import Ended, run
-from tests.campaign.inputs import Case
-from tests.campaign.kinds.rows import GOOD, RETAIN
-from tests.campaign.mutate import damaged
+from campaign.child import Ended, run
+from campaign.inputs import Case
+from campaign.kinds.rows import GOOD, RETAIN
+from campaign.mutate import damaged
 
 TRAIN = ["train", "--model", "arithmetic-tiny", "--forget", "f.jsonl", "--retain", "r.jsonl", "--steps", "12", "--batch", "4", "--out", "r"]
 SCORE = ["score", "--model", "r", "--forget", "f.jsonl", "--retain", "r.jsonl", "--out", "sc"]

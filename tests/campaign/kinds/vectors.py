@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.inputs import Case
-from tests.campaign.mutate import damaged
+from campaign.inputs import Case
+from campaign.mutate import damaged
 
 WIDTH = 32
 

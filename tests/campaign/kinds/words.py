@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.campaign.inputs import Case
-from tests.campaign.kinds.configs import _finite
-from tests.campaign.kinds.rows import GOOD, RETAIN
+from campaign.inputs import Case
+from campaign.kinds.configs import _finite
+from campaign.kinds.rows import GOOD, RETAIN
 
 NUMBERS = [
     "-1",

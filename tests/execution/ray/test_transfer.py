@@ -7,7 +7,7 @@ import pytest
 
 from sluicegate.errors import UserError
 from sluicegate.execution.ray.transfer import local_sources, name_of, pack, rename_sources, store_run, unpack
-from sluicegate.runs.directory import FORMAT
+from sluicegate.runs.directory import FORMAT, check_finished
 from sluicegate.runs.lock import held
 from sluicegate.runs.stage import from_config
 
@@ -24,7 +24,7 @@ def run_in(folder, digest="abc", **files):
 
 
 def content(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name not in ("lock", "DONE")}
 
 
 def test_a_folder_and_a_file_arrive_under_their_names(tmp_path):
@@ -50,6 +50,10 @@ def test_a_run_comes_home_whole(tmp_path):
     run, home = run_in(tmp_path / "away" / "run-1", result="7"), tmp_path / "runs" / "run-1"
     store_run(pack(run), home, "abc")
     assert content(home) == content(run)
+    check_finished(home)
+    (home / "metrics.jsonl").write_text("altered")
+    with pytest.raises(UserError, match=r"metrics\.jsonl' is damaged"):
+        check_finished(home)
     assert sorted(p.name for p in home.iterdir() if p.name.startswith(".")) == []
 
 
@@ -60,6 +64,7 @@ def test_what_was_half_done_is_replaced_and_what_is_done_is_kept(tmp_path):
     (home / "state" / "index.json").write_text("{}")
     store_run(pack(run), home, "abc")
     assert content(home) == content(run)
+    assert (home / "DONE").exists()
     (home / "result.json").write_text("ours")
     store_run(pack(run), home, "abc")
     assert (home / "result.json").read_text() == "ours"
@@ -67,7 +72,7 @@ def test_what_was_half_done_is_replaced_and_what_is_done_is_kept(tmp_path):
 
 def test_a_crash_on_arrival_leaves_a_folder_that_is_not_done(tmp_path, monkeypatch):
     run, home = run_in(tmp_path / "away" / "run-1"), tmp_path / "runs" / "run-1"
-    monkeypatch.setattr("sluicegate.execution.ray.transfer.write_atomic", lambda path, text: (_ for _ in ()).throw(OSError(28, "no space")))
+    monkeypatch.setattr("sluicegate.execution.ray.transfer.write_done", lambda path: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(OSError, match="no space"):
         store_run(pack(run), home, "abc")
     assert not (home / "DONE").exists()

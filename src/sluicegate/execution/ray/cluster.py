@@ -23,7 +23,7 @@ from sluicegate.execution.ray.connection import connected
 from sluicegate.execution.ray.resources import Need, Resources
 from sluicegate.execution.ray.transfer import local_sources, pack, store_run
 from sluicegate.execution.ray.worker import Order, Report
-from sluicegate.runs.directory import Progress, check_owner, check_strangers
+from sluicegate.runs.directory import Progress, check_finished, check_owner, check_strangers
 
 if TYPE_CHECKING:
     from sluicegate.runs.stage import Stage
@@ -138,6 +138,7 @@ class _RayWorkers:
         if self._blind:
             folder, digest = _home_of(task.stage, task)
             if (folder / "DONE").exists():
+                check_finished(folder)
                 self._settled.append((task, folder))
                 return
             order = dataclasses.replace(order, packed=tuple(sources), name=folder.name)

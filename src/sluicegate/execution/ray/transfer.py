@@ -7,9 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import check_owner, check_strangers, read_identity, write_atomic
-from sluicegate.runs.disk import sync
-from sluicegate.runs.lock import held
+from sluicegate.runs.directory import check_owner, check_strangers, hold, read_identity, write_done
 from sluicegate.tasks.texts import PREFIX
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def store_run(files: Files, folder: Path, digest: str) -> None:
     may have been quicker. Raises `UserError` where the folder belongs to another run, or another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / "lock", f"the run folder {str(folder)!r} is in use", "Wait for it to end, or choose another --out."):
+    with hold(folder):
         check_owner(folder, digest)
         check_strangers(folder)
         if (folder / "DONE").exists():
@@ -65,8 +63,6 @@ def store_run(files: Files, folder: Path, digest: str) -> None:
             (arrived,) = scratch.iterdir()
             if (found := (read_identity(arrived) or {}).get("hash", "")) != digest:
                 raise UserError(f"a worker made another run than {folder.name} of this stage ({found[:8]}): its files or packages differ.")
-            for file in arrived.rglob("*"):
-                sync(file)
             shutil.rmtree(folder / "state", ignore_errors=True)
             entries = {entry.name: entry for entry in sorted(arrived.iterdir()) if entry.name != "DONE"}
             for name in dict.fromkeys((*FIRST, *entries)):
@@ -76,7 +72,7 @@ def store_run(files: Files, folder: Path, digest: str) -> None:
                 entries[name].replace(place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        write_atomic(folder / "DONE", "")
+        write_done(folder)
 
 
 def local_sources(stage: "Stage") -> list[str]:
