@@ -98,7 +98,8 @@ class PassContext:
     def raise_too_late(self, site: str) -> None:
         raise UserError(
             f"site {site!r}: the router was left before backward. Put the call of backward() inside the block: with router(labels): "
-            "loss = ...; loss.backward(). Under gradient checkpointing the forward pass is computed again there, and would not be routed."
+            "loss = ...; loss.backward(). Under gradient checkpointing the forward pass is computed again there, and would not be routed, "
+            "or as the next batch. A pass that needs no backward belongs under torch.no_grad()."
         )
 
 

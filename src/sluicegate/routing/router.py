@@ -108,6 +108,8 @@ class Router:
         self._masked: list[MaskedForward] = []
         self._attached: dict[str, nn.Module] = {}
         self._taps: list[GradientHook] = []
+        self._pending = False
+        """Whether the backward pass of the pass before may still come."""
         self._fresh = 8
         """In how many more passes to look whether what holds rows back is called."""
         self._before: dict[str, tuple[Tensor | None, int]] = {}
@@ -159,14 +161,14 @@ class Router:
         given = labels() if callable(labels) else labels
         active = self.policy.without(without) if without else self.policy
         context = self._context
-        pending = context.unfinished and all(p.grad is None for p in self._divided)
         context.enter(assign(given, active, self._device()))
-        context.suspect = pending  # the pass before may come back in this one
+        context.suspect = self._pending
         if self._fresh:
             self._before = {name: (p.grad, 0 if p.grad is None else p.grad._version) for name, p in self.model.named_parameters()}
 
     def _leave(self, failed: bool) -> None:
         self._context.leave()
+        self._pending = self._context.unfinished and all(p.grad is None for p in self._divided)
         if self._fresh and not failed:
             self._look()
 
@@ -387,7 +389,7 @@ class Router:
             if p.grad is not None and (p.grad is not grad or p.grad._version != version):
                 new.add(name)
         met, dynamo = self._context.met, sys.modules.get("torch._dynamo.utils")
-        if not new or not met or (dynamo is not None and dynamo.counters["stats"]):
+        if not new or (dynamo is not None and dynamo.counters["stats"]):
             return  # what was compiled is called unseen
         names = {id(p): name for name, p in named.items()}
         called = {names[id(p)] for own in self._masked if own in met for p in own.module.parameters()}

@@ -84,8 +84,8 @@ class Site:
         user can know it."""
         if self.doubt and len(shape) >= self.doubt:
             raise UserError(
-                f"site {self.name!r}: its activations are {tuple(shape)}, and its module does not tell along which dimension units lie. Say "
-                "dim=1 (channels first) or dim=-1 (features last)."
+                f"site {self.name!r}: its activations are {tuple(shape)}, and the module does not tell along which dimension the units "
+                "lie. Say dim=1 (channels first) or dim=-1 (features last)."
             )
         if not -len(shape) <= self.dim < len(shape) or self.dim % len(shape) == 0:
             raise UserError(
