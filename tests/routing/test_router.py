@@ -456,6 +456,17 @@ def test_an_attention_that_reads_its_projections_weight_is_noticed():
         router.remove()
 
 
+def test_a_late_backward_pass_is_no_use_without_a_call():
+    net, x = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)}), torch.randn(2, 4)
+    router = Router(net, {"a": {"one": 1}}, form="protect", ablate={})
+    with router([1, 0]):
+        first = net["a"](x).sum()
+    with router([0, 1]):
+        (first + net["b"](x).sum()).backward()
+    assert torch.equal(net["a"].weight.grad[0], x[1])
+    assert torch.equal(net["b"].weight.grad[0], x[0])
+
+
 @FORMS
 def test_what_is_not_called_and_does_not_learn_is_no_matter(form):
     net = nn.ModuleDict({"used": nn.Linear(4, 3), "other": nn.Linear(4, 3)})

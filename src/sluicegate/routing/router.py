@@ -112,6 +112,7 @@ class Router:
         """Whether the backward pass of the pass before may still come."""
         self._fresh = 8
         """In how many more passes to look whether what holds rows back is called."""
+        self._met: set[object] = set()
         self._before: dict[str, tuple[Tensor | None, int]] = {}
         """By parameter, the gradient and its version when the pass began."""
         self._attach()
@@ -388,7 +389,8 @@ class Router:
             grad, version = before.get(name, (None, 0))
             if p.grad is not None and (p.grad is not grad or p.grad._version != version):
                 new.add(name)
-        met, dynamo = self._context.met, sys.modules.get("torch._dynamo.utils")
+        self._met |= self._context.met  # gradients of an earlier pass may be among the new ones
+        met, dynamo = self._met, sys.modules.get("torch._dynamo.utils")
         if not new or (dynamo is not None and dynamo.counters["stats"]):
             return  # what was compiled is called unseen
         names = {id(p): name for name, p in named.items()}
