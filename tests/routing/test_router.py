@@ -467,6 +467,15 @@ def test_a_late_backward_pass_is_no_use_without_a_call():
     assert torch.equal(net["b"].weight.grad[0], x[0])
 
 
+def test_what_is_compiled_is_called_unseen():
+    net = Net()
+    net.mlp.compile(backend="eager")
+    router = Router(net, SITES, form="protect", ablate={})
+    with router([1, 0]):
+        nll(net, ids(2)).backward()
+    assert net.mlp[0].weight.grad.any()
+
+
 @FORMS
 def test_what_is_not_called_and_does_not_learn_is_no_matter(form):
     net = nn.ModuleDict({"used": nn.Linear(4, 3), "other": nn.Linear(4, 3)})

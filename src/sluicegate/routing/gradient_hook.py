@@ -65,6 +65,7 @@ class GradientHook:
         """`x` with what its rows are to do without set to zero, and behind a gate."""
         context = self.context
         if is_compiling():
+            context.compiled = True
             return self._routed(x, None)
         context.meet(self, self.name)
         number = context.number

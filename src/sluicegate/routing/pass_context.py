@@ -35,6 +35,8 @@ class PassContext:
         """What of all that is attached the forward pass has gone through."""
         self.returned = 0
         """How many of them the backward pass has come back to."""
+        self.compiled = False
+        """Whether something attached was compiled, which then does not say that it is called."""
         self.graded = False
         """Whether gradients were on when the pass began."""
         self.unfinished = False

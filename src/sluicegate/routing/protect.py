@@ -96,7 +96,9 @@ class MaskedForward:
             )
         labels = context.labels
         assert labels is not None
-        if not compiling:
+        if compiling:
+            context.compiled = True
+        else:
             context.meet(self, self.name)
             if labels.index is not None and self.columns <= labels.whole:
                 return self.plain(*args, **kwargs)  # every row of this batch may train all of it

@@ -390,9 +390,9 @@ class Router:
             if p.grad is not None and (p.grad is not grad or p.grad._version != version):
                 new.add(name)
         self._met |= self._context.met  # gradients of an earlier pass may be among the new ones
-        met, dynamo = self._met, sys.modules.get("torch._dynamo.utils")
-        if not new or (dynamo is not None and dynamo.counters["stats"]):
-            return  # what was compiled is called unseen
+        met = self._met
+        if not new or self._context.compiled:
+            return  # what is compiled is called unseen
         names = {id(p): name for name, p in named.items()}
         called = {names[id(p)] for own in self._masked if own in met for p in own.module.parameters()}
         missed = {name: None for name in self._pieces if self._masked and name in new and name not in called}
