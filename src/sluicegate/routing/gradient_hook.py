@@ -67,7 +67,9 @@ class GradientHook:
         if is_compiling():
             context.compiled = True
             return self._routed(x, None)
-        context.meet(self, self.name)
+        context.met.add(self)
+        if context.suspect:
+            context.check_own(self.name)
         number = context.number
         if context.late:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]

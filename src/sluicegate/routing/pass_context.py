@@ -83,12 +83,10 @@ class PassContext:
         self.suspect = self.number != number
         self.returned += not self.suspect
 
-    def meet(self, attached: object, site: str) -> None:
-        """Note that the open pass goes through what is attached at `site`; raises where an earlier pass is computed
-        again (gradient checkpointing), which would get the labels of this one."""
-        if self.suspect and torch._C._current_graph_task_id() != -1:
+    def check_own(self, site: str) -> None:
+        """Raise where an earlier pass is computed again (gradient checkpointing): it would get this one's labels."""
+        if torch._C._current_graph_task_id() != -1:
             self.raise_too_late(site)
-        self.met.add(attached)
 
     def idle(self, site: str) -> None:
         """Called by whatever is attached when it is computed while no pass is open."""

@@ -99,7 +99,9 @@ class MaskedForward:
         if compiling:
             context.compiled = True
         else:
-            context.meet(self, self.name)
+            context.met.add(self)
+            if context.suspect:
+                context.check_own(self.name)
             if labels.index is not None and self.columns <= labels.whole:
                 return self.plain(*args, **kwargs)  # every row of this batch may train all of it
         # Linear layers and norms have short ways, if they are called with one tensor of the batch's rows.
