@@ -84,7 +84,46 @@ def test_the_report_reads_as_a_table():
         "one",
         "two",
     }
-    assert text[-1].startswith("learns from every label: embed.weight, norm.weight")
+    # 88 + 16 + 96 + 8 + 8 = 216 of 324 weights: the embedding, norms, what reads the units and its bias.
+    assert text[-1] == (
+        "learns from every label, 0.67 of the weights: mlp.2.weight (0.3), embed.weight (0.27), norm.weight (0.025), norm.bias (0.025), "
+        "mlp.2.bias (0.025), rms.weight (0.025)"
+    )
+
+
+def test_verify_says_what_is_joint_and_where_rows_meet(capsys):
+    router = Router(Net(), SITES, form="protect", joint_params="mlp.0.*")
+    router.verify(ids(3), nll)
+    assert capsys.readouterr().err == "learns from every label, 0.33 of the weights: mlp.0.weight (0.3), mlp.0.bias (0.037)\n"
+    router.remove()
+    Router(Net(), SITES, form="protect").verify(ids(3), nll)
+    assert capsys.readouterr().err == ""
+
+
+def test_rows_meet_in_a_batch_norm_and_no_more_in_eval_mode(capsys):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3)).double()
+    x, y, labels = torch.randn(6, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2]), ["forget"] * 3 + ["retain"] * 3
+    other = torch.cat([(y[:3] + 1) % 3, y[3:]])
+
+    def rests_gradient(target):
+        net.zero_grad()
+        with router(labels):
+            F.cross_entropy(net(x), target).backward()
+        return net[0].weight.grad.clone()
+
+    router = Router(net, {"3": {"forget": 2}}, form="protect")
+    with pytest.warns(UserWarning, match=r"rows meet in 1 batch norm\(s\) in training mode, '1' first: .*eval mode"):
+        first = rests_gradient(y)
+    assert not torch.allclose(first, rests_gradient(other))  # forget rows' targets reach what they may not train
+    router.verify(x, lambda model, x: F.cross_entropy(model(x), y))
+    assert "rows meet in 1 batch norm(s)" in capsys.readouterr().err
+    net[1].eval()
+    means = net[1].running_mean.clone()
+    assert torch.equal(rests_gradient(y), rests_gradient(other))
+    assert torch.equal(net[1].running_mean, means)
+    router.verify(x, lambda model, x: F.cross_entropy(model(x), y))
+    assert capsys.readouterr().err == ""
 
 
 @FORMS

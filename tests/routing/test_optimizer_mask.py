@@ -1,14 +1,18 @@
+import contextlib
 import copy
 
 import pytest
 import torch
+from torch import nn
 
 from routed_nets import BLOCKS, Net, columns_of, gradients, ids, nll
+from sluicegate.errors import UserError
 from sluicegate.routing.router import Router
 
 SITES = {"mlp": BLOCKS}
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3),
+    "adamw-fused": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3, fused=True),
     "adamw-single": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3, foreach=False),
     "amsgrad": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.3, amsgrad=True),
     "sgd-momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.3),
@@ -240,3 +244,178 @@ def test_memory_that_an_optimiser_puts_in_anew_is_put_back():
     for key in ("", "memory"):
         assert torch.equal(after["mlp.0.weight", key][:6], before["mlp.0.weight", key][:6])
         assert not torch.equal(after["mlp.0.weight", key][6:9], before["mlp.0.weight", key][6:9])
+
+
+# ------------------------------------------------------------------------------ more than a pass and a step
+
+
+def trained(kind, form, steps, how):
+    """Weights and memory after one step a label list; `how(net, router, optimizer, labels, seed)` makes it."""
+    net = Net()
+    router = Router(net, SITES, form=form)
+    optimizer = OPTIMIZERS[kind](net.parameters())
+    router.guard(optimizer)
+    for seed, labels in enumerate(steps):
+        how(net, router, optimizer, labels, seed)
+    return whole(net, optimizer)
+
+
+def plainly(net, router, optimizer, labels, seed):
+    backward(net, router, labels, seed)
+    optimizer.step()
+
+
+@EVERY
+@FORMS
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_closure_is_judged_by_its_own_batch(kind, form, by_name):
+    def by_closure(net, router, optimizer, labels, seed):
+        def closure():
+            backward(net, router, labels, seed)
+            return torch.tensor(float(seed))
+
+        assert optimizer.step(closure=closure) == seed if by_name else optimizer.step(closure) == seed
+
+    steps = [[3, 3], [1, 1], [3, 0], [1, 2], [1, 1]]
+    expected, got = (trained(kind, form, steps, how) for how in (plainly, by_closure))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+def test_a_closure_that_is_asked_twice_holds_the_same():
+    class Twice(torch.optim.SGD):
+        def step(self, closure):
+            closure()
+            return super().step(closure)
+
+    net = Net()
+    router = Router(net, SITES, form="protect")
+    optimizer = Twice(net.parameters(), 0.1, momentum=0.9, weight_decay=0.3)
+    router.guard(optimizer)
+    for labels in ([3, 3], [1, 1]):
+        before = whole(net, optimizer)
+        optimizer.step(lambda labels=labels: backward(net, router, labels))
+    after = whole(net, optimizer)
+    for name, mask in held(net, "protect", (0, 2)).items():
+        assert torch.equal(after[name, ""][mask], before[name, ""][mask])
+    assert not torch.equal(after["mlp.0.weight", ""][6:9], before["mlp.0.weight", ""][6:9])
+
+
+def scaled(net, router, labels, seed, factor=1.0):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with router(labels):
+        scaler.scale(nll(net, ids(len(labels), seed=seed)) * factor).backward()
+    return scaler
+
+
+def skipped(net, router, optimizer):
+    scaler = scaled(net, router, [3, 3], 9, float("inf"))
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
+def thrown_away(net, router, optimizer):
+    backward(net, router, [3, 3], 9)
+    optimizer.zero_grad()
+
+
+def thrown_away_in_place(net, router, optimizer):
+    backward(net, router, [3, 3], 9)
+    net.zero_grad(set_to_none=False)
+
+
+def validated(net, router, optimizer):
+    with router([3, 0]):
+        nll(net, ids(2, seed=9))
+
+
+def left_by_an_error(net, router, optimizer):
+    with contextlib.suppress(ZeroDivisionError), router([3, 3]):
+        nll(net, ids(2)).backward()
+        1 / 0  # noqa: B018
+    optimizer.zero_grad()
+
+
+NUISANCES = [skipped, thrown_away, thrown_away_in_place, validated, left_by_an_error]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw-fused", "sgd-momentum"])
+@FORMS
+@pytest.mark.parametrize("nuisance", NUISANCES)
+def test_what_left_no_gradient_does_not_count(kind, form, nuisance):
+    """A step after it does bitwise what it does without it."""
+
+    def bothered(net, router, optimizer, labels, seed):
+        if seed == 2:
+            nuisance(net, router, optimizer)
+        plainly(net, router, optimizer, labels, seed)
+
+    steps = [[3, 3], [0, 3], [1, 1], [2, 2]]
+    expected, got = (trained(kind, form, steps, how) for how in (plainly, bothered))
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+def test_gradients_thrown_away_inside_the_block_do_not_count():
+    def inside(net, router, optimizer, labels, seed):
+        with router([3, 3]):
+            nll(net, ids(2, seed=9)).backward()
+        with router(labels):
+            optimizer.zero_grad()
+            nll(net, ids(len(labels), seed=seed)).backward()
+        optimizer.step()
+
+    steps = [[3, 3], [1, 1], [2, 2]]
+    expected, got = (trained("adamw", "protect", steps, how) for how in (plainly, inside))
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+def test_a_validation_between_backward_and_step_does_not_count_and_one_late_backward_of_two_passes_does():
+    def validated_late(net, router, optimizer, labels, seed):
+        backward(net, router, labels, seed)
+        validated(net, router, optimizer)
+        optimizer.step()
+
+    steps = [[3, 3], [1, 1], [2, 2]]
+    expected, got = (trained("adamw", "protect", steps, how) for how in (plainly, validated_late))
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+    net = Net()
+    router = Router(net, SITES, form="protect")
+    router.guard(optimizer := OPTIMIZERS["adamw"](net.parameters()))
+    with router([3, 3]):
+        first = nll(net, ids(2))
+    with router([1, 1]):
+        second = nll(net, ids(2, seed=1))
+    (first + second).backward()
+    before = whole(net, optimizer)
+    optimizer.step()
+    assert all((net.get_parameter(name) != before[name, ""]).any() for name in ("norm.weight", "rms.weight", "embed.weight"))
+
+
+def test_a_step_that_calls_its_parents_and_goes_on_is_held_to_its_end():
+    class Inner(torch.optim.SGD):
+        pass
+
+    class Decaying(Inner):
+        @torch.no_grad()
+        def step(self, closure=None):
+            super().step(closure)
+            for p in self.param_groups[0]["params"]:
+                p.mul_(0.9)
+
+    Inner([nn.Parameter(torch.zeros(1))], 0.1)  # so that the parent's step has hooks too
+    net = Net()
+    router = Router(net, SITES, form="protect")
+    router.guard(optimizer := Decaying(net.mlp[:1].parameters(), 0.1))
+    backward(net, router, [1, 1])
+    before = net.mlp[0].weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(net.mlp[0].weight[:6], before[:6])
+    assert not torch.equal(net.mlp[0].weight[6:9], before[6:9])
+
+
+def test_an_optimiser_with_one_memory_for_all_weights_is_refused():
+    net = Net()
+    with pytest.raises(UserError, match=r"LBFGS keeps one memory of all weights together.* AdamW or SGD"):
+        Router(net, SITES).guard(torch.optim.LBFGS(net.parameters()))

@@ -69,13 +69,13 @@ def test_nothing_is_held_back_only_when_every_row_has_weight_one():
 
 def test_ledgers_gather_what_was_moved():
     context = PassContext(POLICY)
-    context.ledgers.append(torch.zeros(4, dtype=torch.bool))
+    context.ledgers.append(set())
     with torch.no_grad():
         context.enter(assign([3], POLICY, torch.device("cpu")))
-    assert not context.ledgers[0].any()
+    assert not context.ledgers[0]
     context.leave()
     context.enter(assign([0], POLICY, torch.device("cpu")))
-    assert context.ledgers[0].tolist() == [True, False, True, True]
+    assert context.ledgers[0] == {(True, False, True)}
 
 
 def test_a_copy_is_closed():
@@ -120,3 +120,27 @@ def test_weights_are_laid_along_rows_and_tokens_only(lead, shape, axis, expected
     assert (None if own is None else tuple(own.shape)) == expected
     if own is not None:
         assert torch.equal(own.flatten(), weights.flatten())
+
+
+@pytest.mark.parametrize(
+    ("lead", "shape", "axis", "expected"),
+    [
+        ((3,), (5, 3, 4), 2, (5, 3, 2)),
+        ((3,), (3, 3, 4), 2, (3, 3, 2)),
+        ((3,), (3, 4), 1, (3, 2)),  # without time
+        ((3,), (3, 4, 7), 1, (3, 2)),  # a picture's channels
+        ((3, 5), (5, 3, 4), 2, (5, 3, 2)),
+        ((3, 5), (15, 4), 1, (15, 2)),
+        ((3,), (3, 5, 4), 2, None),
+        ((3, 5), (3, 5, 4), 2, None),
+    ],
+)
+def test_where_time_comes_first_every_step_has_its_rows_weights(lead, shape, axis, expected):
+    weights = torch.arange(float(torch.Size(lead).numel() * 2)).reshape(*lead, 2)
+    own = laid(weights, shape, axis, 1)
+    assert (None if own is None else tuple(own.shape)) == expected
+    if own is not None and axis > 1:
+        for step in range(shape[0]):
+            assert torch.equal(own[step], weights if len(lead) == 1 else weights[:, step])
+    elif own is not None:
+        assert torch.equal(own, weights if len(lead) == 1 else weights.transpose(0, 1).reshape(15, 2))

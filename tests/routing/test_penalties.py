@@ -296,9 +296,11 @@ def test_channels_and_tuples_are_watched():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), Pair())
     x = z(2, 1, 6, 6)
     size = model[0](x).detach().movedim(1, -1).abs().flatten(0, 2).mean(0)  # by channel
-    with watch(model, {"0": {"b": 1}, "1": {"b": (0, 4)}}) as seen:
+    with watch(model, {"0": {"b": 1}, "1": {"b": (0, 4)}}, dim=1) as seen:
         model(x)
         torch.testing.assert_close(seen.penalty(L1(1.0, on="b")), size[3] + size.sum())
+    with watch(model, {"1": {"b": 1}}), pytest.raises(UserError, match=r"site '1': its activations are \(2, 4, 4, 4\), .* Say dim=1"):
+        model(x)
 
 
 def test_padding_is_left_out():

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.prune import random_unstructured
 from transformers.pytorch_utils import Conv1D
 
@@ -324,7 +325,7 @@ def test_frozen_weights_stay_without_a_gradient():
 
 
 def test_a_module_that_gives_no_tensor_is_refused_by_name():
-    model = nn.ModuleDict({"lstm": nn.LSTM(4, 4), "last": nn.Linear(4, 3)})
+    model = nn.ModuleDict({"lstm": nn.LSTM(4, 4, batch_first=True), "last": nn.Linear(4, 3)})
     router = Router(model, {"last": {"one": 1}}, form="protect")
     with (
         router([1, 0]),
@@ -453,3 +454,54 @@ def test_weights_that_a_hook_makes_are_an_error_that_says_what_to_do(made_by):
     with pytest.raises(UserError, match=r"module '0' \(Linear\) has a weight that a hook .* joint_params='0.\*'"):
         Router(net, {"2": {"forget": 2}}, form="protect")
     Router(net, {"2": {"forget": 2}}, form="protect", joint_params="0.*")
+
+
+@pytest.mark.parametrize("made_by", [parametrizations.weight_norm, parametrizations.orthogonal, parametrizations.spectral_norm])
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_makes_a_layers_weights_learns_from_the_rows_that_may_train_the_layer(made_by, soft):
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    made_by(net[0])
+    net(torch.randn(2, 4, dtype=torch.float64))
+    net.eval()  # a spectral norm draws nearer to its value at each pass in training
+    x, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([1, 0, 1, 2, 0, 1])
+    plain = net(x).detach()
+    net(x)[labels != 1].pow(2).sum().backward()
+    expected = {name: g for name, g in gradients(net).items() if name.startswith("0.")}
+    net.zero_grad()
+    router = Router(net, {"2": {"one": 1}}, form="protect", ablate={})
+    with router(F.one_hot(labels, 3).double() if soft else labels):
+        y = net(x)
+        y.pow(2).sum().backward()
+    assert torch.equal(y, plain)
+    got = gradients(net)
+    assert any(name.endswith(("weight.original0", "weight.original")) for name in expected)
+    same({name: got[name] for name in expected}, expected)
+    net.train()
+    before, reference = {n: b.clone() for n, b in net.named_buffers()}, copy.deepcopy(net)
+    with router(labels):
+        net(x)
+    router.remove()
+    reference(x)
+    assert all(torch.equal(b, c) for b, c in zip(net.buffers(), reference.buffers(), strict=True)), before  # it drew nearer once
+    with parametrize.cached(), Router(net, {"2": {"one": 1}}, form="protect")(labels), pytest.raises(UserError, match=r"Leave parametrize"):
+        net(x)
+
+
+@pytest.mark.parametrize("made_by", [parametrizations.weight_norm, parametrizations.orthogonal, parametrizations.spectral_norm])
+def test_units_of_weights_that_are_made_cannot_be_protected_but_gated_and_cut(made_by):
+    net = nn.Sequential(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4)), nn.Linear(4, 2)).double().eval()
+    made_by(net[0][0])
+    with pytest.raises(UserError, match=r"site '0' has no weights of its own \(they are made from others .*remove_parametrizations"):
+        Router(net, {"0": {"one": 2}}, form="protect")
+    router, x = Router(net, {"0": {"one": 2}}), torch.randn(5, 4, dtype=torch.float64)
+    seen = []
+    net[0][1].register_forward_hook(lambda m, a, y: y.register_hook(seen.append) and None if y.requires_grad else None)
+    with router([1, 0, 1, 2, 1]):
+        net(x).pow(2).sum().backward()
+    assert seen[0].any(1).all()
+    assert not seen[0][[0, 2, 4], :4].any()  # rows of the block train its units alone
+    hidden = net[0][1](net[0][0](x)).detach()
+    hidden[:, 4:] = 0
+    with torch.no_grad(), router.ablate("one")(net):
+        torch.testing.assert_close(net(x), net[1](net[0][2](hidden)), **EXACT)
+    assert router.pieces() == {}  # so that the report lists them as joint

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from architectures import CONFIGS, build
 from routed_nets import BLOCKS, HIDDEN, WIDTH, Net, columns_of, gradients, ids, nll
@@ -241,6 +242,269 @@ def test_gates_compose_over_several_sites_and_blocks():
     assert got == [[False] * 6] * 2 + [[False, False, True, False, False, False]]  # nothing passes by the second site
 
 
+# ------------------------------------------------------------------------------ along which dimension
+
+
+class Pictures(nn.Module):
+    """A block of one's own, which does not say that its channels are dimension 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.pool = nn.Conv2d(2, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.MaxPool2d(1)
+
+    def forward(self, x):
+        return self.pool(torch.relu(self.norm(self.conv(x))))
+
+
+@pytest.mark.parametrize(
+    ("site", "options"),
+    [
+        ("0", {"dim": 1}),
+        ("0.norm", {}),
+        ("0.pool", {}),
+        ("1", {}),
+        ("1.1", {"dim": 1}),
+        ("1.1", {"dim": -3}),
+        ("2", {}),
+        ("0", {"dim": -1}),
+        ("1.0", {"dim": -1}),
+    ],
+)
+def test_units_lie_where_the_module_or_the_user_says(site, options):
+    """At a block of one's own, norms, a pool, a chain; a convolution's channels are known whatever is said."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Pictures(), nn.Sequential(nn.Conv2d(6, 6, 1), nn.Tanh()), nn.InstanceNorm2d(6)).double()
+    x, module, seen = torch.randn(4, 2, 4, 4, dtype=torch.float64), model.get_submodule(site), {}
+
+    def see(name):
+        def hook(module, args, y):
+            seen[name] = y
+            if y.requires_grad:
+                y.register_hook(lambda g: seen.update({name: g}))
+
+        module.register_forward_hook(hook)
+
+    see("before")
+    router = Router(model, {site: {"one": 2}}, **options)
+    see("after")
+    with router([1, 0, 1, 2]):
+        model(x).pow(3).sum().backward()
+    last = site == "0" and options["dim"] == -1
+    w = torch.ones(4, 6, 4, 4, dtype=torch.float64)
+    if last:
+        w[[0, 2], ..., :2] = 0
+    else:
+        w[[0, 2], :4] = 0
+    assert seen["after"].any()
+    assert torch.equal(seen["before"], seen["after"] * w)
+    router.remove()
+    with torch.no_grad(), router.ablate("one")(model):
+        module.register_forward_hook(lambda m, a, y: seen.update(cut=y))  # behind the cut's own
+        model(x)
+    assert not seen["cut"][..., 2:].any() if last else not seen["cut"][:, 4:].any()
+    assert seen["cut"].any()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(
+    ("model", "site", "shape", "said"),
+    [
+        (nn.Sequential(Pictures()), "0", (3, 2, 4, 4), r"\(3, 6, 4, 4\)"),
+        (nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU()), "1", (3, 2, 4, 4), r"\(3, 6, 4, 4\)"),
+        (nn.Sequential(nn.Conv1d(2, 6, 1), nn.ReLU()), "1", (3, 2, 4), r"\(3, 6, 4\)"),
+        (nn.Sequential(nn.Conv2d(2, 6, 1), nn.PReLU(6)), "1", (3, 2, 4, 4), r"\(3, 6, 4, 4\)"),
+    ],
+)
+def test_where_only_the_user_knows_along_which_dimension_units_lie_it_is_asked(model, site, shape, said, cut):
+    router = Router(model, {site: {"one": 2}})
+    with (
+        pytest.raises(UserError, match=rf"site '{site}': its activations are {said}, and the module does not tell .* Say dim=1 \(channels"),
+        router.ablate()(model) if cut else router([1, 0, 2]),
+    ):
+        model(torch.randn(shape))
+    router.remove()
+    router = Router(model, {site: {"one": 2}}, dim=9)
+    with router([1, 0, 2]), pytest.raises(UserError, match=r"units cannot lie along dim=9"):
+        model(torch.randn(shape))
+
+
+def test_an_activation_function_of_a_model_without_convolutions_is_not_asked_about():
+    router = Router(net := nn.Sequential(nn.Linear(3, 6), nn.ReLU()), {"1": {"one": 2}})
+    with router([1, 0]):
+        net(torch.randn(2, 4, 3)).sum().backward()
+    assert net[0].weight.grad.any()
+
+
+# ------------------------------------------------------------------------------ time first
+
+
+class TimeFirst(nn.Module):
+    """[t, b, 4] -> [t, b, 4]: every kind of layer, one step after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift, self.norm, self.back = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.place, self.gru = nn.Embedding(6, 4), nn.GRU(4, 4)
+        self.double()
+
+    def forward(self, x):
+        x = x + self.place(torch.arange(len(x))[:, None])
+        return self.back(torch.tanh(self.norm(self.lift(x))))
+
+
+def time_first_reference(net, x, labels):
+    """Gradients by one plain pass a row: of retain rows and unlabelled ones all, of the block's rows its units' own."""
+    expected = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for row, label in enumerate(labels):
+        net.zero_grad()
+        net(x[:, row : row + 1]).pow(3).sum().backward()
+        for name, g in gradients(net).items():
+            if label != 1:
+                expected[name] += g
+            elif name in ("lift.weight", "lift.bias"):
+                expected[name][-2:] += g[-2:]
+    net.zero_grad()
+    return expected
+
+
+@pytest.mark.parametrize("steps", [6, 3])
+@pytest.mark.parametrize("by", ["row", "token", "shares"])
+def test_rows_of_activations_that_begin_with_time(steps, by):
+    net, labels = TimeFirst(), torch.tensor([1, 1, 1, 0, 2, 0])
+    x = torch.randn(steps, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = {"row": labels, "token": labels[:, None].expand(6, steps), "shares": F.one_hot(labels, 3).double()}[by]
+    for form in ("protect", "gate"):
+        expected = time_first_reference(net, x, labels.tolist())
+        router = Router(net, {"lift": {"one": 2}}, form=form, ablate={}, joint_params="gru.*" if form == "protect" else (), batch_dim=1)
+        with router(given):
+            net(x).pow(3).sum().backward()
+        got = gradients(net)
+        for name, value in expected.items():
+            if form == "protect" or name.startswith("lift"):
+                torch.testing.assert_close(got[name], value, **EXACT)
+        router.remove()
+        router = Router(net, {"lift": {"one": 2}}, form=form, ablate={"retain": ["one"]}, batch_dim=1, joint_params="gru.*")
+        with torch.no_grad():
+            plain = net(x)
+            with router(given):
+                mixed = net(x)
+            with router.ablate("one")(net):
+                cut = net(x)
+        torch.testing.assert_close(mixed[:, [3, 5]], cut[:, [3, 5]], **EXACT)
+        torch.testing.assert_close(mixed[:, [0, 1, 2, 4]], plain[:, [0, 1, 2, 4]], **EXACT)
+        router.remove()
+
+
+def test_a_model_with_time_first_is_asked_about():
+    for model, first in ((TimeFirst(), "gru"), (nn.ModuleList([nn.Linear(4, 4), nn.MultiheadAttention(4, 2)]), "1")):
+        site = "lift" if first == "gru" else "0"
+        with pytest.raises(UserError, match=rf"module '{first}' puts time first .* Say batch_dim=1 .* or batch_dim=0"):
+            Router(model, {site: {"one": 2}})
+        Router(model, {site: {"one": 2}}, batch_dim=0).remove()
+    with pytest.raises(UserError, match=r"batch_dim is 2; it must be 0"):
+        Router(Net(), SITES, batch_dim=2)
+
+
+def test_the_report_counts_rows_where_they_are():
+    net = TimeFirst()
+    router = Router(net, {"lift": {"one": 2}}, form="protect", joint_params="gru.*", batch_dim=1)
+    router.verify(torch.randn(5, 3, 4, dtype=torch.float64), lambda model, x: model(x).pow(2).sum())
+
+
+# ------------------------------------------------------------------------------ weights used without a call
+
+
+class Unseen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.act = nn.Linear(4, 6), nn.Linear(6, 3), nn.ReLU()
+
+    def forward(self, x):
+        return F.linear(torch.relu(self.first(x)), self.second.weight, self.second.bias)
+
+
+@pytest.mark.parametrize("labels", [[1, 1], [2, 2], [1, 0]])
+def test_weights_that_learn_without_a_call_are_named_at_the_end_of_the_first_pass(labels):
+    net, x = Unseen(), torch.randn(2, 4)
+    router = Router(net, {"first": {"one": 2}}, form="protect", ablate={})
+    for _ in range(2):  # until it is mended
+        with (
+            pytest.raises(UserError, match=r"2 weight\(s\) learn without a call of their module, .*: second.weight, second.bias. Let them"),
+            router(labels),
+        ):
+            net(x).sum().backward()
+    router.remove()
+    router = Router(net, {"first": {"one": 2}}, form="protect", joint_params="second.weight,second.bias")
+    with router(labels):
+        net(x).sum().backward()
+    router.remove()
+    router = Router(net, {"second": {"one": 2}})
+    with pytest.raises(UserError, match=r"2 weight\(s\) learn without a call of their module"), router(labels):
+        net(x).sum().backward()
+    router.remove()
+    router = Router(net, {"first": {"one": 2}, "act": {"one": 2}})
+    with pytest.warns(UserWarning, match=r"the site 'act' was not called in the first pass, so nothing was routed there"), router(labels):
+        net(x).sum().backward()
+
+
+def test_an_attention_that_reads_its_projections_weight_is_noticed():
+    net = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    for form, site in (("protect", "linear1"), ("gate", "self_attn.out_proj")):
+        router = Router(net, {site: {"one": 4}}, form=form)
+        with pytest.raises(UserError, match=r"2 weight\(s\) .*self_attn.out_proj.weight, self_attn.out_proj.bias"), router([1, 1]):
+            net(torch.randn(2, 3, 8)).sum().backward()
+        router.remove()
+
+
+def test_a_late_backward_pass_is_no_use_without_a_call():
+    net, x = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)}), torch.randn(2, 4)
+    router = Router(net, {"a": {"one": 1}}, form="protect", ablate={})
+    with router([1, 0]):
+        first = net["a"](x).sum()
+    with router([0, 1]):
+        (first + net["b"](x).sum()).backward()
+    assert torch.equal(net["a"].weight.grad[0], x[1])
+    assert torch.equal(net["b"].weight.grad[0], x[0])
+
+
+def test_what_is_compiled_is_called_unseen():
+    net = Net()
+    net.mlp.compile(backend="eager")
+    router = Router(net, SITES, form="protect", ablate={})
+    with router([1, 0]):
+        nll(net, ids(2)).backward()
+    assert net.mlp[0].weight.grad.any()
+
+
+@FORMS
+def test_what_is_not_called_and_does_not_learn_is_no_matter(form):
+    net = nn.ModuleDict({"used": nn.Linear(4, 3), "other": nn.Linear(4, 3)})
+    net["other"](torch.randn(2, 4)).sum().backward()  # an old gradient
+    router = Router(net, {"used": {"one": 1}}, form=form)
+    with router([1, 0]):
+        net["used"](torch.randn(2, 4)).sum().backward()
+
+
+def test_experts_in_one_stack_are_refused_until_they_are_said_to_be_joint():
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    model = MixtralForCausalLM(config)
+    with pytest.raises(
+        UserError, match=r"2 parameter\(s\), 'model.layers.0.mlp.experts.gate_up_proj' first, hold the weights of experts"
+    ) as caught:
+        Router(model, {"heads": {"one": 1}}, form="protect")
+    pattern = "*experts.gate_up_proj,*experts.down_proj"
+    experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    assert f"Let them, {experts / sum(p.numel() for p in model.parameters()):.0%} of all weights, learn" in str(caught.value)
+    assert pattern in str(caught.value)
+    router = Router(model, {"heads": {"one": 1}}, form="protect", joint_params=f"{pattern},*.mlp.gate.*")
+    x = torch.randint(0, 32, (2, 5))
+    report = router.verify({"input_ids": x, "labels": x})
+    assert {name.rpartition(".")[2] for name in report.joint} == {"gate_up_proj", "down_proj", "weight"}
+
+
 # ------------------------------------------------------------------------------ labels of the wrong size
 
 
@@ -394,6 +658,36 @@ def test_plain_training_with_checkpoints_goes_on_after_a_routed_pass_without_gra
         nll(net, ids(2)).backward()
     nll(net, ids(2)).backward()
     assert all(torch.isfinite(g).all() for g in gradients(net).values())
+
+
+@FORMS
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("labels", [([1, 0, 1, 0], [0, 1, 0, 1]), ([3, 3, 3, 3], [1, 1, 1, 1]), ([1, 1, 1, 1], [3, 3, 3, 3])])
+def test_a_checkpointed_pass_that_comes_back_in_the_next_ones_block_is_an_error(form, reentrant, labels):
+    net, batch = Checkpointed(), ids(4)
+    net.reentrant = reentrant
+    router = Router(net, SITES, form=form)
+    with router(labels[0]):
+        first = nll(net, batch)
+    with router(labels[1]):
+        nll(net, batch)
+        with pytest.raises(UserError, match="left before backward"):
+            first.backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_training_goes_on_whatever_was_left_before(reentrant):
+    net, batch = Checkpointed(), ids(4)
+    net.reentrant = reentrant
+    router = Router(net, SITES, form="protect")
+    for labels in ([3] * 4, [3] * 4, [1, 0, 2, 3], [3] * 4, [1] * 4):
+        net.zero_grad()
+        with router(labels):
+            nll(net, batch).backward()
+    with router([1, 0, 2, 3]):
+        nll(net, batch)  # for validation
+    with router([1, 0, 2, 3]):
+        nll(net, batch).backward()
 
 
 # ------------------------------------------------------------------------------ delayed labels

@@ -569,3 +569,12 @@ def test_a_shared_weight_cannot_change_alone():
     model.two[0].weight = model.one[0].weight
     with pytest.raises(UserError, match=r"is the same weight as two.0.weight"):
         expand(model, {"one": {"forget": 4}})
+
+
+def test_a_layer_whose_weights_are_made_from_others_is_refused_wherever_it_is():
+    model = build("llama")
+    nn.utils.parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
+    with pytest.raises(UserError, match=r"layers.0.mlp' cannot have .*layers.1.mlp.up_proj.weight is made from other weights at every call"):
+        expand(model, {"model.layers.0.mlp": {"forget": 4}})
+    with pytest.raises(UserError, match=r"site 'model.layers.1.mlp' \(LlamaMLP\) is no MLP"):
+        expand(model, {"model.layers.1.mlp": {"forget": 4}})

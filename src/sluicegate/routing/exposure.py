@@ -20,12 +20,13 @@ class Routed(Protocol):
 
     model: nn.Module
     policy: Policy
+    batch_dim: int
 
     def __call__(self, labels: Tensor) -> AbstractContextManager[None]: ...
 
     def pieces(self) -> Mapping[str, tuple[Piece, ...]]: ...
 
-    def ledgers(self) -> list[Tensor]: ...
+    def ledgers(self) -> list[set[tuple[bool, ...]]]: ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Row:
     """The labels that must not move it."""
     size: float
     """Norm of the weights themselves."""
+    share: float = 0.0
+    """How many of all the model's weights it is."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Report:
 
     rows: tuple[Row, ...]
     labels: tuple[str, ...]
+    mixed: tuple[str, ...] = ()
+    """Where rows meet, so that a row's loss reaches what other rows train: one sentence a kind."""
 
     def learning(self, label: str) -> tuple[Row, ...]:
         """The shares that receive a gradient from a label."""
@@ -78,6 +83,16 @@ class Report:
                 found[block, label] = sum(row.norms[label] ** 2 for row in mine) ** 0.5 / max(size, 1e-12)
         return found
 
+    def caveats(self) -> list[str]:
+        """What is not held back from any row: the parameters with their shares of all weights, the largest first; and
+        where rows meet."""
+        joint = sorted((row for row in self.rows if row.block == _JOINT), key=lambda row: -row.share)
+        if not joint:
+            return list(self.mixed)
+        named = ", ".join(f"{row.parameter} ({row.share:.2g})" for row in joint[:6])
+        more = f", and {len(joint) - 6} more" if len(joint) > 6 else ""
+        return [f"learns from every label, {sum(row.share for row in joint):.2g} of the weights: {named}{more}", *self.mixed]
+
     def check(self) -> None:
         """Raise `UserError` naming every leak."""
         if self.leaks:
@@ -101,18 +116,15 @@ class Report:
         ]
         for block in blocks:
             lines.append(f"{block:<{width}}  " + "  ".join(f"{relative[block, label]:>10.3g}" for label in self.labels))
-        if self.joint:
-            shown = ", ".join(self.joint[:6]) + (f", and {len(self.joint) - 6} more" if len(self.joint) > 6 else "")
-            lines.append(f"learns from every label: {shown}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.caveats()])
 
 
 def exposure(router: Routed, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Report:
     """Run the batch once a label, all its rows under that label, and measure the gradients."""
-    model, count = router.model, _rows(batch)
+    model, count = router.model, _rows(batch, router.batch_dim)
     parameters = dict(model.named_parameters())
     before = {name: p.grad for name, p in parameters.items()}
-    ledgers = [(ledger, ledger.clone()) for ledger in router.ledgers()]
+    ledgers = [(ledger, set(ledger)) for ledger in router.ledgers()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     norms: dict[tuple[str, str], dict[str, float]] = {}
     try:
@@ -127,18 +139,36 @@ def exposure(router: Routed, batch: Any, loss: Callable[[nn.Module, Any], Tensor
     finally:
         for name, parameter in parameters.items():
             parameter.grad = before[name]
-        for tensor, value in (*ledgers, *buffers):
-            tensor.copy_(value)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        for ledger, passes in ledgers:
+            ledger.intersection_update(passes)
     trains = router.policy.trains()
-    rows = []
+    rows, every = [], sum(p.numel() for p in parameters.values())
     for (name, block), found in norms.items():
         held: tuple[str, ...] = ()
         if block != _JOINT:
             column = router.policy.columns.index(block)
             held = tuple(label for i, label in enumerate(router.policy.labels) if not trains[i, column])
         weights = dict(_shares(router, name, parameters[name].detach()))[block]
-        rows.append(Row(name, block, found, held, float(weights.norm()) if weights is not None else 0.0))
-    return Report(tuple(rows), router.policy.labels)
+        assert weights is not None
+        rows.append(Row(name, block, found, held, float(weights.norm()), weights.numel() / every))
+    return Report(tuple(rows), router.policy.labels, tuple(mixing(model)))
+
+
+def mixing(model: nn.Module) -> list[str]:
+    """Say which modules compute a row from other rows too, as a batch norm does by its batch's mean and variance."""
+    norms = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None)
+    ]
+    if not norms:
+        return []
+    return [
+        f"rows meet in {len(norms)} batch norm(s) in training mode, {norms[0]!r} first: what any row loses reaches the weights that others "
+        "train, and every row moves the running statistics. Put them in eval mode (.eval()) while routing, or use GroupNorm or LayerNorm."
+    ]
 
 
 def _shares(router: Routed, name: str, tensor: Tensor | None) -> list[tuple[str, Tensor | None]]:
@@ -155,11 +185,11 @@ def _shares(router: Routed, name: str, tensor: Tensor | None) -> list[tuple[str,
     return found
 
 
-def _rows(batch: Any) -> int:
+def _rows(batch: Any, batch_dim: int) -> int:
     tensors = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else [batch]
     for tensor in tensors:
         if isinstance(tensor, Tensor) and tensor.dim():
-            return len(tensor)
+            return tensor.shape[batch_dim if tensor.dim() > batch_dim else 0]
     raise UserError("the batch holds no tensor, so its number of rows cannot be told. Give a tensor, a tuple, or a mapping of tensors.")
 
 

@@ -3,7 +3,7 @@
 They are registered once and do nothing while no pass is open.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,11 +28,11 @@ class GradientHook:
     """One site's gate and forward ablation."""
 
     def __init__(self, site: Site, columns: Columns, context: PassContext, *, gates: bool) -> None:
-        self.name, self.dim = site.name, site.dim
+        self.site, self.name, self.dim = site, site.name, site.dim
         self.columns = tuple((start * site.width, stop * site.width, c) for start, stop, c in columns)
         self.context = context
-        self.known: set[int] = set()
-        """Numbers of features that the blocks have been found to fit."""
+        self.known: set[tuple[int, int]] = set()
+        """Numbers of dimensions and of features that the blocks have been found to fit."""
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
@@ -65,8 +65,11 @@ class GradientHook:
         """`x` with what its rows are to do without set to zero, and behind a gate."""
         context = self.context
         if is_compiling():
+            context.compiled = True
             return self._routed(x, None)
-        context.applied += 1
+        context.met.add(self)
+        if context.suspect:
+            context.check_own(self.name)
         number = context.number
         if context.late:
             return LateGate.apply(x, lambda: self._late(x.shape, number), self.columns, self.dim)  # type: ignore[no-any-return, no-untyped-call]
@@ -103,22 +106,22 @@ class GradientHook:
 
     def _shaped(self, weights: Tensor, shape: torch.Size) -> Tensor:
         """Weights whose leading dimensions are those of the activation, which may have rows and tokens in one."""
-        own = laid(weights, shape, self.dim % len(shape))
+        own = laid(weights, shape, self.dim % len(shape), self.context.batch_dim)
         return weights if own is None else own
 
     def _fits(self, shape: torch.Size, weights: Tensor) -> None:
-        if len(shape) == 0 or laid(weights, shape, self.dim % len(shape)) is None:
+        if len(shape) and (len(shape), shape[self.dim % len(shape)]) not in self.known:
+            self._fit_features(shape)
+            self.known.add((len(shape), shape[self.dim]))
+        if len(shape) == 0 or laid(weights, shape, self.dim % len(shape), self.context.batch_dim) is None:
             what = "(batch,)" if weights.dim() == 2 else "(batch, tokens)"
             raise UserError(
                 f"site {self.name!r}: labels have shape {tuple(weights.shape[:-1])}, but the activations here are {tuple(shape)}. Labels "
-                f"are {what}, and must have the batch's own size."
+                f"are {what}, and must have the batch's own size; where activations begin with time, say batch_dim=1."
             )
-        features = shape[self.dim]
-        if features not in self.known:
-            self._fit_features(features)
-            self.known.add(features)
 
-    def _fit_features(self, features: int) -> None:
+    def _fit_features(self, shape: Sequence[int]) -> None:
+        features = shape[self.site.axis(shape)]
         taken: dict[str, tuple[int, int]] = {}
         for start, stop, c in self.columns:
             name = self.context.policy.columns[c]
@@ -137,7 +140,7 @@ class GradientHook:
 
     def muted(self, x: Tensor, keep: Tensor) -> Tensor:
         """`x` with every row's blocks times `keep` [columns]."""
-        self._fit_features(x.shape[self.dim])
+        self._fit_features(x.shape)
         weights = keep.to(x.device).expand(x.shape[0], -1)
         return ablated(x, weights, self.columns, self.dim)
 

@@ -113,8 +113,8 @@ class Assigned:
     """The same for the forward pass; None where no block is ablated."""
     index: Tensor | None
     """[b] or [b, t] label numbers on the CPU; None for soft labels and under function transforms."""
-    moved: Tensor
-    """[columns] whether some row trains the column's units, on the CPU."""
+    moved: tuple[bool, ...]
+    """By column, whether some row trains the column's units."""
     mutes: bool
     """Whether some row is computed without some block; True where that is not known."""
 
@@ -180,7 +180,7 @@ def assign(labels: Labels, policy: Policy, device: torch.device) -> Assigned:
         raise UserError(f"labels have shape {tuple(given.shape)}; expected (batch,) for rows or (batch, tokens) for tokens.")
     if transformed():  # under vmap a label has no single value to look at
         where, forward = given.to(device), policy.forward.to(device) if policy.ablates else None
-        every = torch.ones(len(policy.columns), dtype=torch.bool)
+        every = (True,) * len(policy.columns)
         weights = policy.backward.to(device)[where], None if forward is None else forward[where]
         return Assigned(policy, *weights, None, every, policy.ablates)
     if given.dim() == 1 and len(given) <= _LONGEST and not torch.is_inference_mode_enabled():
@@ -205,7 +205,7 @@ def _looked_up(index: Tensor, policy: Policy, device: torch.device) -> Assigned:
         policy.backward.to(device)[where],
         policy.forward.to(device)[where] if policy.ablates else None,
         index,
-        policy.trains()[known].any(0),
+        tuple(policy.trains()[known].any(0).tolist()),
         any(policy.muted[label] for label in known),
     )
 
@@ -225,8 +225,8 @@ def _soft(given: Tensor, policy: Policy, device: torch.device) -> Assigned:
     backward = shares @ policy.backward.to(device)
     forward = shares @ policy.forward.to(device) if policy.ablates else None
     moving = backward if forward is None else backward * forward
-    moved = (moving != 0).flatten(0, -2).any(0).cpu() if not transformed() else torch.ones(len(policy.columns), dtype=torch.bool)
-    return Assigned(policy, backward, forward, None, moved, policy.ablates)
+    moved = (moving != 0).flatten(0, -2).any(0).tolist() if not transformed() else [True] * len(policy.columns)
+    return Assigned(policy, backward, forward, None, tuple(moved), policy.ablates)
 
 
 def _legend(policy: Policy) -> str:

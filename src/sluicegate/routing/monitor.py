@@ -95,7 +95,7 @@ def activity(
             router.model(batch)
         else:
             router.model(input_ids=seen.ids, attention_mask=None if seen.attention is None else seen.attention.long())
-    scores = torch.stack([_score(site, extent, taken, relative) for site, extent in places]).mean(0)
+    scores = torch.stack([_score(site, extent, taken, relative, router.batch_dim) for site, extent in places]).mean(0)
     if seen.attention is None or scores.dim() == 1:
         return scores.mean(1) if per == "row" and scores.dim() == 2 else scores
     if scores.shape != seen.attention.shape:
@@ -145,11 +145,12 @@ def _watched(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, Tens
             module.training = modes[name]
 
 
-def _score(site: Site, extent: tuple[int, int], taken: dict[str, Tensor], relative: bool) -> Tensor:
+def _score(site: Site, extent: tuple[int, int], taken: dict[str, Tensor], relative: bool, batch_dim: int) -> Tensor:
     """(b,) or (b, t) at one site."""
     if site.name not in taken:
         raise UserError(f"nothing passed by the site {site.name!r} in the forward pass.")
-    x = taken[site.name].movedim(site.dim, -1).float()
+    x = taken[site.name]
+    x = x.movedim(site.axis(x.shape), -1).float()
     size, (start, stop) = x.shape[-1], (place * site.width for place in extent)
     first, last = (start + size, stop + size) if start < 0 else (start, stop)
     if not 0 <= first < last <= size:
@@ -161,4 +162,4 @@ def _score(site: Site, extent: tuple[int, int], taken: dict[str, Tensor], relati
         whole, own = x, x[..., first:last]
     norm = own.norm(dim=-1)
     found: Tensor = norm / whole.norm(dim=-1).clamp(min=1e-12) if relative else norm
-    return found
+    return found.transpose(0, batch_dim) if found.dim() == 2 else found

@@ -5,7 +5,7 @@ its kind, an optimiser is stepped as usual, and the shares that nobody moved are
 memory of them included. A whole parameter that nobody moved is not shown to it at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,10 @@ class _Held:
 class OptimizerMask:
     """Watches one optimiser through its step hooks.
 
+    What a step may move follows from the labels of the passes since the last one. A pass may have left no gradient: one
+    for validation, or whose gradients were thrown away (`zero_grad`, a step that a loss scaler skipped). So where not
+    every pass could train a share, its gradient is looked at: a share counts as trained if it is not zero throughout.
+
     The optimiser's memory that has not the parameter's own shape (Adafactor's) is not put back.
     """
 
@@ -39,8 +43,11 @@ class OptimizerMask:
     ) -> None:
         self.cut, self.context, self.group = cut, context, group
         self.held: list[_Held] = []
-        self.gradients: list[tuple[nn.Parameter, Tensor | None]] = []
-        self.ledger = torch.zeros(len(context.policy.columns) + 1, dtype=torch.bool)
+        self.gradients: dict[nn.Parameter, Tensor | None] = {}
+        self.ledger: set[tuple[bool, ...]] = set()
+        self.closure: Any = None
+        self.depth = 0
+        """How many calls of `step` lie in one another: a subclass may call its parent's, and go on after it."""
         context.ledgers.append(self.ledger)
         self.handles = [optimizer.register_step_pre_hook(self.before), optimizer.register_step_post_hook(self.after)]
 
@@ -50,46 +57,97 @@ class OptimizerMask:
             handle.remove()
         self.context.ledgers = [ledger for ledger in self.context.ledgers if ledger is not self.ledger]
 
-    def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self.held, self.gradients = [], []
-        moved = self._moved_anywhere()
-        self.ledger.zero_()
-        if not moved[-1]:
+    def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = kwargs["closure"] if "closure" in kwargs else args[1] if len(args) > 1 else None
+        if self.depth and not self.ledger and closure in (None, self.closure):
+            self.depth += 1
+            return None
+        self.depth, self.held, self.gradients, self.closure, noted = 1, [], {}, None, False
+        if not callable(closure):
+            self.hold(optimizer)
+            return None
+
+        def counted() -> Any:
+            """The user's closure: only when its passes are over is known what the step must not move."""
+            nonlocal noted
+            loss = closure()
+            if noted:  # some optimisers ask again in the same step
+                self.hide(self.gradients)
+            else:
+                self.hold(optimizer)
+            noted = True
+            return loss
+
+        self.closure = counted
+        return ((args[0], counted, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": counted})
+
+    def hold(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep a copy of the shares that the step must not move, and hide what is held as a whole."""
+        moved = self._moved(optimizer)
+        self.ledger.clear()
+        if moved is None:
             return  # nothing was routed since the last step: an ordinary one
+        whole = []
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             own = self.cut.get(parameter, ())
             held = [piece for piece in own if piece.column != JOINT and not moved[piece.column]]
             if not held or parameter.grad is None:
                 continue
             if len(held) == len(own):
-                self.gradients.append((parameter, parameter.grad))
-                parameter.grad = None
+                whole.append(parameter)
                 continue
             for piece in held:
                 values = {name: [view.clone() for view in _views(tensor, piece)] for name, tensor in _tensors(optimizer, parameter)}
                 self.held.append(_Held(parameter, piece, values))
+        self.hide(whole)
+
+    def hide(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take these parameters' gradients away until the step is over, so that the optimiser leaves them out."""
+        for parameter in list(parameters):
+            self.gradients[parameter], parameter.grad = parameter.grad, None
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.depth -= 1
+        if self.depth > 0:
+            return
         for held in self.held:
             for name, tensor in _tensors(optimizer, held.parameter):
                 views = _views(tensor, held.piece)
                 for view, value in zip(views, held.values.get(name, [None] * len(views)), strict=True):
                     view.zero_() if value is None else view.copy_(value)  # memory that this step began remembers nothing
-        for parameter, gradient in self.gradients:
+        for parameter, gradient in self.gradients.items():
             parameter.grad = gradient
-        self.held, self.gradients = [], []
+        self.ledger.clear()
+        self.held, self.gradients, self.closure = [], {}, None
 
-    def _moved_anywhere(self) -> Tensor:
-        """The ledger, with those of the other processes that train the same weights."""
-        moved = self.ledger.clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            count = moved.to(torch.int32)
-            if torch.distributed.get_backend(self.group) == "nccl":
-                count = count.to(torch.accelerator.current_accelerator() or "cpu")
-            torch.distributed.all_reduce(count, group=self.group)
-            moved = count.cpu() > 0
-        return moved
+    def _moved(self, optimizer: torch.optim.Optimizer) -> list[bool] | None:
+        """By column, whether the step may move it: on all processes that train the same weights alike."""
+        columns = len(self.context.policy.columns)
+        some = [any(one[c] for one in self.ledger) for c in range(columns)]
+        sure = [bool(self.ledger) and all(one[c] for one in self.ledger) for c in range(columns)]
+        *found, routed = self._anywhere([*some, *sure, bool(self.ledger)])
+        some, sure = found[:columns], found[columns:]
+        if some != sure:
+            trained = self._anywhere([some[c] and not sure[c] and self._has_gradient(optimizer, c) for c in range(columns)])
+            sure = [a or b for a, b in zip(sure, trained, strict=True)]
+        return sure if routed else None
+
+    def _has_gradient(self, optimizer: torch.optim.Optimizer, column: int) -> bool:
+        """Whether some gradient of a column's shares is not zero; small parameters are asked first."""
+        every = sorted((p for group in optimizer.param_groups for p in group["params"] if p.grad is not None), key=Tensor.numel)
+        views = (view for p in every for piece in self.cut.get(p, ()) if piece.column == column for view in _views(p.grad, piece))
+        return any(bool(view.any()) for view in views)
+
+    def _anywhere(self, flags: list[bool]) -> list[bool]:
+        """Each flag, set where it is set on any of the processes that train the same weights."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return flags
+        count = torch.tensor(flags, dtype=torch.int32)
+        if torch.distributed.get_backend(self.group) == "nccl":
+            count = count.to(torch.accelerator.current_accelerator() or "cpu")
+        torch.distributed.all_reduce(count, group=self.group)
+        return (count > 0).tolist()
 
 
 def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:

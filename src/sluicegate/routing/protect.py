@@ -7,13 +7,13 @@ Source: the parameter masks of SGTM (arXiv 2512.05648), there one label a step a
 passes; here one pass over a mixed batch.
 """
 
-import copy
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.nn.utils import parametrize
 
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
@@ -45,14 +45,16 @@ class MaskedForward:
         self.own = module.__dict__.get("forward")
         """A `forward` that somebody else had put on the module itself."""
         self.columns = frozenset(piece.column for own in cut.values() for piece in own)
+        self.made = parametrize.is_parametrized(module)
+        """Whether its weights are made from others at every call; those are never divided."""
         self.linear: tuple[Cut, Cut] | None = None
         """For a linear layer, how it is divided: under labels of rows, and of tokens."""
-        if only_multiplies(module):
+        if only_multiplies(module) and not self.made:
             own = cut.get("weight", _WHOLE), cut.get("bias", _WHOLE), not isinstance(module, nn.Linear)
             self.linear = Cut(*own, 1), Cut(*own, 2)
         self.shadow = _without_hooks(module)
-        self.fused = is_fused(module)
-        self.by_feature: bool | None = None if may_be_by_feature(module) else False
+        self.fused = is_fused(module) and not self.made
+        self.by_feature: bool | None = None if may_be_by_feature(module) and not self.made else False
         """Whether its weights are multiplied feature by feature; None until that was tried."""
 
     def attach(self) -> None:
@@ -75,7 +77,7 @@ class MaskedForward:
             if not compiling:
                 context.idle(self.name)
             return self.plain(*args, **kwargs)
-        own = self.module._parameters
+        own = dict(self.module.named_parameters()) if self.made else self.module._parameters
         for name in self.cut:
             if (p := own.get(name)) is not None and p.requires_grad:
                 break
@@ -94,8 +96,12 @@ class MaskedForward:
             )
         labels = context.labels
         assert labels is not None
-        if not compiling:
-            context.applied += 1
+        if compiling:
+            context.compiled = True
+        else:
+            context.met.add(self)
+            if context.suspect:
+                context.check_own(self.name)
             if labels.index is not None and self.columns <= labels.whole:
                 return self.plain(*args, **kwargs)  # every row of this batch may train all of it
         # Linear layers and norms have short ways, if they are called with one tensor of the batch's rows.
@@ -170,7 +176,7 @@ class MaskedForward:
     def _linear(self, x: Tensor, dense: Tensor, labels: Assigned | None) -> Tensor:
         assert self.linear is not None
         context, module, number = self.context, self.module, self.context.number
-        if labels is None or labels.index is None:  # cannot be looked at
+        if labels is None or labels.index is None or context.batch_dim:  # cannot be looked at, or rows are not dimension 0
             cut, groups = self.linear[0], None
         else:
             cut, groups = self.linear[dense.dim() - 2], labels.groups
@@ -183,7 +189,7 @@ class MaskedForward:
         What is ablated in the forward pass needs no weight here: its gradient is zero, or a share, already.
         """
         assert self.context.labels is not None
-        return laid(self.context.labels.backward, x.shape, axis)
+        return laid(self.context.labels.backward, x.shape, axis, self.context.batch_dim)
 
     def _two_ways(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Any module without children: once with its weights held, and once for their gradients alone.
@@ -191,10 +197,14 @@ class MaskedForward:
         ``held(x) + w * (free(x.detach()) - free(x.detach()).detach())``: the added term is exactly
         zero, and its gradient is the weights' own, row by row times w.
         """
-        own = dict(self.module.named_parameters(recurse=False))
+        own = dict(self.module.named_parameters(recurse=self.made))
+        if self.made and parametrize._cache_enabled:
+            raise UserError(
+                f"module {self.name!r}: its weights are cached, so its rows cannot be told apart. Leave parametrize.cached() out."
+            )
         self.shadow.training = self.module.training
         fixed = {name: p.detach() if name in self.cut else p for name, p in own.items()}
-        state = {name: b.clone() for name, b in self.module.named_buffers(recurse=False)}  # a norm's running means count once
+        state = {name: b.clone() for name, b in self.module.named_buffers(recurse=self.made)}  # a norm's running means count once
         held = torch.func.functional_call(self.shadow, fixed, args, kwargs)
         if not isinstance(held, Tensor):
             raise UserError(
@@ -219,24 +229,34 @@ class MaskedForward:
         axis = 1 if isinstance(self.module, CHANNELS_FIRST) else y.dim() - 1
         if (weights := self._weights(y, axis)) is not None:
             return weights
-        lead = self.context.labels.backward.shape[:-1]
+        rows, place = self.context.labels.backward, self.context.batch_dim
+        lead = rows.shape[:-1]
+        if place and y.dim() > 2:  # rows and then places, as labels have them
+            y = y.transpose(0, 1)
+            rows = rows[None] if rows.dim() == 2 else rows.transpose(0, 1)
         if y.dim() > len(lead) and y.shape[0] == 1 and all(size in (1, own) for size, own in zip(y.shape[: len(lead)], lead, strict=True)):
-            return self.context.labels.backward
+            return rows
         raise UserError(
             f"module {self.name!r}: labels have shape {tuple(lead)}, but what it gives is {tuple(y.shape)}. Labels must have the batch's "
-            f"own size; a module that does not see the batch row by row learns from everything: joint_params={self.name + '.*'!r}."
+            f"own size (where activations begin with time, say batch_dim=1); a module that does not see the batch row by row learns from "
+            f"everything: joint_params={self.name + '.*'!r}."
         )
 
 
 def _without_hooks(module: nn.Module) -> nn.Module:
     """A second handle on a module that runs none of its hooks, so that what others put there runs once."""
-    shadow = copy.copy(module)
+    shadow = type(module).__new__(type(module))
     shadow.__dict__ = {name: value for name, value in module.__dict__.items() if name != "forward"}
     shadow._parameters = dict(module._parameters)
     for name, value in module.__dict__.items():
         if name.endswith("_hooks") and isinstance(value, OrderedDict):
             shadow.__dict__[name] = OrderedDict()
     return shadow
+
+
+def works_alone(module: nn.Module) -> bool:
+    """Whether a module computes with weights of its own only: it has no children, but for what makes its weights."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
 
 
 def _live(parameter: Tensor, column: int, own: tuple[Piece, ...]) -> Tensor:

@@ -93,6 +93,10 @@ def build(model: nn.Module, prefix: str, owner: Any, kind: Kind, wanted: Mapping
     if len(set(wanted.values())) != 1:
         raise Unfit("its configuration holds one width for all layers, and here they would differ")
     mine = {name: site for name, site in units_of_kind(model, kind).items() if name.startswith(prefix)}
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for part in (part for site in mine.values() for part in site.parts):
+        if part.parameter not in known:
+            raise Unfit(f"{part.parameter} is made from other weights at every call (weight_norm and the like)")
     site, units = mine[next(iter(wanted))], next(iter(wanted.values()))
     config = _governing(model, owner, site.name)
     reason = f"no field of {type(owner.config).__name__} holds this width"

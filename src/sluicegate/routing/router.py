@@ -1,5 +1,6 @@
 """The router: labels decide which parts of a model learn from which rows."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,17 +10,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
-from sluicegate.routing.exposure import Report, exposure
+from sluicegate.routing.exposure import Report, exposure, mixing
 from sluicegate.routing.gradient_hook import GradientHook, Removable
 from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
 from sluicegate.routing.optimizer_mask import OptimizerMask
 from sluicegate.routing.parameter_pieces import Piece, pieces
 from sluicegate.routing.pass_context import PassContext
-from sluicegate.routing.protect import MaskedForward
+from sluicegate.routing.protect import MaskedForward, works_alone
 from sluicegate.routing.sites import At, Extent, Part, Site, find, place
 
 Form = Literal["gate", "protect"]
@@ -54,6 +56,10 @@ class Router:
     that match the globs `joint_params` (over full names, joined by commas) learn from every row, in either form. Use
     `guard` on the optimiser, or momentum and weight decay go on moving what is held.
 
+    `dim` is the dimension along which the units of a module lie that does not tell (a block of one's own that gives
+    pictures, an activation function): 1 for channels first, -1 for features last. `batch_dim` is the dimension of the
+    activations that counts the rows: 0, or 1 for models that put time first (`batch_first=False`).
+
     Under DDP and FSDP2 (`fully_shard`) the router goes on the module itself, before or after it is wrapped,
     and each process enters it with its own rows' labels. What is held back gets gradients of zero, not none,
     so DDP needs `find_unused_parameters` only where plain training does.
@@ -73,6 +79,8 @@ class Router:
         ablate: Mapping[str, Sequence[str]] | None = None,
         joint_params: str | Sequence[str] = (),
         at: At = "auto",
+        dim: int | None = None,
+        batch_dim: int | None = None,
     ) -> None:
         if form not in ("gate", "protect"):
             raise UserError(f"form is {form!r}; it must be gate or protect.")
@@ -88,16 +96,25 @@ class Router:
         if ablate is None:
             ablate = {RETAIN: names} if form == "protect" else {}
         self.policy = policy(names, weights or {}, ablate)
-        self.sites = _placed(model, modules, at)
+        self.sites = _placed(model, modules, at, dim)
         """Every site with its blocks' units, (start, stop)."""
         given = joint_params.split(",") if isinstance(joint_params, str) else joint_params
         self.joint_params = tuple(pattern.strip() for pattern in given)
-        self._context = PassContext(self.policy)
+        self.batch_dim = _batch_dim(model, batch_dim)
+        self._context = PassContext(self.policy, self.batch_dim)
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
         self._hooks: list[Removable] = []
         self._masked: list[MaskedForward] = []
         self._attached: dict[str, nn.Module] = {}
+        self._taps: list[GradientHook] = []
+        self._pending = False
+        """Whether the backward pass of the pass before may still come."""
+        self._fresh = 8
+        """In how many more passes to look whether what holds rows back is called."""
+        self._met: set[object] = set()
+        self._before: dict[str, tuple[Tensor | None, int]] = {}
+        """By parameter, the gradient and its version when the pass began."""
         self._attach()
         self._watch()
 
@@ -144,7 +161,17 @@ class Router:
             raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
         given = labels() if callable(labels) else labels
         active = self.policy.without(without) if without else self.policy
-        self._context.enter(assign(given, active, self._device()))
+        context = self._context
+        context.enter(assign(given, active, self._device()))
+        context.suspect = self._pending
+        if self._fresh:
+            self._before = {name: (p.grad, 0 if p.grad is None else p.grad._version) for name, p in self.model.named_parameters()}
+
+    def _leave(self, failed: bool) -> None:
+        self._context.leave()
+        self._pending = self._context.unfinished and all(p.grad is None for p in self._divided)
+        if self._fresh and not failed:
+            self._look()
 
     @contextmanager
     def delayed(self) -> Iterator["Late"]:
@@ -169,8 +196,16 @@ class Router:
 
         No momentum, no weight decay, and the optimiser's memory of those shares stays as it was. With several
         processes (of process group `group`) a share is skipped when none of them trained it. Only passes inside
-        a block of this router count: rows that may train everything go into one too, as "unlabelled".
+        a block of this router count: rows that may train everything go into one too, as "unlabelled". Of several passes
+        before one step (accumulation, a batch thrown away, validation) those count that left a gradient.
+
+        Raises `UserError` for LBFGS, whose memory is one vector of all weights.
         """
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise UserError(
+                "LBFGS keeps one memory of all weights together, so it cannot leave a share alone. Guard an optimiser with a memory "
+                "a weight, for example AdamW or SGD."
+            )
         parameters = dict(self.model.named_parameters())
         return OptimizerMask(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._context, group)
 
@@ -182,12 +217,21 @@ class Router:
         `batch` goes to the model as keywords (a mapping) or as its argument; `loss(model, batch)`
         gives the scalar where the model's answer has no `.loss`. Gradients are left as they were.
         """
-        return exposure(self, batch, loss)
+        fresh, self._fresh = self._fresh, 0
+        try:
+            return exposure(self, batch, loss)
+        finally:
+            self._fresh = fresh
 
     def verify(self, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None = None) -> "Report":
-        """Raise `UserError` naming every parameter that is protected from a label and still gets gradient from it."""
+        """Raise `UserError` naming every parameter that is protected from a label and still gets gradient from it.
+
+        What no label is kept from, and where rows meet, is not an error; it is said on stderr, line by line.
+        """
         found = self.report(batch, loss)
         found.check()
+        for line in found.caveats():
+            print(line, file=sys.stderr)  # noqa: T201
         return found
 
     def ablate(self, *blocks: str) -> Ablation:
@@ -203,9 +247,8 @@ class Router:
         """How every parameter that is protected from some label is divided among the columns (rest, blocks)."""
         return self._pieces
 
-    def ledgers(self) -> list[Tensor]:
-        """For each guarded optimiser, which columns rows have trained since its last step; last, whether any were
-        routed."""
+    def ledgers(self) -> list[set[tuple[bool, ...]]]:
+        """For each guarded optimiser, of the passes since its last step, which columns each could train."""
         return self._context.ledgers
 
     def remove(self) -> None:
@@ -265,13 +308,17 @@ class Router:
             if self.form == "gate" or self.policy.ablates:
                 columns = tuple((start, stop, self.policy.columns.index(name)) for name, (start, stop) in placed.items())
                 module, gates = modules[site.hook_module], self.form == "gate"
-                self._hooks.append(GradientHook(site, columns, self._context, gates=gates).attach(module, site.at))
+                hook = GradientHook(site, columns, self._context, gates=gates)
+                self._hooks.append(hook.attach(module, site.at))
                 self._attached[site.hook_module] = module
+                self._taps.append(hook)
         if self.form == "protect":
             by_identity = {id(p): self._pieces[name] for name, p in self.model.named_parameters() if name in self._pieces}
             for path, module in modules.items():  # by identity: a tied weight is used by two modules
-                own_cut = {name: by_identity[id(p)] for name, p in module._parameters.items() if id(p) in by_identity}
-                if own_cut and not any(True for _ in module.children()):
+                if not works_alone(module) or "parametrizations" in path.split("."):
+                    continue
+                own_cut = {name: by_identity[id(p)] for name, p in module.named_parameters() if id(p) in by_identity}
+                if own_cut:
                     own = MaskedForward(path, module, own_cut, self._context)
                     own.attach()
                     self._masked.append(own)
@@ -283,8 +330,10 @@ class Router:
         parts: dict[str, tuple[Part, dict[int, tuple[int, int]]]] = {}
         for site, placed in self.sites:
             if self.form == "protect" and not site.parts:
+                made = any(is_parametrized(module) for module in self.model.get_submodule(site.name).modules())
+                why = " (they are made from others at every call; see torch.nn.utils.parametrize.remove_parametrizations)" if made else ""
                 raise UserError(
-                    f"site {site.name!r} has no weights of its own, so the parameter form has nothing to protect there. Name a linear "
+                    f"site {site.name!r} has no weights of its own{why}, so the parameter form has nothing to protect there. Name a linear "
                     "layer, an MLP or an attention, or use form='gate'."
                 )
             for part in site.parts:
@@ -298,18 +347,67 @@ class Router:
         for pattern in self.joint_params:
             if pattern and not any(fnmatchcase(name, pattern) for name in parameters):
                 raise UserError(f"joint_params={pattern!r} matches no parameter. Nearest: {nearest(pattern, list(parameters))}.")
-        leaves = {
-            id(p) for m in self.model.modules() if not any(True for _ in m.children()) for p in m.parameters(recurse=False)
-        }  # what a module with children holds itself is used in ways that only it knows
+        if self.form == "protect":
+            self._refuse_experts(parameters)
+        # What a module with children holds itself is used in ways that only it knows.
+        leaves = {id(p) for m in self.model.modules() if works_alone(m) for p in m.parameters()}
         found = {}
         for name, parameter in parameters.items():
             wanted = name in parts if self.form == "gate" else id(parameter) in leaves
-            if wanted and not any(fnmatchcase(name, pattern) for pattern in self.joint_params):
+            if wanted and not self._is_joint(name):
                 found[name] = pieces(parameter, *parts.get(name, (None, {})), gated=self.form == "gate")
         if not found and self.form == "protect":
             given = ", ".join(self.joint_params)
             raise UserError(f"joint_params={given!r} matches every parameter, so nothing would be protected. Leave some out.")
         return found
+
+    def _is_joint(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.joint_params)
+
+    def _refuse_experts(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Raise for a mixture of experts: its weights, [experts, ...], see tokens in an order of their own."""
+        stacks = [
+            f"{path}.{name}".lstrip(".")
+            for path, module in self.model.named_modules()
+            for name, p in module.named_parameters(recurse=False)
+            if p.dim() > 2 and getattr(module, "num_experts", None) == p.shape[0] and not self._is_joint(f"{path}.{name}".lstrip("."))
+        ]
+        if stacks:
+            share = sum(parameters[name].numel() for name in stacks if name in parameters) / sum(p.numel() for p in parameters.values())
+            raise UserError(
+                f"{len(stacks)} parameter(s), {stacks[0]!r} first, hold the weights of experts, which get their tokens in an order "
+                f"of their own, so no row can be held back. Let them, {share:.0%} of all weights, learn from every row, joint_params="
+                f"{','.join(dict.fromkeys('*' + '.'.join(name.split('.')[-2:]) for name in stacks))!r}, or use form='gate'."
+            )
+
+    def _look(self) -> None:
+        """After the first pass that leaves gradients: what holds rows back must have been called where they arrived."""
+        before, self._before, self._fresh = self._before, {}, self._fresh - 1
+        named = dict(self.model.named_parameters())
+        new = set()
+        for name, p in named.items():
+            grad, version = before.get(name, (None, 0))
+            if p.grad is not None and (p.grad is not grad or p.grad._version != version):
+                new.add(name)
+        self._met |= self._context.met  # gradients of an earlier pass may be among the new ones
+        met = self._met
+        if not new or self._context.compiled:
+            return  # what is compiled is called unseen
+        names = {id(p): name for name, p in named.items()}
+        called = {names[id(p)] for own in self._masked if own in met for p in own.module.parameters()}
+        missed = {name: None for name in self._pieces if self._masked and name in new and name not in called}
+        idle = [tap.site for tap in self._taps if tap not in met]
+        # A gate that was not called holds back nothing of what makes its units.
+        missed |= {part.parameter: None for site in idle for part in site.parts if part.parameter in new and part.parameter in self._pieces}
+        if missed:
+            raise UserError(
+                f"{len(missed)} weight(s) learn without a call of their module, so no row is held back from them: "
+                f"{', '.join(list(missed)[:6])}. Let them learn from every row, joint_params={','.join(missed)!r}, or name other sites."
+            )
+        self._fresh = 0
+        unused = [f"the site {site.name!r} was not called in the first pass, so nothing was routed there." for site in idle]
+        for line in (*mixing(self.model), *unused):
+            warnings.warn(line, stacklevel=4)
 
 
 class _Pass:
@@ -323,8 +421,8 @@ class _Pass:
     def __enter__(self) -> None:
         self._router._enter(self._given, self._without)
 
-    def __exit__(self, *_: object) -> None:
-        self._router._context.leave()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._router._leave(failed=kind is not None)
 
 
 class Late:
@@ -341,12 +439,27 @@ class Late:
         router._context.take(assign(labels, router.policy, router._device()))
 
 
-def _placed(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], at: At) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
+def _batch_dim(model: nn.Module, given: int | None) -> int:
+    """Which dimension counts the rows: 0, unless said; asked where a module puts time there."""
+    if given not in (None, 0, 1):
+        raise UserError(f"batch_dim is {given!r}; it must be 0 (rows first) or 1 (time first).")
+    first = next((name for name, m in model.named_modules() if getattr(m, "batch_first", True) is False), None)
+    if given is None and first is not None:
+        raise UserError(
+            f"module {first!r} puts time first (batch_first=False), so labels may be taken for time steps. Say batch_dim=1 if the "
+            "activations at sites and weights begin with time, or batch_dim=0 if they begin with rows."
+        )
+    return given or 0
+
+
+def _placed(
+    model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], at: At, dim: int | None
+) -> tuple[tuple[Site, dict[str, tuple[int, int]]], ...]:
     """Every site with its blocks' units."""
     found: list[tuple[Site, dict[str, tuple[int, int]]]] = []
     by_tap: dict[tuple[str, str], str] = {}
     for pattern, blocks in modules.items():
-        for site in find(model, pattern, at):
+        for site in find(model, pattern, at, dim):
             key = (site.hook_module, site.at)
             if key in by_tap:
                 raise UserError(

@@ -22,8 +22,13 @@ Kind = Literal["mlp", "heads", "lora", "features"]
 
 _UP = (("gate_proj", "up_proj"), ("up_proj",), ("c_fc",), ("fc1",), ("fc_in",), ("dense_h_to_4h",), ("wi",))
 _DOWN = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "wo")
-CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+CHANNELS_FIRST = (
+    *(nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm, nn.Upsample, nn.PixelShuffle),
+    *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._LPPoolNd, nn.Dropout1d, nn.Dropout2d),
+    *(nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd, nn.Dropout3d),
+)
 """Modules whose features lie along dimension 1."""
+_FEATURES_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
 ALIASES: dict[str, Kind] = {"mlp_hidden": "mlp", "heads": "heads", "lora_rank": "lora"}
 """Names that stand for all sites of a kind."""
@@ -69,17 +74,34 @@ class Site:
     """Features of one unit: 1 for an MLP unit, the head's size for a head."""
     dim: int = -1
     """The activation's dimension along which the units lie."""
+    doubt: int = 0
+    """From how many dimensions on `dim` is a guess, because the module does not tell; 0: it is known."""
     parts: tuple[Part, ...] = field(default=(), repr=False)
     """The weights that belong to units; empty for a module without weights of its own."""
 
+    def axis(self, shape: Sequence[int]) -> int:
+        """The dimension of an activation of this shape along which the units lie; raises `UserError` where only the
+        user can know it."""
+        if self.doubt and len(shape) >= self.doubt:
+            raise UserError(
+                f"site {self.name!r}: its activations are {tuple(shape)}, and the module does not tell along which dimension the units "
+                "lie. Say dim=1 (channels first) or dim=-1 (features last)."
+            )
+        if not -len(shape) <= self.dim < len(shape) or self.dim % len(shape) == 0:
+            raise UserError(
+                f"site {self.name!r}: the units cannot lie along dim={self.dim} of activations {tuple(shape)}. Give another dim=."
+            )
+        return self.dim % len(shape)
 
-def find(model: nn.Module, pattern: str, at: At = "auto") -> list[Site]:
+
+def find(model: nn.Module, pattern: str, at: At = "auto", dim: int | None = None) -> list[Site]:
     """Return the sites that `pattern` names, in the model's order.
 
     `pattern` is a glob (`fnmatch`) over full module names, whose ``*`` crosses dots ("model.layers.*.mlp",
     "transformer.h.[0-4].mlp.act", "*.mlp"; "" is the model itself), or an alias: mlp_hidden, heads, resid,
     lora_rank, experts. Of modules that match and lie inside each other the outermost counts, so that
-    "transformer.h.*" are the layers. A module of that very name comes before an alias.
+    "transformer.h.*" are the layers. A module of that very name comes before an alias. `dim` is the dimension
+    along which the units of a module lie that does not tell: a block of one's own, an activation function.
     Raises `UserError` that lists the nearest names when it matches nothing.
     """
     modules = dict(model.named_modules())
@@ -99,11 +121,17 @@ def find(model: nn.Module, pattern: str, at: At = "auto") -> list[Site]:
         )
     first = {id(p): name for name, p in model.named_parameters()}
     known = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
-    return [_canonical(site_of(model, name, at), known) for name in names]
+    return [_canonical(site_of(model, name, at, dim), known) for name in names]
 
 
 def _canonical(site: Site, known: dict[str, str]) -> Site:
-    """The site with its parameters by the name that `named_parameters` gives, which a tied weight has only one of."""
+    """The site with its parameters by the name that `named_parameters` gives, which a tied weight has only one of.
+
+    Where a weight is made from other parameters at every call (weight_norm, orthogonal, pruning), those have no units,
+    and so the site has no weights.
+    """
+    if any(part.parameter not in known for part in site.parts):
+        return replace(site, kind="features", parts=())
     return replace(site, parts=tuple(replace(part, parameter=known.get(part.parameter, part.parameter)) for part in site.parts))
 
 
@@ -215,8 +243,9 @@ def head_size(module: nn.Module) -> int:
     raise UserError(f"cannot tell the size of a head of {type(module).__name__}: it has neither head_dim nor head_size.")
 
 
-def site_of(model: nn.Module, name: str, at: At = "auto") -> Site:
-    """The site at one module; `at` chooses the side for a module whose units are plain features."""
+def site_of(model: nn.Module, name: str, at: At = "auto", dim: int | None = None) -> Site:
+    """The site at one module; `at` chooses the side for a module whose units are plain features, `dim` where they
+    lie if it does not tell."""
     module = model.get_submodule(name)
     prefix = f"{name}." if name else ""
     if at == "auto":
@@ -228,7 +257,31 @@ def site_of(model: nn.Module, name: str, at: At = "auto") -> Site:
             return _mlp_site(module, name, prefix, found)
         if (found := attention_of(module)) is not None:
             return _attention_site(module, name, prefix, found)
-    return _feature_site(module, name, prefix, "output" if at == "auto" else at)
+    site = _feature_site(module, name, prefix, "output" if at == "auto" else at)
+    if (known := _axis(module, site.at)) is None:
+        known = dim
+    if known is not None:
+        return replace(site, dim=known)
+    # What such a module gives may be (batch, channels, places) where the model convolves sequences.
+    sequences = any(isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for m in model.modules())
+    return replace(site, doubt=3 if sequences and not _is_layer(module) else 4)
+
+
+def _axis(module: nn.Module, at: Literal["input", "output"]) -> int | None:
+    """The dimension of a module's activation along which its units lie, or None where the module does not tell."""
+    if isinstance(module, CHANNELS_FIRST):
+        return 1
+    if isinstance(module, _FEATURES_LAST) or is_linear(module):
+        return -1
+    if isinstance(module, nn.Sequential):  # the first that tells, past those that work number by number
+        for child in module if at == "input" else reversed(module):
+            if (found := _axis(child, at)) is not None or not _is_elementwise(child):
+                return found
+    return None
+
+
+def _is_elementwise(module: nn.Module) -> bool:
+    return type(module).__module__ == "torch.nn.modules.activation" or isinstance(module, (nn.Identity, nn.Dropout))
 
 
 def _mlp_site(module: nn.Module, name: str, prefix: str, found: Projections) -> Site:
@@ -288,11 +341,10 @@ def _lora_site(module: nn.Module, name: str, prefix: str, adapter: str) -> Site:
 
 
 def _feature_site(module: nn.Module, name: str, prefix: str, at: Literal["input", "output"]) -> Site:
-    dim = 1 if isinstance(module, CHANNELS_FIRST) else -1
     if not is_linear(module):
         if isinstance(module, nn.modules.conv._ConvNd):
             return _convolution_site(module, name, prefix, at)
-        return Site(name, "features", name, at, None, dim=dim)
+        return Site(name, "features", name, at, None)
     inputs, outputs = fan(module)
     consumer = at == "input"
     number = torch.arange(inputs if consumer else outputs)
@@ -304,12 +356,12 @@ def _feature_site(module: nn.Module, name: str, prefix: str, at: Literal["input"
 def _convolution_site(module: nn.modules.conv._ConvNd, name: str, prefix: str, at: Literal["input", "output"]) -> Site:
     channels = module.in_channels if at == "input" else module.out_channels
     if module.groups != 1 or module.transposed:
-        return Site(name, "features", name, at, channels, dim=1)
+        return Site(name, "features", name, at, channels)
     number = torch.arange(channels)
     parts = [Part(f"{prefix}weight", 1 if at == "input" else 0, number, consumer=at == "input")]
     if at == "output" and module.bias is not None:
         parts.append(Part(f"{prefix}bias", 0, number))
-    return Site(name, "features", name, at, channels, dim=1, parts=tuple(parts))
+    return Site(name, "features", name, at, channels, parts=tuple(parts))
 
 
 # ------------------------------------------------------------------------------------- blocks

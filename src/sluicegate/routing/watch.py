@@ -71,7 +71,14 @@ def _masked(site: Site, z: Tensor, mask: Tensor) -> Tensor:
 
 @renamed(sites="modules")
 @contextmanager
-def watch(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], *, at: At = "auto", routed: bool = False) -> Iterator[Collector]:
+def watch(
+    model: nn.Module,
+    modules: Mapping[str, Mapping[str, Extent]],
+    *,
+    at: At = "auto",
+    routed: bool = False,
+    dim: int | None = None,
+) -> Iterator[Collector]:
     """Collect the activations at sites for the length of a block.
 
     ::
@@ -80,7 +87,7 @@ def watch(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], *, at: 
             for step, x in enumerate(batches):
                 loss = mse(model(x), x) + seen.penalty([L1(warmup=0.25), Correlation()], step / steps)
 
-    `modules` and `at` are the router's. Hooks go on once, and nothing is kept of passes without
+    `modules`, `at` and `dim` are the router's. Hooks go on once, and nothing is kept of passes without
     gradients, or of the model's copies. Leave the block only after `backward`.
 
     A penalty's gradient goes round a router's gate: every row quietens every unit, which is what
@@ -88,7 +95,7 @@ def watch(model: nn.Module, modules: Mapping[str, Mapping[str, Extent]], *, at: 
     With `routed` the penalty is on what comes out of the gate instead, and obeys the labels; make the
     router first. The parameter form (form="protect") holds penalties back as well.
     """
-    places = [(site, place(site, dict(blocks))) for pattern, blocks in modules.items() for site in find(model, pattern, at)]
+    places = [(site, place(site, dict(blocks))) for pattern, blocks in modules.items() for site in find(model, pattern, at, dim)]
     names = [site.name for site, _ in places]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -111,7 +118,7 @@ def _hook(watched: nn.Module, site: Site, taken: list[Tensor], *, prepend: bool)
             raise UserError(
                 f"site {site.name!r} gives a {type(x).__name__}; only a tensor, or a tuple that starts with one, can be watched."
             )
-        taken.append(x.movedim(site.dim, -1))
+        taken.append(x.movedim(site.axis(x.shape), -1))
 
     def on_input(module: nn.Module, args: tuple[Any, ...]) -> None:
         keep(module, args)
