@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from sluicegate.deprecated import alias
 from sluicegate.engine import folder as files
@@ -95,7 +95,8 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
     model = _move_to_device(model)
     with files.reading(name, base), torch.no_grad():  # what config.json says wrongly may show in a forward pass alone
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-        setattr(tokenizer, "embedding_rows", model.get_input_embeddings().weight.shape[0])  # noqa: B010  # no field of its class
+        embedding: Any = model.get_input_embeddings()
+        setattr(tokenizer, "embedding_rows", len(embedding.weight))  # noqa: B010  # no field of its class; for `check_ids`
     return model, tokenizer
 
 
