@@ -42,7 +42,7 @@ def reading(name: str, file: str | Path) -> Iterator[None]:
         said = first_line(error)
         if "custom code" in said:
             said, hint = "it needs code of its own (auto_map), which is never run", "Hand in a model that transformers knows by itself."
-        elif not Path(file).exists():
+        elif "/" in str(file) and not Path(file).exists():
             hint = "No such folder here, and the hub did not serve it. Check the spelling, or download the model and give its folder."
         else:
             hint = "Is it whole, and a causal language model in Hugging Face format?"
@@ -173,9 +173,9 @@ def check_loaded(
         raise UserError(f"{name!r} holds {len(unknown)} weights that its config.json has no place for, {unknown[0]} for one. {hint}")
     if unlike := sorted(info["mismatched_keys"]):
         key, has, wants = unlike[0]
-        shapes = f"{key} for one: {list(has)} in the file, {list(wants)} by config.json"
         raise UserError(
-            f"{len(unlike)} weights of {name!r} have another shape than its config.json says, {shapes}. Which of the two is right?"
+            f"{len(unlike)} weights of {name!r} have another shape than its config.json says, {key} for one: {list(has)} in the file, "
+            f"{list(wants)} by config.json. Give the config.json that they were saved with."
         )
     for key, value in model.state_dict().items():
         kind = (held or {}).get(key, ("F32", ()))[0]

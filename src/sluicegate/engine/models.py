@@ -83,8 +83,16 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
     remote code is run. Raises `UserError` for a model that is not weight for weight what its files hold, or whose
     weights are not finite.
     """
-    _loaded.clear()  # what `load_once` keeps is not to lie beside another model
     tokenizer = load_tokenizer(name)
+    model = load_model(name, seed=seed)
+    embedding: Any = model.get_input_embeddings()
+    setattr(tokenizer, "embedding_rows", len(embedding.weight))  # noqa: B010  # no field of its class; for `check_ids`
+    return model, tokenizer
+
+
+def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
+    """`load`, without a tokenizer."""
+    _loaded.clear()  # what `load_once` keeps is not to lie beside another model
     base, adapter = _parts(name)
     if _is_drawn(name, base):
         model = fresh(read_config(name), seed)
@@ -92,12 +100,14 @@ def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokeni
         model = _whole(name, base)
         if adapter:
             model = _merged(name, model, adapter, base)
-    model = _move_to_device(model)
-    with files.reading(name, base), torch.no_grad():  # what config.json says wrongly may show in a forward pass alone
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-        embedding: Any = model.get_input_embeddings()
-        setattr(tokenizer, "embedding_rows", len(embedding.weight))  # noqa: B010  # no field of its class; for `check_ids`
-    return model, tokenizer
+    model, mode = _move_to_device(model), model.training
+    with files.reading(name, base), torch.no_grad(), torch.random.fork_rng():
+        two = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        model.train()(input_ids=two, use_cache=False)  # what is wrong in config.json may show in a forward pass alone
+        if not bool(model.eval()(input_ids=two, use_cache=False).logits.isfinite().all()):
+            raise ValueError("its config.json and weights give logits that are not finite")
+    model.train(mode)
+    return model
 
 
 def _parts(name: str) -> tuple[str, Path | None]:
@@ -227,6 +237,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         files.content(Path(place))  # its files are ordinary ones
     with files.reading(name, Path(place) / "tokenizer.json" if Path(place).is_dir() else place):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False)
+        tokenizer("a b", add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)  # what `encode` asks of it
     return tokenizer
 
 
@@ -255,7 +266,7 @@ def width(model: PreTrainedModel) -> int:
 def fresh(config: Any, seed: int) -> PreTrainedModel:
     """A newly initialised model of the same shape, drawn from `seed`; the global generator is left alone."""
     made_from = str(getattr(config, "_name_or_path", "") or config.model_type)
-    with files.reading(made_from, made_from), torch.random.fork_rng():
+    with files.reading(made_from, "config.json"), torch.random.fork_rng():
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return _move_to_device(model)

@@ -207,7 +207,7 @@ def _hub(name: str) -> Iterator[Item]:
     _, repository, *rest = name.split(":")
     split = rest[0] if rest else "train"
     try:
-        rows = datasets.load_dataset(repository, split=split)
+        rows = datasets.load_dataset(repository, split=split, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"could not load split {split!r} of {repository!r} from the hub: {error}") from None
     for number, row in enumerate(rows, start=1):
