@@ -1,12 +1,17 @@
 """Tiny random models of the architectures that people bring, for the tests that hold for all of them."""
 
 from transformers import (
+    DeepseekV3Config,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
+    MixtralConfig,
     Qwen2Config,
+    Qwen3MoeConfig,
 )
 
 from sluicegate.engine.models import fresh
@@ -35,6 +40,22 @@ CONFIGS = {
         vocab_size=132, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=None, pad_token_id=0
     ),
 }
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+OTHERS = {
+    "mixtral": lambda: MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2),
+    "qwen3moe": lambda: Qwen3MoeConfig(**_GROUPED, **_EXPERTS, num_experts=4, head_dim=8),
+    # The first layer is dense; of the experts of the second one is shared.
+    "deepseek": lambda: DeepseekV3Config(
+        **_COMMON, **_EXPERTS, num_key_value_heads=4, n_routed_experts=4, n_shared_experts=1, n_group=1, topk_group=1, q_lora_rank=12,
+        first_k_dense_replace=1, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=6,
+    ),
+    "gptoss": lambda: GptOssConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2, head_dim=8, sliding_window=8),
+    "mamba": lambda: MambaConfig(
+        vocab_size=132, hidden_size=32, num_hidden_layers=2, state_size=4, bos_token_id=2, eos_token_id=None, pad_token_id=0
+    ),
+}  # fmt: skip
+"""Fused experts (four, of which a token sees two) and a state-space model: not routed, but trained, attacked and
+counted."""
 ADDS_ONE = {"gemma2"}
 """Architectures whose norms multiply by 1 + gain."""
 TIED = {"gemma2", "gpt2"}
@@ -42,7 +63,7 @@ TIED = {"gemma2", "gpt2"}
 
 
 def build(name, seed=0):
-    return fresh(CONFIGS[name](), seed)
+    return fresh((CONFIGS | OTHERS)[name](), seed)
 
 
 def learner(seed=0):

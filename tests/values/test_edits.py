@@ -256,3 +256,32 @@ def test_globs_are_on_full_names_and_a_star_crosses_dots():
 def test_the_earlier_name_of_params_is_taken_with_a_warning():
     with pytest.warns(DeprecationWarning, match=r"sites=.*is now params="):
         assert Noise(0.5, sites="*.mlp.*") == Noise(0.5, params="*.mlp.*")
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3moe", "deepseek", "gptoss"])
+def test_the_noise_of_fused_experts_is_that_of_each_matrix(name):
+    """Uniform in [-b, b] with one matrix's fans: standard deviation b / sqrt(3)."""
+    model = build(name)
+    stacks = {key: p for key, p in model.named_parameters() if p.dim() == 3}
+    assert stacks
+    new = Noise(1.0, beta=1.0).new_weights(model)
+    for key, p in stacks.items():
+        bound = (6 / (p.shape[1] + p.shape[2])) ** 0.5
+        for expert in new[key]:
+            assert 0.97 * bound < float(expert.abs().max()) <= bound
+            assert float(expert.std()) == pytest.approx(bound / 3**0.5, rel=0.08)
+        assert not torch.equal(new[key][0], new[key][1])
+
+
+def test_the_biases_of_fused_experts_shrink_and_get_no_noise():
+    model = build("gptoss")
+    with torch.no_grad():
+        model.model.layers[0].mlp.experts.down_proj_bias.fill_(2.0)
+    new = Noise(0.25, beta=1.0).new_weights(model)["model.layers.0.mlp.experts.down_proj_bias"]
+    torch.testing.assert_close(new, torch.full_like(new, 1.5))
+
+
+def test_the_noise_of_a_convolution_keeps_its_own_fans():
+    model = build("mamba")
+    new = Noise(1.0, beta=1.0).new_weights(model)["backbone.layers.0.mixer.conv1d.weight"]  # [64, 1, 4], by channel
+    assert float(new.abs().max()) <= (6 / (4 + 64 * 4)) ** 0.5

@@ -153,16 +153,12 @@ class LanguagesSettings(Trial):
 
     def trained_base(self) -> "PreTrainedModel":
         """The finished base model."""
-        from transformers import AutoModelForCausalLM
-
-        from sluicegate.engine.models import device, locate
+        from sluicegate.engine.models import load_model
         from sluicegate.runs.directory import result_of
 
         if result_of(self.base).get("method") != "base":
             raise UserError(f"{self.base!r} is no run of the arm base of languages. Run that arm first.")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(locate(self.base), use_safetensors=True)
-        model.to(device())  # type: ignore[arg-type]
-        return model
+        return load_model(self.base)
 
     def router(self, model: "PreTrainedModel", form: Literal["gate", "protect"] = "protect") -> "Router":
         """The router whose block "forget" is the model's last units and heads."""

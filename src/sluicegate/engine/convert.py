@@ -40,10 +40,11 @@ def folder_from_gguf(source: IO[bytes], folder: Path, report: Progress) -> None:
             folder,
             gguf_file=gguf.name,
             dtype=torch.float32,
+            trust_remote_code=False,
             # Without this, an installed `kernels` package would leave the weights packed, which cannot be trained.
             quantization_config=transformers.GgufConfig(dequantize=True),
         )
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name, trust_remote_code=False)
     # What GGUF does not hold. The tokenizer's first step, one token for each digit: without it "  12" is cut otherwise.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

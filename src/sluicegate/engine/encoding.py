@@ -119,6 +119,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_len
         unknown = tokenizer.unk_token_id
         if unknown is not None and unknown in ids[start:]:
             raise UserError(f"{where}: the tokenizer cannot represent the answer {item.answer!r}: part of it is unknown to its vocabulary.")
+        check_ids(tokenizer, ids, where)
         if len(ids) < 2 or start >= len(ids):
             raise UserError(f"{where}: there is no token to predict. Give it a longer text, or an answer that is not blank.")
         if len(ids) <= max_length:
@@ -136,6 +137,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_len
     lengths = torch.tensor([len(ids) for ids, _, _ in rows])
     starts = torch.tensor([start for _, start, _ in rows])
     return Rows(padded, lengths, starts, tuple(item for _, _, item in rows))
+
+
+def check_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], where: str) -> None:
+    """Raise `UserError` for an id that the model loaded with this tokenizer has no embedding for.
+
+    A tokenizer may know more tokens than its model, as long as no row holds one of them.
+    """
+    rows = getattr(tokenizer, "embedding_rows", None)
+    if rows and ids and max(ids) >= rows:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        raise UserError(
+            f"{where}: {token!r} is token {max(ids)}, and the model's embedding has {rows} rows for the {len(tokenizer)} tokens of "
+            "the tokenizer. Use the tokenizer that it was trained with, or resize_token_embeddings and train it."
+        )
 
 
 def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) -> tuple[list[int], int]:

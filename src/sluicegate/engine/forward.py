@@ -1,10 +1,13 @@
 """A language model's forward pass over a batch: its logits, and what it costs in FLOPs."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from sluicegate.engine.encoding import Batch
+from sluicegate.errors import UserError
 
 
 def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -14,29 +17,55 @@ def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     return out[:, :-1]
 
 
+def matrices(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str, Tensor]]:
+    """The weights that activations are multiplied by, as (module's name, module, weight's name, weight): those of
+    linear layers and of experts' routers [out, in], and stacks of experts [e, ., .]."""
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        router = "router" in type(module).__name__.lower() and isinstance(weight, Tensor) and weight.dim() == 2
+        if isinstance(weight, Tensor) and (router or isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
+            yield name, module, "weight", weight
+        elif not isinstance(module, torch.nn.modules.conv._ConvNd):
+            stacks = [(key, p) for key, p in module.named_parameters(recurse=False) if p.dim() == 3 and p.shape[1] > 1]
+            yield from ((name, module, key, p) for key, p in stacks)
+
+
 class Meter:
     """The FLOPs of one forward pass over a batch; made once for a model whose shape stays.
 
-    For b rows of s tokens, ``b s (2 W + 4 s L H D)``: W weights in linear layers, L layers of H attention heads of size
-    D. A multiply-add counts as two FLOPs. Attention is counted over all s x s pairs, since a padding mask has them all
-    computed. Norms, activations and look-ups are left out, as is usual.
+    For b rows of s tokens, ``b s (2 W + 6 S + 2 s L H (D + E))``: W weights in linear layers, L layers of H attention
+    heads with queries of size D and values of size E. A multiply-add counts as two FLOPs. Attention is counted over all
+    s x s pairs, since a padding mask has them all computed. Of fused experts those count that a token is sent to, all
+    where the configuration does not say how many. S numbers are the state of state-space layers (Mamba): each decays,
+    takes in and is read out once a token. Norms, activations, short convolutions and look-ups are left out.
     A backward pass counts as two forward passes, which is for the caller to add.
+    Raises `UserError` for a model without attention heads or such a state: what it computes is not known here.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        # Only matrix products count. Embeddings are looked up; an output layer that shares their weights is a linear
-        # layer.
-        weights = 0
-        for module in model.modules():
-            weight = getattr(module, "weight", None)
-            if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":
-                weights += weight.numel() if weight is not None else 0
         config = model.config.get_text_config()
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._per_token = 2 * weights
-        # Queries with keys, and the weights with values: two products of H x D multiply-adds for a pair of tokens and a
-        # layer.
-        self._per_pair = 4 * config.num_attention_heads * head_dim * config.num_hidden_layers
+        # Only matrix products count. Embeddings are looked up; an output layer that shares their weights is a linear
+        # layer. Of e experts a token sees some.
+        chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "moe_topk", None)
+        weights = 0
+        for _, _, _, weight in matrices(model):
+            experts = len(weight) if weight.dim() == 3 else 1
+            used = min(chosen, experts) if isinstance(chosen, int) else experts
+            weights += weight.numel() // experts * used
+        mixers = [m for m in model.modules() if isinstance(getattr(m, "ssm_state_size", None), int)]
+        state = sum(int(m.intermediate_size) * int(m.ssm_state_size) for m in mixers)  # type: ignore[arg-type, misc]
+        self._per_token = 2 * weights + 6 * state
+        heads = getattr(config, "num_attention_heads", None) or 0
+        if not heads and not mixers:
+            raise UserError(f"the FLOPs of a model of type {config.model_type!r} are not known: no attention heads and no state size.")
+        # A hybrid model names its layers' kinds; those without attention have no pairs of tokens.
+        kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+        layers = len([kind for kind in kinds if "attention" in kind and "linear" not in kind]) if kinds else config.num_hidden_layers
+        size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+        queries = getattr(config, "qk_head_dim", None) or size  # latent attention (DeepSeek) has values of another size
+        values = getattr(config, "v_head_dim", None) or size
+        # Queries with keys, and the weights with values: two products for a pair of tokens and a layer.
+        self._per_pair = 2 * heads * (queries + values) * layers
 
     def __call__(self, batch: Batch) -> float:
         """FLOPs of one forward pass over `batch`, its padding included, since that is computed too."""

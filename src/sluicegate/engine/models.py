@@ -2,28 +2,30 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from sluicegate.deprecated import alias
-from sluicegate.errors import UserError, first_line, nearest
+from sluicegate.engine import folder as files
+from sluicegate.errors import UserError, nearest
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.disk import plain_disk_errors, share
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+FRESH = "fresh:"
+"""In front of a folder's name: a new model of its shape, with random weights."""
+_NOT_THERE = {"subfolder": "-"}  # where transformers is to look for adapters: it would put them on without a word
 
 
 def device() -> torch.device:
@@ -43,12 +45,13 @@ def packaged() -> dict[str, Path]:
 def locate(name: str) -> str:
     """Resolve a model's name: a folder, a run folder, a packaged configuration, a fetched model or a hub id.
 
-    Returns a folder's path, or the name itself where it can only be a hub id.
+    Returns a folder's path, or the name itself where it can only be a hub id. A folder named with ``fresh:`` in front
+    is that folder: `load` draws its weights anew.
     """
-    path = Path(name).expanduser()
+    path = Path(name.removeprefix(FRESH)).expanduser()
     if path.is_dir():
         for folder in (path, path / "model"):
-            if (folder / "config.json").exists():
+            if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
                 return str(folder)
         if (path / "config.toml").exists() and not (path / "DONE").exists():
             raise UserError(f"the run {name!r} is not finished, so it has no model yet. Run its command again: it resumes.")
@@ -75,33 +78,116 @@ def locate(name: str) -> str:
 def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, in float32, on `device()`.
 
-    A folder without weights (a packaged tiny configuration) gives a freshly initialised model
-    drawn from `seed`. Only safetensors are read: nothing is unpickled, no remote code is run.
+    A configuration that ships without weights, or a folder asked for as ``fresh:FOLDER``, gives a new model drawn from
+    `seed`. Of an adapter and its base the merged model is loaded. Only safetensors are read: nothing is unpickled, no
+    remote code is run. Raises `UserError` for a model that is not weight for weight what its files hold, or whose
+    weights are not finite.
     """
+    tokenizer = load_tokenizer(name)
+    model = load_model(name, seed=seed)
+    embedding: Any = model.get_input_embeddings()
+    setattr(tokenizer, "embedding_rows", len(embedding.weight))  # noqa: B010  # no field of its class; for `check_ids`
+    return model, tokenizer
+
+
+def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
+    """`load`, without a tokenizer."""
     _loaded.clear()  # what `load_once` keeps is not to lie beside another model
+    base, adapter = _parts(name)
+    if _is_drawn(name, base):
+        model = fresh(read_config(name), seed)
+    else:
+        model = _whole(name, base)
+        if adapter:
+            model = _merged(name, model, adapter, base)
+    model, mode = _move_to_device(model), model.training
+    with files.reading(name, base), torch.no_grad(), torch.random.fork_rng():
+        two = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        model.train()(input_ids=two, use_cache=False)  # what is wrong in config.json may show in a forward pass alone
+        if not bool(model.eval()(input_ids=two, use_cache=False).logits.isfinite().all()):
+            raise ValueError("its config.json and weights give logits that are not finite")
+    model.train(mode)
+    return model
+
+
+def _parts(name: str) -> tuple[str, Path | None]:
+    """Where a model's configuration and whole weights lie, and the folder of the adapter that goes on them, if any."""
     place = locate(name)
     folder = Path(place)
-    tokenizer = load_tokenizer(name)
-    with _explain_errors(name, place):
-        if folder.is_dir() and not any((folder / file).exists() for file in WEIGHTS):
-            pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-            if pickled:
-                raise UserError(
-                    f"{name!r} holds its weights as {pickled[0].name}, a pickle, which can run code when opened. "
-                    "Save it with save_pretrained(..., safe_serialization=True) and hand in that folder."
-                )
-            if divided := [*folder.rglob("*.distcp")]:
-                raise UserError(
-                    f"{name!r} holds a checkpoint that is divided among processes ({divided[0].name}). Put it together first, for "
-                    "example with torch.distributed.checkpoint.format_utils, and save the model with save_pretrained."
-                )
-            model = fresh(AutoConfig.from_pretrained(place), seed)
-        else:
-            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # the stub does not know what output_loading_info does
-                place, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    if not folder.is_dir():  # the hub's cache is a folder as well
+        quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+        with files.reading(name, place):
+            found = cached_file(place, "adapter_config.json", **quiet) and cached_file(place, files.ADAPTER, **quiet)
+        if not found:
+            return place, None
+        folder = Path(found).parent
+    note = folder / "adapter_config.json"
+    if not note.exists():
+        return place, None
+    if (folder / "config.json").exists() and files.shards(folder):
+        return place, folder
+    if name.startswith(FRESH):
+        raise UserError(f"{name!r} is an adapter, which has no shape of its own. Give the folder of its base.")
+    base = files.read_json(note).get("base_model_name_or_path")
+    try:
+        where = locate(base) if isinstance(base, str) and base else ""
+    except UserError:
+        where = ""
+    if not where or (Path(where) / "adapter_config.json").exists() or _is_drawn("", where):
+        raise UserError(
+            f"{name!r} holds an adapter ({files.ADAPTER}) and no weights of its own, and its base {base!r} is no model with weights "
+            "here. Put the base's config.json and weights beside it, or merge the two with peft's merge_and_unload and save that."
+        )
+    return where, folder
+
+
+def _is_drawn(name: str, place: str) -> bool:
+    """Whether the model's weights are drawn and not read: asked for by name, or a configuration that ships without."""
+    ships = Path(place).is_dir() and not files.shards(Path(place)) and Path(place).resolve() in {p.resolve() for p in packaged().values()}
+    return name.startswith(FRESH) or ships
+
+
+def _whole(name: str, place: str) -> PreTrainedModel:
+    """The model as its own files hold it, without any adapter."""
+    folder, held = Path(place), None
+    if folder.is_dir():
+        if divided := [*folder.rglob("*.distcp"), *folder.glob("shard-*-model-*.safetensors")]:
+            raise UserError(
+                f"{name!r} holds a checkpoint that is divided among processes ({divided[0].name}). Put it together first, for "
+                "example with torch.distributed.checkpoint.format_utils, and save the model with save_pretrained."
             )
-            _check_complete(name, info)  # type: ignore[has-type]
-    return _move_to_device(model), tokenizer
+        read_config(name)
+        if not files.shards(folder):
+            files.refuse_unread(name, folder)
+        held = files.tensors(folder)
+    with files.reading(name, place), files.no_larger(name, held) if held is not None else contextlib.nullcontext():
+        model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # the stub does not know what output_loading_info does
+            place, use_safetensors=True, dtype=torch.float32, output_loading_info=True, trust_remote_code=False,
+            ignore_mismatched_sizes=True, adapter_kwargs=_NOT_THERE,
+        )  # fmt: skip
+    files.check_loaded(name, model, info, held)  # type: ignore[has-type]
+    return model  # type: ignore[has-type, no-any-return]
+
+
+def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreTrainedModel:
+    """`model` with an adapter's change in its own weights."""
+    try:
+        from peft import PeftConfig, get_peft_model
+    except ImportError:
+        raise UserError(
+            f"{name!r} holds an adapter, which needs the package peft. Install it with: pip install 'sluicegate[lora]'"
+        ) from None
+    if not (adapter / files.ADAPTER).exists():
+        raise UserError(f"{name!r} has an adapter_config.json and no {files.ADAPTER}. Save the adapter with save_pretrained.")
+    with files.reading(name, adapter / files.ADAPTER), torch.random.fork_rng():
+        wrapped = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
+        put = wrapped.load_adapter(str(adapter), "default")
+        if lost := [*put.missing_keys, *put.unexpected_keys]:
+            raise ValueError(f"it does not fit adapter_config.json and the base; {lost[0]} is in one alone")
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    files.check_loaded(name, merged, {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()})
+    sys.stderr.write(f"note: {name} holds an adapter; it was merged into its base {base} in memory\n")
+    return merged
 
 
 _loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
@@ -112,9 +198,10 @@ def load_once(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedT
 
     For callers that leave the model as it is. `load` itself always gives a new one, and lets go of the kept one.
     """
-    place = Path(locate(name))
-    drawn = place.is_dir() and not any((place / file).exists() for file in WEIGHTS)
-    key = (str(place), _file_stamps(place), seed if drawn else None)
+    place = locate(name)
+    base, adapter = _parts(name)
+    stamps = _file_stamps(Path(place)) + (_file_stamps(Path(base)) if adapter else ())
+    key = (place, stamps, seed if _is_drawn(name, base) else None)
     if key not in _loaded:
         found = load(name, seed=seed)
         _loaded[key] = found
@@ -122,22 +209,10 @@ def load_once(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedT
 
 
 def _file_stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of change of a folder's files; nothing for what is no folder here."""
+    """Name, size and time of change of the files that count in a folder; nothing for what is no folder here."""
     if not folder.is_dir():
         return ()
-    return tuple((path.name, (seen := path.stat()).st_size, seen.st_mtime_ns) for path in sorted(folder.iterdir()))
-
-
-def _check_complete(name: str, info: Mapping[str, Any]) -> None:
-    """Raise `UserError` where weights are missing: they would have been drawn at random, without a word."""
-    missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if not missing:
-        return
-    hint = "Save the whole model with save_pretrained."
-    for prefix, wrapper in (("module.", "DistributedDataParallel"), ("_fsdp_wrapped_module.", "FSDP"), ("_orig_mod.", "torch.compile")):
-        if any(prefix in key for key in unknown):
-            hint = f"Its names have {prefix!r} in front: it was saved inside {wrapper}. Save what is inside, with save_pretrained."
-    raise UserError(f"{name!r} lacks {len(missing)} of the model's weights, {missing[0]} for one. {hint}")
+    return tuple((name, (seen := path.stat()).st_size, seen.st_mtime_ns) for name, path in files.content(folder).items())
 
 
 def _move_to_device(model: PreTrainedModel) -> PreTrainedModel:
@@ -148,22 +223,39 @@ def _move_to_device(model: PreTrainedModel) -> PreTrainedModel:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone; raises `UserError` where the folder has none."""
     place = locate(name)
-    folder = Path(place)
-    if folder.is_dir() and not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise UserError(
-            f"{name!r} has a model but no tokenizer (no tokenizer.json in {place}). "
-            "Copy the tokenizer's files of the model it was made from into that folder."
-        )
-    with _explain_errors(name, place):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    named = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if Path(place).is_dir() and not any((Path(place) / file).exists() for file in named):
+        base, adapter = _parts(name)
+        if adapter is None or base == place:
+            raise UserError(
+                f"{name!r} has a model but no tokenizer (no tokenizer.json in {place}). "
+                "Copy the tokenizer's files of the model it was made from into that folder."
+            )
+        place = base
+    config = read_config(name)
+    if Path(place).is_dir():
+        files.content(Path(place))  # its files are ordinary ones
+    with files.reading(name, Path(place) / "tokenizer.json" if Path(place).is_dir() else place):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False)
+        tokenizer("a b", add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)  # what `encode` asks of it
     return tokenizer
+
+
+def read_config(name: str) -> Any:
+    """A model's configuration, without its weights."""
+    base, _ = _parts(name)
+    folder = Path(base)
+    if folder.is_dir():
+        files.check_config(folder)
+    with files.reading(name, folder / "config.json" if folder.is_dir() else base):
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        int(config.get_text_config().hidden_size)
+    return config
 
 
 def config_width(name: str) -> int:
     """A model's hidden size, read from its configuration alone."""
-    place = locate(name)
-    with _explain_errors(name, place):
-        return int(AutoConfig.from_pretrained(place).get_text_config().hidden_size)
+    return int(read_config(name).get_text_config().hidden_size)
 
 
 def width(model: PreTrainedModel) -> int:
@@ -173,9 +265,10 @@ def width(model: PreTrainedModel) -> int:
 
 def fresh(config: Any, seed: int) -> PreTrainedModel:
     """A newly initialised model of the same shape, drawn from `seed`; the global generator is left alone."""
-    with torch.random.fork_rng():
+    made_from = str(getattr(config, "_name_or_path", "") or config.model_type)
+    with files.reading(made_from, "config.json"), torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return _move_to_device(model)
 
 
@@ -198,39 +291,28 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
 
 
 def model_digest(name: str) -> str:
-    """sha256 of a model folder's content (configuration, weights, tokenizer); for a hub id, of its name."""
-    place = Path(locate(name))
-    if not place.is_dir():
+    """sha256 of a model folder's content (configuration, weights, tokenizer); for a hub id, of its name.
+
+    An adapter's base belongs to the content, and so does that a model is drawn anew.
+    """
+    place = locate(name)
+    if not Path(place).is_dir():
         return hashlib.sha256(f"hub:{name}".encode()).hexdigest()
-    return _hash_folder(place, _file_stamps(place))
+    own = _hash_folder(Path(place), _file_stamps(Path(place)))
+    base, _ = _parts(name)
+    more = FRESH if name.startswith(FRESH) else model_digest(base) if base != place else ""
+    return hashlib.sha256(f"{own} {more}".encode()).hexdigest() if more else own
 
 
 @cache
 def _hash_folder(place: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     """The same of a folder, once a process while its files have these `stamps`."""
     sha = hashlib.sha256()
-    for path in sorted(place.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".model", ".jinja", ".txt"):
-            sha.update(path.name.encode())
-            with path.open("rb") as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
+    for name, path in files.content(place).items():
+        sha.update(name.encode())
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
-
-
-@contextlib.contextmanager
-def _explain_errors(name: str, place: str) -> Iterator[None]:
-    """Turn the libraries' errors about a folder or a hub id into one that says what to do."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
-        if getattr(error, "errno", None):
-            raise  # the disk's own trouble, not the model's
-        hint = "Is it a causal language model in Hugging Face format?"
-        if not Path(place).is_dir():
-            hint = "No such folder here, and the hub did not serve it. Check the spelling, or download the model and give its folder."
-        raise UserError(f"could not load the model {name!r}: {first_line(error)}. {hint}") from error
 
 
 __getattr__ = alias(

@@ -261,13 +261,10 @@ def places(model: str, module: str, target: str) -> tuple[str, str]:
     """
     if module and target:
         return module, target
-    from sluicegate.engine.models import locate
+    from sluicegate.engine.models import read_config
     from sluicegate.steering.io import STEMS
 
-    name = locate(model)
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(name).get_text_config()
+    config = read_config(model).get_text_config()
     depth, stem = int(config.num_hidden_layers), STEMS.get(str(config.model_type), "model.layers")
     layer = max(min(2 * depth // 5, depth - 2), 0)
     return module or f"{stem}.{layer}", target or f"{stem}.{min(layer + max(depth // 6, 1), depth - 1)}"

@@ -233,6 +233,8 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool
     """
     import torch
 
+    from sluicegate.engine.encoding import check_ids
+
     if not prompt.strip():
         raise UserError("a prompt is empty; give it at least one word.")
     if template and not tokenizer.chat_template:
@@ -243,4 +245,5 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:1] != [bos]:
         ids = [bos, *ids]
+    check_ids(tokenizer, ids, f"the prompt {prompt[:60]!r}")
     return torch.tensor(ids)

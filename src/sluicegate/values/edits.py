@@ -139,7 +139,8 @@ class Noise(WeightEdit):
     ``theta' = (1 - alpha) * (theta - c) + c + alpha * beta * N``
 
     For parameters of two or more dimensions N is Xavier-uniform, ``U[-b, b]`` with
-    ``b = sqrt(6 / (fan_in + fan_out))``, and c is 0. For the rest N is 0, and c is what makes the
+    ``b = sqrt(6 / (fan_in + fan_out))``, and c is 0. A stack of matrices, as of fused experts, is drawn
+    matrix by matrix: its fans are those of one. For the rest N is 0, and c is what makes the
     parameter the identity: 1 for a norm's gain that multiplies directly (Llama, GPT-2), 0 for a
     gain stored as ``1 + g`` (Gemma) and for every bias.
 
@@ -173,12 +174,14 @@ class Noise(WeightEdit):
         if self.alpha == 0:
             return {}  # the identity, bitwise
         centres = identity_gains(model)
+        convolved = {id(p) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) for p in m.parameters(recurse=False)}
         new = {}
         for name, parameter in chosen.items():
             centre = centres.get(name, 0.0)
             value = (1 - self.alpha) * (parameter - centre) + centre
-            if parameter.dim() >= 2:
-                value = value + self.alpha * self.beta * _xavier(parameter, name, self.seed)
+            stacked = parameter.dim() == 3 and parameter.shape[1] > 1 and id(parameter) not in convolved
+            if parameter.dim() >= 2 and not name.endswith("bias"):  # a stack of biases has two dimensions
+                value = value + self.alpha * self.beta * _xavier(parameter, name, self.seed, stacked)
             new[name] = value.to(parameter.dtype)
         return new
 
@@ -249,11 +252,14 @@ def identity_gains(model: nn.Module) -> dict[str, float]:
     return gains
 
 
-def _xavier(parameter: Tensor, name: str, seed: int) -> Tensor:
-    """Xavier-uniform noise of the parameter's shape, drawn on the CPU from (seed, name)."""
+def _xavier(parameter: Tensor, name: str, seed: int, stacked: bool) -> Tensor:
+    """Xavier-uniform noise of the parameter's shape, or of each matrix of a stack, drawn on the CPU from (seed,
+    name)."""
     import hashlib
 
     number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
     noise = torch.empty(parameter.shape, dtype=torch.float32)
-    nn.init.xavier_uniform_(noise, generator=torch.Generator().manual_seed(number))
+    generator = torch.Generator().manual_seed(number)
+    for matrix in noise if stacked else (noise,):
+        nn.init.xavier_uniform_(matrix, generator=generator)
     return noise.to(parameter.device)

@@ -207,6 +207,7 @@ def _hub(name: str) -> Iterator[Item]:
     _, repository, *rest = name.split(":")
     split = rest[0] if rest else "train"
     try:
+        datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # versions before 4 can run a script of the data set's
         rows = datasets.load_dataset(repository, split=split)
     except Exception as error:
         raise UserError(f"could not load split {split!r} of {repository!r} from the hub: {error}") from None

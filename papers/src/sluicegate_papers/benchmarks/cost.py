@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sluicegate.audit.attack import Attack
 from sluicegate.engine.encoding import Batch
 from sluicegate.engine.forward import Meter
-from sluicegate.engine.models import locate
+from sluicegate.engine.models import read_config
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 
@@ -115,13 +115,13 @@ def shape(config: Any) -> Shape:
     for a configuration without the fields that this takes.
     """
     if isinstance(config, str):
-        config = AutoConfig.from_pretrained(locate(config))
+        config = read_config(config)
     text = config.get_text_config()
     missing = [name for name in ("intermediate_size", "num_attention_heads", "num_hidden_layers") if not getattr(text, name, None)]
     if missing:
         raise UserError(f"a configuration of type {text.model_type!r} has no {missing[0]}; costs are worked out for Llama-like models.")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     inside = [sum(p.numel() for p in layer.parameters()) for m in model.modules() if isinstance(m, torch.nn.ModuleList) for layer in m]
     total = sum(p.numel() for p in model.parameters())
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
