@@ -79,7 +79,7 @@ class New:
         path = folder / "deck.md"
         name = json.dumps(folder.resolve().name)[1:-1]
         try:
-            with path.open("x", encoding="utf-8") as out:
+            with path.open("x", encoding="utf-8", errors="backslashreplace") as out:
                 out.write(STARTER.replace("{name}", name).replace("{folder}", str(folder)).replace("{program}", program()))
         except FileExistsError:
             raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another folder.") from None

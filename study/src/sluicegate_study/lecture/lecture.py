@@ -14,6 +14,7 @@ from pathlib import Path
 from sluicegate_study.deck.cards import Card, Problem
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.errors import UserError
+from sluicegate_study.files import read_text
 
 HEAD = """\
 # Claims of {name}. Yours to edit until you have read them: merge, split, reword, reorder, remove.
@@ -273,11 +274,4 @@ def read_claims(text: str, path: str) -> list[Claim]:
 
 def read_notes(path: Path) -> str:
     """The text of the notes. Raises `UserError` where there are none, or they are not UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"no notes {str(path)!r}: expected a text file, in Markdown or plain.") from None
-    except IsADirectoryError:
-        raise UserError(f"{str(path)!r} is a folder: expected one file of notes.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{str(path)!r} is not UTF-8 (byte {error.start}): save it as UTF-8.") from None
+    return read_text(path, "the notes")
