@@ -15,6 +15,8 @@ from sluicegate_study.formatting import format_count
 
 BRACKET = re.compile(r"\\[\[\]\\]|!\[\[[^\[\]\n]*+\]\]|!\[[^\[\]]*+\]|\[|\]")
 """In a cloze text: an escape, the head of a picture (left alone), or a bracket."""
+_INSIDE = re.compile(rf"`[^`\n]*+`|{BRACKET.pattern}")
+"""The same within a deletion, where brackets in code are code."""
 MOST = 500
 """Deletions that a text may have: each is a question that repeats the text."""
 LONGEST = 100_000
@@ -78,7 +80,8 @@ class Card:
             return [Question(key, self.question, self.answer, self)]
         # The text is taken apart once: before, within, between, ... and after the deletions, plain brackets taken off.
         cuts = [0, *(place for start, end in find_deletions(self.question) for place in (start, end)), len(self.question)]
-        pieces = [_strip_brackets(self.question[start:end]) for start, end in itertools.pairwise(cuts)]
+        spans = enumerate(itertools.pairwise(cuts))
+        pieces = [_strip_brackets(self.question[start:end], _INSIDE if n % 2 else BRACKET) for n, (start, end) in spans]
         plain, ends = "".join(pieces), list(itertools.accumulate(map(len, pieces)))
         return [
             Question(key if n == 1 else f"{key}#{n}", f"{plain[: ends[at - 1]]}[...]{plain[ends[at] :]}", pieces[at], self, n)
@@ -276,7 +279,9 @@ def find_deletions(text: str) -> list[tuple[int, int]]:
     none."""
     spans: list[tuple[int, int]] = []
     opened = -1
-    for found in BRACKET.finditer(text):
+    place = 0
+    while found := (_INSIDE if opened >= 0 else BRACKET).search(text, place):
+        place = found.end()
         if found[0] == "[":
             if opened >= 0:
                 raise UserError(f"a [ within [{text[opened + 1 : found.start()]}: expected its ] first; a plain bracket is written \\[")
@@ -302,8 +307,8 @@ def replace_line(entry: Entry, path: str, line: int) -> Entry:
     return dataclasses.replace(entry, path=path, line=line)
 
 
-def _strip_brackets(text: str) -> str:
-    return BRACKET.sub(lambda found: found[0][1:] if found[0][0] == "\\" else "" if len(found[0]) == 1 else found[0], text)
+def _strip_brackets(text: str, brackets: re.Pattern[str]) -> str:
+    return brackets.sub(lambda found: found[0][1:] if found[0][0] == "\\" else "" if len(found[0]) == 1 else found[0], text)
 
 
 def _hash(*parts: str) -> str:

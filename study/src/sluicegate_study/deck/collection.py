@@ -40,6 +40,9 @@ def load_deck(path: str | Path) -> Deck:
         file, more = read_markdown(text, str(found))
         files.append(file)
         problems += [*wrong, *more]
+    if not problems and not any(file.entries for file in files):
+        expected = "expected lines that begin with Q:, C:, T: or B:. Another program's file: deck import"
+        problems.append(Problem(files[0].path, 1, f"no entry {'in it' if len(files) == 1 else 'in any file'}: {expected}", "warning"))
     return make_deck(root.stem if root.is_file() else root.resolve().name, files, problems)
 
 
