@@ -3,6 +3,7 @@ of JSON."""
 
 import getpass
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,23 @@ def parse(cls: type[Any], verb: str, words: Sequence[str]) -> Any:
 
 def simple(name: str, cls: type[Any], summary: str) -> Verb:
     """Make the verb of a frozen dataclass whose fields are its options and whose method `run` does it."""
-    return Verb(name, summary, lambda words: int(parse(cls, name, words).run()))
+    return Verb(name, summary, lambda words: _run(cls, name, words))
+
+
+def _run(cls: type[Any], verb: str, words: Sequence[str]) -> int:
+    """Read the options and do it. What the system says of a path becomes one line that names it; text that cannot be
+    printed is written out."""
+    if any("\0" in word for word in words):
+        raise UserError(f"{verb}: a NUL character in an option: expected text without one.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return int(parse(cls, verb, words).run())
+    except OSError as error:
+        if not error.filename or isinstance(error, BrokenPipeError):
+            raise
+        place = str(error.filename2 or error.filename)
+        raise UserError(f"{place[:200]!r}: {str(error.strerror).lower()}. Choose another place, or see who may use this one.") from None
 
 
 def several(name: str, summary: str, actions: Mapping[str, type[Any]], more: Callable[[], str]) -> Verb:
@@ -60,7 +77,7 @@ def several(name: str, summary: str, actions: Mapping[str, type[Any]], more: Cal
             return 0
         if words[0] not in actions:
             raise UserError(f"{name} has no {words[0]!r}. There are: {nearest(words[0], list(actions), most=9)}.")
-        return int(parse(actions[words[0]], f"{name} {words[0]}", words[1:]).run())
+        return _run(actions[words[0]], f"{name} {words[0]}", words[1:])
 
     return Verb(name, summary, call)
 
@@ -80,8 +97,8 @@ def parse_time(text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         time = datetime.min
-    if time.tzinfo is None:
-        raise UserError(f"--now is {text!r}: expected a time with its zone, as 2026-11-22T19:00:00Z.")
+    if time.tzinfo is None or not 1970 <= time.year < 3000:
+        raise UserError(f"--now is {text!r}: expected a time from 1970 to 2999 with its zone, as 2026-11-22T19:00:00Z.")
     return time.astimezone(UTC)
 
 

@@ -1,7 +1,9 @@
-"""How texts and numbers are printed: control characters escaped, counts with their nouns; NaN as null for JSON."""
+"""How texts are rewritten and numbers printed: spans replaced, control characters escaped, counts with their nouns; NaN
+as null for JSON."""
 
 import math
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 
@@ -36,3 +38,12 @@ def nan_to_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [nan_to_none(inside) for inside in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def replace_spans(text: str, opens: str, closes: str, replaced: Callable[[str], str]) -> str:
+    """The text with what stands from each opening to the next closing replaced; what never closes stays."""
+    parts, place = [], 0
+    while (start := text.find(opens, place)) >= 0 and (end := text.find(closes, start + len(opens))) >= 0:
+        parts += [text[place:start], replaced(text[start + len(opens) : end])]
+        place = end + len(closes)
+    return "".join([*parts, text[place:]])

@@ -236,3 +236,80 @@ def test_a_question_without_its_answer_is_counted_not_lost_in_silence(tmp_path):
     (tmp_path / "qb.json").write_text(json.dumps({"tossups": rows}))
     got = read_foreign(tmp_path / "qb.json")
     assert (len(got.file.entries), got.skipped) == (1, 2)
+
+
+def anki(tmp_path, *notes, cards=(), models=None):
+    """A package with cards, in which each note is (kind, fields): 1 of two fields, 2 cloze, 3 asked both ways."""
+    side = [{"qfmt": "{{Front}}"}, {"qfmt": "{{#Reverse}}{{Back}}{{/Reverse}}"}]
+    flds = [{"name": "Front"}, {"name": "Back"}]
+    known = models or {"1": {"type": 0, "flds": flds, "tmpls": side[:1]}, "2": {"type": 1}, "3": {"type": 0, "flds": flds, "tmpls": side}}
+    schema = f"update col set models = '{json.dumps(known)}'; create table cards (nid, ord, queue);" + "".join(
+        f"insert into cards values {card};" for card in cards
+    )
+    rows = [(f"g{n}", kind, "", text) for n, (kind, text) in enumerate(notes, 1)]
+    return read_foreign(package(tmp_path / "x.apkg", collection(rows, schema)))
+
+
+@pytest.mark.parametrize(
+    ("field", "texts"),
+    [
+        ("Nested {{c1::outer {{c2::inner}} text}}.", ["Nested [outer inner text].", "Nested outer [inner] text."]),
+        ("{{c1::a {{c1::b}}}} and {{c2,3::c::hint}}", None),
+        ("multi {{c1,2::both}} and {{c2::second::hint}}", ["multi [both] and [second]"]),
+        ("array[0] {{c1::x[1]}}", ["array\\[0\\] [x\\[1\\]]"]),
+        ("empty {{c1::}} cloze", None),
+        ("open {{c1::a", None),
+        ("{{c1::image-occlusion:rect:left=.1:oi=1}}<br>", None),
+    ],
+)
+def test_cloze_notes_of_every_kind_are_read_or_named(tmp_path, field, texts):
+    got = anki(tmp_path, (2, f"{field}\x1fextra"), (1, "q\x1fa"))
+    assert [card.question for card in got.file.entries] == [*(texts or []), "q"]
+    assert [said.startswith("note g1") for said in got.left_out] == ([] if texts else [True])
+    assert read_markdown(write_markdown(got.file))[0] == got.file
+
+
+def test_a_note_that_is_asked_both_ways_gives_two_cards(tmp_path):
+    cards = [(1, 0, 0), (1, 1, 0), (2, 0, -1), (3, 0, 0), (3, 1, 0)]
+    got = anki(tmp_path, (3, "Hund\x1fdog"), (3, "Katze\x1fcat"), (1, "one\x1ftwo"), cards=cards)
+    assert [(card.question, card.answer) for card in got.file.entries] == [
+        ("Hund", "dog"),
+        ("dog", "Hund"),
+        ("Katze", "cat"),
+        ("one", "two"),
+    ]
+    assert got.lost == "1 suspension, 1 note's second card"
+
+
+def test_tables_and_formulas_of_a_field():
+    assert strip_html("<table><tr><td>a</td><td>b</td></tr></table>") == "a | b"
+    assert strip_html("\\(a\nb\\) [$]x[/$] [latex]y[/latex] <anki-mathjax>z</anki-mathjax> \\( open") == "$a b$ $x$ $y$ $z$ \\( open"
+    assert strip_html("a<!-- b > c -->d &#99999999999; [sound:x[1].mp3]") == "ad \ufffd .mp3]"
+
+
+def test_json_of_other_forms(tmp_path, capsys):
+    row = {"question": "Name it (*) now.", "answer": "<b><u>X</u></b>"}
+    (tmp_path / "bom.json").write_text("\ufeff" + json.dumps({"tossups": [row]}), encoding="utf-8")
+    (tmp_path / "lines.json").write_text(f"{json.dumps(row)}\n\n{json.dumps(row | {'answer': 'Y'})}\n{json.dumps(row)}\n")
+    assert len(read_foreign(tmp_path / "bom.json").file.entries) == 1
+    got = read_foreign(tmp_path / "lines.json")
+    assert [entry.answer for entry in got.file.entries] == ["**X**", "Y"]
+    assert got.left_out == ("question 3 (Name it (*) now.): it is there twice",)
+    qanta = {
+        "text": "First. For 10 points, name it.",
+        "answer": "Felis catus",
+        "page": "Cat_(animal)",
+        "qanta_id": 7,
+        "category": "Science",
+    }
+    (tmp_path / "qanta.json").write_text(json.dumps({"questions": [qanta, {"text": "Clue.", "page": "Dog", "answer": ""}]}))
+    got = read_foreign(tmp_path / "qanta.json")
+    assert [(entry.answer, entry.id) for entry in got.file.entries] == [("Felis catus [or Cat]", "qb-qanta7"), ("Dog", "")]
+    assert main(["deck", "import", str(tmp_path / "lines.json"), str(tmp_path / "deck")]) == 0
+    assert "left out: question 3" in capsys.readouterr().out
+
+
+def test_a_text_that_utf_8_does_not_know_is_written_out(tmp_path):
+    (tmp_path / "x.json").write_text('{"question": "Name \\ud800 it.", "answer": "X"}')
+    assert main(["deck", "import", str(tmp_path / "x.json"), str(tmp_path / "deck")]) == 0
+    assert "\\ud800" in (tmp_path / "deck" / "x.md").read_text()

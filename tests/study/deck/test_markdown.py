@@ -4,7 +4,7 @@ are."""
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from sluicegate_study.deck.cards import Deck, find_deletions
+from sluicegate_study.deck.cards import Card, Deck, DeckFile, find_deletions
 from sluicegate_study.deck.collection import load_deck, make_deck, save_file
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
 from sluicegate_study.errors import UserError
@@ -63,7 +63,7 @@ def test_a_written_file_is_read_as_it_was(file):
 
 def test_everything_in_one_file():
     file, problems = read_markdown(WHOLE, "x.md")
-    assert problems == []
+    assert [(p.line, p.severity, "after ---" in p.message) for p in problems] == [(25, "warning", True)]
     score, product, weights, tossup, bonus = file.entries
     assert (file.head.deck, score.id, score.topic, score.angle, score.needs) == (
         "attention",
@@ -145,6 +145,18 @@ def test_a_mistake_is_named_and_the_rest_is_read(text, line, said, kept):
         ("question: two\nQ: two\nA: 2\n", 1, "expected Q:"),
         ("+++\ncolour = 'x'\n+++\n", 1, "colour"),
         ("Q: two\nA: 2\nT: x\nANSWER: y", 1, "a blank line"),
+        ("Q: two\nA: 2\ntags: x\n", 3, "read as text"),
+        ("C: [two]\ndeck: x\n", 2, "read as text"),
+        ("Q: two\nid: x\nA: 2\n", 2, "after all other lines"),
+        ("Q: two\nA: 2\nq: three\n", 3, "begin something new"),
+        ("Q: two\nA: 2\nQ : three\n", 3, "begin something new"),
+        ("Q: two\nA: 2\n\nanswer: three\n", 4, "begin something new"),
+        ("Q: two\nA: 2\n---\n\nlost\nlost\n\nQ: three\nA: 3", 5, "belongs to no entry"),
+        ("Q: two\nA:\n```\ncode\n\nQ: three\nA: 3", 3, "never closes"),
+        ("Q: two\nA:\n```\nQ: three\n```\n", 4, "in a code fence"),
+        ("What is a cell::basic unit of life\n", 1, "outside of an entry"),
+        ("Multi\n?\nline\n", 2, "outside of an entry"),
+        ("The ==mitochondrion== makes ATP\n", 1, "outside of an entry"),
     ],
 )
 def test_what_may_be_meant_otherwise_is_warned_of(text, line, said):
@@ -218,3 +230,63 @@ def test_a_misspelt_attribute_beneath_an_answer_line_is_named():
     assert [(p.line, p.severity) for p in problems] == [(3, "warning")]
     assert "kategory" in problems[0].message
     assert len(file.entries) == 1
+
+
+def test_code_in_a_card_may_hold_what_looks_like_a_tag():
+    text = "Q: What does it print?\nA: Three lines:\n```\na\n---\nB: x\n```\nid: x\n\nC: In Python, [`x[0]`] is [first]."
+    file, problems = read_markdown(text)
+    assert [(p.line, p.severity) for p in problems] == [(6, "warning")]
+    card, cloze = file.entries
+    assert card.answer == "Three lines:\n```\na\n---\nB: x\n```"
+    assert card.id == "x"
+    assert [(q.prompt, q.answer) for q in cloze.questions()] == [
+        ("In Python, [...] is first.", "`x[0]`"),
+        ("In Python, `x[0]` is [...].", "first"),
+    ]
+
+
+@pytest.mark.parametrize("answer", ["```\nopen", "x\n```\nopen", "```\na\n---\n```", "```", "~~~\n```\n~~~", "a\n\\```", "`````"])
+def test_a_fence_that_never_closes_ends_with_its_card(answer):
+    file = DeckFile(entries=(Card("q", answer, id="a"), Card("r", answer, id="b"), Card("s", "```\ncode\n```")))
+    assert read_markdown(write_markdown(file))[0] == file
+
+
+def test_terms_of_hashcards_are_asked_both_ways():
+    text = "T: gneiss\nD: A banded rock.\nid: g\n\nT: lithification\nD: Sediment turned\ninto rock.\n\nQ: next?\nA: yes it is\n"
+    file, problems = read_markdown(text)
+    assert problems == []
+    assert [(card.id, card.question) for card in file.entries] == [
+        ("g", "gneiss"),
+        ("g-term", "A banded rock."),
+        ("", "lithification"),
+        ("", "Sediment turned\ninto rock."),
+        ("", "next?"),
+    ]
+    assert file.entries[1].answer == "gneiss"
+    assert read_markdown("T: gneiss\nD:\n")[1][0].message.startswith("D: is empty")
+
+
+def test_a_letter_in_two_forms_is_one_letter():
+    deck = make_deck("d", [read_markdown("Q: one\nA: 1\nid: cafe\u0301\n\nQ: two\nA: 2\nneeds: caf\u00e9\n")[0]])
+    assert deck.problems == ()
+    assert deck.cards[1].needs == ("caf\u00e9",)
+
+
+def test_a_file_of_another_kind_says_what_was_expected(tmp_path):
+    (tmp_path / "x.md").write_text("# Notes\n\nOnly prose.\n")
+    assert ["expected lines that begin with Q:" in p.message for p in load_deck(tmp_path).problems] == [True]
+
+
+def test_limits_are_said():
+    (problem,) = read_markdown("C: " + "[a]" * 501)[1]
+    assert "501 deletions in one text: expected 500" in problem.message
+    assert len(make_deck("d", [read_markdown("C: " + "[a]" * 500)[0]]).questions()) == 500
+    assert "100,000 at most" in read_markdown("Q: x\nA: " + "x" * 100_000)[1][0].message
+
+
+def test_a_cloze_text_is_asked_with_plain_brackets_and_pictures_kept():
+    (card,) = read_markdown("C: \\[a\\] ![x](y.png) [b\\[1\\]] and [c] ![[z.png]]")[0].entries
+    assert [(q.prompt, q.answer) for q in card.questions()] == [
+        ("[a] ![x](y.png) [...] and c ![[z.png]]", "b[1]"),
+        ("[a] ![x](y.png) b[1] and [...] ![[z.png]]", "c"),
+    ]

@@ -138,3 +138,13 @@ def test_notes_that_cannot_be_read(tmp_path):
     for path, said in ((tmp_path / "no", "no notes"), (tmp_path, "folder"), (tmp_path / "x", "UTF-8")):
         with pytest.raises(UserError, match=said):
             read_notes(path)
+
+
+def test_what_leans_on_the_sentence_before_stays_with_it():
+    text = "What does CTLA-4 do? It outcompetes CD28 for B7. AIRE lets cells express proteins.\n\n- It begins a list.\n"
+    split = split_notes(text)
+    assert [claim.text for claim in split.claims] == [
+        "What does CTLA-4 do? It outcompetes CD28 for B7.",
+        "AIRE lets cells express proteins.",
+    ]
+    assert [(line, why.startswith("begins with It")) for line, why, _ in split.left_out] == [(3, True)]

@@ -80,3 +80,11 @@ def test_formulas_are_judged_as_they_are_written(answer, given):
 )
 def test_other_formulas_are_rejected(answer, given):
     assert judge_blank(Blank(0, 0, answer, True), given) == "reject"
+
+
+@pytest.mark.parametrize("term", ["CD8", "CTLA-4", "H2O", "3.5", "1,000", "IL-2Rα", "T4/T8"])
+def test_a_blank_is_a_whole_term(term):
+    found = [blank.answer for blank in find_blanks(Claim("c1", f"The cell binds {term} class I molecules."))]
+    assert term in found
+    assert all(f" {answer} " in " The cell binds " + term + " class I molecules " for answer in found)
+    assert "I" not in found

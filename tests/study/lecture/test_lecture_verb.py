@@ -138,7 +138,7 @@ def test_notes_without_claims_are_refused(tmp_path, monkeypatch, capsys):
     assert lecture(path, monkeypatch, 1) == 2
     assert "2 text(s) left out" in " ".join(capsys.readouterr().err.split())
     assert [p.name for p in tmp_path.iterdir()] == ["x.md"]
-    path.write_text("It is so, as it was.\n")
+    path.write_text("So it is, as it was.\n")
     assert lecture(path, monkeypatch, 1) == 2
     assert "has no word that could be hidden" in " ".join(capsys.readouterr().err.split())
 

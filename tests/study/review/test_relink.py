@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sluicegate_study.deck.cards import Card, DeckFile
-from sluicegate_study.deck.collection import make_deck
+from sluicegate_study.deck.collection import load_deck, make_deck
 from sluicegate_study.deck.log import Event, Log
 from sluicegate_study.review.memory import Memory
 from sluicegate_study.review.relink import find_links, make_seen_event
+from sluicegate_study.review.sitting import Sitting
 
 START = datetime(2026, 11, 22, 19, tzinfo=UTC)
 FILES = ("labelled_cards.tsv", "labelled_cards_fresh.tsv")
@@ -121,3 +122,33 @@ def test_a_card_that_two_could_be_is_left_alone():
     old = deck([("What does the left hand of the player do?", "It plays")])
     two = deck([("What does the left hand of the player do!", "It plays"), ("What does the left hand of the player do.", "It plays")])
     assert find_links(two, log_of(old)) == []
+
+
+def open_review(folder, file, text):
+    """Begin a review of a deck of one file and end it again."""
+    for old in folder.glob("*.md"):
+        old.unlink()
+    (folder / file).write_text(text, encoding="utf-8")
+    sitting = Sitting(load_deck(folder), folder / "log.jsonl", "x", root=str(folder))
+    return sitting, sitting.relink(START + timedelta(days=1))
+
+
+def test_each_edit_is_compared_with_the_text_that_was_seen_last(tmp_path):
+    chain = [
+        ("a.md", "Q: Which enzyme unwinds the double helix at the replication fork?\nA: Helicase\n"),
+        ("a.md", "Q: Which enzyme opens up the double helix at the replication fork?\nA: Helicase\n"),
+        ("a.md", "Q: Which enzyme opens up the double helix at a replication fork (DNA)?\nA: Helicase\n"),
+        ("b.md", "Q: Which enzyme opens up the double helix at a replication fork (DNA)?\nA: Helicase\n"),
+        ("b.md", "Q: What enzyme of bacteria opens up the double helix at a replication fork (DNA)?\nA: Helicase\n"),
+        ("b.md", "Q: What enzyme of bacteria opens up the double helix at a replication fork (DNA)?\nA: Helicase\nid: hel\n"),
+        ("c.md", "Q: What enzyme of bacteria opens up the double helix at a replication fork (DNA)?\nA: Helicase\nid: hel\n"),
+        ("c.md", "Q: What enzyme of the bacteria opens up the helix at a replication fork (DNA)?\nA: Helicase\nid: helicase\n"),
+    ]
+    sitting, _ = open_review(tmp_path, *chain[0])
+    sitting.answer(sitting.next(START).question, 3, START)
+    for file, text in chain[1:]:
+        sitting, _ = open_review(tmp_path, file, text)
+        assert list(sitting.queue.memory.states) == list(sitting.queue.questions), text
+    size = (tmp_path / "log.jsonl").stat().st_size
+    assert open_review(tmp_path, *chain[-1])[1] == []
+    assert (tmp_path / "log.jsonl").stat().st_size == size  # nothing new was seen

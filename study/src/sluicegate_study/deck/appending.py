@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 from filelock import lock_descriptor
 
+from sluicegate_study.errors import UserError
+
 
 @contextmanager
 def open_locked(path: Path) -> Iterator[BinaryIO]:
@@ -16,6 +18,8 @@ def open_locked(path: Path) -> Iterator[BinaryIO]:
 
     At the end all that was added is on the disk, and the lock goes with the open file, however the program ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{str(path)!r} is a folder, a device or a pipe: expected a file, there or not. Choose another one.")
     with path.open("a+b") as file:
         lock_descriptor(file.fileno(), poll_interval=0.01)
         yield file

@@ -2,17 +2,25 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from sluicegate_study.errors import UserError
 from sluicegate_study.formatting import format_count
 
-BRACKET = re.compile(r"\\[\[\]\\]|!\[[^\]]*\]|\[|\]")
+BRACKET = re.compile(r"\\[\[\]\\]|!\[\[[^\[\]\n]*+\]\]|!\[[^\[\]]*+\]|\[|\]")
 """In a cloze text: an escape, the head of a picture (left alone), or a bracket."""
+_INSIDE = re.compile(rf"`[^`\n]*+`|{BRACKET.pattern}")
+"""The same within a deletion, where brackets in code are code."""
+MOST = 500
+"""Deletions that a text may have: each is a question that repeats the text."""
+LONGEST = 100_000
+"""Characters that an entry may have."""
 MARK = "(*)"
 
 
@@ -67,18 +75,17 @@ class Card:
 
     def questions(self) -> list[Question]:
         """What is asked: one, or one for each deletion. The first has the card's key, the others key#2, key#3, ..."""
+        key = self.key
         if self.kind == "basic":
-            return [Question(self.key, self.question, self.answer, self)]
-        spans = find_deletions(self.question)
+            return [Question(key, self.question, self.answer, self)]
+        # The text is taken apart once: before, within, between, ... and after the deletions, plain brackets taken off.
+        cuts = [0, *(place for start, end in find_deletions(self.question) for place in (start, end)), len(self.question)]
+        spans = enumerate(itertools.pairwise(cuts))
+        pieces = [_strip_brackets(self.question[start:end], _INSIDE if n % 2 else BRACKET) for n, (start, end) in spans]
+        plain, ends = "".join(pieces), list(itertools.accumulate(map(len, pieces)))
         return [
-            Question(
-                self.key if n == 1 else f"{self.key}#{n}",
-                _hide_deletion(self.question, span),
-                _strip_brackets(self.question[span[0] + 1 : span[1]]),
-                self,
-                n,
-            )
-            for n, span in enumerate(spans, 1)
+            Question(key if n == 1 else f"{key}#{n}", f"{plain[: ends[at - 1]]}[...]{plain[ends[at] :]}", pieces[at], self, n)
+            for n, at in enumerate(range(1, len(pieces), 2), 1)
         ]
 
 
@@ -236,7 +243,11 @@ class Deck:
 
     def head_of(self, entry: Entry) -> Head:
         """The front matter of the file an entry stands in."""
-        return next((file.head for file in self.files if any(entry is other for other in file.entries)), Head())
+        return self._heads.get(id(entry), Head())
+
+    @cached_property
+    def _heads(self) -> dict[int, Head]:
+        return {id(entry): file.head for file in reversed(self.files) for entry in file.entries}
 
     def to_json(self) -> dict[str, Any]:
         """The deck as plain lists and dictionaries; `from_json` gives an equal deck."""
@@ -268,7 +279,9 @@ def find_deletions(text: str) -> list[tuple[int, int]]:
     none."""
     spans: list[tuple[int, int]] = []
     opened = -1
-    for found in BRACKET.finditer(text):
+    place = 0
+    while found := (_INSIDE if opened >= 0 else BRACKET).search(text, place):
+        place = found.end()
         if found[0] == "[":
             if opened >= 0:
                 raise UserError(f"a [ within [{text[opened + 1 : found.start()]}: expected its ] first; a plain bracket is written \\[")
@@ -282,6 +295,8 @@ def find_deletions(text: str) -> list[tuple[int, int]]:
             opened = -1
     if opened >= 0:
         raise UserError(f"no ] after [{text[opened + 1 : opened + 21]}: expected [deletion]; a plain bracket is written \\[")
+    if len(spans) > MOST:
+        raise UserError(f"{len(spans)} deletions in one text: expected {MOST} at most. Make several texts of it.")
     if not spans:
         raise UserError("no deletion: expected at least one [deletion] in the text after C:")
     return spans
@@ -292,13 +307,8 @@ def replace_line(entry: Entry, path: str, line: int) -> Entry:
     return dataclasses.replace(entry, path=path, line=line)
 
 
-def _hide_deletion(text: str, span: tuple[int, int]) -> str:
-    """The text with one deletion hidden and the brackets of the others taken off."""
-    return _strip_brackets(text[: span[0]]) + "[...]" + _strip_brackets(text[span[1] + 1 :])
-
-
-def _strip_brackets(text: str) -> str:
-    return BRACKET.sub(lambda found: found[0][1:] if found[0][0] == "\\" else "" if len(found[0]) == 1 else found[0], text)
+def _strip_brackets(text: str, brackets: re.Pattern[str]) -> str:
+    return brackets.sub(lambda found: found[0][1:] if found[0][0] == "\\" else "" if len(found[0]) == 1 else found[0], text)
 
 
 def _hash(*parts: str) -> str:

@@ -79,7 +79,7 @@ class New:
         path = folder / "deck.md"
         name = json.dumps(folder.resolve().name)[1:-1]
         try:
-            with path.open("x", encoding="utf-8") as out:
+            with path.open("x", encoding="utf-8", errors="backslashreplace") as out:
                 out.write(STARTER.replace("{name}", name).replace("{folder}", str(folder)).replace("{program}", program()))
         except FileExistsError:
             raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another folder.") from None
@@ -135,11 +135,17 @@ class Import:
             raise UserError(f"{self.folder!r} is a file: expected a folder, there or not. Choose another name.")
         got = read_foreign(source)
         if not got.file.entries:
-            raise UserError(f"{self.file!r} holds nothing that could become an entry ({got.skipped} skipped); nothing was written.")
+            some = "; ".join(got.left_out[:3])
+            raise UserError(f"{self.file!r} holds nothing that could become an entry ({got.skipped} skipped); nothing was written. {some}")
         path = folder / f"{source.stem}.md"
         save_file(got.file, path)
-        print(f"{escape_controls(str(path))}: {len(got.file.entries)} entries; {got.skipped} skipped (empty, or there twice)")
+        for said in got.left_out:
+            print(escape_controls(f"left out: {said}"))
+        if got.lost:
+            print(f"not read: {got.lost}")
+        print(f"{escape_controls(str(path))}: {len(got.file.entries)} entries; {got.skipped} skipped")
         print(f"next: {program()} deck check {folder}")
         if self.json:
-            print_json({"path": str(path), "entries": len(got.file.entries), "skipped": got.skipped})
+            more = {"skipped": got.skipped, "left_out": got.left_out, "lost": got.lost}
+            print_json({"path": str(path), "entries": len(got.file.entries), **more})
         return 0

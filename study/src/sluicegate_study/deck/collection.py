@@ -10,6 +10,7 @@ from sluicegate_study.deck.graph import Graph
 from sluicegate_study.deck.markdown import read_markdown, write_markdown
 from sluicegate_study.deck.shipped import find_deck, list_decks
 from sluicegate_study.errors import UserError, program
+from sluicegate_study.files import read_file
 
 
 def load_deck(path: str | Path) -> Deck:
@@ -39,6 +40,9 @@ def load_deck(path: str | Path) -> Deck:
         file, more = read_markdown(text, str(found))
         files.append(file)
         problems += [*wrong, *more]
+    if not problems and not any(file.entries for file in files):
+        expected = "expected lines that begin with Q:, C:, T: or B:. Another program's file: deck import"
+        problems.append(Problem(files[0].path, 1, f"no entry {'in it' if len(files) == 1 else 'in any file'}: {expected}", "warning"))
     return make_deck(root.stem if root.is_file() else root.resolve().name, files, problems)
 
 
@@ -78,7 +82,7 @@ def save_file(file: DeckFile, path: Path) -> None:
     """Write one file of a deck, never over another. Raises `UserError` where `path` is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("x", encoding="utf-8", newline="\n") as out:
+        with path.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
             out.write(write_markdown(file))
     except FileExistsError:
         raise UserError(f"{str(path)!r} is there already and is left as it is. Choose another place, or move it away first.") from None
@@ -101,7 +105,7 @@ def add_cards(path: Path, head: Head, choose: Callable[[list[Entry]], Sequence[C
 
 
 def _decode(path: Path) -> tuple[str, list[Problem]]:
-    content = path.read_bytes()
+    content = read_file(path, "the deck's file")
     try:
         return content.decode("utf-8"), []
     except UnicodeDecodeError as error:

@@ -13,7 +13,8 @@ class Cycle(NamedTuple):
     keys: tuple[str, ...]
 
     def __str__(self) -> str:
-        return " -> ".join(self.keys)
+        keys = self.keys if len(self.keys) <= 20 else (*self.keys[:10], "...", *self.keys[-5:])
+        return " -> ".join(keys)
 
 
 class Graph:
@@ -37,7 +38,9 @@ class Graph:
             for need in card.needs:
                 if need not in self.cards:
                     message = f"card {key!r} needs {need!r}, which no card of the deck has as its id; the edge is ignored"
-                    found.append(Problem(card.path, card.line, f"{message}: expected one of the ids {_near(need, self.cards)}"))
+                    # To look for near ones takes as long as the deck is.
+                    near = f"one of the ids {_near(need, self.cards)}" if len(found) < 20 else "an id of the deck"
+                    found.append(Problem(card.path, card.line, f"{message}: expected {near}"))
         for cycle in self.cycles():
             card = self.cards[cycle.keys[0]]
             message = f"cards need each other in a ring, {cycle}; these edges are ignored: expected one of them to need none of the others"
@@ -57,15 +60,18 @@ class Graph:
         return rings
 
     def _ring(self, start: str) -> tuple[str, ...]:
-        paths: list[tuple[str, ...]] = [(start,)]
-        seen = {start}
-        for path in paths:
-            for need in self._named[path[-1]]:
+        came_from: dict[str, str] = {start: ""}
+        for key in (queue := [start]):
+            for need in self._named[key]:
                 if need == start:
-                    return (*path, start)
-                if need not in seen and self._part[need] == self._part[start]:
-                    seen.add(need)
-                    paths.append((*path, need))
+                    path = [start]
+                    while key:
+                        path.append(key)
+                        key = came_from[key]
+                    return tuple(reversed(path))
+                if need not in came_from and self._part[need] == self._part[start]:
+                    came_from[need] = key
+                    queue.append(need)
         raise AssertionError("no ring through a card of a strongly connected part")
 
     @cached_property

@@ -6,6 +6,8 @@ has an id, and a card waives it with ``allow: RULE``. The principles are those o
 Matuschak's "focused" and "precise", and Nielsen's "build up from atoms"; the wording and the thresholds are ours.
 """
 
+import functools
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -212,16 +214,16 @@ _SURFACE: tuple[Rule, ...] = (
 
 def _items(answer: str) -> int:
     """How many things an answer lists: bullets, or a row divided by commas (the last by and)."""
-    bullets = re.findall(r"(?m)^\s*(?:[-*+]|\d+[.)])\s+\S", answer)
+    bullets = re.findall(r"(?m)^[^\S\n]*+(?:[-*+]|\d+[.)])\s+\S", answer)
     if len(bullets) >= 2:
         return len(bullets)
-    parts = [part for part in re.split(r",\s+(?:and |or )?|\s+and\s+|\s+or\s+", answer.strip().rstrip(".")) if part.strip()]
+    parts = [part for part in re.split(r", (?:and |or )?| and | or ", " ".join(answer.split()).rstrip(".")) if part.strip()]
     return len(parts) if answer.count(",") >= 1 and len(parts) >= 3 else 1
 
 
 def _prose(text: str) -> str:
     """The text without code, formulas and pictures, whose commas and semicolons are no lists."""
-    return re.sub(r"```.*?```|\$\$.*?\$\$|`[^`]*`|\$[^$\n]*\$|!\[[^\]]*\]\([^)]*\)", "\ufffc", text, flags=re.S).strip()
+    return re.sub(r"```.*?```|\$\$.*?\$\$|`[^`]*`|\$[^$\n]*\$|!\[[^\[\]]*+\]\([^()]*+\)", "\ufffc", text, flags=re.S).strip()
 
 
 def _shared_answers(cards: Iterable[Card]) -> Iterator[tuple[str, str, str]]:
@@ -255,16 +257,20 @@ def _graph_rules(deck: Deck, graph: Graph) -> Iterator[tuple[str, str, str]]:
                 glossaries[entry.key] = file.head.glossary
     glossary = sorted({term for terms in glossaries.values() for term in terms})
     names = {key: find_names(_text_of(card), glossary) for key, card in graph.cards.items()}
+    # What the cards beneath a card introduce, a bit for each name: a long chain costs no more than its links.
+    bit = {name: 1 << place for place, name in enumerate(dict.fromkeys(name for found in names.values() for name in found))}
+    own = {key: sum(map(bit.__getitem__, found)) for key, found in names.items()}
+    beneath: dict[str, int] = {}
+    for key in graph.order:
+        beneath[key] = functools.reduce(operator.or_, (beneath[need] | own[need] for need in graph.needs[key]), 0)
     needed = {need for needs in graph.needs.values() for need in needs}
     for key, card in graph.cards.items():
         if len(card.needs) > MOST_NEEDS:
             yield key, "many-needs", f"{len(card.needs)} needs"
-        ancestors = graph.ancestors(key)
-        introduced = known[key].union(*(names[ancestor] for ancestor in ancestors))
-        new = [name for name in names[key] if name not in introduced]
+        new = [name for name in names[key] if not beneath[key] & bit[name] and name not in known[key]]
         if len(new) > 1:
             yield key, "new-symbol", f"{len(new)} that no card beneath introduces: {', '.join(new)}"
-        if not ancestors and key not in needed and len(names[key]) >= 4 and "$" in card.answer:
+        if not graph.needs[key] and key not in needed and len(names[key]) >= 4 and "$" in card.answer:
             yield key, "unintroduced", f"a formula of {len(names[key])} symbols"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from sluicegate_study.deck.appending import open_locked
 from sluicegate_study.deck.cards import Problem
 from sluicegate_study.errors import UserError
+from sluicegate_study.files import LARGEST, exists, read_file
 
 KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz", "pass", "bonus", "override", "end")
 
@@ -64,13 +65,10 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Read a log; one that is not there yet is empty. Raises `UserError` where `path` is a folder."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    """Read a log; one that is not there yet is empty. Raises `UserError` where `path` is no file, or beyond 1 GiB."""
+    if not exists(path):
         return Log()
-    except IsADirectoryError:
-        raise UserError(f"the log {str(path)!r} is a folder: expected a file, there or not. Choose another --log.") from None
+    content = read_file(path, "the log", 16 * LARGEST)
     events, problems = [], []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
@@ -108,6 +106,8 @@ def _event(row: dict[str, Any]) -> Event:
     time = datetime.fromisoformat(t)
     if time.tzinfo is None:
         raise UserError(f"the time {t!r} has no zone: expected one like 2026-11-22T19:00:00Z")
+    if not 1970 <= time.year < 3000:
+        raise UserError(f"the time {t!r}: expected a year from 1970 to 2999")
     if kind == "card" and (isinstance(row.get("grade"), bool) or row.get("grade") not in (1, 2, 3, 4)):
         raise UserError(f"grade is {row.get('grade')!r}: expected 1 (again), 2 (hard), 3 (good) or 4 (easy)")
     if kind in ("relink", "unlink") and not isinstance(row.get("to"), str):

@@ -2,19 +2,21 @@
 
 An entry starts at the beginning of a line with ``Q:`` (then ``A:``), ``C:``, ``T:`` or ``B:`` (then ``ANSWER:``) and
 goes on to the next one or to a line ``---``. Its last lines may be attributes, ``key: value``. All that hashcards reads
-is read here and means the same. Text that only looks like a tag, an attribute or a ``---`` has a backslash before it.
+is read here and means the same, its terms (``T:``, then ``D:``) too. Text that only looks like a tag, an attribute or a
+``---`` has a backslash before it, or stands in a code fence. Every line is looked at once, whatever it holds.
 """
 
 import dataclasses
 import re
 import tomllib
+import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import tomli_w
 
-from sluicegate_study.deck.cards import MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, find_deletions
+from sluicegate_study.deck.cards import LONGEST, MARK, Bonus, Card, DeckFile, Entry, Head, Part, Problem, Tossup, find_deletions
 from sluicegate_study.errors import UserError
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -24,13 +26,17 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 LISTS = ("needs", "allow", "cards")
 _ANY = "|".join(sorted({key for keys in KEYS.values() for key in keys}))
-_TAG = re.compile(r"(Q|A|C|T|B|ANSWER):")
+_TAG = re.compile(r"(Q|A|C|T|B|D|ANSWER):")
 _ATTRIBUTE = re.compile(rf"({_ANY}):(?:\s|$)")
 _LEVEL = re.compile(r"\[(\d+)([emh]?)\]")
 _SPECIAL = rf"(?:Q|A|C|T|B|ANSWER):|(?:{_ANY}):(?:\s|$)|---\s*$|\[\d+[emh]?\]"
 _NEXT = rf"(?:{_ANY}):(?:\s|$)"
 _ID = re.compile(r"[A-Za-z0-9][\w.:/-]*")
-_TYPO = re.compile(r"\s*(q|a|c|t|b|question|answer|cloze|tossup|bonus)\s*[:;]", re.IGNORECASE)
+_TYPO = re.compile(r"\s*(?:(q|question|cloze|tossup|bonus)|a|c|t|b|answer)\s*[:;]", re.IGNORECASE)
+_KEY = re.compile(r"([A-Za-z][A-Za-z_-]*):\s")
+_FENCE = re.compile(r"```|~~~")
+_FOREIGN = re.compile(r"[^\s:]\s*:{2,3}\s*[^\s:]|^\?{1,2}$|==\S.*==|<!--SR:")
+"""Cards as Obsidian's plug-in writes them: question::answer, a question mark on a line, ==highlights==, its dates."""
 
 
 @dataclass
@@ -43,7 +49,7 @@ class _Section:
 
     @property
     def text(self) -> str:
-        rest = [re.sub(rf"^\\(\\*)(?={_SPECIAL})", r"\1", line) for line in self.lines[1:]]
+        rest = [re.sub(rf"^\\(\\*)(?={_SPECIAL}|{_FENCE.pattern})", r"\1", line) for line in self.lines[1:]]
         return "\n".join([self.lines[0], *rest]).strip()
 
     @property
@@ -59,6 +65,9 @@ class _Reader:
         self.entries: list[Entry] = []
         self.problems: list[Problem] = []
         self.sections: list[_Section] = []
+        self.fence = ""  # what opened the code that the line stands in
+        self.closes: dict[str, int] = {}  # the last line that could close such code
+        self.ended = False  # by a line ---
 
     def problem(self, line: int, message: str, severity: Literal["error", "warning"] = "error") -> None:
         self.problems.append(Problem(self.path, line, message, severity))
@@ -66,6 +75,7 @@ class _Reader:
     def read(self, text: str) -> DeckFile:
         lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
         head, start = self.head(lines)
+        self.closes = {line.rstrip(): number for number, line in enumerate(lines, 1) if _FENCE.fullmatch(line.rstrip())}
         before = ""
         for number, line in enumerate(lines[start:], start + 1):
             self.line(number, line, before)
@@ -110,11 +120,22 @@ class _Reader:
 
     def line(self, number: int, line: str, before: str) -> None:
         first = self.sections[0].tag if self.sections else ""
-        if line.rstrip() == "---":
-            self.close()
-            return
         found = _TAG.match(line)
         tag = found[1] if found else ""
+        if self.fence:
+            self.sections[-1].lines.append(line)
+            if tag in ("Q", "C", "T", "B"):
+                self.problem(
+                    number, f"{tag}: stands in a code fence and is read as code: expected a line {self.fence} before it", "warning"
+                )
+            self.fence = "" if line.rstrip() == self.fence else self.fence
+            return
+        if line.rstrip() == "---":
+            self.close()
+            self.ended = bool(first)
+            return
+        if tag == "D" and (first != "T" or len(self.sections) > 1):
+            tag = ""
         if tag in ("T", "B") and first in ("Q", "C") and before.strip():
             tag = ""  # in the middle of a card's text: hashcards knows no such tags
         if tag == "ANSWER" and first in ("Q", "C"):
@@ -130,30 +151,59 @@ class _Reader:
             self.close()
         elif tag == "ANSWER" and not first:
             self.problem(number, "ANSWER: without a tossup or bonus: expected T: or B: before it")
-        elif tag in ("A", "ANSWER"):
+        elif tag in ("A", "D", "ANSWER"):
             self.sections.append(_Section(tag, number, [line[len(tag) + 1 :]]))
         elif first == "B" and _LEVEL.match(line):
             self.sections.append(_Section("[", number, [line]))
         elif self.sections:
             self.sections[-1].lines.append(line)
-        elif _TYPO.match(line):
+            typo = _TYPO.match(line)
+            if typo and not found and (typo[1] or not before.strip() or _TYPO.match(before)):
+                self.problem(
+                    number, f"{line.strip()[:30]!r} is read as text: expected Q:, A:, C:, T: or B: to begin something new", "warning"
+                )
+        elif _TYPO.match(line) or _FOREIGN.search(line):
             self.problem(
                 number, f"{line.strip()[:30]!r} stands outside of an entry: expected Q:, C:, T: or B: at the start of a line", "warning"
             )
+        elif self.ended and line.strip():
+            self.problem(number, f"{line.strip()[:30]!r} stands after --- and belongs to no entry: expected Q:, C:, T: or B:", "warning")
+            self.ended = False
+        if self.sections and (self.sections[0].tag in ("Q", "C") or self.sections[-1].tag == "D"):
+            self.open_fence(number, line[len(tag) + 1 :].lstrip() if tag else line)
+
+    def open_fence(self, number: int, text: str) -> None:
+        """Begin code where a fence opens that closes: in it tags and --- are text."""
+        mark = text[:3] if _FENCE.match(text) and text[:3] not in text[3:] else ""
+        if mark and self.closes.get(mark, 0) > number:
+            self.fence = mark
+        elif mark:
+            self.problem(number, f"a code fence {mark} that never closes: expected a line {mark} after the code", "warning")
 
     def close(self) -> None:
         """Make an entry of the sections so far."""
         sections, self.sections = self.sections, []
         if not sections:
             return
+        self.ended = False
         tag, line = sections[0].tag, sections[0].line
-        kind = {"T": "tossup", "B": "bonus"}.get(tag, "card")
+        if (size := sum(len(text) for section in sections for text in section.lines)) > LONGEST:
+            self.problem(line, f"an entry of {size:,} characters: expected {LONGEST:,} at most. Make several of it.")
+            return
+        term = tag == "T" and sections[-1].tag == "D"
+        kind = "card" if term else {"T": "tossup", "B": "bonus"}.get(tag, "card")
+        for section in sections[:-1]:
+            self.almost(section, kind)
         values = self.attributes(sections[-1], kind)
         place: dict[str, Any] = {"path": self.path, "line": line}
         try:
             if tag == "C":
                 find_deletions(sections[0].text)
                 self.entries.append(Card(sections[0].text, kind="cloze", **values, **place))
+            elif term:  # asked both ways
+                name = {"id": f"{values['id']}-term"} if "id" in values else {}
+                card = self.basic(sections, values, place)
+                self.entries += [card, dataclasses.replace(card, question=card.answer, answer=card.question, **name)]
             elif tag == "Q":
                 self.entries.append(self.basic(sections, values, place))
             elif tag == "T":
@@ -168,8 +218,9 @@ class _Reader:
             raise UserError("Q: without an answer: expected A: before the next entry")
         question, answer = (section.text for section in sections)
         if not question or not answer:
-            raise UserError(f"{'Q:' if not question else 'A:'} is empty: expected text after it")
-        if re.search(r"(?m)^ANSWER:", answer) or re.search(r"(?m)^(T|B): .*\n(.*\n)*ANSWER:", question):
+            raise UserError(f"{sections[bool(question)].tag}: is empty: expected text after it")
+        begins = re.search(r"(?m)^(T|B): ", question)
+        if re.search(r"(?m)^ANSWER:", answer) or (begins and re.search(r"(?m)^ANSWER:", question[begins.end() :])):
             self.problem(place["line"], "ANSWER: within a card is read as text: expected a blank line or --- before T: or B:", "warning")
         return Card(question, answer, **values, **place)
 
@@ -181,6 +232,8 @@ class _Reader:
             cut -= 1
         for number, line in enumerate(lines[cut:], section.line + cut):
             for key, value in _pairs(line) if line.strip() else ():
+                if key == "id" or key in LISTS:  # one letter may be written in two ways
+                    value = unicodedata.normalize("NFC", value)
                 if key not in KEYS[kind]:
                     self.problem(number, f"{key}: means nothing on a {kind}: expected one of {', '.join(KEYS[kind])}", "warning")
                 elif key in values:
@@ -208,18 +261,21 @@ class _Reader:
                 self.problem(
                     section.line + number, f"{found[1]}: is read as a part of the answer line: expected one of {allowed}", "warning"
                 )
-            elif number == last and (found := re.match(r"([A-Za-z]+):\s", line)):
-                near = get_close_matches(found[1].lower(), KEYS[kind], n=1, cutoff=0.75)
-                if near:
+            elif number == last and section.tag in ("A", "C", "D") and (found := _KEY.match(line)) and not _TYPO.match(line):
+                near = get_close_matches(found[1].lower()[:20], KEYS[kind], n=1, cutoff=0.75)
+                if near or found[1].islower():
+                    meant = f"{near[0]}:" if near else f"one of {', '.join(KEYS[kind])}"
                     self.problem(
-                        section.line + number, f"{found[1]}: is read as text: expected {near[0]}: if it is meant as an attribute", "warning"
+                        section.line + number,
+                        f"{found[1][:30]}: is read as text: expected {meant} if it is meant as an attribute",
+                        "warning",
                     )
 
 
 def _pairs(line: str) -> list[tuple[str, str]]:
     """The key: value pairs of one line, divided by two spaces or more, or by a bar."""
     pairs = []
-    for part in re.split(rf"(?:\s{{2,}}|\s*\|\s+)(?={_NEXT})", line.strip()):
+    for part in re.split(rf"(?<!\s)(?:\s{{2,}}+|\s*+\|\s++)(?={_NEXT})", line.strip()):
         key, _, value = part.partition(":")
         pairs.append((key.strip(), re.sub(rf"(?<=\| )\\(\\*)(?={_NEXT})", r"\1", " ".join(value.split()))))
     return pairs
@@ -317,8 +373,19 @@ def _entry(entry: Entry) -> str:
 
 def _text(text: str) -> str:
     """Text of several lines, those that would be read as something else with a backslash before them."""
-    first, *rest = text.strip().split("\n")
-    return "\n".join([first, *(re.sub(rf"^(\\*)(?={_SPECIAL})", r"\\\1", line) for line in rest)])
+    lines = text.strip().split("\n")
+    special = _SPECIAL
+    open_fence = ""
+    for line in lines:
+        if open_fence:
+            open_fence = "" if line.rstrip() == open_fence else open_fence
+        elif _FENCE.match(line) and line[:3] not in line[3:]:
+            open_fence = line[:3]
+    if open_fence:  # it would go on into the next entry
+        special = f"{_SPECIAL}|{_FENCE.pattern}"
+        lines = ["", *lines] if _FENCE.match(lines[0]) else lines
+    first, *rest = lines
+    return "\n".join([first, *(re.sub(rf"^(\\*)(?={special})|^(\\+)(?={_FENCE.pattern})", r"\\\1\2", line) for line in rest)])
 
 
 def _flat(text: str) -> str:

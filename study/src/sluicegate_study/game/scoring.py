@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluicegate_study.errors import UserError, nearest
+from sluicegate_study.files import read_text
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def rules_of(name: str) -> Rules:
     if not path.is_file():
         raise UserError(f"no rules {name!r}. Nearest: {nearest(name, list(PRESETS), most=9)}; or a TOML file with power, ten, neg, ...")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(read_text(path, "the rules"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{name!r} is not TOML ({error}): expected lines like power = 15.") from None
     known = [field.name for field in dataclasses.fields(Rules)]
     for key in content:

@@ -16,6 +16,7 @@ import numpy as np
 from sluicegate_study.deck.cards import Deck
 from sluicegate_study.deck.log import Log, read_log
 from sluicegate_study.errors import UserError, nearest, program
+from sluicegate_study.files import read_text
 from sluicegate_study.game.played import replay_games
 from sluicegate_study.game.team import Team, normalize
 
@@ -207,11 +208,7 @@ def _from_toml(path: Path) -> Players:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{str(path)!r} is not UTF-8 (byte {error.start}): save it as UTF-8.") from None
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True))
+        rows = list(csv.DictReader(io.StringIO(read_text(path, "the table"), newline=""), skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise UserError(f"{str(path)!r} is not CSV ({error}).") from None
     for number, row in enumerate(rows, 2):
@@ -222,8 +219,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path, "the table"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not TOML ({error}).") from None
 
 

@@ -5,6 +5,7 @@ import hashlib
 import random
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,8 @@ from sluicegate_study.lecture.lecture import Claim
 GAP = "[...]"
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
 _TERM = re.compile(r"\*\*([^*\n]+)\*\*|(?<![*\w])\*([^*\n]+)\*(?![*\w])|(?<!\w)_([^_\n]+)_(?!\w)|`([^`\n]+)`")
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*|\d+(?:[.,]\d+)*%?")
+_WORD = re.compile(r"(?:[^\W_]|(?<=[^\W_])[-'’/](?=[^\W_])|(?<=\d)[.,](?=\d))++%?")
+"""A word with all that belongs to it: CD8, CTLA-4, 3.5 %. A part of it would be no term."""
 _RELATION = re.compile(
     r":=|<=|>=|=|<|>|≤|≥|≈|∝|→|⇒|∈|\\(?:approx|propto|leq?|geq?|ll|gg|sim|to|mapsto|Rightarrow|implies|iff|equiv|in|subset(?:eq)?)(?![a-zA-Z])"
 )
@@ -76,10 +78,12 @@ def find_blanks(claim: Claim, seen: frozenset[str] = frozenset()) -> list[Blank]
     whole = [Blank(found.start(), found.end(), found[0].strip("$ "), True) for found in formulas]
     words = [Blank(found.start(), found.end(), found[0]) for found in _WORD.finditer(bare)]
     counts = [stem(word.answer.casefold()) for word in words]
+    often = Counter(counts)
     content = [
         word
         for word, key in zip(words, counts, strict=True)
-        if counts.count(key) == 1
+        if often[key] == 1
+        and len(word.answer) > 1
         and word.answer.casefold() not in _COMMON
         and (len(word.answer) > 3 or word.answer[0].isdigit() or word.answer.isupper())
         and not re.search(r"(?:ly|['’]s)$", word.answer.casefold())

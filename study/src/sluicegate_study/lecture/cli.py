@@ -57,6 +57,7 @@ class Lecture:
     """Print where things stand, and the report's numbers, as the last line."""
 
     def run(self) -> int:
+        from sluicegate_study.files import read_file
         from sluicegate_study.lecture.lecture import read_claims, read_notes
 
         if not 0 <= self.days <= 3650:
@@ -74,7 +75,7 @@ class Lecture:
             _split(text, notes, claims_file, self.marked)
         elif self.stage == "split":
             raise UserError(f"{str(claims_file)!r} is there already and is left as it is. Edit it, or remove it to split the notes again.")
-        claims = read_claims(claims_file.read_bytes().decode("utf-8", "replace"), str(claims_file))
+        claims = read_claims(read_file(claims_file, "the claims").decode("utf-8", "replace"), str(claims_file))
         sitting = _Sitting(self, notes, claims, lambda: start + timedelta(seconds=time.monotonic() - began))
         stage = sitting.run("split" if fresh and self.stage in ("auto", "split") else self.stage)
         if self.json:

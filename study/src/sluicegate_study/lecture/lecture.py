@@ -14,6 +14,8 @@ from pathlib import Path
 from sluicegate_study.deck.cards import Card, Problem
 from sluicegate_study.deck.graph import Graph
 from sluicegate_study.errors import UserError
+from sluicegate_study.files import read_text
+from sluicegate_study.formatting import replace_spans
 
 HEAD = """\
 # Claims of {name}. Yours to edit until you have read them: merge, split, reword, reorder, remove.
@@ -24,6 +26,8 @@ _ABBREVIATIONS = r"e\.g|i\.e|cf|vs|etc|et al|resp|approx|Fig|Figs|Eq|Eqs|Sec|Ch|
 _KEPT = re.compile(r"\$\$.+?\$\$|\$[^$\n]+\$|`[^`\n]+`", re.S)
 _END = re.compile(r"(?<=[.!?])[\"'”’)*_]*\s+(?=[\"'“‘(*_\ue000]*[A-Z0-9\ue000])")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+(?:\[[ xX]\]\s+)?(?=\S)")
+_LEANS = re.compile(r"(?:It|Its|They|Their|Them|He|His|She|Her|This|That|These|Those|Such|Yes|No|Because)\b")
+"""How a sentence begins that says nothing without the one before."""
 _WHERE = re.compile(r"(?:where|with|in which|for all|for each|so that)\b")
 _MARKED = re.compile(r"\s*(?:[-*+]\s+)?claim:\s*(?=\S)", re.I)
 _NAME = re.compile(r"\[([A-Za-z0-9][\w.-]*)\]\s+(?=\S)")
@@ -72,7 +76,8 @@ def split_notes(text: str, *, marked: bool = False) -> Split:
 def _body(text: str) -> list[str]:
     """The lines, with front matter and comments emptied so that line numbers stay."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    text = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), text, flags=re.S)
+    before, end, after = text.rpartition("-->")  # a comment that never closes is text
+    text = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), before + end, flags=re.S) + after
     lines = text.split("\n")
     fence = lines[0].strip()
     if fence in ("+++", "---") and fence in (line.strip() for line in lines[1:]):
@@ -110,18 +115,18 @@ class _Notes:
             self.close()
             self.fence = bare[:3]
             self.left_out.append((number, "code", bare))
-        elif heading := re.match(r"(#{1,6})\s+(.*?)\s*#*$", bare):
+        elif heading := re.match(r"(#{1,6})\s++(.*)", bare):
             self.close()
             self.led()
             level = len(heading[1])
-            self.titles = {k: v for k, v in self.titles.items() if k < level} | {level: heading[2]}
+            self.titles = {k: v for k, v in self.titles.items() if k < level} | {level: heading[2].rstrip("#").rstrip()}
             self.first = True
         elif not bare or re.fullmatch(r"[-*_=\s]{3,}", bare):
             self.close()
         elif bare.startswith("|"):
             self.close()
             self.left_out.append((number, "table", bare))
-        elif re.fullmatch(r"!\[[^\]]*\]\([^)]*\)", bare):
+        elif re.fullmatch(r"!\[[^\[\]]*+\]\([^()]*+\)", bare):
             self.close()
             self.left_out.append((number, "picture", bare))
         else:
@@ -148,9 +153,9 @@ class _Notes:
         whole, self.block, self.whole, self.formula = self.whole, [], False, ""
         if not text or (self.marked and not whole):
             return
-        text = re.sub(r"\\\[(.+?)\\\]", r"$$\1$$", text)
-        text = re.sub(r"\\\((.+?)\\\)", r"$\1$", text)
-        text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+        text = replace_spans(text, "\\[", "\\]", lambda inside: f"$${inside}$$")
+        text = replace_spans(text, "\\(", "\\)", lambda inside: f"${inside}$")
+        text = re.sub(r"!?\[([^\[\]]*+)\]\([^()]*+\)", r"\1", text)
         parts = [text] if whole else _sentences(text)
         if self.lead[1] and parts[0].startswith("$$"):
             parts[0], self.start, self.lead = f"{self.lead[1]} {parts[0]}", self.lead[0], (0, "")
@@ -159,7 +164,7 @@ class _Notes:
             self.claims[-1] = replace(self.claims[-1], text=f"{self.claims[-1].text} {parts.pop(0)}")
         if parts and not whole and parts[-1].endswith(":"):
             self.lead = (self.start, parts.pop())
-        for part in parts:
+        for part in parts if whole else _joined(parts):
             why = "" if whole else _no_claim(part)
             if why:
                 self.left_out.append((self.start, why, part))
@@ -200,10 +205,23 @@ def _sentences(text: str) -> list[str]:
     return made or [text]
 
 
+def _joined(parts: list[str]) -> list[str]:
+    """The sentences of a block, one that leans on the one before together with it, as an answer with its question."""
+    made: list[str] = []
+    for part in parts:
+        if made and _LEANS.match(part):
+            made[-1] += f" {part}"
+        else:
+            made.append(part)
+    return made
+
+
 def _no_claim(text: str) -> str:
     """Why a text is no claim; nothing where it is one."""
     if text.rstrip("\"'”’)*_ ").endswith("?"):
         return "question"
+    if found := _LEANS.match(text):
+        return f"begins with {found[0]}, and nothing before it in its paragraph"
     if "$" not in text and len(re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", text)) < 3:
         return "fewer than three words"
     return ""
@@ -237,7 +255,7 @@ def read_claims(text: str, path: str) -> list[Claim]:
     section, before = "", ""
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         bare, found = line.strip(), _NAME.match(line)
-        attribute = re.match(r"(needs|blank):\s*(.*?)\s*$", bare)
+        attribute = re.match(r"(needs|blank):\s*+(.*)$", bare)
         if found:
             needs = (before,) if before else ()
             rows.append({"name": found[1], "text": line[found.end() :].strip(), "needs": needs, "section": section, "line": number})
@@ -273,11 +291,4 @@ def read_claims(text: str, path: str) -> list[Claim]:
 
 def read_notes(path: Path) -> str:
     """The text of the notes. Raises `UserError` where there are none, or they are not UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"no notes {str(path)!r}: expected a text file, in Markdown or plain.") from None
-    except IsADirectoryError:
-        raise UserError(f"{str(path)!r} is a folder: expected one file of notes.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{str(path)!r} is not UTF-8 (byte {error.start}): save it as UTF-8.") from None
+    return read_text(path, "the notes")

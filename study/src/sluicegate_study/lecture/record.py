@@ -47,6 +47,8 @@ class Record:
         if event.kind == "arm" and self.arm is None:
             if more["arm"] not in ("cards", "none"):
                 raise ValueError(f"arm is {more['arm']!r}: expected cards or none")
+            if not 0 <= float(more["days"]) <= 3650:
+                raise ValueError(f"days is {more['days']!r}: expected 0 to 3650")
             self.arm, self.seed, self.days = more["arm"], int(more["seed"]), float(more["days"])
         elif event.kind == "predict" and self.predicted is None:
             self.predicted, self.read = _chance(more["p"]), event.t

@@ -13,7 +13,7 @@ from sluicegate_study.deck.shipped import find_deck
 from sluicegate_study.errors import UserError
 from sluicegate_study.review.memory import Memory, use_fitted_weights
 from sluicegate_study.review.queue import NextQuestion, Queue
-from sluicegate_study.review.relink import Link, find_links, make_seen_event, relative_file
+from sluicegate_study.review.relink import Link, find_changed, find_links, make_seen_event, relative_file
 
 
 class Sitting:
@@ -53,6 +53,9 @@ class Sitting:
         """Link items whose cards were edited with what they are now, in the log; returns the new links."""
         links = find_links(self.deck, self.log, self.root)
         self._append([link.event(now, self.learner) for link in links])
+        self._again()
+        changed = find_changed(self.deck, self.log, self.root)
+        self._append([make_seen_event(question, now, self.learner, relative_file(question, self.root)) for question in changed])
         self._again()
         return links
 
