@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sluicegate.audit.attack import Attack
+from sluicegate.tasks import read
 from sluicegate.tasks.stage import OnData
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ class Relearn(OnData):
 
     def resolved(self) -> Self:
         stage = super().resolved()
-        return dataclasses.replace(stage, attack=dataclasses.replace(self.attack, lrs=self.attack.rates(self.width())))
+        attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
+        rows = read(self.forget, "forget")
+        if any(item.prompt for item in rows) and attack.metric(rows) == "argmax":  # written down: the hash is to tell it from exact
+            attack = dataclasses.replace(attack, measure="argmax")
+        return dataclasses.replace(stage, attack=attack)
 
     @property
     def method(self) -> str:
