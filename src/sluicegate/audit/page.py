@@ -24,8 +24,8 @@ def report_audit(
 ) -> Path:
     """Write the page of one audited model to `path` and return it.
 
-    `verdict` is what follows, in sentences; `savings` are those up to recall `level`; `harmless` is the model under fine-tuning on retain
-    rows alone. Arms are shown as "the model", "the reference" and "harmless fine-tuning".
+    `verdict` is what follows, in sentences; `savings` are up to recall `level`; `harmless` is the model under
+    fine-tuning on retain rows alone. Arms are shown as "the model", "the reference" and "harmless fine-tuning".
     """
     arms = {"the model": model, "the reference": reference, "harmless fine-tuning": harmless}
     shown = {label: arm for label, arm in arms.items() if arm is not None}
@@ -68,4 +68,6 @@ def _audit_row(label: str, arm: Arm, saved: Estimate | None) -> Row:
 def _audit_note(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return "One attack seed: every number is a single measurement. Brackets in the verdict are 95 % intervals over facts."
-    return f"Means over {len(seeds)} attack seeds. Brackets are 95 % intervals: Student's t over seeds; of shares in the verdict, over facts too."
+    return (
+        f"Means over {len(seeds)} attack seeds. Brackets are 95 % intervals: Student's t over seeds; in the verdict, of shares, facts too."
+    )

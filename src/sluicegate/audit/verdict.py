@@ -24,11 +24,10 @@ class Evidence:
     """One model's part in an audit."""
 
     exact: float
-    """Share of the forget questions (or, where recall is of tokens, of their tokens) that it answers by its first choice
-    before any attack."""
+    """Share of the forget questions that it answers by its first choice before any attack; where recall is of tokens,
+    of tokens."""
     probability: float
-    """Mean probability that it gives the right answers (or, likewise, the geometric mean of their tokens') before any
-    attack."""
+    """Mean probability that it gives the right answers before any attack; where recall is of tokens, exp(-loss)."""
     owned: Curve
     held_out: Curve
     measure: str = "exact"
@@ -172,7 +171,7 @@ def judge(model: Evidence, reference: Evidence | None, harmless: Evidence | None
         told.append(f"{what}: the reference starts there on some seed, so there are no savings.")
     elif savings is not None and savings.bound == "about":  # on some seed neither the model nor the reference tells the effort
         savings = None
-        told.append(f"{what}: not reached by either of the two, so there are no savings.")
+        told.append(f"{what}: not reached by the model on some seed, nor by the reference on some, so there are no savings.")
     else:
         told.append(f"{what} saves {savings} of the effort the reference needs.")
     return Verdict(*_conclude(model, reference, excess, owned, savings, told, level), savings, excess, owned, level)
@@ -201,7 +200,9 @@ def _conclude(
         told.append("The knowledge is hidden, not gone: it comes back faster or further than it could be learnt.")
     elif reference.learnt(level) and all(_below(limit, margin) for limit in limits):
         word = "no sign of it left"
-        told.append("No sign of it is left under these attacks; another attack may still find some.")
+        most = " and ".join(f"{limit.mean if math.isnan(limit.high) else limit.high:.2f}" for limit in limits)
+        told.append(f"No sign of it is left under these attacks: these two differences are at most {most} (one-sided 95 % limits).")
+        told.append("Another attack may still find some.")
     else:
         word = "inconclusive"
         told.append("The interval does not settle it either way: use more --seeds, or more forget facts.")
@@ -215,14 +216,16 @@ def _conclude(
 
 def _by_recall(model: Evidence) -> list[str]:
     peak = estimate_shares(model.peak(), model.half) if model.half else estimate(model.peak(), at_least=0.0, at_most=1.0)
-    before = f"Before any attack it answers {model.exact:.0%} of the forget questions by its first choice, and gives the right answers "
-    before += f"a probability of {model.probability:.2g} on average."
+    before = [
+        f"Before any attack it answers {model.exact:.0%} of the forget questions by its first choice, and gives the right answers "
+        f"a probability of {model.probability:.2g} on average."
+    ]
     if model.measure == "argmax":
-        before = (
-            "Recall is the share of tokens that are the first choice, since texts and answers that are sentences are hardly ever given word "
-            f"for word. Before any attack it is {model.exact:.0%}, and a token's probability is {model.probability:.2g} on average."
-        )
-    return [before, f"An attacker who owns half of the facts brings the other half, which it never shows, to {peak}."]
+        before = [
+            "Recall is the share of tokens that are the first choice: texts, and answers that are sentences, are hardly ever given whole.",
+            f"Before any attack it is {model.exact:.0%}, and a token has a probability of {model.probability:.2g} on (geometric) average.",
+        ]
+    return [*before, f"An attacker who owns half of the facts brings the other half, which it never shows, to {peak}."]
 
 
 def _by_loss(model: Evidence) -> list[str]:

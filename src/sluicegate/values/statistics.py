@@ -63,13 +63,13 @@ def estimate_shares(
 ) -> Estimate:
     """Mean of a share over seeds, or of its difference from `minus` (paired), with an interval that counts rows too.
 
-    `values` and `minus` hold one share a seed, the mean over `n` rows (at least 1) of numbers in 0..1. Two variances are
-    added. Rows: a binomial's over all rows of all seeds, with two successes and two failures added (one and one to each
-    side of a difference), so that no interval has width zero (Agresti and Caffo 2000, The American Statistician 54:280).
-    Seeds: what the variance between seeds has beyond the rows'. The degrees of freedom are Satterthwaite's (1946): the
-    normal's where seeds differ no more than rows alone would make them, Student's over seeds where they differ far more.
-    The interval is cut at what the quantity can be; with one seed it counts rows only. `parts` says for each side which
-    part of a binomial's variance a row has, for rows that are means themselves.
+    `values` and `minus` hold one share a seed, the mean over `n` rows (at least 1) of numbers in 0..1. Two variances
+    are added. Rows: a binomial's over the rows of all seeds, with two successes and two failures added (one of each to
+    either side of a difference), so that no interval has width zero (Agresti and Caffo 2000, The American Statistician
+    54:280). Seeds: what the variance between seeds has beyond the rows'. The degrees of freedom are Satterthwaite's
+    (1946): the normal's where seeds differ no more than rows alone would make them, else nearer to Student's over
+    seeds. The interval is cut at what the quantity can be; with one seed it counts rows only. `parts` says for each
+    side which part of a binomial's variance a row has, for rows that are means themselves.
     """
     from scipy.special import ndtri, stdtrit
 
