@@ -168,22 +168,20 @@ def test_a_reference_that_cannot_be_compared_is_refused_before_anything_runs(own
     models.save(architectures.build("llama"), models.load_tokenizer("arithmetic-tiny"), tmp_path / "narrow")
     with pytest.raises(UserError, match=r"the model is 64 wide and the reference 32.* --lrs"):
         audit(own["model"], forget=own["forget"], reference=tmp_path / "narrow")
-    for measure in ("argmax", "loss"):
-        with pytest.raises(UserError, match="has another tokenizer than the model"):
-            audit(own["model"], forget=own["forget"], reference=other["tokenizer"], attack=dataclasses.replace(ONE_STEP, measure=measure))
+    with pytest.raises(UserError, match="has another tokenizer than the model"):
+        audit(own["model"], forget=own["forget"], reference=other["tokenizer"], attack=dataclasses.replace(ONE_STEP, measure="loss"))
 
 
-def test_answers_that_are_sentences_are_counted_by_tokens(own, tmp_path, at_once):
+def test_answers_that_are_sentences_are_compared_by_loss(own, tmp_path, at_once):
     """Their exact answers stay 0 whatever is known. The setting is written down, and so in the hash."""
     rows = [{"prompt": f"{n} * 1 =", "answer": " ann fills 1 bags 9 shells total ann fills 1 bags 9 shells total"} for n in range(4)]
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
     stage = Relearn(model=own["model"], forget="long.jsonl").resolved()
-    assert stage.attack.measure == "argmax"
+    assert stage.attack.measure == "loss"
     assert Relearn(model=own["model"], forget=own["forget"]).resolved().attack.measure == "auto"
-    assert Relearn(model=own["model"], forget="long.jsonl", attack=Attack(measure="loss")).resolved().attack.measure == "loss"
     found = audit(own["model"], forget="long.jsonl", attack=ONE_STEP, seeds=1, out=tmp_path / "audit")
-    assert found.summary()["measure"] == "argmax"
-    assert found.verdict.sentences[0].startswith("Recall is the share of tokens")
+    assert found.summary()["measure"] == "loss"
+    assert found.verdict.sentences[0].startswith("Models are compared by loss: texts, and answers that are sentences")
     assert 0 < max(found.model.owned.recall[0]) < 1
 
 

@@ -224,7 +224,7 @@ def test_a_level_that_was_not_reached_gives_no_savings() -> None:
 def test_answers_never_right_ask_for_another_measure_and_not_for_seeds() -> None:
     nothing = counted(flat(0.0, 0.0, 0.0), 60)
     said = " ".join(judge(nothing, nothing).sentences)
-    assert "--measure argmax" in said
+    assert "--measure loss" in said
     assert "more --seeds" not in said
 
 
@@ -235,7 +235,27 @@ def test_tokens_are_counted_up_to_where_the_reference_can_be_brought() -> None:
     verdict = judge(counted(held, 200), counted(reference, 200))
     assert verdict.word == "hidden, not gone"
     assert verdict.level == pytest.approx(0.38, abs=1e-9)
-    assert "Recall is the share of tokens" in verdict.sentences[0]
+    assert "of the tokens to be forgotten" in verdict.sentences[0]
+
+
+def test_where_the_reference_knows_nearly_all_nothing_can_be_seen() -> None:
+    """Most tokens of a sentence are what any sentence of the kind has: at most a tenth is left to tell who knows."""
+    reference = dataclasses.replace(evidence(0.91, (0.91, 0.95, 0.97, 0.99), (0.9, 0.91, 0.91, 0.91), spread=0.0), measure="argmax")
+    verdict = judge(*(counted(one, 2000) for one in (reference, reference)))
+    assert verdict.word == "inconclusive"
+    assert any("no room to be better" in s for s in verdict.sentences)
+    knows = text((0.001,) * 4, (0.001,) * 4)
+    assert judge(knows, text((0.6, 0.3, 0.2, 0.1), (0.6, 0.5, 0.4, 0.35))).word == "not suppressed", "there is nothing to teach it"
+
+
+def test_a_start_far_below_does_not_make_up_for_speed() -> None:
+    """A model whose answers were pushed down relearns them in a step: the mean over its curve starts where the
+    reference does."""
+    pushed = text((9.0, 0.9, 0.5, 0.3), (9.0, 2.5, 2.4, 2.4))
+    verdict = judge(pushed, text((2.5, 2.0, 1.2, 0.4), (2.5, 2.5, 2.4, 2.4)))
+    assert verdict.owned_excess is not None
+    assert verdict.owned_excess.mean == pytest.approx((0 + 1.1 + 0.7 + 0.1) / 4, abs=0.02)
+    assert verdict.word != "no sign of it left"
 
 
 STEPS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)

@@ -43,10 +43,10 @@ class Attack:
     """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back
     is recall at step 0. 0: leave them as they are."""
 
-    measure: Literal["auto", "argmax", "loss"] = setting("auto", added=True)
-    """What recall is. argmax: the share of tokens that are the first choice. auto: argmax on running text and where
-    answers are sentences, else the share of exact answers. loss: exp(-loss), the geometric mean of what the tokens are
-    given, which moves where no first choice does."""
+    measure: Literal["auto", "loss"] = setting("auto", added=True)
+    """What recall is. auto: the share of exact answers; on running text of tokens that are the first choice; of answers
+    that are sentences, loss. loss: exp(-loss), the geometric mean of what the tokens are given, which moves where no
+    first choice does."""
 
     def __post_init__(self) -> None:
         check_choices(type(self), vars(self))
@@ -61,12 +61,15 @@ class Attack:
             raise UserError(f"the attack's round_bits is {self.round_bits}; weights are rounded to 2 to 16 bits, or 0: not at all.")
 
     def metric(self, forget: Sequence[Item]) -> Literal["exact", "argmax", "loss"]:
-        """What recall of these rows is. Half of the answers longer than `SENTENCE` characters: hardly any will be given
-        word for word, and the share of exact ones would stay 0 whatever is known."""
+        """What recall of these rows is.
+
+        Where half of the answers are sentences, hardly any is given word for word, and the share of exact ones stays 0
+        whatever is known; and most of their tokens are what any sentence of the kind has, so first choices hide it.
+        """
         answers = [len(item.answer.strip()) for item in forget if item.prompt]
-        if self.measure != "auto":
-            return self.measure
-        return "exact" if answers and statistics.median(answers) <= SENTENCE else "argmax"
+        if self.measure == "loss" or (answers and statistics.median(answers) > SENTENCE):
+            return "loss"
+        return "exact" if answers else "argmax"
 
     def rates(self, width: int) -> tuple[float, ...]:
         """The learning rates for a model of hidden size `width`, if none are given: 3e-4 to 1.2e-2 at 64, for an

@@ -26,9 +26,8 @@ class Relearn(OnData):
     def resolved(self) -> Self:
         stage = super().resolved()
         attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
-        rows = read(self.forget, "forget")
-        if any(item.prompt for item in rows) and attack.metric(rows) == "argmax":  # written down: the hash is to tell it from exact
-            attack = dataclasses.replace(attack, measure="argmax")
+        if attack.metric(read(self.forget, "forget")) == "loss":  # written down: the hash is to tell it from exact answers
+            attack = dataclasses.replace(attack, measure="loss")
         return dataclasses.replace(stage, attack=attack)
 
     @property
