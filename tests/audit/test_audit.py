@@ -1,15 +1,18 @@
 """An audit attacks model and reference alike, and its page and numbers agree with the runs."""
 
+import dataclasses
 import json
 import shutil
 import sys
 
 import pytest
 
+import architectures
 import sluicegate as sg
 from sluicegate.app import main
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.audit import audit
+from sluicegate.audit.stage import Relearn
 from sluicegate.engine import models
 from sluicegate.errors import UserError
 from sluicegate.values import items
@@ -131,6 +134,55 @@ def test_what_cannot_be_audited_is_named_before_anything_runs(own, monkeypatch, 
     settings = {"model": own["model"], "forget": own["forget"], "attack": ONE_STEP, **wrong}
     with pytest.raises(UserError, match=text):
         audit(settings.pop("model"), **settings)
+
+
+@pytest.fixture
+def other(own, tmp_path):
+    """A reference of two layers, and one whose tokenizer has two words' ids the other way round."""
+    shape = architectures.learner().config
+    shape.num_hidden_layers = 2
+    models.save(models.fresh(shape, 0), models.load_tokenizer("arithmetic-tiny"), tmp_path / "layers")
+    shutil.copytree(own["model"], tmp_path / "words")
+    file = tmp_path / "words" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    words["1"], words["2"] = words["2"], words["1"]
+    file.write_text(json.dumps(content))
+    return {"shape": str(tmp_path / "layers"), "tokenizer": str(tmp_path / "words")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("shape", "num_hidden_layers is 2, and 1 in the model"), ("tokenizer", "it has another tokenizer")]
+)
+def test_a_reference_that_is_built_otherwise_is_told_in_verdict_page_and_json(own, other, tmp_path, at_once, kind, told):
+    found = audit(own["model"], forget=own["forget"], attack=ONE_STEP, seeds=1, reference=other[kind], out=tmp_path / "audit")
+    assert told in found.verdict.sentences[-1]
+    assert any(told in text for text in found.summary()["warnings"])
+    assert told in found.page.read_text()
+    same = audit(own["model"], forget=own["forget"], attack=ONE_STEP, seeds=1, reference=own["model"], out=tmp_path / "audit")
+    assert not same.differs
+
+
+def test_a_reference_that_cannot_be_compared_is_refused_before_anything_runs(own, other, tmp_path, monkeypatch):
+    monkeypatch.setattr("sluicegate.audit.audit.run_jobs", None)
+    models.save(architectures.build("llama"), models.load_tokenizer("arithmetic-tiny"), tmp_path / "narrow")
+    with pytest.raises(UserError, match=r"the model is 64 wide and the reference 32.* --lrs"):
+        audit(own["model"], forget=own["forget"], reference=tmp_path / "narrow")
+    with pytest.raises(UserError, match="has another tokenizer than the model"):
+        audit(own["model"], forget=own["forget"], reference=other["tokenizer"], attack=dataclasses.replace(ONE_STEP, measure="loss"))
+
+
+def test_answers_that_are_sentences_are_compared_by_loss(own, tmp_path, at_once):
+    """Their exact answers stay 0 whatever is known. The setting is written down, and so in the hash."""
+    rows = [{"prompt": f"{n} * 1 =", "answer": " ann fills 1 bags 9 shells total ann fills 1 bags 9 shells total"} for n in range(4)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stage = Relearn(model=own["model"], forget="long.jsonl").resolved()
+    assert stage.attack.measure == "loss"
+    assert Relearn(model=own["model"], forget=own["forget"]).resolved().attack.measure == "auto"
+    found = audit(own["model"], forget="long.jsonl", attack=ONE_STEP, seeds=1, out=tmp_path / "audit")
+    assert found.summary()["measure"] == "loss"
+    assert found.verdict.sentences[0].startswith("Models are compared by loss: texts, and answers that are sentences")
+    assert 0 < max(found.model.owned.recall[0]) < 1
 
 
 def test_the_old_name_still_works(own, tmp_path, at_once):

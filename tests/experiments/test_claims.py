@@ -3,7 +3,8 @@ import math
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.experiments.claims import check, names, parse
+from sluicegate.experiments.claims import check, names, parse, shares
+from sluicegate.experiments.recipe import OF_MODELS
 
 VALUES = {"routed": {"wrong": [0.30, 0.32, 0.31], "right": [0.10, 0.11, 0.35]}, "control_1": {"wrong": [0.13, 0.13, 0.13]}}
 
@@ -89,6 +90,16 @@ def test_both_sides_come_with_their_intervals():
 def test_what_is_no_claim_is_named(test, message):
     with pytest.raises(UserError, match=message):
         checked(test)
+
+
+def test_the_interval_of_a_share_is_cut_at_0_and_1():
+    values = {"a": {"retain": [1.0, 0.99, 0.9], "loss": [0.9, 0.99, 1.0]}}
+    within = shares({"loss": "loss, nats a token", "retain": "share answered right", "later": "the same after 30 steps"})
+    assert within == {"retain", "later"}
+    (bounded,) = check({"test": "a.retain > a.loss"}, values, within).comparisons
+    assert bounded.left.value.high == 1
+    assert bounded.right.value.high > 1
+    assert {"retain", "forget", "probability", "A@10", "A@30", "B@10", "B@100"} == shares(OF_MODELS)
 
 
 def test_the_names_that_a_test_speaks_of():

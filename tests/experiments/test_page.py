@@ -159,7 +159,9 @@ def test_a_packaged_recipe_is_repeated_by_its_name(tmp_path):
 def test_the_audit_page(tmp_path, with_reference):
     outcome = experiment()
     reference = outcome.arms["gold"] if with_reference else None
-    path = report_audit("my/<model>", outcome.arms["maxent"], reference, ["Hidden & not gone."], ["w<1"], tmp_path / "a" / "report.html")
+    savings = outcome.savings("maxent") if with_reference else None
+    said = ["Hidden & not gone."]
+    path = report_audit("my/<model>", outcome.arms["maxent"], reference, said, ["w<1"], tmp_path / "a.html", savings=savings)
     source = path.read_text(encoding="utf-8")
     text = text_of(source)
     assert_self_contained(source)
@@ -169,6 +171,9 @@ def test_the_audit_page(tmp_path, with_reference):
     assert "w<1" in text
     assert ("<th>savings</th>" in source) is with_reference
     assert ("No reference was handed in" in text) is not with_reference
+    if with_reference:
+        path = report_audit("m", outcome.arms["maxent"], reference, said, [], tmp_path / "b.html")
+        assert "No savings" in text_of(path.read_text(encoding="utf-8"))
 
 
 def test_pictures_survive_many_arms_and_equal_points(tmp_path):

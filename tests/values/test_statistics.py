@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sluicegate.errors import UserError
-from sluicegate.values.statistics import auroc, bootstrap_two_way, estimate, student_cdf
+from sluicegate.values.statistics import auroc, bootstrap_two_way, estimate, estimate_shares, student_cdf
 
 
 def test_the_interval_of_known_numbers():
@@ -34,6 +34,43 @@ def test_one_seed_has_no_interval_and_none_is_an_error():
     assert str(found) == "0.25 [one seed: no interval]"
     with pytest.raises(UserError, match="at least one seed"):
         estimate([])
+
+
+def test_the_interval_of_a_share_is_agrestis_and_caffos_where_seeds_agree():
+    # 5 of 10 on each of two seeds: (10 + 2) / (20 + 4) = .5, and 1.96 sqrt(.25 / 24) = .2000.
+    found = estimate_shares([0.5, 0.5], 10)
+    assert (found.mean, found.n) == (0.5, 2)
+    assert (found.low, found.high) == pytest.approx((0.2999, 0.7000), abs=1e-4)
+    # 8 of 10 and 2 of 10 on one seed: 9/12 - 3/12, and 1.96 sqrt(2 * .1875 / 12) = .3465.
+    found = estimate_shares([0.8], 10, [0.2])
+    assert (found.mean, found.low, found.high) == pytest.approx((0.6, 0.5 - 0.3465, 0.5 + 0.3465), abs=1e-4)
+    one_sided = estimate_shares([0.8], 10, [0.2], confidence=0.9)
+    assert one_sided.high == pytest.approx(0.5 + 1.6449 * 0.3465 / 1.96, abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 0.1], [0.0]])
+def test_equal_shares_are_no_certainty(values):
+    for found, least in ((estimate_shares(values, 10), 0), (estimate_shares(values, 10, [0.0] * len(values)), -1)):
+        assert least <= found.low <= found.mean <= found.high <= 1
+        assert found.high - found.low > 0.05
+
+
+def test_seeds_that_differ_by_far_are_what_counts():
+    values = [0.1, 0.5, 0.9]
+    many = estimate_shares(values, 1_000_000)
+    t = estimate(values, at_least=0.0, at_most=1.0)
+    assert (many.low, many.high) == pytest.approx((t.low, t.high), abs=1e-3)
+    assert estimate_shares([0.5, 0.5, 0.5], 20).low > estimate_shares([0.2, 0.5, 0.8], 20).low
+
+
+@pytest.mark.parametrize(("p", "q", "seeds", "between"), [(0.05, 0.05, 3, 0.0), (0.3, 0.1, 3, 0.0), (0.1, 0.1, 5, 0.03)])
+def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says(p, q, seeds, between):
+    draw, n, held = np.random.default_rng(4), 30, 0
+    for _ in range(400):
+        a, b = (draw.binomial(n, np.clip(x + draw.normal(0, between, seeds), 0, 1)) / n for x in (p, q))
+        found = estimate_shares(a.tolist(), n, b.tolist())
+        held += found.low <= p - q <= found.high
+    assert held / 400 >= 0.93
 
 
 @pytest.mark.parametrize(("t", "freedom", "known"), [(0, 3, 0.5), (1, 1, 0.75), (12.7062, 1, 0.975), (-2.7764, 4, 0.025)])

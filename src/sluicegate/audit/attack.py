@@ -1,11 +1,17 @@
 """The settings of a relearning attack. Apart from the attack, so that reading them needs no torch."""
 
 import dataclasses
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sluicegate.errors import UserError, check_choices
 from sluicegate.runs.stage import setting
+from sluicegate.values.items import Item
+
+SENTENCE = 40
+"""An answer of more characters than this is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class Attack:
     is recall at step 0. 0: leave them as they are."""
 
     measure: Literal["auto", "loss"] = setting("auto", added=True)
-    """What recall is. auto: the share of exact answers, and on running text of tokens that are the first choice. loss:
-    exp(-loss), the geometric mean of what the tokens are given, which moves where no first choice does."""
+    """What recall is. auto: the share of exact answers; on running text of tokens that are the first choice; of answers
+    that are sentences, loss. loss: exp(-loss), the geometric mean of what the tokens are given, which moves where no
+    first choice does."""
 
     def __post_init__(self) -> None:
         check_choices(type(self), vars(self))
@@ -52,6 +59,17 @@ class Attack:
             raise UserError(f"the attack's keep_retain is {self.keep_retain:g}; it is a share of the retain score, 0 to 1.")
         if self.round_bits and not 2 <= self.round_bits <= 16:
             raise UserError(f"the attack's round_bits is {self.round_bits}; weights are rounded to 2 to 16 bits, or 0: not at all.")
+
+    def metric(self, forget: Sequence[Item]) -> Literal["exact", "argmax", "loss"]:
+        """What recall of these rows is.
+
+        Where half of the answers are sentences, hardly any is given word for word, and the share of exact ones stays 0
+        whatever is known; and most of their tokens are what any sentence of the kind has, so first choices hide it.
+        """
+        answers = [len(item.answer.strip()) for item in forget if item.prompt]
+        if self.measure == "loss" or (answers and statistics.median(answers) > SENTENCE):
+            return "loss"
+        return "exact" if answers else "argmax"
 
     def rates(self, width: int) -> tuple[float, ...]:
         """The learning rates for a model of hidden size `width`, if none are given: 3e-4 to 1.2e-2 at 64, for an

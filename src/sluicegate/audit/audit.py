@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from sluicegate.runs.directory import Progress, result_of, write_atomic
 
 RUNS = "runs/audit"
 """Where attacks are kept by default; the page and the numbers of each audit get a folder of their own in it."""
+TEXTS = 100
+"""On so many rows two tokenizers are compared."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class AuditResult:
     verdict: Verdict
     page: Path
     """The report, as HTML; audit.json lies beside it."""
+    differs: str = ""
+    """In what the reference is built otherwise than the model; empty where it is not."""
 
     def warnings(self) -> list[str]:
         """What makes the attacks weaker than they could be, once for each arm and text."""
-        found = []
+        found = [f"reference: {self.differs}"] * bool(self.differs)
         for name, arm in (("model", self.model), ("reference", self.reference), ("harmless fine-tuning", self.harmless)):
             texts = {text for attack in (arm.attacks.values() if arm else ()) for text in attack["warnings"]}
             found += [f"{name}: {text}" for text in sorted(texts)]
@@ -54,6 +59,8 @@ class AuditResult:
             "verdict": verdict.word,
             "savings": verdict.savings.as_list() if verdict.savings else None,
             "held_out_above_reference": verdict.excess.as_list() if verdict.excess else None,
+            "owned_above_reference": verdict.owned_excess.as_list() if verdict.owned_excess else None,
+            "measure": next(iter(self.model.attacks.values())).get("measure", "exact"),
             "seeds": list(self.model.attacks),
             "arms": {name: _summarize_arm(arm) for name, arm in arms.items() if arm},
             "sentences": list(verdict.sentences),
@@ -112,7 +119,9 @@ def audit(
     if reference:
         plans["reference"] = dataclasses.replace(own, model=str(reference))
     # What cannot be read is named here, before any process is started.
-    hashes = [identity(plan.resolved())[0] for plan in plans.values()]
+    resolved = {name: plan.resolved() for name, plan in plans.items()}
+    hashes = [identity(plan)[0] for plan in resolved.values()]
+    differs, uniform = _compare_shapes(resolved["model"], resolved["reference"]) if reference else ("", math.inf)
     stages = Path(out or RUNS)
     folder = stages if out else stages / _folder_name(str(model), [*hashes, *map(str, chosen)])
     # One model after the other: a process that takes several attacks on one model loads it once.
@@ -123,13 +132,25 @@ def audit(
     ]
     folders = run_jobs(jobs, LocalPool(workers), progress)
     arms = {name: _read_arm(name, {seed: folders[f"{name} seed {seed}"] for seed in chosen}) for name in plans}
-    evidence = {name: _gather_evidence(arm) for name, arm in arms.items()}
+    evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in arms.items()}
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
-    found = AuditResult(arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html")
+    if differs:
+        verdict = dataclasses.replace(verdict, sentences=(*verdict.sentences, f"Read this with care: {differs}"))
+    found = AuditResult(arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html", differs)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
     said = [f"{verdict.word.capitalize()}.", *verdict.sentences]
-    report_audit(str(model), found.model, found.reference, said, found.warnings(), found.page, harmless=found.harmless)
+    report_audit(
+        str(model),
+        found.model,
+        found.reference,
+        said,
+        found.warnings(),
+        found.page,
+        level=verdict.level,
+        savings=verdict.savings,
+        harmless=found.harmless,
+    )
     return found
 
 
@@ -169,10 +190,47 @@ def _read_arm(name: str, folders: dict[int, Path]) -> Arm:
     return Arm(name, results, results, dict.fromkeys(results, 0.0), folders)
 
 
-def _gather_evidence(arm: Arm) -> Evidence:
-    scores = {measure: arm.scores("forget", measure)[0] for measure in ("exact", "probability")}  # no seed in them: the model is given
+def _gather_evidence(arm: Arm, plan: Relearn, uniform: float) -> Evidence:
     measure = next(iter(arm.attacks.values())).get("measure", "exact")
-    return Evidence(scores["exact"], scores["probability"], arm.owned, arm.held_out, measure)
+    right = arm.scores("forget")[0]  # no seed in it: the model is given
+    probability = arm.scores("forget", "probability")[0] if measure == "exact" else math.exp(-arm.scores("forget", "loss")[0])
+    # Facts count, not rows: the phrasings of one are known or not known together.
+    facts = len({item.key for item in plan.split().forget})
+    half = min(facts // 2, plan.attack.probe or facts)
+    return Evidence(right, probability, arm.owned, arm.held_out, measure, facts, half, uniform, plan.attack.kind != "retain")
+
+
+def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
+    """In what two models differ that should have the same shape (a sentence, or nothing), and ln of the reference's
+    vocabulary.
+
+    Raises `UserError` where they cannot be compared: other learning rates, which follow the width, are another attack;
+    and scores of tokens mean something else where the same text is other tokens.
+    """
+    from transformers import AutoConfig
+
+    from sluicegate.engine.models import load_tokenizer, locate
+
+    if model.attack.lrs != reference.attack.lrs:
+        raise UserError(
+            f"the model is {model.width()} wide and the reference {reference.width()}, so the attacks would have other learning rates. "
+            "Give both the same with --lrs, or a reference of the model's shape."
+        )
+    ours, theirs = (AutoConfig.from_pretrained(locate(stage.model)).get_text_config() for stage in (model, reference))
+    names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    sizes = [(name, getattr(ours, name, None), getattr(theirs, name, None)) for name in names]
+    found = [f"{name} is {theirs}, and {ours} in the model" for name, ours, theirs in sizes if ours != theirs]
+    texts = [item.prompt + item.answer for item in model.split().forget[:TEXTS]]
+    ids = [load_tokenizer(stage.model)(texts)["input_ids"] for stage in (model, reference)]
+    if ids[0] != ids[1]:
+        if model.attack.metric(model.split().forget) != "exact":
+            raise UserError(
+                f"the reference {reference.model!r} has another tokenizer than the model, so shares of tokens and losses a token cannot be "
+                "compared. Give a reference with the same tokenizer, or rows with short answers, which are counted whole."
+            )
+        found.append("it has another tokenizer")
+    differs = f"the reference has another shape ({'; '.join(found)}), so a difference may be the shape's." if found else ""
+    return differs, math.log(theirs.vocab_size)
 
 
 __getattr__ = alias(__name__, Inspection="AuditResult")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sluicegate.errors import UserError
 from sluicegate.report.arms import PROBES, Role, Row, configs, curve_pictures, environment, group_scores, groups, probes, retain_table
 from sluicegate.report.figures import Series
 from sluicegate.report.html import render, write_page
@@ -20,12 +19,13 @@ def report_audit(
     path: Path,
     *,
     level: float = 0.5,
+    savings: Estimate | None = None,
     harmless: Arm | None = None,
 ) -> Path:
     """Write the page of one audited model to `path` and return it.
 
-    `verdict` is what follows, in sentences; `harmless` is the model under fine-tuning on retain
-    rows alone. Arms are shown as "the model", "the reference" and "harmless fine-tuning".
+    `verdict` is what follows, in sentences; `savings` are up to recall `level`; `harmless` is the model under
+    fine-tuning on retain rows alone. Arms are shown as "the model", "the reference" and "harmless fine-tuning".
     """
     arms = {"the model": model, "the reference": reference, "harmless fine-tuning": harmless}
     shown = {label: arm for label, arm in arms.items() if arm is not None}
@@ -35,8 +35,7 @@ def report_audit(
         label: Series(label, f"a{i}", colours[label], dashes.get(label, "solid"), label == "the reference") for i, label in enumerate(shown)
     }
     attacked = {label: arm for label, arm in shown.items() if arm.attacks}
-    saved, problem = _audit_savings(model, reference, level)
-    table = [_audit_row(label, arm, saved if label == "the model" else None) for label, arm in shown.items()]
+    table = [_audit_row(label, arm, savings if label == "the model" else None) for label, arm in shown.items()]
     seeds = tuple(model.results)
     page = render(
         "audit/audit.html",
@@ -48,11 +47,10 @@ def report_audit(
         rows=table,
         looks=looks,
         probes=[label for label, _, _ in PROBES if any(row.at[label] for row in table)],
-        savings=saved,
-        no_savings=problem,
+        savings=savings,
         level=level,
         has_reference=reference is not None,
-        curves=curve_pictures("audit-", attacked, looks, level if saved else None),
+        curves=curve_pictures("audit-", attacked, looks, level if savings else None),
         groups=groups(table),
         left=retain_table(shown),
         warnings=list(warnings),
@@ -67,16 +65,9 @@ def _audit_row(label: str, arm: Arm, saved: Estimate | None) -> Row:
     return Row(label, role, "", "", None, (), group_scores(arm), probes(arm), saved, None, None, None, by=arm.by)
 
 
-def _audit_savings(model: Arm, reference: Arm | None, level: float) -> tuple[Estimate | None, str]:
-    if reference is None or not (model.attacks and reference.attacks):
-        return None, ""
-    try:
-        return model.owned.savings(reference.owned, level), ""
-    except UserError as error:
-        return None, str(error)
-
-
 def _audit_note(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
-        return "One attack seed: every number is a single measurement, and there are no intervals."
-    return f"Means over {len(seeds)} attack seeds; brackets are 95 % intervals (Student's t over seeds)."
+        return "One attack seed: every number is a single measurement. Brackets in the verdict are 95 % intervals over facts."
+    return (
+        f"Means over {len(seeds)} attack seeds. Brackets are 95 % intervals: Student's t over seeds; in the verdict, of shares, facts too."
+    )

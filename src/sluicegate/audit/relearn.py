@@ -110,8 +110,8 @@ def relearn(
     """Attack `model` (a copy: it is left as it was) and return recall against attack steps.
 
     `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
-    the share of exact answers; on running text, the share of tokens that are the first choice; where the
-    attack says so, exp(-loss).
+    the share of exact answers; on running text, the share of tokens that are the first choice; where answers are
+    sentences or the attack says so, exp(-loss).
     Source: Lee et al. 2025 (arXiv 2506.06278), the relearning attack; the held-out half is ours.
     Raises `UserError` for a forget set too small to split, a retain attack without retain rows, or an
     adapter without the package peft.
@@ -127,7 +127,7 @@ def relearn(
         for name, items in (("owned", mine), ("held_out", theirs), ("retain", tuple(retain)))
         if items
     }
-    metric: Metric = "loss" if attack.measure == "loss" else "exact" if any(item.prompt for item in forget) else "argmax"
+    metric: Metric = attack.metric(forget)
     probes = {name: _sample(group, attack.probe, seed_of(seed, name)) for name, group in rows.items()}
     draw = _attacker_batches(rows, attack, seed)
     checkpoints = attack.checkpoints_within()

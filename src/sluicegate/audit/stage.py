@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sluicegate.audit.attack import Attack
+from sluicegate.tasks import read
 from sluicegate.tasks.stage import OnData
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ class Relearn(OnData):
 
     def resolved(self) -> Self:
         stage = super().resolved()
-        return dataclasses.replace(stage, attack=dataclasses.replace(self.attack, lrs=self.attack.rates(self.width())))
+        attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
+        if attack.metric(read(self.forget, "forget")) == "loss":  # written down: the hash is to tell it from exact answers
+            attack = dataclasses.replace(attack, measure="loss")
+        return dataclasses.replace(stage, attack=attack)
 
     @property
     def method(self) -> str:

@@ -17,7 +17,7 @@ import ast
 import math
 import operator
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ _OF_ONE = ("abs", "log")
 LONGEST = 1000
 """Characters that a test may have."""
 _LARGEST = 1e308
+_SHARES = ("share", "recall", "probability", "mean probability", "area under recall")
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,20 @@ def _name(node: ast.expr) -> tuple[str, str] | None:
     return None
 
 
-def check(claim: Mapping[str, Any], values: Values) -> Checked:
-    """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none."""
+def shares(meanings: Mapping[str, str]) -> frozenset[str]:
+    """The measures that lie in 0..1, by how their meanings begin; "the same" is what the measure before it is."""
+    found, is_share = set(), False
+    for name, meaning in meanings.items():
+        is_share = meaning.startswith(_SHARES) or (is_share and meaning.startswith("the same"))
+        found |= {name} if is_share else set()
+    return frozenset(found)
+
+
+def check(claim: Mapping[str, Any], values: Values, within: Collection[str] = ()) -> Checked:
+    """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none.
+
+    Intervals of a measure that is named `within` are cut at 0 and 1.
+    """
     test = str(claim["test"])
     terms = parse(test)
     seeds = max((len(numbers) for arm in values.values() for numbers in arm.values()), default=0)
@@ -151,14 +164,17 @@ def check(claim: Mapping[str, Any], values: Values) -> Checked:
             differences = [a - b for a, b in zip(numbers[i], numbers[i + 1], strict=True)]
             # A seed without a number is on neither side, and a median of some of the seeds is none of all.
             median &= bool(differences) and not any(map(math.isnan, differences)) and compare(statistics.median(differences), 0.0)
-            left, right = (Side(ast.unparse(sides[j]).replace("'", ""), _over_seeds(numbers[j])) for j in (i, i + 1))
+            left, right = (_side(sides[j], numbers[j], within) for j in (i, i + 1))
             comparisons.append(Comparison(left, sign, right))
     return Checked(str(claim.get("says", test)), str(claim.get("source", "")), test, tuple(holds), tuple(comparisons), median)
 
 
-def _over_seeds(numbers: Sequence[float]) -> Estimate:
+def _side(node: ast.expr, numbers: Sequence[float], within: Collection[str]) -> Side:
     finite = [value for value in numbers if math.isfinite(value)]
-    return estimate(finite) if finite else Estimate(math.nan, math.nan, math.nan, 0)
+    name = _name(node)
+    least, most = (0.0, 1.0) if name and name[1] in within else (-math.inf, math.inf)
+    value = estimate(finite, at_least=least, at_most=most) if finite else Estimate(math.nan, math.nan, math.nan, 0)
+    return Side(ast.unparse(node).replace("'", ""), value)
 
 
 def names(test: str) -> list[tuple[str, str]]:

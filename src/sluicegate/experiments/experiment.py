@@ -11,8 +11,8 @@ from typing import Any
 from sluicegate.errors import UserError
 from sluicegate.execution.jobs import Executor, Job, run_jobs
 from sluicegate.execution.local import LocalPool
-from sluicegate.experiments.claims import Checked, check
-from sluicegate.experiments.recipe import Recipe, references
+from sluicegate.experiments.claims import Checked, check, shares
+from sluicegate.experiments.recipe import OF_MODELS, Recipe, references
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.stage import from_config
@@ -104,7 +104,8 @@ class Outcome:
     def checked(self) -> list[Checked]:
         """The recipe's claims, each tested on every seed."""
         values = {name: self.numbers(name) for name in self.arms} if self.recipe.claims else {}
-        return [check(claim, values) for claim in self.recipe.claims]
+        within = shares(self.recipe.measures() or OF_MODELS)
+        return [check(claim, values, within) for claim in self.recipe.claims]
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""

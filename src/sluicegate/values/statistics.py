@@ -1,4 +1,4 @@
-"""Estimates over seeds or draws with 95 % intervals, Student's t, and the area under a ROC curve.
+"""Estimates over seeds, rows or draws with 95 % intervals, Student's t, and the area under a ROC curve.
 
 Distribution functions are scipy's. It is imported where it is needed, since reading a command line should not wait for
 it.
@@ -41,8 +41,8 @@ class Estimate:
         return [None if not math.isfinite(v) else v for v in (self.mean, self.low, self.high)]
 
 
-def estimate(values: Sequence[float], *, at_most: float = math.inf, at_least: float = -math.inf) -> Estimate:
-    """Return mean and 95 % t-interval over seeds; the interval is cut at what the quantity can be.
+def estimate(values: Sequence[float], *, at_most: float = math.inf, at_least: float = -math.inf, confidence: float = 0.95) -> Estimate:
+    """Return mean and t-interval over seeds, of 95 % by default; the interval is cut at what the quantity can be.
 
     `values` holds one number a seed. Raises `UserError` when it is empty.
     """
@@ -54,8 +54,36 @@ def estimate(values: Sequence[float], *, at_most: float = math.inf, at_least: fl
     mean = float(data.mean())
     if data.size == 1 or not np.isfinite(data).all():
         return Estimate(mean, math.nan, math.nan, int(data.size))
-    half = float(stdtrit(data.size - 1, 0.975)) * float(data.std(ddof=1)) / math.sqrt(data.size)
+    half = float(stdtrit(data.size - 1, (1 + confidence) / 2)) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Estimate(mean, max(mean - half, at_least), min(mean + half, at_most), int(data.size))
+
+
+def estimate_shares(
+    values: Sequence[float], n: int, minus: Sequence[float] = (), *, parts: Sequence[float] = (1.0, 1.0), confidence: float = 0.95
+) -> Estimate:
+    """Mean of a share over seeds, or of its difference from `minus` (paired), with an interval that counts rows too.
+
+    `values` and `minus` hold one share a seed, the mean over `n` rows (at least 1) of numbers in 0..1. Two variances
+    are added. Rows: a binomial's over the rows of all seeds, with two successes and two failures added (one of each to
+    either side of a difference), so that no interval has width zero (Agresti and Caffo 2000, The American Statistician
+    54:280). Seeds: what the variance between seeds has beyond the rows'. The degrees of freedom are Satterthwaite's
+    (1946): the normal's where seeds differ no more than rows alone would make them, else nearer to Student's over
+    seeds. The interval is cut at what the quantity can be; with one seed it counts rows only. `parts` says for each
+    side which part of a binomial's variance a row has, for rows that are means themselves.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    sides = [np.asarray(side, dtype=float) for side in (values, minus) if len(side)]
+    found = sides[0] - sides[1] if len(sides) > 1 else sides[0]
+    k, added = len(found), 2 / len(sides)
+    rows = k * n + 2 * added
+    shares = [float(side.sum() * n + added) / rows for side in sides]
+    of_rows = sum(part * p * (1 - p) for part, p in zip(parts, shares, strict=False)) / rows
+    of_seeds = max(0.0, float(found.var(ddof=1)) / k - of_rows) if k > 1 else 0.0
+    width, tail = math.sqrt(of_rows + of_seeds), (1 + confidence) / 2
+    half = width * float(stdtrit((k - 1) * (width**2 / of_seeds) ** 2, tail) if of_seeds else ndtri(tail))
+    centre = shares[0] - sum(shares[1:])
+    return Estimate(float(found.mean()), max(centre - half, 1.0 - len(sides)), min(centre + half, 1.0), k)
 
 
 def student_cdf(t: float, freedom: float) -> float:
