@@ -7,6 +7,7 @@ from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, source
 from sluicegate.tasks import read
 from sluicegate.values.items import GROUPS, Split
+from sluicegate.values.ranges import Count, Seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,11 +31,11 @@ class OnData(Stage):
     """Retain set, in the same formats."""
     adjacent: str = source("data")
     """Rows near the forget set that are to be kept; they are only scored."""
-    max_length: int = 256
+    max_length: Count = 256
     """Longest row, in tokens; longer running text is cut into windows."""
     template: bool = False
     """Render prompts with the tokenizer's chat template."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random in this stage."""
 
     def split(self) -> Split:
@@ -51,8 +52,6 @@ class OnData(Stage):
     def resolved(self) -> Self:
         """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
         self.need("model", *self.NEEDS)
-        if self.seed < 0:
-            raise UserError(f"the seed is {self.seed}; it must be 0 or more.")
         return self
 
     def width(self) -> int:
