@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.runs.stage import setting, source
-from sluicegate.tasks.stage import OnData
+from sluicegate.tasks.stage import OnData, compared
 from sluicegate.values.items import Item, Split
 from sluicegate.values.ranges import Number, Part, Share, Whole
 from sluicegate.values.schedule import Schedule, training_rate
@@ -161,9 +161,12 @@ class Ablate(OnData):
 
         placed = load_placement(Path(locate(self.model)))
         model, tokenizer = self.load()
+        split = self.split()
+        known = self.score(model, tokenizer, Split(retain=split.retain))
         before = sum(p.numel() for p in model.parameters())
         left, kept = cut(model, placed, self.blocks)
-        scores = self.score(model, tokenizer, self.split())
+        found = compared(self.score(model, tokenizer, split), known, split, "a block that was cut held some of it.")
+        left_over = [f"the units at {site} were left in the model as zeros: {why}." for site, why in kept.items()]
         save(model.eval(), tokenizer, run.path / "model")
         if left:
             save_placement(run.path / "model", left)
@@ -173,8 +176,8 @@ class Ablate(OnData):
             "verb": self.VERB,
             "method": "",
             "steps": 0,
-            "scores": scores,
+            "scores": found["scores"],
             "measures": measures,
-            "warnings": [f"the units at {site} were left in the model as zeros: {why}." for site, why in kept.items()],
+            "warnings": found.get("warnings", []) + left_over,
             "flops": Ledger().as_dict(),
         }

@@ -1,5 +1,6 @@
 """Stages on data: what they share, and the one that only scores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -74,15 +75,24 @@ class OnData(Stage):
         return load(self.model, seed=self.seed)
 
     def finish(
-        self, run: "RunContext", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
+        self,
+        run: "RunContext",
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        split: Split,
+        fitted: "Fitted",
+        before: Mapping[str, dict[str, float]] | None = None,
+        advice: str = "",
     ) -> dict[str, Any]:
-        """Score the groups, save the model, and return the stage's result."""
+        """Score the groups, save the model, and return the stage's result; `before` and `advice` as `compared` takes
+        them."""
         from sluicegate.engine.models import save
 
         scores = self.score(model, tokenizer, split)
         if run.ranks.leads:
             save(model.eval(), tokenizer, run.path / "model")
-        return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+        result = {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+        return result | compared(scores, before or {}, split, advice)
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""
@@ -95,6 +105,18 @@ class OnData(Stage):
             for name in ("forget", "retain", "adjacent")
             if split.group(name)
         }
+
+
+def compared(scores: dict[str, dict[str, float]], before: Mapping[str, dict[str, float]], split: Split, advice: str) -> dict[str, Any]:
+    """Scores with the retain set's from `before`, where there are any; a warning where the one that counts fell by more
+    than a tenth."""
+    from sluicegate.engine.scoring import in_one
+
+    if "retain" not in before:
+        return {"scores": scores}
+    was, now = (in_one(group["retain"], split.retain) for group in (before, scores))
+    said = [f"the retain score fell by more than a tenth: {advice}"] if now < 0.9 * was - 1e-6 else []  # 36 of 40 is a tenth
+    return {"scores": scores | {"retain before": before["retain"]}, "warnings": said}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Unlearn(OnData):
 
         split = self.split()
         model, tokenizer = self.load()
+        before = self.score(model, tokenizer, Split(retain=split.retain))
         model, fitted = unlearn(
             model,
             tokenizer,
@@ -71,7 +72,7 @@ class Unlearn(OnData):
             run=run,
             in_place=True,
         )
-        return self.finish(run, model, tokenizer, split, fitted)
+        return self.finish(run, model, tokenizer, split, fitted, before, "try a lower --lr, more --steps or a larger --retain-weight")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Distill(OnData):
             raise UserError(f"{self.VERB} stops by the retain score and needs --retain; or give --stop-at 0 to run every step.")
         if self.stop_at and not self.check_every:
             raise UserError(
-                "check_every is 0, and the stop rule looks every so many steps: give at least 1, or --stop-at 0 to run every step."
+                "check_every is 0, and the stop rule looks every so many steps: give 1 or more, or --stop-at 0 to run them all."
             )
         return self.schedule, StopRule(split.retain, self.stop_at, self.check_every) if self.stop_at else None
 
@@ -150,7 +151,7 @@ class Distill(OnData):
         )
         if before:
             done.fitted.ledger.add(before.fitted.ledger)
-        return self.finish_distilled(run, done, tokenizer, split)
+        return self.finish_distilled(run, done, teacher, tokenizer, split, "try more --steps")
 
     def _shared(self, run: "RunContext") -> dict[str, Any]:
         """What every part of the stage is called with."""
@@ -177,8 +178,17 @@ class Distill(OnData):
         grow(done.student, teacher, self.seed)
         return done
 
-    def finish_distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
-        result = self.finish(run, done.student, tokenizer, split, done.fitted)
+    def finish_distilled(
+        self,
+        run: "RunContext",
+        done: "Distilled",
+        teacher: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        split: Split,
+        advice: str,
+    ) -> dict[str, Any]:
+        before = self.score(teacher, tokenizer, Split(retain=split.retain))
+        result = self.finish(run, done.student, tokenizer, split, done.fitted, before, advice)
         return result | {"reached": done.reached, "divergence": done.divergence}
 
 
@@ -242,7 +252,7 @@ class Undo(Distill):
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)
-        result = self.finish_distilled(run, done, tokenizer, split)
+        result = self.finish_distilled(run, done, model, tokenizer, split, "try more --steps or a smaller --alpha")
         return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
 
     def choose_alpha(

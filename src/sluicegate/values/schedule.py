@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from sluicegate.errors import UserError
-from sluicegate.values.ranges import Checked, Count, Range, Rows, Share, Weight, Whole
+from sluicegate.values.ranges import Checked, Count, Range, Rows, Weight, Whole
 
 
 def training_rate(width: int) -> float:
@@ -51,7 +51,7 @@ class Schedule(Checked):
     """Shape of the learning rate after the warm-up."""
     decay_steps: Whole = 0
     """Steps over which the cosine runs; 0: all of them."""
-    final: Share = 0.1
+    final: Weight = 0.1
     """Learning rate at the end of the cosine, as a share of the peak."""
     beta2: Annotated[float, Range(0, 1, below=True)] = 0.98
     """AdamW's second moment decay (the first is 0.9)."""
