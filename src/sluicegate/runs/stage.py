@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes, from_elsewhere
-from sluicegate.values.ranges import Checked, range_of
+from sluicegate.values.ranges import Checked, Range, range_of
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -213,7 +213,7 @@ def _typed(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
         default = _default(fields[name])
         if isinstance(default, tuple) and isinstance(value, list):
             value = tuple(_entries(name, value, (range_of(fields[name].type) or get_args(fields[name].type))[0]))
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(default, float) and type(value) is int and value in Range():
             value = float(value)
         if default is not None and type(value) is not type(default):
             raise UserError(f"{name} is {value!r}; expected {type(default).__name__}, for example {default!r}.")

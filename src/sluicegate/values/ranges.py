@@ -1,30 +1,32 @@
 """Which numbers a setting may be: declared with its type, and checked in one place when the settings are made."""
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin
 
 from sluicegate.errors import UserError, check_choices
 
+LARGEST = sys.float_info.max
+"""The largest finite number."""
+
 
 @dataclass(frozen=True)
 class Range:
     """The finite numbers from `low` to `high`, both included unless `above` or `below` says otherwise."""
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -LARGEST
+    high: float = LARGEST
     above: bool = False
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.below else value <= self.high) and math.isfinite(value)
+        return self.low <= value <= self.high and not ((self.above and value == self.low) or (self.below and value == self.high))
 
     def __str__(self) -> str:
-        low = f"{'more than' if self.above else 'at least'} {self.low:,}" if self.low > -math.inf else ""
-        high = f"{'less than' if self.below else 'at most'} {self.high:,}" if self.high < math.inf else ""
+        low = f"{'more than' if self.above else 'at least'} {self.low:,}" if self.low > -LARGEST else ""
+        high = f"{'less than' if self.below else 'at most'} {self.high:,}" if self.high < LARGEST else ""
         return " and ".join(filter(None, (low, high))) or "finite"
 
 
@@ -71,8 +73,8 @@ def check(settings: Any) -> None:
         if found := range_of(field.type):
             kind, allowed = found
             for entry in value if isinstance(value, (tuple, list)) else (value,):
-                whole = isinstance(entry, Integral) or kind is float
-                if not isinstance(entry, Real) or isinstance(entry, bool) or not whole or entry not in allowed:
+                right: Any = isinstance(entry, Integral if kind is int else Real) and type(entry) is not bool
+                if not right or entry not in allowed:
                     raise UserError(f"{field.name} is {value!r}; it must be a{' whole' * (kind is int)} number, {allowed}.")
 
 
