@@ -125,5 +125,5 @@ def test_a_dataclass_that_is_checked_checks_itself():
     assert check(Own(2, (3, 4))) is None
     with pytest.raises(UserError, match=r"counts is \(3, 0\)"):
         Own(2, (3, 0))
-    with pytest.raises(UserError, match="keep_retain is 1.5"):
+    with pytest.raises(UserError, match=r"keep_retain is 1.5"):
         Attack(keep_retain=1.5)

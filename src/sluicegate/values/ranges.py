@@ -21,7 +21,7 @@ class Range:
     above: bool = False
     below: bool = False
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return self.low <= value <= self.high and not ((self.above and value == self.low) or (self.below and value == self.high))
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ def check(settings: Any) -> None:
         if found := range_of(field.type):
             kind, allowed = found
             for entry in value if isinstance(value, (tuple, list)) else (value,):
-                right: Any = isinstance(entry, Integral if kind is int else Real) and type(entry) is not bool
+                right = type(entry) is not bool and isinstance(entry, Integral if kind is int else Real)
                 if not right or entry not in allowed:
                     raise UserError(f"{field.name} is {value!r}; it must be a{' whole' * (kind is int)} number, {allowed}.")
 

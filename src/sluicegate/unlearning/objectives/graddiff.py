@@ -23,7 +23,7 @@ class GradDiff(Checked):
 
     NAME: ClassVar[str] = "graddiff"
 
-    retain_weight: Weight = 5.0
+    retain_weight: Weight = 10.0
     """a: weight of the retain set's cross-entropy."""
     cap: Weight = 12.0
     """Largest loss of a forget token that is still raised, in nats."""
