@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.values.ranges import check
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,15 @@ def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = ""
             if flag.replace("_", "-") == old:
                 print(f"note: {old} is now {new}", file=sys.stderr)
                 words[n] = new + equals + value
-    return tyro.cli(
+    found = tyro.cli(
         cls,
         prog=f"sluicegate {verb}",
         description=description or inspect.cleandoc(cls.__doc__ or ""),
         args=gathered(words, set(_lists(cls))),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    check(found)
+    return found
 
 
 def gathered(words: Sequence[str], lists: set[str]) -> list[str]:
@@ -127,9 +130,12 @@ def _lists(cls: type[Any]) -> Iterator[str]:
             yield "--" + name.replace("_", "-")
 
 
+MOST_SEEDS = 10_000
+
+
 def seeds_from(first: int, count: int) -> list[int]:
-    if count < 1:
-        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1.")
+    if not 1 <= count <= MOST_SEEDS:
+        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1 and at most {MOST_SEEDS:,}.")
     if first < 0:
         raise UserError(f"--seed is {first}; it must be 0 or more.")
     return list(range(first, first + count))

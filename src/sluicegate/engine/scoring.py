@@ -61,7 +61,8 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
     found = Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))
     if not found.loss.isfinite().all():
         n = int(found.loss.isfinite().logical_not().nonzero()[0])
-        raise NotFinite(f"the loss on {rows.items[n].text[:60]!r} is {float(found.loss[n])}: the model's outputs are not finite.")
+        said = f"the loss on {rows.items[n].text[:60]!r} is {float(found.loss[n])}: the model's outputs are not finite"
+        raise NotFinite(f"{said}. Train it at a lower learning rate (--lr).")
     return found
 
 

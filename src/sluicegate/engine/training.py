@@ -195,14 +195,14 @@ def fit(
         def broken(what: str) -> Diverged:
             last = replace(fitted, steps=max(fitted.steps - 1, 0))  # nothing is kept of the step that broke them
             where = f"after step {fitted.steps} of part {name!r} in stage {run.title}"
-            return Diverged(f"{where}, {what} Try a lower learning rate (--lr).", last)
+            return Diverged(f"{where}, {what}", last)
 
         def sound() -> None:
             own = [(p.to_local() if hasattr(p, "to_local") else p).detach() for p in trained.values()]
             bad = run.ranks.total([float(not tensor.isfinite().all()) for tensor in own])
             for tensor, is_bad in zip(trained, bad, strict=True):
                 if is_bad:
-                    raise broken(f"the weights are no longer finite: {tensor} holds NaN or infinity.")
+                    raise broken(f"the weights are no longer finite: {tensor} holds NaN or infinity. Try a lower --lr.")
 
         def keep(finished: bool = False) -> None:
             sound()

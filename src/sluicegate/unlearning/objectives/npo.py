@@ -24,7 +24,7 @@ class NPO(Checked):
 
     beta: Positive = 0.1
     """b: inverse temperature; towards 0 this becomes gradient ascent."""
-    retain_weight: Weight = 5.0
+    retain_weight: Weight = 10.0
     """a: weight of the retain set's cross-entropy. At 1 a run of few steps ends before the retain set is back."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
