@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
-from sluicegate.values.ranges import Share, Weight, Whole, Width
+from sluicegate.values.ranges import PositiveShare, Share, Weight, Whole, Width
 from sluicegate.values.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Split(Trial):
     """sha256 of images of yours; it fills itself in."""
     low: tuple[Whole, ...] = (0, 1, 2, 3, 4)
     """Classes that are routed to the first half; all others are to the second."""
-    labelled: Share = 1.0
+    labelled: PositiveShare = 1.0
     """Share of the training images whose group is known; the rest are routed nowhere."""
     code: Width = 32
     """Units of the encoding."""
@@ -98,8 +98,6 @@ class Split(Trial):
             raise UserError(f"{self.VERB}: code is {self.code}; it must be an even number, so that it has two halves.")
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"{self.VERB}: hidden is {list(self.hidden)}; give the width of at least one layer.")
-        if not 0 < self.labelled <= 1:
-            raise UserError(f"{self.VERB}: labelled is {self.labelled:g}; it is a share, more than 0 and up to 1.")
         from sluicegate.tasks.digits import digest
 
         return dataclasses.replace(self, content=digest(self.data), schedule=self.schedule.or_rate(2e-3))

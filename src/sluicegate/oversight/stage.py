@@ -11,7 +11,7 @@ from sluicegate.oversight.settings import Settings, budget
 from sluicegate.oversight.stopping import RULES
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
-from sluicegate.values.ranges import Count, Part, Positive, Weight, Whole, Width
+from sluicegate.values.ranges import Count, Positive, PositiveShare, Weight, Whole, Width
 
 if TYPE_CHECKING:
     from sluicegate.oversight.train import Trained
@@ -58,7 +58,7 @@ class Oversight(Trial):
         "any_avoid",
     ] = setting("routed", was="arm")  # fmt: skip
     """How to train. The stopped arms are picks of naive and naive_penalty."""
-    share: Part = 0.01
+    share: PositiveShare = 0.01
     """Probability that the Diamond's square is overseen, and, apart from that, that the Ghost's is."""
     size: Count = 3
     """Squares on a side of the board."""

@@ -9,7 +9,7 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData, compared
 from sluicegate.values.items import Item, Split
-from sluicegate.values.ranges import Number, Part, Share, Whole
+from sluicegate.values.ranges import Number, PositiveShare, Share, Whole
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Route(OnData):
     """With protect, parameters that learn from every row all the same: globs over parameter names, joined by commas."""
     tokens: str = ""
     """Only these target tokens of a forget row belong to its block, joined by blanks; empty: the whole row."""
-    labelled: Part = 1.0
+    labelled: PositiveShare = 1.0
     """Share of the forget rows that is labelled; the others count as unlabelled, to see what is absorbed."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
 
@@ -151,6 +151,7 @@ class Ablate(OnData):
     VERB: ClassVar[str] = "ablate"
     GROUP: ClassVar[str] = "route"
 
+    ADVICE: ClassVar[str] = "a block that was cut held some of it."
     blocks: tuple[str, ...] = ()
     """Names of the blocks to cut; none: all of them."""
 
@@ -165,7 +166,7 @@ class Ablate(OnData):
         known = self.score(model, tokenizer, Split(retain=split.retain))
         before = sum(p.numel() for p in model.parameters())
         left, kept = cut(model, placed, self.blocks)
-        found = compared(self.score(model, tokenizer, split), known, split, "a block that was cut held some of it.")
+        found = compared(self.score(model, tokenizer, split), known, split, self.ADVICE)
         left_over = [f"the units at {site} were left in the model as zeros: {why}." for site, why in kept.items()]
         save(model.eval(), tokenizer, run.path / "model")
         if left:

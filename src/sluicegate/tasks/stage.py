@@ -23,6 +23,8 @@ class OnData(Stage):
 
     NEEDS: ClassVar[tuple[str, ...]] = ()
     """Sources without which the verb has nothing to do, beside the model."""
+    ADVICE: ClassVar[str] = ""
+    """What to do where the retain score fell by more than a tenth."""
 
     model: str = source("model")
     """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
@@ -82,17 +84,15 @@ class OnData(Stage):
         split: Split,
         fitted: "Fitted",
         before: Mapping[str, dict[str, float]] | None = None,
-        advice: str = "",
     ) -> dict[str, Any]:
-        """Score the groups, save the model, and return the stage's result; `before` and `advice` as `compared` takes
-        them."""
+        """Score the groups, save the model, and return the stage's result; `before` as `compared` takes it."""
         from sluicegate.engine.models import save
 
         scores = self.score(model, tokenizer, split)
         if run.ranks.leads:
             save(model.eval(), tokenizer, run.path / "model")
         result = {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
-        return result | compared(scores, before or {}, split, advice)
+        return result | compared(scores, before or {}, split, self.ADVICE)
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""

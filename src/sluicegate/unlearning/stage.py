@@ -31,6 +31,7 @@ class Unlearn(OnData):
     GROUP: ClassVar[str] = "unlearn and distil"
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    ADVICE: ClassVar[str] = "try a larger --retain-weight, a lower --lr or more --steps."
 
     params: str = setting("*", was="sites")
     """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
@@ -72,7 +73,7 @@ class Unlearn(OnData):
             run=run,
             in_place=True,
         )
-        return self.finish(run, model, tokenizer, split, fitted, before, "try a lower --lr, more --steps or a larger --retain-weight")
+        return self.finish(run, model, tokenizer, split, fitted, before)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Distill(OnData):
     GROUP: ClassVar[str] = "unlearn and distil"
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    ADVICE: ClassVar[str] = "try more --steps."
 
     unlabelled: str = source("data")
     """The mixture that the student sees the teacher's outputs on."""
@@ -151,7 +153,7 @@ class Distill(OnData):
         )
         if before:
             done.fitted.ledger.add(before.fitted.ledger)
-        return self.finish_distilled(run, done, teacher, tokenizer, split, "try more --steps")
+        return self.finish_distilled(run, done, teacher, tokenizer, split)
 
     def _shared(self, run: "RunContext") -> dict[str, Any]:
         """What every part of the stage is called with."""
@@ -179,16 +181,10 @@ class Distill(OnData):
         return done
 
     def finish_distilled(
-        self,
-        run: "RunContext",
-        done: "Distilled",
-        teacher: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        split: Split,
-        advice: str,
+        self, run: "RunContext", done: "Distilled", teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split
     ) -> dict[str, Any]:
         before = self.score(teacher, tokenizer, Split(retain=split.retain))
-        result = self.finish(run, done.student, tokenizer, split, done.fitted, before, advice)
+        result = self.finish(run, done.student, tokenizer, split, done.fitted, before)
         return result | {"reached": done.reached, "divergence": done.divergence}
 
 
@@ -197,6 +193,7 @@ class Undo(Distill):
     """Unlearn, noise, distil: noise a copy of the suppressed model, then distil the model into it."""
 
     VERB: ClassVar[str] = "undo"
+    ADVICE: ClassVar[str] = "try more --steps or a smaller --alpha."
 
     alpha: Share = 0.6
     """Share of the weights that is replaced by noise, 0 to 1: the dial from cheap to robust."""
@@ -252,7 +249,7 @@ class Undo(Distill):
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)
-        result = self.finish_distilled(run, done, model, tokenizer, split, "try more --steps or a smaller --alpha")
+        result = self.finish_distilled(run, done, model, tokenizer, split)
         return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
 
     def choose_alpha(

@@ -48,7 +48,7 @@ Number = Annotated[float, Range()]
 Weight = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
-Part = Annotated[float, Range(0, 1, above=True)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
 """A share of something that may not be nothing."""
 
 
