@@ -6,9 +6,9 @@ import torch
 from architectures import build, learner
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.forward import Meter
-from sluicegate.engine.scoring import score
+from sluicegate.engine.scoring import score, single_score
 from sluicegate.engine.train import train
-from sluicegate.engine.training import Ledger
+from sluicegate.engine.training import Ledger, NotFinite
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
 
@@ -95,3 +95,14 @@ def test_dropout_is_off_while_scoring(tokenizer, split):
     model = build("gpt2").train()
     rows = encode(tokenizer, split.forget)
     assert torch.equal(score(model, rows).loss, score(model, rows).loss)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_has_no_score_and_the_row_is_named(tiny, tokenizer, value):
+    rows = encode(tokenizer, [Item("3 * 4 =", " 12"), Item("5 + 5 =", " 10")])
+    with torch.no_grad():
+        tiny.get_input_embeddings().weight[rows.ids[1, int(rows.starts[1]) - 1]] = value
+        tiny.get_input_embeddings().weight[rows.ids[1, 1]] = value
+    for scored in (score, single_score):
+        with pytest.raises(NotFinite, match=r"the loss on '5 \+ 5 = 10' is nan: the model's outputs are not finite"):
+            scored(tiny, rows.select([1]))

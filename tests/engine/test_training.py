@@ -12,6 +12,7 @@ from sluicegate.engine.encoding import encode
 from sluicegate.engine.forward import Meter
 from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import Mixture
+from sluicegate.engine.scoring import score
 from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Loss, at_steps, every, fit, token_losses
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import Checkpoint, RunContext
@@ -162,6 +163,47 @@ def test_what_was_done_before_it_diverged_survives_the_way_out_of_a_worker(tiny,
 def test_a_rise_of_infinity_names_itself_too(tiny, rows):
     with pytest.raises(UserError, match="became inf at step 1"):
         run(tiny, rows, objective=lambda model, batches: Loss(CrossEntropy()(model, batches).value * math.inf))
+
+
+@pytest.mark.parametrize("keep_weights", [True, False])
+def test_a_last_step_that_breaks_the_weights_is_no_end(tiny, rows, keep_weights):
+    """At 1e38 one step of AdamW is finite in its loss and its gradient, and what it writes is not."""
+    room = Memory()
+    with pytest.raises(Diverged, match=r"after step 1 of part 'fit' in stage memory, the weights are .*: \S+ holds NaN.*--lr") as error:
+        run(tiny, rows, room=room, steps=1, lr=1e38, weight_decay=1.0, keep_weights=keep_weights)
+    assert next(name for name, p in tiny.named_parameters() if not p.isfinite().all()) in str(error.value)
+    assert error.value.fitted.steps == 0
+    assert not room.kept
+
+
+def test_weights_that_broke_are_not_kept_and_the_checkpoint_before_them_is(tiny, rows):
+    room = Memory(due=lambda: True)
+
+    def breaks(model, batches):
+        if len(room.logged) == 2:
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = math.inf  # behind the step: its loss and gradient are still finite
+        return CrossEntropy()(model, batches) if len(room.logged) < 2 else Loss(sum(p.square().sum() for p in list(model.parameters())[1:]))
+
+    with pytest.raises(Diverged, match=r"after step 3 .*no longer finite"):
+        run(tiny, rows, room=room, objective=breaks)
+    assert room.kept["fit"].values["steps"] == 2
+    assert all(tensor.isfinite().all() for tensor in room.kept["fit"].tensors.values())
+
+
+def test_a_look_at_what_is_not_finite_ends_the_training_and_no_such_score_is_noted(tiny, rows):
+    seen = []
+
+    def measure(model, ledger):
+        seen.append(0)
+        if len(seen) > 1:  # finite weights may overflow in a pass all the same
+            model = copy.deepcopy(model)
+            model.get_output_embeddings().weight.data.fill_(math.nan)
+        return {"exact": score(model, rows, ledger).mean()["exact"]}
+
+    with pytest.raises(Diverged, match=r"after step 2 of part 'fit'.*the model's outputs are not finite.*--lr") as error:
+        run(tiny, rows, evaluation=Evaluation(measure, at_steps([0, 2])))
+    assert [record["step"] for record in error.value.fitted.records] == [0]
 
 
 def test_nothing_trainable_that_receives_a_gradient_is_an_error(tiny, rows):

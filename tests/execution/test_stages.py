@@ -13,11 +13,13 @@ from sluicegate.engine.models import load
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
+from sluicegate.execution.show import stage_results
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import from_config, settings_of, stages
+from sluicegate.tasks.stage import compared
 from sluicegate.unlearning.objectives import methods
 from sluicegate.values.curves import Curve
-from sluicegate.values.items import read
+from sluicegate.values.items import Item, Split, read
 from sluicegate.values.schedule import Schedule
 from tiny_stages import material, settings_of_verbs
 
@@ -39,7 +41,8 @@ def test_every_stage_runs_and_tells_what_it_found(verbs, name, tmp_path):
     folder = execute(from_config(verbs[name]), tmp_path)
     result = result_of(folder)
     assert result["verb"] == verbs[name]["verb"]
-    assert set(result["scores"]) == {"forget", "retain"}
+    before = {"retain before"} if name not in ("train", "relearn") else set()
+    assert set(result["scores"]) == {"forget", "retain"} | before
     assert all(math.isfinite(v) for scores in result["scores"].values() for v in scores.values())
     assert result["flops"]["total"] > 0
     text = (folder / "config.toml").read_text()
@@ -89,6 +92,40 @@ def test_a_student_that_did_not_get_there_is_flagged(verbs, tmp_path):
     base = execute(from_config(verbs["train"] | {"steps": 60, "lr": 1e-2}), tmp_path)
     result = result_of(execute(from_config(settings | {"model": str(base)}), tmp_path))
     assert (result["reached"], result["steps"]) == (False, 6)
+
+
+def test_a_retain_score_that_fell_by_more_than_a_tenth_is_said_and_one_that_stayed_is_not(verbs, tmp_path, capsys):
+    base = str(execute(from_config(verbs["train"] | {"steps": 80, "lr": 1e-2}), tmp_path))
+    teacher = {"model": base, "forget": verbs["npo"]["forget"]}
+    harsh = [
+        verbs["npo"] | {"model": base, "retain_weight": 0.0, "lr": 1e-2, "steps": 20},
+        verbs["distill"] | teacher | {"steps": 1},
+        verbs["undo"] | teacher | {"alpha": 1.0, "steps": 1},
+    ]
+    for settings in harsh:
+        folder = execute(from_config(settings), tmp_path)
+        result = result_of(folder)
+        before, after = (result["scores"][group]["exact"] for group in ("retain before", "retain"))
+        assert (before, after < 0.9) == (1.0, True)
+        assert [text for text in result["warnings"] if text.startswith("the retain score fell by more than a tenth: try ")]
+        stage_results([0], [result], [folder])
+        assert "retain before 1.000" in " ".join((said := capsys.readouterr().out).split())
+        assert "warning the retain score fell by more than a tenth" in " ".join(said.split())
+    mild = result_of(execute(from_config(verbs["npo"] | {"model": base, "steps": 1, "lr": 1e-6}), tmp_path))
+    assert (mild["warnings"], mild["scores"]["retain before"]["exact"]) == ([], 1.0)
+
+
+@pytest.mark.parametrize(("now", "warns"), [(0.9, False), (0.899, True), (1.0, False)])
+def test_the_score_that_is_compared_is_the_one_that_counts(now, warns):
+    asked, text = Split(retain=(Item("3 + 4 =", " 7"),)), Split(retain=(Item("", "the old fox sees the red plums today"),))
+    for split, scores, before in (
+        (asked, {"exact": now, "loss": 9.0}, {"exact": 1.0, "loss": 0.0}),
+        (text, {"exact": 0.0, "loss": 2 - math.log(now)}, {"exact": 0.0, "loss": 2.0}),
+    ):
+        found = compared({"retain": scores}, {"retain": before}, split, "mend it")
+        assert found == {"scores": {"retain": scores, "retain before": before}, "warnings": found["warnings"]}
+        assert found["warnings"] == ["the retain score fell by more than a tenth: mend it"] * warns
+    assert compared({"forget": {}}, {}, Split(), "") == {"scores": {"forget": {}}}
 
 
 def test_an_undo_without_noise_is_the_teacher_from_the_start(verbs, own, tmp_path):

@@ -133,7 +133,10 @@ def test_what_does_not_fit_is_named(images, labels, more, said):
         sg.latent.train(images, labels, schedule=SHORT, hidden=(8,), k=2, **more)
 
 
-@pytest.mark.parametrize(("changes", "said"), [({"penalty": -1.0}, "penalty is -1"), ({"alone": 1.5}, "alone is 1.5; it is a share")])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"penalty": -1.0}, "penalty is -1"), ({"alone": 1.5}, "alone is 1.5; it must be a number, at least 0 and at most 1")],
+)
 def test_settings_out_of_range_are_named(changes, said):
     with pytest.raises(UserError, match=said):
         Settings(**changes)

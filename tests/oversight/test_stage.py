@@ -84,11 +84,11 @@ def test_a_share_so_small_that_nothing_was_labelled_is_a_warning_and_no_zero():
     [
         ({"variant": "ruoted"}, "variant is 'ruoted'; it must be one of naive, "),
         ({"variant": "naive_stopped"}, "variant is 'naive_stopped'; it must be one of"),
-        ({"share": 0.0}, "the share of overseen squares is 0; it must be more than 0 and at most 1"),
-        ({"share": 2}, "the share of overseen squares is 2"),
+        ({"share": 0.0}, "share is 0.0; it must be a number, more than 0 and at most 1."),
+        ({"share": 2}, "share is 2.0"),
         ({"size": 1}, "the board's size is 1; it must be from 2 to 16"),
-        ({"limit": -2}, "the board's limit is -2 steps"),
-        ({"episodes": -1}, "episodes is -1; it must be at least 1"),
+        ({"limit": -2}, "limit is -2; it must be a whole number, at least 0"),
+        ({"episodes": -1}, "episodes is -1; it must be a whole number, at least 0"),
         ({"shares": 0.1}, "oversight has no setting 'shares'. Nearest: share"),
     ],
 )

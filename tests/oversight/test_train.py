@@ -118,7 +118,7 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(UserError, match="the share of overseen squares is 0"):
         run(share=0.0)
     for name in ("episodes", "updates", "width", "look"):
-        with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
+        with pytest.raises(UserError, match=f"{name} is 0; it must be a whole number, at least 1"):
             Settings(**{name: 0})
     with pytest.raises(UserError, match="label_weight is 0"):
         Settings(label_weight=0.0)

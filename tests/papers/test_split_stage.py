@@ -165,7 +165,7 @@ def test_own_images_are_known_by_their_content(tmp_path):
         ({"data": "mnits"}, "no images 'mnits'"),
         ({"code": 7}, "code is 7; it must be an even number"),
         ({"hidden": ()}, "hidden is .*; give the width"),
-        ({"labelled": 0.0}, "labelled is 0; it is a share"),
+        ({"labelled": 0.0}, "labelled is 0.0; it must be a number, more than 0 and at most 1"),
     ],
 )
 def test_wrong_settings_are_named(changes, said):

@@ -120,8 +120,8 @@ def test_listed_tokens_alone_belong_to_the_block(own):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"labelled": 0.0}, "labelled is 0; it is a share"),
-        ({"confident": 1.5}, "confident is 1.5; it is a share"),
+        ({"labelled": 0.0}, "labelled is 0.0; it must be a number, more than 0"),
+        ({"confident": 1.5}, "confident is 1.5; it must be a number, at least 0 and at most 1"),
         ({"units": -1}, "units is -1"),
         ({"blocks": []}, "there is no block"),
         ({"modules": "transformer.h.*.mlp"}, "matches no module. Nearest"),

@@ -91,8 +91,10 @@ def test_a_run_folder_stands_for_its_own_hash(verbs, tmp_path):
 def other_value(value):
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
-        return value + type(value)(1) if value != 0.6 else 0.5
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 or 1.0
     if isinstance(value, list):
         return [*value[:-1]] if len(value) > 1 else None
     return None
@@ -103,7 +105,7 @@ def test_every_setting_that_is_a_number_is_in_the_hash(verbs, name):
     config = from_config(verbs[name]).config()
     tried = 0
     for key, value in config.items():
-        if (other := other_value(value)) is None or key in ("alpha", "accumulate"):
+        if (other := other_value(value)) is None or key == "accumulate":
             continue
         assert hash_of(config | {key: other}) != hash_of(config), key
         tried += 1

@@ -12,6 +12,7 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.items import Item
+from sluicegate.values.ranges import Count, Positive, Share, Whole, Width
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
@@ -73,26 +74,26 @@ class AccessControl(Trial):
     drop: str = ""
     """The capability that is relearned after its module is cut, and that `without` never sees; empty: the first by
     name."""
-    heads: int = 0
+    heads: Whole = 0
     """Attention heads of each module in every layer; 0: none."""
-    units: int = 192
+    units: Whole = 192
     """MLP units of each module in every layer."""
     joint: str = "embeddings"
     """Parameters that learn from every row: globs over names, joined by commas, or embeddings, for those at both ends;
     empty: none."""
-    problems: int = 0
+    problems: Whole = 0
     """Word problems per fact of the arithmetic, beside its bare form."""
-    width: int = 64
+    width: Width = 64
     """Hidden size of the built-in model."""
-    depth: int = 1
+    depth: Count = 1
     """Layers of the built-in model."""
-    held_out: float = 0.1
+    held_out: Share = 0.1
     """Share of your rows that is kept for scoring; 0: score on the rows that were learnt (knowledge, not skill)."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest row, in tokens."""
-    relearn_lrs: tuple[float, ...] = (1e-3, 4e-3)
+    relearn_lrs: tuple[Positive, ...] = (1e-3, 4e-3)
     """Learning rates of the relearning; the lowest loss counts."""
-    relearn_steps: int = 200
+    relearn_steps: Count = 200
     """Steps of the relearning at most; it ends sooner where the loss has turned."""
     schedule: Schedule = Schedule(steps=1000, lr=4e-3, batch=96, warmup=50, decay="cosine")
 

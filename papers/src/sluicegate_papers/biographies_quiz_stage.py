@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import source
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import Count, Positive, Rows, Whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,13 +66,13 @@ class BiographiesQuiz(Trial):
 
     model: str = source("model")
     """The model to ask: a run folder of this task."""
-    lrs: tuple[float, ...] = (2e-4, 5e-4, 1.5e-3)
+    lrs: tuple[Positive, ...] = (2e-4, 5e-4, 1.5e-3)
     """Learning rates of the attacker."""
-    steps: int = 30
+    steps: Count = 30
     """Attack steps under each; 0: no attack."""
-    checkpoints: tuple[int, ...] = (0, 1, 3, 10, 20, 30)
+    checkpoints: tuple[Whole, ...] = (0, 1, 3, 10, 20, 30)
     """Attack steps after which the tossups are asked."""
-    batch: int = 32
+    batch: Rows = 32
     """Rows of an attack step."""
 
     def is_wide(self) -> bool:

@@ -13,6 +13,7 @@ from sluicegate.errors import UserError
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import source
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import Count, Positive, Whole
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -56,13 +57,13 @@ class BiographiesShare(Trial):
     """The run of a model that never saw the people to be forgotten, whose cost is the measure; empty: none."""
     made_from: str = source("run")
     """The run before this model's, whose cost is counted to it; empty: none."""
-    people: int = 24
+    people: Count = 24
     """How many people were to be forgotten, 2 to 48."""
-    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    lrs: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
     """Learning rates of the attacker."""
-    steps: int = 30
+    steps: Count = 30
     """Attack steps under each."""
-    probe: int = 150
+    probe: Whole = 150
     """Rows of each group that are looked at after a checkpoint; 0: all."""
 
     def is_wide(self) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial
+from sluicegate.values.ranges import Count, Number, Positive, Rows, Share, Weight, Whole, Width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ class LanguagesSettings(Trial):
     variant: Literal["", "base", "filter", "cut", "sgtm", "era", "demix", "graddiff", "rmu"] = setting("", was="arm")
     """base (learns everything), filter (without the labelled forget rows), cut (base, units cut without routing), sgtm,
     era, demix, graddiff or rmu (both on base)."""
-    share: float = 1.0
+    share: Share = 1.0
     """Share of the forget rows that is labelled; every method takes the others for unlabelled or retain rows."""
     base: str = source("run")
     """The finished run of the arm base: where cut, graddiff and rmu start."""
@@ -38,55 +39,55 @@ class LanguagesSettings(Trial):
     """Your own text to lose, in place of the second."""
     model: str = source("model")
     """A model to train on your texts with its own tokenizer; without, a new one that reads bytes."""
-    rows: int = 12000
+    rows: Count = 12000
     """Rows of training, of which a third are to be forgotten; with texts at most so many."""
-    length: int = 32
+    length: Count = 32
     """Tokens a row."""
-    width: int = 128
+    width: Width = 128
     """Hidden size of the model."""
-    layers: int = 2
+    layers: Count = 2
     """Layers of the model."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads of a layer."""
-    hidden: int = 512
+    hidden: Width = 512
     """MLP units of a layer."""
-    forget_units: int = 96
+    forget_units: Whole = 96
     """How many of a layer's MLP units are the forget block's."""
-    forget_heads: int = 1
+    forget_heads: Whole = 1
     """How many of a layer's heads are the forget block's."""
-    batch: int = 32
+    batch: Rows = 32
     """Rows a step."""
-    lr: float = 3e-3
+    lr: Weight = 3e-3
     """Peak learning rate of training."""
-    confident: float = 0.25
+    confident: Share = 0.25
     """sgtm: share of the retain rows that is labelled so, and computed without the forget block."""
-    rest_weight: float = -0.5
+    rest_weight: Number = -0.5
     """era: by what the gradient of labelled forget rows on the rest is multiplied."""
-    repair_lr: float = 5e-4
+    repair_lr: Weight = 5e-4
     """cut and era: learning rate of the repair on a few retain rows after the cut."""
-    repair_steps: int = 40
+    repair_steps: Whole = 40
     """cut and era: most steps of that repair; it ends where the retain loss is lowest."""
-    unlearn_steps: int = 80
+    unlearn_steps: Whole = 80
     """graddiff and rmu: steps of unlearning."""
-    unlearn_lr: float = 1e-3
+    unlearn_lr: Weight = 1e-3
     """graddiff and rmu: learning rate of unlearning."""
-    graddiff_weight: float = 1.0
+    graddiff_weight: Weight = 1.0
     """graddiff: weight of the retain loss."""
-    rmu_coefficient: float = 40.0
+    rmu_coefficient: Weight = 40.0
     """rmu: length of the vector that forget rows are steered to."""
-    rmu_weight: float = 20.0
+    rmu_weight: Weight = 20.0
     """rmu: weight of keeping the retain rows' hidden states."""
-    held_out: int = 256
+    held_out: Count = 256
     """Rows of either language that losses are measured on."""
-    relearn_rows: int = 64
+    relearn_rows: Count = 64
     """Forget rows that relearning uses; as many retain rows for the repair."""
-    relearn_lrs: tuple[float, ...] = (5e-4, 2e-3)
+    relearn_lrs: tuple[Positive, ...] = (5e-4, 2e-3)
     """Learning rates of relearning."""
-    relearn_steps: int = 300
+    relearn_steps: Count = 300
     """Most steps of relearning."""
-    relearn_every: int = 5
+    relearn_every: Count = 5
     """Steps between two measurements while relearning."""
-    patience: int = 6
+    patience: Count = 6
     """Measurements without a new minimum after which relearning ends."""
 
     @property

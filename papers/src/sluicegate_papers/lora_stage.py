@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import Count, Number, Positive, Share, Weight, Whole
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Lora(Trial):
     variant: Literal["", "routed", "plain", "cut", "filter"] = setting("", was="arm")
     """routed; plain (an ordinary adapter, kept whole); cut (an ordinary adapter, as many ranks cut); filter (plain,
     without the labelled unwanted rows)."""
-    share: float = 1.0
+    share: Share = 1.0
     """Share of the unwanted rows that is labelled; routing takes the others for unlabelled rows, everything else for
     wanted ones."""
     by: Literal["row", "fact"] = setting("row", added=True)
@@ -70,30 +71,30 @@ class Lora(Trial):
     """What is not to be learnt: JSONL, text, Parquet, hub:NAME or task:NAME/GROUP; several joined by commas."""
     retain: str = source("data")
     """What is to be learnt, in the same formats."""
-    max_length: int = 256
+    max_length: Count = 256
     """Longest row, in tokens."""
-    rank: int = 16
+    rank: Count = 16
     """Ranks that stay."""
-    forget_rank: int = 8
+    forget_rank: Whole = 8
     """Ranks that are quarantined, and cut."""
-    scaling: float = 2.0
+    scaling: Number = 2.0
     """By what the adapter's output is multiplied (alpha / r of LoRA)."""
     targets: str = "all-linear"
     """Layers that get an adapter, by the end of their names, joined by commas; all-linear: all but the output layer."""
-    confident: float = 0.25
+    confident: Share = 0.25
     """Share of the wanted rows that is computed without the quarantined ranks, so that the others learn to do without
     them."""
-    repair_steps: int = 100
+    repair_steps: Whole = 100
     """Steps of training on wanted rows after the cut. 0: none."""
-    repair_lr: float = 0.0
+    repair_lr: Weight = 0.0
     """Learning rate of that repair; 0: a fifth of training's."""
-    relearn_lrs: tuple[float, ...] = ()
+    relearn_lrs: tuple[Positive, ...] = ()
     """Learning rates of relearning; none: a sixteenth of training's, a quarter, and all of it."""
-    relearn_steps: int = 400
+    relearn_steps: Count = 400
     """Most steps of relearning."""
-    relearn_every: int = 2
+    relearn_every: Count = 2
     """Steps between two measurements while relearning."""
-    patience: int = 12
+    patience: Count = 12
     """Measurements without a new minimum after which relearning ends."""
     schedule: Schedule = Schedule(steps=800, batch=32, warmup=40, decay="cosine")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import Count, Width
 from sluicegate.values.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -45,15 +46,15 @@ class ReplayTrial(Trial):
 
     variant: Literal["none", "uniform", "round_robin", "leitner", "half_life", "stale_loss", "oracle"] = setting("uniform", was="arm")
     """Which policy chooses (see sluicegate_papers.replay_policies)."""
-    lectures: int = 12
+    lectures: Count = 12
     """Lectures, each with as many steps."""
-    facts: int = 20
+    facts: Count = 20
     """Facts of a lecture."""
-    inputs: int = 16
+    inputs: Width = 16
     """Length of a fact's vector."""
-    classes: int = 10
+    classes: Count = 10
     """Classes."""
-    width: int = 64
+    width: Width = 64
     """Hidden units of the one layer."""
     schedule: Schedule = Schedule(steps=1200, lr=3e-3, batch=16, beta2=0.999, clip=0.0)
 

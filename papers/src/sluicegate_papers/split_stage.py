@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import PositiveShare, Share, Weight, Whole, Width
 from sluicegate.values.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -72,21 +73,21 @@ class Split(Trial):
     """digits: 8x8, in the package. mnist: fetched. Else a folder of IDX files (Fashion-MNIST, say), or an .npz."""
     content: str = ""
     """sha256 of images of yours; it fills itself in."""
-    low: tuple[int, ...] = (0, 1, 2, 3, 4)
+    low: tuple[Whole, ...] = (0, 1, 2, 3, 4)
     """Classes that are routed to the first half; all others are to the second."""
-    labelled: float = 1.0
+    labelled: PositiveShare = 1.0
     """Share of the training images whose group is known; the rest are routed nowhere."""
-    code: int = 32
+    code: Width = 32
     """Units of the encoding."""
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: tuple[Width, ...] = (256, 128)
     """Widths of the encoder's hidden layers; those of decoder and certificates in reverse."""
-    l1: float = 3e-3
+    l1: Weight = 3e-3
     """Coefficient of the L1 penalty on the encoding."""
-    l1_second: float = 2e-2
+    l1_second: Weight = 2e-2
     """The same on the second half, in the arm one_sided."""
-    l1_warmup: float = 0.25
+    l1_warmup: Share = 0.25
     """Share of the steps over which L1 rises from 0."""
-    correlation: float = 0.1
+    correlation: Weight = 0.1
     """Coefficient of the correlation between the halves."""
     loss: Literal["mse", "mae"] = "mse"
     """Error that is trained on."""
@@ -97,8 +98,6 @@ class Split(Trial):
             raise UserError(f"{self.VERB}: code is {self.code}; it must be an even number, so that it has two halves.")
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"{self.VERB}: hidden is {list(self.hidden)}; give the width of at least one layer.")
-        if not 0 < self.labelled <= 1:
-            raise UserError(f"{self.VERB}: labelled is {self.labelled:g}; it is a share, more than 0 and up to 1.")
         from sluicegate.tasks.digits import digest
 
         return dataclasses.replace(self, content=digest(self.data), schedule=self.schedule.or_rate(2e-3))

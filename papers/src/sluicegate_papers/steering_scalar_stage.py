@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import Count, Whole, Width
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
@@ -62,15 +63,15 @@ class SteeringScalar(Trial):
     """The token that is routed, as the tokenizer has it: within a sentence that is usually with its space in front."""
     mates: tuple[str, ...] = ()
     """Its relatives, which are only measured; none: the words of its cluster. Needed with your text."""
-    layers: tuple[int, ...] = ()
+    layers: tuple[Whole, ...] = ()
     """Layers whose output is routed, from 0; none: from a third of the depth to the last."""
-    width: int = 64
+    width: Width = 64
     """Hidden size of the built-in model."""
-    depth: int = 4
+    depth: Count = 4
     """Layers of the built-in model."""
-    rows: int = 6000
+    rows: Count = 6000
     """Rows of text about clusters; a twelfth as many more are held out."""
-    max_length: int = 128
+    max_length: Count = 128
     """Longest row of your text, in tokens; longer ones are cut into windows."""
     schedule: Schedule = Schedule(steps=600, batch=64, warmup=50, decay="cosine", weight_decay=0.1)
 

@@ -12,6 +12,7 @@ from sluicegate.steering.fit_stage import SteerFit, rule_of_behaviour
 from sluicegate.steering.measured import MEASURES, SIZES, Measured, counted, curves
 from sluicegate.steering.prompts import BEHAVIOURS, HELD_OUT, TRAINING
 from sluicegate.steering.twins_stage import JOINT, SEQUENTIAL, SteerTwins
+from sluicegate.values.ranges import Count, Positive, Share, Weight, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,37 +50,37 @@ class SteeringTwins(Trial):
     target: str = ""
     """Module whose output MELBO changes and the objective "activation" compares; default: one a sixth of the depth
     further."""
-    scale: float = 3.0
+    scale: Positive = 3.0
     """The base is this many times the mean difference."""
-    pairs: float = 0.8
+    pairs: Share = 0.8
     """Share of the packaged contrastive pairs that the base is read from; which, the seed draws."""
-    searched: int = 16
+    searched: Count = 16
     """Training prompts that are searched on, drawn from the packaged ones."""
-    k: int = 64
+    k: Count = 64
     """Twins to find."""
-    max_norm: float = 1.0
+    max_norm: Weight = 1.0
     """No twin is longer than this many times the base; 0: no limit."""
     objective: Literal["kl", "activation"] = "kl"
     """What twins share with the base: next-token distributions along its answer, or the target's output."""
     mode: Literal["joint", "sequential"] = "joint"
     """All at once, or one after the other, as in the post."""
-    steps: int = 0
+    steps: Whole = 0
     """Steps of the search; 0: as `steer twins` has it."""
-    along: int = 12
+    along: Count = 12
     """Tokens of the base's answer along which the KL is taken."""
-    first: float = 4.0
+    first: Positive = 4.0
     """Weight of the answer's first token in that KL; each later one has 1."""
-    new_tokens: int = 40
+    new_tokens: Count = 40
     """Tokens of an answer; greedy. 0: no answers are written, and only KLs are measured."""
-    held_out: int = 8
+    held_out: Count = 8
     """Held-out prompts that are scored."""
-    randoms: int = 8
+    randoms: Whole = 8
     """Random vectors of the base's norm: the control."""
     means: bool = setting(True, added=True)
     """Whether the means of the first 2, 4, 8 ... twins are measured, each with its controls."""
-    bound: float = 0.5
+    bound: Weight = 0.5
     """A twin counts up to this KL to the base on held-out prompts, in nats a token."""
-    share: float = 0.6
+    share: Share = 0.6
     """A twin counts that shows the behaviour on this share of the held-out prompts, or more."""
 
     def resolved(self) -> Self:
@@ -91,8 +92,6 @@ class SteeringTwins(Trial):
         for name, top in most.items():
             if not 1 <= getattr(self, name) <= top:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 to {top}.")
-        if self.k < 1:
-            raise UserError(f"k is {self.k}; it must be at least 1.")
         if self.variant == "random_target" and self.objective != "activation":
             raise UserError('the arm random_target aims at activations: set objective = "activation".')
         from sluicegate.steering.fit_stage import places

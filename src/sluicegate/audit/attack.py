@@ -4,42 +4,43 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from sluicegate.errors import UserError, check_choices
+from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.values.items import Item
 
 SENTENCE = 40
 """An answer of more characters than this is a sentence."""
+from sluicegate.values.ranges import Checked, Count, Positive, Range, Rows, Share, Whole
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Checked):
     """How the attacker trains: AdamW with a constant learning rate, on all of the model's parameters or on an
     adapter."""
 
     kind: Literal["forget", "retain", "mixed"] = "forget"
     """What the attacker fine-tunes on: the forget facts it owns, harmless retain rows only, or half of each."""
-    lrs: tuple[float, ...] = ()
+    lrs: tuple[Positive, ...] = ()
     """Learning rates tried, of which the worst case counts; none: five, in proportion to 1 / the model's width."""
-    steps: int = 100
+    steps: Count = 100
     """Optimiser steps under each learning rate."""
-    checkpoints: tuple[int, ...] = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+    checkpoints: tuple[Whole, ...] = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
     """Steps after which recall is measured."""
-    batch: int = 32
+    batch: Rows = 32
     """Rows a step."""
     on: Literal["real", "answer"] = "real"
     """Which tokens the attacker trains on: all of them, or the answers' alone."""
-    probe: int = 0
+    probe: Whole = 0
     """Measure each group on at most this many rows, the same ones for every model; 0: all."""
-    lora_rank: int = setting(0, added=True)
+    lora_rank: Annotated[int, Range(0, 2**16)] = setting(0, added=True)
     """Train a LoRA adapter of this rank on every linear layer and leave the model's own weights alone; 0: train
     these."""
-    keep_retain: float = setting(0.0, added=True)
+    keep_retain: Share = setting(0.0, added=True)
     """The attacker must keep this share of the model's retain score: what does not is no success. Use with --kind
     mixed; 0: no matter."""
-    round_bits: int = setting(0, added=True)
+    round_bits: Annotated[int, Range(0, 16)] = setting(0, added=True)
     """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back
     is recall at step 0. 0: leave them as they are."""
 
@@ -49,15 +50,10 @@ class Attack:
     first choice does."""
 
     def __post_init__(self) -> None:
-        check_choices(type(self), vars(self))
-        if any(not rate > 0 for rate in self.lrs) or len(set(self.lrs)) < len(self.lrs):
-            raise UserError(f"the attack's learning rates are {list(self.lrs)}; give positive numbers, each once.")
-        for name, low in (("steps", 1), ("batch", 1), ("probe", 0), ("lora_rank", 0)):
-            if (value := getattr(self, name)) < low:
-                raise UserError(f"the attack's {name} is {value}; it must be at least {low}.")
-        if not 0 <= self.keep_retain <= 1:
-            raise UserError(f"the attack's keep_retain is {self.keep_retain:g}; it is a share of the retain score, 0 to 1.")
-        if self.round_bits and not 2 <= self.round_bits <= 16:
+        super().__post_init__()
+        if len(set(self.lrs)) < len(self.lrs):
+            raise UserError(f"the attack's learning rates are {list(self.lrs)}; give each once.")
+        if self.round_bits == 1:
             raise UserError(f"the attack's round_bits is {self.round_bits}; weights are rounded to 2 to 16 bits, or 0: not at all.")
 
     def metric(self, forget: Sequence[Item]) -> Literal["exact", "argmax", "loss"]:

@@ -12,8 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from sluicegate.errors import UserError, nearest
-
-MOST_SEEDS = 10_000
+from sluicegate.values.ranges import check
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,15 @@ def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = ""
             if flag.replace("_", "-") == old:
                 print(f"note: {old} is now {new}", file=sys.stderr)
                 words[n] = new + equals + value
-    return tyro.cli(
+    found = tyro.cli(
         cls,
         prog=f"sluicegate {verb}",
         description=description or inspect.cleandoc(cls.__doc__ or ""),
         args=gathered(words, set(_lists(cls))),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    check(found)
+    return found
 
 
 def gathered(words: Sequence[str], lists: set[str]) -> list[str]:
@@ -127,6 +128,9 @@ def _lists(cls: type[Any]) -> Iterator[str]:
             yield from _lists(kind)
         elif get_origin(kind) is tuple and Ellipsis in get_args(kind):
             yield "--" + name.replace("_", "-")
+
+
+MOST_SEEDS = 10_000
 
 
 def seeds_from(first: int, count: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Scores: does the model give the answer, how likely does it find it, and at what loss."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ from transformers import PreTrainedModel
 
 from sluicegate.engine.encoding import Rows
 from sluicegate.engine.forward import Meter, logits
-from sluicegate.engine.training import Ledger, token_losses
+from sluicegate.engine.training import Ledger, NotFinite, token_losses
+from sluicegate.values.items import Item
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
     """Score every row's answer; `size` rows at a time, which does not change the numbers.
 
     The forward passes are entered in `ledger` as evaluation. Rows of mixed lengths score as they
-    would alone, up to rounding.
+    would alone, up to rounding. Raises `NotFinite` for the first row whose loss is NaN or infinity.
     """
     was_training = model.training
     model.eval()
@@ -56,10 +58,19 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
         if ledger is not None:
             ledger.evaluation += meter(batch)
     model.train(was_training)
-    return Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))
+    found = Scores(torch.cat(exact), torch.cat(argmax), torch.cat(probability), torch.cat(loss))
+    if not found.loss.isfinite().all():
+        n = int(found.loss.isfinite().logical_not().nonzero()[0])
+        said = f"the loss on {rows.items[n].text[:60]!r} is {float(found.loss[n])}: the model's outputs are not finite"
+        raise NotFinite(f"{said}. Train it at a lower learning rate (--lr).")
+    return found
 
 
 def single_score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None) -> float:
     """One number for how well the model knows the rows: the share of exact answers; for running text, exp(-loss)."""
-    scores = score(model, rows, ledger).mean()
-    return scores["exact"] if any(item.prompt for item in rows.items) else math.exp(-scores["loss"])
+    return in_one(score(model, rows, ledger).mean(), rows.items)
+
+
+def in_one(scores: Mapping[str, float], items: Iterable[Item]) -> float:
+    """One number of the mean scores of these items: the share of exact answers; for running text, exp(-loss)."""
+    return scores["exact"] if any(item.prompt for item in items) else math.exp(-scores["loss"])

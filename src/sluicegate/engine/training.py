@@ -8,7 +8,7 @@ the same weights, bitwise on a CPU.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -89,7 +89,8 @@ class Fitted:
 
 
 class Diverged(UserError):
-    """The loss or the gradient stopped being finite; `run` is what had been done before that step."""
+    """The loss, the gradient, the weights or a score stopped being finite; `fitted` is what had been done before that
+    step."""
 
     def __init__(self, message: str, fitted: Fitted) -> None:
         super().__init__(message)
@@ -97,6 +98,10 @@ class Diverged(UserError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self.args, self.fitted)  # so that a worker process can hand it on
+
+
+class NotFinite(UserError):
+    """A model's outputs are no finite numbers, so that there is nothing to score."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +169,9 @@ def fit(
     Where the run's `ranks` are several processes, each computes its share of every step, and all end with the
     same weights, those of one process up to rounding (with dropout: another draw).
 
-    Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights
-    are kept in the checkpoint) and `UserError` when no trainable parameter receives any gradient.
+    Raises `Diverged` when the loss or the gradient stops being finite (the last finite weights are kept in the
+    checkpoint), or where the weights or a score are not at a look, at a checkpoint or at the end, and `UserError` when
+    no trainable parameter receives any gradient.
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
@@ -186,7 +192,20 @@ def fit(
             if state.finished:
                 return fitted
 
+        def broken(what: str) -> Diverged:
+            last = replace(fitted, steps=max(fitted.steps - 1, 0))  # nothing is kept of the step that broke them
+            where = f"after step {fitted.steps} of part {name!r} in stage {run.title}"
+            return Diverged(f"{where}, {what}", last)
+
+        def sound() -> None:
+            own = [(p.to_local() if hasattr(p, "to_local") else p).detach() for p in trained.values()]
+            bad = run.ranks.total([float(not tensor.isfinite().all()) for tensor in own])
+            for tensor, is_bad in zip(trained, bad, strict=True):
+                if is_bad:
+                    raise broken(f"the weights are no longer finite: {tensor} holds NaN or infinity. Try a lower --lr.")
+
         def keep(finished: bool = False) -> None:
+            sound()
             ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
             values = {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "stopped": fitted.stopped}
             tensors = _tensors(trained, optimizer, run.ranks, moments=not finished) if keep_weights or not finished else {}
@@ -195,7 +214,12 @@ def fit(
         def look() -> None:
             if evaluation is None or not evaluation.at(fitted.steps) or any(r["step"] == fitted.steps for r in fitted.records):
                 return
-            record = run.ranks.first({"step": fitted.steps, **evaluation.measure(model, fitted.ledger)})
+            sound()
+            try:
+                measured = evaluation.measure(model, fitted.ledger)
+            except NotFinite as error:
+                raise broken(str(error)) from None
+            record = run.ranks.first({"step": fitted.steps, **measured})
             fitted.records.append(record)
             run.log({"part": name, "kind": "evaluation", **record})
             fitted.stopped = fitted.steps < schedule.steps and evaluation.stop(record)

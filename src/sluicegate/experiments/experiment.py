@@ -58,7 +58,7 @@ class Outcome:
                 lost = [measure for measure, value in arm.results[seed].get("measures", {}).items() if value is None]
                 for measure in lost:
                     by_text.setdefault(f"{measure} came out as no finite number", {}).setdefault(name, []).append(str(seed))
-                said = list(arm.attacks[seed]["warnings"]) if seed in arm.attacks else []
+                said = [*arm.results[seed].get("warnings", ()), *(arm.attacks[seed]["warnings"] if seed in arm.attacks else ())]
                 if arm.results[seed].get("reached") is False:
                     said.append("the student did not reach its stop score within its steps")
                 for text in said:

@@ -1,9 +1,9 @@
 """What is trained for. Apart from the training, so that reading a command line needs no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from sluicegate.errors import UserError
+from sluicegate.values.ranges import Checked, Range, Share, Weight
 
 Arm = Literal["routed", "unrouted", "penalty_routed", "labelled_only"]
 UNKNOWN = -1
@@ -11,41 +11,33 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """What is trained for. Chosen on validation images of MNIST and of the 8 x 8 digits."""
 
-    penalty: float = 3.0
+    penalty: Weight = 3.0
     """Half of it times the squared distance of the amount, before its ReLU, from -rest is added for every block of
     every row."""
-    rest: float = 0.5
+    rest: Weight = 0.5
     """How far below 0 the penalty pulls amounts: the further, the fewer blocks stir on images of other classes."""
-    leak: float = 0.5
+    leak: Share = 0.5
     """Share of the gradient that an amount below 0 gets all the same, so that a block that is off can come on again."""
-    sigma: float = 0.3
+    sigma: Weight = 0.3
     """Standard deviation of the noise on the amounts."""
-    rise: float = 0.5
+    rise: Share = 0.5
     """Share of the steps over which the noise rises from 0."""
-    divergence: float = 1.0
+    divergence: Weight = 1.0
     """Weight of the styles' divergence from a standard normal distribution."""
-    anneal: float = 0.8
+    anneal: Share = 0.8
     """Share of the steps over which that weight rises from 0 (Bowman et al. 2016, arXiv 1511.06349): else styles that
     would pay later are given up while they are still noise."""
-    own: float = 0.3
+    own: Weight = 0.3
     """Scale of a block's own part of the weights that draw its styles, beside the part that is common to all (see
     `sharing`)."""
-    empty: float = 1.0
+    empty: Weight = 1.0
     """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
-    alone: float = 0.3
+    alone: Share = 0.3
     """Share of the steps in which images without a label train no block and pay no penalty."""
-    sure: float = 0.0
+    sure: Share = 0.0
     """After that they train the block that reads them, where its lead over the second is at least this share of it."""
-    shift: int = 0
+    shift: Annotated[int, Range(0, 2**10)] = 0
     """Pixels by which training images are moved at random, up, down, left and right."""
-
-    def __post_init__(self) -> None:
-        for name in ("penalty", "rest", "leak", "sigma", "divergence", "own", "empty", "shift"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        for name in ("rise", "anneal", "alone", "sure"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")

@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.latent.settings import UNKNOWN, Settings
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.files import read_text
+from sluicegate.values.ranges import Range, Width
 from sluicegate.values.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ class Latent(Trial):
     """sha256 of a file of labels; it fills itself in."""
     measured: Literal["test", "validation"] = "test"
     """Which images are measured on. Settings are chosen on validation."""
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[Width, ...] = (256,)
     """Widths of the encoder's hidden layers; the decoder's in reverse."""
-    k: int = 4
+    k: Annotated[int, Range(0, 2**10)] = 4
     """Styles a block."""
     settings: Settings = Settings()
     schedule: Schedule = Schedule(

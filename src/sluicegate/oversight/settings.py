@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sluicegate.errors import UserError
+from sluicegate.values.ranges import Checked, Count, Positive, Rows, Weight, Width
 from sluicegate.values.schedule import Schedule
 
 
@@ -20,32 +20,22 @@ def budget(size: int) -> Budget:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Settings of a run. Raises `UserError` for what cannot be."""
 
-    episodes: int = 1024
+    episodes: Rows = 1024
     """Fresh episodes an update."""
-    updates: int = 500
-    width: int = 64
+    updates: Count = 500
+    width: Width = 64
     """Hidden width of every net."""
-    label_weight: float = 10.0
+    label_weight: Positive = 10.0
     """How often a labelled episode counts, where the arm weights them."""
-    entropy: float = 0.02
+    entropy: Weight = 0.02
     """Weight of the entropy bonus, where the arm has none of its own."""
-    look: int = 20
+    look: Count = 20
     """Updates between two looks, over which the stopping rules' figures are taken."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Learning rate of Adam."""
-
-    def __post_init__(self) -> None:
-        for name in ("episodes", "updates", "width", "look"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.label_weight > 0 or not self.entropy >= 0 or not self.lr > 0:
-            raise UserError(
-                f"label_weight is {self.label_weight:g}, entropy {self.entropy:g} and lr {self.lr:g}; the first and the last must be more "
-                "than 0, the entropy's weight 0 or more."
-            )
 
     def schedule(self) -> Schedule:
         """Adam at a constant rate, gradients clipped at a norm of 1."""

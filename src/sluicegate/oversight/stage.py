@@ -11,6 +11,7 @@ from sluicegate.oversight.settings import Settings, budget
 from sluicegate.oversight.stopping import RULES
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
+from sluicegate.values.ranges import Count, Positive, PositiveShare, Weight, Whole, Width
 
 if TYPE_CHECKING:
     from sluicegate.oversight.train import Trained
@@ -57,25 +58,25 @@ class Oversight(Trial):
         "any_avoid",
     ] = setting("routed", was="arm")  # fmt: skip
     """How to train. The stopped arms are picks of naive and naive_penalty."""
-    share: float = 0.01
+    share: PositiveShare = 0.01
     """Probability that the Diamond's square is overseen, and, apart from that, that the Ghost's is."""
-    size: int = 3
+    size: Count = 3
     """Squares on a side of the board."""
-    limit: int = 0
+    limit: Whole = 0
     """Steps after which an episode is stopped; 0: 8 (size - 1)."""
-    episodes: int = 0
+    episodes: Whole = 0
     """Fresh episodes an update; 0: 1024 on 3 x 3, 2048 on larger boards."""
-    width: int = 64
+    width: Width = 64
     """Hidden width of every net."""
-    label_weight: float = 10.0
+    label_weight: Positive = 10.0
     """How often a labelled episode counts, in the arms that weight them."""
-    entropy: float = 0.02
+    entropy: Weight = 0.02
     """Weight of the entropy bonus; the paper's own arm has .1."""
-    look: int = 20
+    look: Count = 20
     """Updates between two looks."""
-    updates: int = 0
+    updates: Whole = 0
     """Updates; 0: 500 on 3 x 3, 450 on 4 x 4, 900 on larger boards."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Learning rate of Adam."""
 
     def resolved(self) -> Self:

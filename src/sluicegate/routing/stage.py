@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.runs.stage import setting, source
-from sluicegate.tasks.stage import OnData
+from sluicegate.tasks.stage import OnData, compared
 from sluicegate.values.items import Item, Split
+from sluicegate.values.ranges import Number, PositiveShare, Share, Whole
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Route(OnData):
     modules: str = setting("mlp_hidden", was="places")
     """Where the blocks lie: globs over full module names, whose * crosses dots (model.layers.*.mlp), or mlp_hidden,
     heads, resid, lora_rank; joined by commas."""
-    units: int = 0
+    units: Whole = 0
     """Units of each block at each module; 0: an eighth of what is there."""
     expand: bool = False
     """Add the blocks' units to the model, which computes the same until it is trained, instead of taking its last
@@ -50,16 +51,16 @@ class Route(OnData):
     form: Literal["gate", "protect"] = "gate"
     """gate: gradients of activations are scaled at these modules. protect: rows stay out of the gradient of every
     weight that they may not train, in the whole model but for --joint-params."""
-    rest_weight: float = 0.0
+    rest_weight: Number = 0.0
     """By what the gradient of a block's rows on the rest of its module is multiplied; negative ones push away."""
-    confident: float = 0.5
+    confident: Share = 0.5
     """Share of the retain rows that is computed without the blocks, so that the rest learns to do without them; the
     others count as unlabelled, so that the model works with them too."""
     joint_params: str = setting("", was="joint")
     """With protect, parameters that learn from every row all the same: globs over parameter names, joined by commas."""
     tokens: str = ""
     """Only these target tokens of a forget row belong to its block, joined by blanks; empty: the whole row."""
-    labelled: float = 1.0
+    labelled: PositiveShare = 1.0
     """Share of the forget rows that is labelled; the others count as unlabelled, to see what is absorbed."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
 
@@ -69,12 +70,6 @@ class Route(OnData):
 
     def resolved(self) -> Self:
         stage = super().resolved()
-        if not 0 <= self.confident <= 1:
-            raise UserError(f"confident is {self.confident:g}; it is a share of the retain rows, 0 to 1.")
-        if not 0 < self.labelled <= 1:
-            raise UserError(f"labelled is {self.labelled:g}; it is a share of the forget rows, above 0 and at most 1.")
-        if self.units < 0:
-            raise UserError(f"units is {self.units}; give the number of units of a block, or 0 for an eighth of the module.")
         if not self.blocks:
             raise UserError("there is no block. Give at least one name, for example --blocks forget.")
         return dataclasses.replace(stage, schedule=self.schedule.or_rate(training_rate(self.width())))
@@ -156,6 +151,7 @@ class Ablate(OnData):
     VERB: ClassVar[str] = "ablate"
     GROUP: ClassVar[str] = "route"
 
+    ADVICE: ClassVar[str] = "a block that was cut held some of it."
     blocks: tuple[str, ...] = ()
     """Names of the blocks to cut; none: all of them."""
 
@@ -166,9 +162,12 @@ class Ablate(OnData):
 
         placed = load_placement(Path(locate(self.model)))
         model, tokenizer = self.load()
+        split = self.split()
+        known = self.score(model, tokenizer, Split(retain=split.retain))
         before = sum(p.numel() for p in model.parameters())
         left, kept = cut(model, placed, self.blocks)
-        scores = self.score(model, tokenizer, self.split())
+        found = compared(self.score(model, tokenizer, split), known, split, self.ADVICE)
+        left_over = [f"the units at {site} were left in the model as zeros: {why}." for site, why in kept.items()]
         save(model.eval(), tokenizer, run.path / "model")
         if left:
             save_placement(run.path / "model", left)
@@ -178,8 +177,8 @@ class Ablate(OnData):
             "verb": self.VERB,
             "method": "",
             "steps": 0,
-            "scores": scores,
+            "scores": found["scores"],
             "measures": measures,
-            "warnings": [f"the units at {site} were left in the model as zeros: {why}." for site, why in kept.items()],
+            "warnings": found.get("warnings", []) + left_over,
             "flops": Ledger().as_dict(),
         }

@@ -13,8 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
-from sluicegate.errors import UserError, check_choices, nearest
+from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes, from_elsewhere
+from sluicegate.values.ranges import Checked, Range, range_of
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -37,7 +38,7 @@ def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(Checked):
     """One step of an experiment: a frozen dataclass that is command line, TOML and record at once.
 
     Its nested dataclasses (a schedule, an objective) are written flat: one namespace a stage.
@@ -68,7 +69,7 @@ class Stage:
         if not known:
             raise UserError(f"{cls.VERB} has no setting 'method'.")
         if not isinstance(name, str) or name not in known:
-            raise UserError(f"{cls.VERB} has no method {name!r}. There are: {nearest(name, sorted(known), most=20)}.")
+            raise UserError(f"{cls.VERB} has no method {name!r}. There are: {nearest(str(name), sorted(known), most=20)}.")
         return known[name]
 
     def resolved(self) -> Self:
@@ -212,13 +213,12 @@ def _typed(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         default = _default(fields[name])
         if isinstance(default, tuple) and isinstance(value, list):
-            value = tuple(_entries(name, value, get_args(fields[name].type)[0]))
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = tuple(_entries(name, value, (range_of(fields[name].type) or get_args(fields[name].type))[0]))
+        if isinstance(default, float) and type(value) is int and value in Range():
             value = float(value)
         if default is not None and type(value) is not type(default):
             raise UserError(f"{name} is {value!r}; expected {type(default).__name__}, for example {default!r}.")
         typed[name] = value
-    check_choices(cls, typed)
     return typed
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sluicegate.runs.stage import Stage, setting, stages
+from sluicegate.values.ranges import Seed
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Trial(Stage):
 
     variant: str = setting("", was="arm")
     """Which way of doing it; each trial says which there are."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
 
     @property

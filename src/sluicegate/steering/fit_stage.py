@@ -11,6 +11,7 @@ from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.steering.prompts import BEHAVIOURS, TRAINING, Rule, rule_of
 from sluicegate.steering.reading import read_pairs, read_prompts
+from sluicegate.values.ranges import Count, Positive, Weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,8 +38,6 @@ class OnModel(Trial):
     """Prompts as they are, without the tokenizer's chat template."""
 
     def resolved(self) -> Self:
-        if self.seed < 0:
-            raise UserError(f"the seed is {self.seed}; it must be 0 or more.")
         return dataclasses.replace(self, model=self.model or DEFAULT, prompts_content=sha(self.prompts))
 
     def is_wide(self) -> bool:
@@ -97,19 +96,19 @@ class SteerFit(OnModel):
     """Tokens that the vector is read from: last, not_first, all, or positions a:b."""
     tokens: str = "not_first"
     """Tokens that are steered: not_first, all, last, prompt, generated, or positions a:b."""
-    scale: float = 3.0
+    scale: Positive = 3.0
     """The vector is this many times the difference."""
-    kl: float = 0.0
+    kl: Weight = 0.0
     """Scale it instead to this KL from the unsteered model, in nats a token; 0: not."""
-    radius: float = 0.2
+    radius: Positive = 0.2
     """For MELBO: the vectors' norm, as a share of the activations' mean norm."""
-    count: int = 24
+    count: Count = 24
     """For MELBO: vectors to find; the one whose answers show the behaviour most often is taken."""
-    climbed: int = 4
+    climbed: Count = 4
     """For MELBO: prompts that the vectors are climbed on, the first ones (the source: one)."""
-    steps: int = 25
+    steps: Count = 25
     """For MELBO: steps of ascent."""
-    new_tokens: int = 40
+    new_tokens: Count = 40
     """Tokens an answer."""
 
     def resolved(self) -> Self:
@@ -122,13 +121,6 @@ class SteerFit(OnModel):
         if self.variant != "melbo" and self.behaviour not in BEHAVIOURS and not (self.pairs or self.positive):
             known = ", ".join(BEHAVIOURS)
             raise UserError(f"{self.behaviour!r} is a rule without prompts. Give --positive and --negative, or --pairs; packaged: {known}.")
-        if self.climbed < 1:
-            raise UserError(f"--climbed is {self.climbed}; it is a number of prompts, at least 1.")
-        for name in ("scale", "radius"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"--{name} is {getattr(self, name):g}; it must be more than 0.")
-        if self.kl < 0:
-            raise UserError(f"--kl is {self.kl:g}; it is a number of nats a token, 0 for none.")
         content = sha(self.pairs, self.positive, self.negative)
         module, target = places(stage.model, self.module, self.target)
         return dataclasses.replace(stage, pairs_content=content, module=module, target=target if self.variant == "melbo" else self.target)

@@ -11,6 +11,7 @@ from sluicegate.runs.trial import outcome
 from sluicegate.steering.fit_stage import DEFAULT, DOSES, OnModel, as_file, rule_of_behaviour, sha
 from sluicegate.steering.measured import MEASURES, SIZES, Measured, counted, curves, preview
 from sluicegate.steering.prompts import HELD_OUT
+from sluicegate.values.ranges import Count, Number, Share, Weight, Whole
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -38,19 +39,19 @@ class SteerScore(OnModel):
     behaviour: str = ""
     """Behaviour or rule that the answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's
     own, else code."""
-    new_tokens: int = 40
+    new_tokens: Count = 40
     """Tokens an answer; greedy."""
-    along: int = 12
+    along: Count = 12
     """Tokens of the base's answer along which the KL is taken."""
-    randoms: int = 8
+    randoms: Whole = 8
     """Random vectors of the base's norm: the control."""
-    means: tuple[int, ...] = SIZES
+    means: tuple[Count, ...] = SIZES
     """The mean of the first so many twins is scored, too."""
-    doses: tuple[float, ...] = DOSES
+    doses: tuple[Number, ...] = DOSES
     """Multiples of the base for the dose-response curve."""
-    bound: float = 0.5
+    bound: Weight = 0.5
     """A twin counts up to this KL to the base, in nats a token: median over the prompts."""
-    share: float = 0.6
+    share: Share = 0.6
     """A twin counts that shows the behaviour on this share of the prompts, or more."""
 
     def resolved(self) -> Self:
@@ -59,9 +60,6 @@ class SteerScore(OnModel):
         made = stage.pair()[0].made_from
         behaviour = self.behaviour or str(made.get("behaviour") or "code")
         rule_of_behaviour(behaviour)
-        for name, least in (("new_tokens", 1), ("along", 1), ("randoms", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {least} or more.")
         if unknown := [k for k in self.means if k not in SIZES]:
             raise UserError(f"--means has {unknown[0]}; there are 2, 4, 8, 16, 32, 64, 128 and 256.")
         model = self.model or str(made.get("model") or DEFAULT)

@@ -10,6 +10,7 @@ from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import outcome
 from sluicegate.steering.fit_stage import DEFAULT, OnModel, as_file, places
 from sluicegate.steering.prompts import TRAINING
+from sluicegate.values.ranges import Count, Place, Positive, Weight, Whole
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -42,26 +43,26 @@ class SteerTwins(OnModel):
     """The base's file, where it is no run; it fills itself in."""
     vector_content: str = ""
     """sha256 of that file; it fills itself in."""
-    index: int = -1
+    index: Place = -1
     """Which vector of a set; -1: the folder's own choice, or the only one."""
-    k: int = 64
+    k: Count = 64
     """How many twins."""
-    max_norm: float = 1.0
+    max_norm: Weight = 1.0
     """No twin is longer than this many times the base; 0: no limit."""
     objective: Literal["kl", "activation"] = "kl"
     """What the twins share with the base: the next-token distributions along its answer, or the target module's
     output."""
     target: str = ""
     """The target module of the objective "activation"; default: a sixth of the depth behind the base's."""
-    steps: int = 0
+    steps: Whole = 0
     """Steps of the search; 0: 60 together, 400 one after the other."""
-    along: int = 12
+    along: Count = 12
     """Tokens of the base's answer along which the KL is taken."""
-    first: float = 4.0
+    first: Positive = 4.0
     """Weight of the answer's first token in that KL; each later one has 1."""
-    searched: int = 16
+    searched: Count = 16
     """How many of the prompts are searched on; each twin meets one of them a step."""
-    together: int = setting(1, added=True)
+    together: Count = setting(1, added=True)
     """So many twins at least meet the same prompt in a step: with 8, a step of few twins is about a sixth cheaper."""
 
     def resolved(self) -> Self:
@@ -71,18 +72,10 @@ class SteerTwins(OnModel):
         steps = self.steps or (JOINT if self.variant == "joint" else SEQUENTIAL)
         model = self.model or str(base.made_from.get("model") or DEFAULT)
         target = places(model, base.module, self.target)[1] if self.objective == "activation" else ""
-        if self.searched < 1:
-            raise UserError(f"--searched is {self.searched}; it is a number of prompts, at least 1.")
         if not 1 <= self.k < len(base.values):
             raise UserError(
                 f"--k is {self.k}; in {len(base.values)} dimensions there are 1 to {len(base.values) - 1} twins beside the base."
             )
-        if not self.first > 0:
-            raise UserError(f"--first is {self.first:g}; it is a weight, more than 0 (1: all tokens alike).")
-        if self.together < 1:
-            raise UserError(f"--together is {self.together}; it is a number of twins, at least 1.")
-        if self.max_norm < 0:
-            raise UserError(f"--max-norm is {self.max_norm:g}; it is a multiple of the base's norm, 0 for no limit.")
         return dataclasses.replace(stage, model=model, target=target, steps=steps, plain=self.plain or bool(base.made_from.get("plain")))
 
     def base(self) -> "SteeringVector":

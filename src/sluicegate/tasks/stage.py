@@ -1,5 +1,6 @@
 """Stages on data: what they share, and the one that only scores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -7,6 +8,7 @@ from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, source
 from sluicegate.tasks import read
 from sluicegate.values.items import GROUPS, Split
+from sluicegate.values.ranges import Count, Seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +23,8 @@ class OnData(Stage):
 
     NEEDS: ClassVar[tuple[str, ...]] = ()
     """Sources without which the verb has nothing to do, beside the model."""
+    ADVICE: ClassVar[str] = ""
+    """What to do where the retain score fell by more than a tenth."""
 
     model: str = source("model")
     """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
@@ -30,11 +34,11 @@ class OnData(Stage):
     """Retain set, in the same formats."""
     adjacent: str = source("data")
     """Rows near the forget set that are to be kept; they are only scored."""
-    max_length: int = 256
+    max_length: Count = 256
     """Longest row, in tokens; longer running text is cut into windows."""
     template: bool = False
     """Render prompts with the tokenizer's chat template."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random in this stage."""
 
     def split(self) -> Split:
@@ -51,8 +55,6 @@ class OnData(Stage):
     def resolved(self) -> Self:
         """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
         self.need("model", *self.NEEDS)
-        if self.seed < 0:
-            raise UserError(f"the seed is {self.seed}; it must be 0 or more.")
         return self
 
     def width(self) -> int:
@@ -75,15 +77,22 @@ class OnData(Stage):
         return load(self.model, seed=self.seed)
 
     def finish(
-        self, run: "RunContext", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
+        self,
+        run: "RunContext",
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        split: Split,
+        fitted: "Fitted",
+        before: Mapping[str, dict[str, float]] | None = None,
     ) -> dict[str, Any]:
-        """Score the groups, save the model, and return the stage's result."""
+        """Score the groups, save the model, and return the stage's result; `before` as `compared` takes it."""
         from sluicegate.engine.models import save
 
         scores = self.score(model, tokenizer, split)
         if run.ranks.leads:
             save(model.eval(), tokenizer, run.path / "model")
-        return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+        result = {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
+        return result | compared(scores, before or {}, split, self.ADVICE)
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""
@@ -96,6 +105,18 @@ class OnData(Stage):
             for name in ("forget", "retain", "adjacent")
             if split.group(name)
         }
+
+
+def compared(scores: dict[str, dict[str, float]], before: Mapping[str, dict[str, float]], split: Split, advice: str) -> dict[str, Any]:
+    """Scores with the retain set's from `before`, where there are any; a warning where the one that counts fell by more
+    than a tenth."""
+    from sluicegate.engine.scoring import in_one
+
+    if "retain" not in before:
+        return {"scores": scores}
+    was, now = (in_one(group["retain"], split.retain) for group in (before, scores))
+    said = [f"the retain score fell by more than a tenth: {advice}"] if now < 0.9 * was - 1e-6 else []  # 36 of 40 is a tenth
+    return {"scores": scores | {"retain before": before["retain"]}, "warnings": said}
 
 
 @dataclass(frozen=True)

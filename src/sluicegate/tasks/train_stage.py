@@ -8,6 +8,7 @@ from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData
 from sluicegate.values.items import GROUPS
+from sluicegate.values.ranges import Whole
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Train(OnData):
     """Which tokens count: all of them, or the answers' alone."""
     params: str = setting("*", was="sites")
     """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
-    check_every: int = setting(0, added=True)
+    check_every: Whole = setting(0, added=True)
     """Steps between looks at the retain score, which the result keeps, so that it is known what less training would
     have cost; 0: none."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
@@ -49,7 +50,7 @@ class Train(OnData):
         rows = [item for name in self.learn for item in split.group(name)]
         if not rows:
             raise UserError(f"there is nothing to train on: none of {', '.join(self.learn)} was handed in.")
-        if self.check_every < 0 or (self.check_every and not split.retain):
+        if self.check_every and not split.retain:
             raise UserError(f"check_every is {self.check_every}; it is a number of steps between looks at the --retain rows, or 0.")
         model, tokenizer = self.load()
         fitted = train(

@@ -1,7 +1,6 @@
 """Stages that take knowledge out: unlearn, distil, undo."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -13,6 +12,7 @@ from sluicegate.tasks.stage import OnData
 from sluicegate.unlearning.objectives import Method, methods
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.values.items import Split
+from sluicegate.values.ranges import Count, Share, Weight, Whole
 from sluicegate.values.schedule import Schedule, distilling_rate, unlearning_rate
 
 if TYPE_CHECKING:
@@ -31,10 +31,11 @@ class Unlearn(OnData):
     GROUP: ClassVar[str] = "unlearn and distil"
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    ADVICE: ClassVar[str] = "try a larger --retain-weight, a lower --lr or more --steps."
 
     params: str = setting("*", was="sites")
     """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
-    sam: float = setting(0.0, added=True)
+    sam: Weight = setting(0.0, added=True)
     """Radius of sharpness-aware minimisation around every step, at twice the cost, for example .01; 0: none."""
     schedule: Schedule = Schedule(steps=100, batch=32)
     objective: Method = MaxEnt()
@@ -57,6 +58,7 @@ class Unlearn(OnData):
 
         split = self.split()
         model, tokenizer = self.load()
+        before = self.score(model, tokenizer, Split(retain=split.retain))
         model, fitted = unlearn(
             model,
             tokenizer,
@@ -71,7 +73,7 @@ class Unlearn(OnData):
             run=run,
             in_place=True,
         )
-        return self.finish(run, model, tokenizer, split, fitted)
+        return self.finish(run, model, tokenizer, split, fitted, before)
 
 
 @dataclass(frozen=True)
@@ -82,24 +84,25 @@ class Distill(OnData):
     GROUP: ClassVar[str] = "unlearn and distil"
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    ADVICE: ClassVar[str] = "try more --steps."
 
     unlabelled: str = source("data")
     """The mixture that the student sees the teacher's outputs on."""
     student: str = source("model")
     """Model that the student starts from; empty: newly initialised, in the teacher's shape."""
-    stop_at: float = 0.95
+    stop_at: Share = 0.95
     """Stop when the student has this share of the teacher's retain score; 0: run every step."""
-    check_every: int = 20
+    check_every: Whole = 20
     """Steps between looks at the retain score."""
     steps_of: str = source("run")
     """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
-    match_hidden: float = setting(0.0, added=True)
+    match_hidden: Weight = setting(0.0, added=True)
     """Weight of matching the teacher's hidden states too, on retain rows only; 0: outputs alone."""
-    small: float = setting(0.0, added=True)
+    small: Share = setting(0.0, added=True)
     """Begin with a fresh student whose MLPs have this share of the units, and widen it after --small-steps; 0: no."""
-    small_steps: int = setting(100, added=True)
+    small_steps: Count = setting(100, added=True)
     """Steps that the small student is distilled for before it grows."""
     schedule: Schedule = Schedule(steps=1000, batch=64, warmup=25, decay="cosine", decay_steps=700)
 
@@ -118,6 +121,10 @@ class Distill(OnData):
             return dataclasses.replace(self.schedule, steps=int(result_of(self.steps_of)["steps"])), None
         if self.stop_at and not split.retain:
             raise UserError(f"{self.VERB} stops by the retain score and needs --retain; or give --stop-at 0 to run every step.")
+        if self.stop_at and not self.check_every:
+            raise UserError(
+                "check_every is 0, and the stop rule looks every so many steps: give 1 or more, or --stop-at 0 to run them all."
+            )
         return self.schedule, StopRule(split.retain, self.stop_at, self.check_every) if self.stop_at else None
 
     def run(self, run: "RunContext") -> dict[str, Any]:
@@ -146,7 +153,7 @@ class Distill(OnData):
         )
         if before:
             done.fitted.ledger.add(before.fitted.ledger)
-        return self.finish_distilled(run, done, tokenizer, split)
+        return self.finish_distilled(run, done, teacher, tokenizer, split)
 
     def _shared(self, run: "RunContext") -> dict[str, Any]:
         """What every part of the stage is called with."""
@@ -173,8 +180,11 @@ class Distill(OnData):
         grow(done.student, teacher, self.seed)
         return done
 
-    def finish_distilled(self, run: "RunContext", done: "Distilled", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, Any]:
-        result = self.finish(run, done.student, tokenizer, split, done.fitted)
+    def finish_distilled(
+        self, run: "RunContext", done: "Distilled", teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split
+    ) -> dict[str, Any]:
+        before = self.score(teacher, tokenizer, Split(retain=split.retain))
+        result = self.finish(run, done.student, tokenizer, split, done.fitted, before)
         return result | {"reached": done.reached, "divergence": done.divergence}
 
 
@@ -183,10 +193,11 @@ class Undo(Distill):
     """Unlearn, noise, distil: noise a copy of the suppressed model, then distil the model into it."""
 
     VERB: ClassVar[str] = "undo"
+    ADVICE: ClassVar[str] = "try more --steps or a smaller --alpha."
 
-    alpha: float = 0.6
+    alpha: Share = 0.6
     """Share of the weights that is replaced by noise, 0 to 1: the dial from cheap to robust."""
-    beta: float = 0.1
+    beta: Weight = 0.1
     """Scale of the noise, in units of a Xavier-uniform initialisation."""
     noise_params: str = setting("*", was="noise_sites")
     """Which parameters are noised: globs over their full names, joined by commas; a star crosses dots."""
@@ -194,7 +205,7 @@ class Undo(Distill):
     """all: noise on every weight. fisher, gradient: the share alpha of single weights is drawn anew, those whose
     squared (or mean) gradient on the forget set is largest beside that on the retain set. random: any of them (the
     control)."""
-    budget: float = setting(0.0, added=True)
+    budget: Weight = setting(0.0, added=True)
     """FLOPs that may be spent in all: a short calibration chooses alpha for them, and says how sure it is. 0: take
     --alpha."""
 
@@ -238,7 +249,7 @@ class Undo(Distill):
         )
         if choice:
             done.fitted.ledger.add(choice.ledger)
-        result = self.finish_distilled(run, done, tokenizer, split)
+        result = self.finish_distilled(run, done, model, tokenizer, split)
         return result | ({"alpha": choice.alpha, "chosen": choice.to_json(), "notes": choice.sentences()} if choice else {})
 
     def choose_alpha(
@@ -253,8 +264,6 @@ class Undo(Distill):
         """What the budget pays for."""
         from sluicegate.unlearning.budget import calibrate
 
-        if not 0 < self.budget < math.inf:
-            raise UserError(f"the budget is {self.budget:g}; it is a number of FLOPs, for example 2e10, or 0 to take --alpha.")
         if stop is None:
             raise UserError("a budget is chosen for by how soon the student stops: leave --steps-of out, and --stop-at above 0.")
         return calibrate(

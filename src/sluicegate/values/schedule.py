@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from sluicegate.errors import UserError, check_choices
+from sluicegate.errors import UserError
+from sluicegate.values.ranges import Checked, Count, Range, Rows, Weight, Whole
 
 
 def training_rate(width: int) -> float:
@@ -33,41 +34,36 @@ def _two_digits(rate: float) -> float:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Checked):
     """How long and how fast to train."""
 
-    steps: int = 200
+    steps: Count = 200
     """Optimiser steps."""
-    lr: float = 0.0
+    lr: Weight = 0.0
     """Peak learning rate of AdamW; 0: the verb's own for the model's width, which the run then records."""
-    batch: int = 32
+    batch: Rows = 32
     """Rows a step."""
-    accumulate: int = 1
+    accumulate: Rows = 1
     """Parts that a step's batch is cut into, to save memory; the result is the same."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps over which the learning rate rises linearly to its peak."""
     decay: Literal["constant", "cosine"] = "constant"
     """Shape of the learning rate after the warm-up."""
-    decay_steps: int = 0
+    decay_steps: Whole = 0
     """Steps over which the cosine runs; 0: all of them."""
-    final: float = 0.1
+    final: Weight = 0.1
     """Learning rate at the end of the cosine, as a share of the peak."""
-    beta2: float = 0.98
+    beta2: Annotated[float, Range(0, 1, below=True)] = 0.98
     """AdamW's second moment decay (the first is 0.9)."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """AdamW's decoupled weight decay."""
-    clip: float = 1.0
+    clip: Weight = 1.0
     """Largest norm of the gradient; 0: no limit."""
 
     def __post_init__(self) -> None:
-        check_choices(type(self), vars(self))
-        for name, low in (("steps", 1), ("batch", 1), ("accumulate", 1), ("warmup", 0), ("clip", 0), ("decay_steps", 0)):
-            if (value := getattr(self, name)) < low:
-                raise UserError(f"{name} is {value}; it must be at least {low}.")
+        super().__post_init__()
         if self.accumulate > self.batch:
             raise UserError(f"accumulate is {self.accumulate}, but a batch of {self.batch} rows cannot be cut into that many parts.")
-        if not self.lr >= 0 or not math.isfinite(self.lr):
-            raise UserError(f"the learning rate is {self.lr}; it must be a positive number, for example 1e-3, or 0 for the verb's own.")
 
     def or_rate(self, rate: float) -> "Schedule":
         """Fill in a learning rate that was left open."""

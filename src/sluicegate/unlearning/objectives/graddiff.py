@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from sluicegate.values.ranges import Checked, Weight
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GradDiff:
+class GradDiff(Checked):
     """Gradient difference: raise the loss on the forget set while lowering it on the retain set.
 
     ``L = -CE(forget) + a * CE(retain)``
@@ -21,9 +23,9 @@ class GradDiff:
 
     NAME: ClassVar[str] = "graddiff"
 
-    retain_weight: float = 5.0
+    retain_weight: Weight = 10.0
     """a: weight of the retain set's cross-entropy."""
-    cap: float = 12.0
+    cap: Weight = 12.0
     """Largest loss of a forget token that is still raised, in nats."""
     on: Literal["real", "answer"] = "real"
     """Which tokens count: all of them, or the answers' alone."""

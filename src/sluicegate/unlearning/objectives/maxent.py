@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from sluicegate.values.ranges import Checked, Weight
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MaxEnt:
+class MaxEnt(Checked):
     """Maximum entropy: make every next token equally likely on the forget set.
 
     ``L = KL(uniform || p(. | x)) + w * CE(retain)``, where the first term is
@@ -20,7 +22,7 @@ class MaxEnt:
 
     NAME: ClassVar[str] = "maxent"
 
-    retain_weight: float = 1.0
+    retain_weight: Weight = 1.0
     """w: weight of the retain set's cross-entropy."""
     on: Literal["real", "answer"] = "real"
     """Which tokens count: all of them, or the answers' alone."""

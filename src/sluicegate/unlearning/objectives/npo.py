@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from sluicegate.values.ranges import Checked, Positive, Weight
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NPO:
+class NPO(Checked):
     """Negative preference optimisation: make the forget set's answers less likely than they were.
 
     ``L = -(2 / b) * mean log sigmoid(-b * (log p(y | x) - log p_ref(y | x))) + a * CE(retain)``
@@ -20,10 +22,10 @@ class NPO:
 
     NAME: ClassVar[str] = "npo"
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     """b: inverse temperature; towards 0 this becomes gradient ascent."""
-    retain_weight: float = 1.0
-    """a: weight of the retain set's cross-entropy."""
+    retain_weight: Weight = 10.0
+    """a: weight of the retain set's cross-entropy. At 1 a run of few steps ends before the retain set is back."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":
         import torch

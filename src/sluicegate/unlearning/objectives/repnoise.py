@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from sluicegate.values.ranges import Checked, Weight
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -13,7 +15,7 @@ BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class RepNoise:
+class RepNoise(Checked):
     """Representation noising: on the forget set, make every layer's states look like Gaussian noise.
 
     ``L = a * CE(retain) + b * mean_l MMD(h_l(forget), N(0, I)) - c * log(1 + mean_l CE(lens_l(forget)))``,
@@ -28,11 +30,11 @@ class RepNoise:
 
     NAME: ClassVar[str] = "repnoise"
 
-    retain_weight: float = 1.0
+    retain_weight: Weight = 1.0
     """a: weight of the retain set's cross-entropy."""
-    noise_weight: float = 1.0
+    noise_weight: Weight = 1.0
     """b: weight of the distance to noise."""
-    ascent_weight: float = 1.0
+    ascent_weight: Weight = 1.0
     """c: weight of the forget set's loss, which is raised."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":

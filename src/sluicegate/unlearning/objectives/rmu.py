@@ -2,6 +2,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sluicegate.errors import UserError
+from sluicegate.values.ranges import Checked, Place, Seed, Weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RMU:
+class RMU(Checked):
     """Representation misdirection: steer one layer's hidden state on the forget set to a random vector.
 
     ``L = MSE(h_l(forget), c * u) + a * MSE(h_l(retain), h_l at the start (retain))``, with u a random
@@ -28,13 +29,13 @@ class RMU:
     SHARDS: ClassVar[bool] = False
     """Its reference swaps whole weights in for a pass, which FSDP2 would put its own over."""
 
-    layer: int = -1
+    layer: Place = -1
     """l: whose output is steered, counted from 0; -1: the layer in the middle."""
-    coefficient: float = 6.0
+    coefficient: Weight = 6.0
     """c: length of the target vector, in units of the hidden state."""
-    retain_weight: float = 200.0
+    retain_weight: Weight = 200.0
     """a: weight of keeping the retain set's hidden states."""
-    direction_seed: int = 0
+    direction_seed: Seed = 0
     """Seed of the random direction."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "Objective":

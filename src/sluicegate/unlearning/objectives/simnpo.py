@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from sluicegate.values.ranges import Checked, Number, Positive, Weight
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SimNPO:
+class SimNPO(Checked):
     """NPO without a reference: the answer's log-probability per token is pushed below a margin.
 
     ``L = -(2 / b) * mean log sigmoid(-(b / |y|) * log p(y | x) - g) + a * CE(retain)``
@@ -19,11 +21,11 @@ class SimNPO:
 
     NAME: ClassVar[str] = "simnpo"
 
-    beta: float = 2.5
+    beta: Positive = 2.5
     """b: inverse temperature."""
-    margin: float = 0.0
+    margin: Number = 0.0
     """g: the margin."""
-    retain_weight: float = 1.0
+    retain_weight: Weight = 1.0
     """a: weight of the retain set's cross-entropy."""
 
     def prepare(self, model: "PreTrainedModel", forget: "Rows", retain: "Rows", ledger: "Ledger") -> "SimNPO":
