@@ -4,16 +4,26 @@
 same tokens.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.engine.models import device
-from sluicegate.errors import UserError
-from sluicegate.values.items import Item
+from sluicegate.errors import UserError, first_line
+from sluicegate.values.items import LOG, Item
+
+TODAY = datetime(2024, 7, 26)
+"""The day on which every chat template is rendered, whatever day it is: two runs get the same prompts."""
+_PROBE = "Which bridge has 7 arches?"
+_THINK = re.compile(r"([<\[])(/?)((?:\w+:)?think(?:ing)?|reasoning)([>\]])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_len
     """Turn items into token ids: the only place where text becomes numbers.
 
     Exactly one BOS stands in front where the tokenizer has one. With `template`, a prompt is
-    rendered by the tokenizer's chat template as the user's turn and the answer opens the reply.
+    rendered by the tokenizer's chat template as the user's turn and the answer opens the reply (see `chat`).
     Running text longer than `max_length` tokens is cut into windows, each a row.
 
     Raises `UserError` naming the row for an answer the tokenizer cannot represent, a prompt with
@@ -142,8 +152,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     """Ids of one item with exactly one BOS, and the position of the first answer token."""
     prompt = item.prompt
     if template and prompt:
-        turn = [{"role": "user", "content": prompt}]
-        prompt = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        prompt = chat(tokenizer, prompt)
     answer = item.answer.lstrip() if template and prompt else item.answer
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
@@ -157,6 +166,67 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     if bos is not None and ids[:1] != [bos]:
         ids, start = [bos, *ids], start + 1
     return ids, start
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
+
+    The date is `TODAY`. Thinking is turned off where the template knows ``enable_thinking``, and a think block that is
+    left open is closed, so that an answer and not a thought follows. Raises `UserError` for a template that fails, or
+    whose text does not hold the prompt.
+    """
+    parts, closing = _manner(tokenizer, tokenizer.get_chat_template())
+    text = render(tokenizer, [{"role": "user", "content": prompt}], parts)
+    if prompt.strip() not in text:
+        raise UserError(f"the chat template changes the prompt {prompt[:60]!r}: its text does not hold it. Leave --template out.")
+    return text + closing
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], parts: bool = False, opened: bool = True) -> str:
+    """The turns by the chat template; with `parts`, a turn's content is a list of parts, as models that see want it."""
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:  # a macro of this name stands before the one that knows the real date
+        codes = "".join(f"|replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+        template = f"{{% macro strftime_now(form) %}}{{{{ form{codes} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
+    content = [{**turn, "content": [{"type": "text", "text": turn["content"]}] if parts else turn["content"]} for turn in turns]
+    how = {"tokenize": False, "add_generation_prompt": opened, "chat_template": template, "enable_thinking": False}
+    try:
+        return str(tokenizer.apply_chat_template(content, **how))
+    except Exception as error:  # a template is a program of the model's makers, and may fail in any way
+        raise UserError(f"the tokenizer's chat template fails: {first_line(error)}. Leave --template out, or mend the template.") from None
+
+
+@lru_cache(maxsize=8)
+def _manner(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[bool, str]:
+    """Whether this template wants content as a list of parts, and what closes the think block that it leaves open."""
+    for parts in (False, True):
+        with suppress(*(() if parts else (UserError,))):  # the second one's failure is told
+            text = render(tokenizer, [{"role": "user", "content": _PROBE}], parts)
+            if _PROBE in text:
+                break
+    else:
+        raise UserError(
+            "the tokenizer's chat template drops the prompt: its text does not hold it. Leave --template out, or mend the template."
+        )
+    if "strftime_now" in template:
+        LOG.info("the chat template asks for the date: %s stands for it", TODAY.date())
+    if "enable_thinking" in template:
+        LOG.warning("the chat template knows thinking: it is rendered with enable_thinking=False, so that the answer is scored")
+    tags = list(_THINK.finditer(text, text.rindex(_PROBE) + len(_PROBE)))
+    if not tags or tags[-1][2]:
+        return parts, ""
+    before, _, name, after = tags[-1].groups()
+    LOG.warning("the chat template opens %s and leaves it open: it is closed, so that the answer is scored and not a thought", tags[-1][0])
+    return parts, f"{'' if text.endswith(chr(10)) else chr(10)}\n{before}/{name}{after}\n\n"
+
+
+def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of how prompts are rendered where that differs from what the chat template does by itself, else empty: a
+    part of a run's identity."""
+    ours, plain = chat(tokenizer, _PROBE), ""
+    with suppress(Exception):
+        plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))
+    return "" if ours == plain else hashlib.sha256(ours.encode()).hexdigest()
 
 
 def _windows(ids: list[int], size: int) -> Iterator[list[int]]:
