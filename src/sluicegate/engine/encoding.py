@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from sluicegate.errors import UserError, first_line
 from sluicegate.values.items import LOG, Item
 
 TODAY = datetime(2024, 7, 26)
-"""The day on which every chat template is rendered, whatever day it is: two runs get the same prompts."""
+"""The date that every chat template is told, whatever day it is: runs of two days get the same prompts."""
 _PROBE = "Which bridge has 7 arches?"
 _THINK = re.compile(r"([<\[])(/?)((?:\w+:)?think(?:ing)?|reasoning)([>\]])", re.IGNORECASE)
 
@@ -171,58 +172,69 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
 def chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
 
-    The date is `TODAY`. Thinking is turned off where the template knows ``enable_thinking``, and a think block that is
-    left open is closed, so that an answer and not a thought follows. Raises `UserError` for a template that fails, or
-    whose text does not hold the prompt.
+    Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
+    so that an answer and not a thought follows. Raises `UserError` as `render` does.
     """
-    parts, closing = _manner(tokenizer, tokenizer.get_chat_template())
-    text = render(tokenizer, [{"role": "user", "content": prompt}], parts)
+    text = render(tokenizer, [{"role": "user", "content": prompt}], enable_thinking=False)
     if prompt.strip() not in text:
         raise UserError(f"the chat template changes the prompt {prompt[:60]!r}: its text does not hold it. Leave --template out.")
-    return text + closing
+    return text + _closing(tokenizer, tokenizer.get_chat_template())
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], parts: bool = False, opened: bool = True) -> str:
-    """The turns by the chat template; with `parts`, a turn's content is a list of parts, as models that see want it."""
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], opened: bool = True, **how: Any) -> str:
+    """The turns by the chat template, on the day `TODAY`, with their content as the template takes it.
+
+    Raises `UserError` for a template that fails, or that drops the content.
+    """
     template = tokenizer.get_chat_template()
-    if "strftime_now" in template:  # a macro of this name stands before the one that knows the real date
-        codes = "".join(f"|replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    if _wants_parts(tokenizer, template):
+        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    return _rendered(tokenizer, turns, template, opened, **how)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], template: str, opened: bool = True, **how: Any) -> str:
+    if "strftime_now" in template:  # a macro of this name stands before the function that knows the real date
+        codes = "".join(f"|replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in (*"aAbBdeHIjmMpSyY", "-d", "-m"))
         template = f"{{% macro strftime_now(form) %}}{{{{ form{codes} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
-    content = [{**turn, "content": [{"type": "text", "text": turn["content"]}] if parts else turn["content"]} for turn in turns]
-    how = {"tokenize": False, "add_generation_prompt": opened, "chat_template": template, "enable_thinking": False}
     try:
-        return str(tokenizer.apply_chat_template(content, **how))
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=opened, chat_template=template, **how))
     except Exception as error:  # a template is a program of the model's makers, and may fail in any way
         raise UserError(f"the tokenizer's chat template fails: {first_line(error)}. Leave --template out, or mend the template.") from None
 
 
 @lru_cache(maxsize=8)
-def _manner(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[bool, str]:
-    """Whether this template wants content as a list of parts, and what closes the think block that it leaves open."""
-    for parts in (False, True):
-        with suppress(*(() if parts else (UserError,))):  # the second one's failure is told
-            text = render(tokenizer, [{"role": "user", "content": _PROBE}], parts)
-            if _PROBE in text:
-                break
-    else:
-        raise UserError(
-            "the tokenizer's chat template drops the prompt: its text does not hold it. Leave --template out, or mend the template."
-        )
+def _wants_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Whether this template takes a turn's content as a list of parts (as those of models that see do), not as text."""
     if "strftime_now" in template:
-        LOG.info("the chat template asks for the date: %s stands for it", TODAY.date())
+        LOG.info("the chat template for %s, the date that it is told", TODAY.date())
+    for parts in (False, True):
+        with suppress(*(() if parts else (UserError,))):  # where both fail, the second one's error is told
+            content = [{"type": "text", "text": _PROBE}] if parts else _PROBE
+            if _PROBE in _rendered(tokenizer, [{"role": "user", "content": content}], template):
+                return parts
+    raise UserError(
+        "the tokenizer's chat template drops the prompt: its text does not hold it. Leave --template out, or mend the template."
+    )
+
+
+@lru_cache(maxsize=8)
+def _closing(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """What closes the think block that the template leaves open before the answer."""
+    text = render(tokenizer, [{"role": "user", "content": _PROBE}], enable_thinking=False)
     if "enable_thinking" in template:
-        LOG.warning("the chat template knows thinking: it is rendered with enable_thinking=False, so that the answer is scored")
+        LOG.warning("the chat template knows thinking: it is told enable_thinking=False, so that the answer is scored and not a thought")
     tags = list(_THINK.finditer(text, text.rindex(_PROBE) + len(_PROBE)))
     if not tags or tags[-1][2]:
-        return parts, ""
-    before, _, name, after = tags[-1].groups()
-    LOG.warning("the chat template opens %s and leaves it open: it is closed, so that the answer is scored and not a thought", tags[-1][0])
-    return parts, f"{'' if text.endswith(chr(10)) else chr(10)}\n{before}/{name}{after}\n\n"
+        return ""
+    LOG.warning("the chat template leaves %s open: it is closed, so that the answer is scored and not a thought", tags[-1][0])
+    return ("\n" if text.endswith("\n") else "\n\n") + "{0}/{2}{3}\n\n".format(*tags[-1].groups())
 
 
 def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of how prompts are rendered where that differs from what the chat template does by itself, else empty: a
-    part of a run's identity."""
+    """A hash of how prompts are rendered where the chat template by itself does it otherwise, else empty: for a run's
+    identity."""
+    if not tokenizer.chat_template:
+        return ""
     ours, plain = chat(tokenizer, _PROBE), ""
     with suppress(Exception):
         plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))

@@ -121,49 +121,41 @@ def read(source: str | Path, label: str = "", columns: str | Mapping[str, str] =
     others: ``prompt=question,answer=answer``, or a mapping. Raises `UserError` that names the file, the line and what
     was expected.
     """
-    items, told, doubts = load(source, columns)
-    LOG.info("%s: %s", source, told)
-    for doubt in doubts:
-        LOG.warning("%s: %s.", source, doubt)
+    items, kinds, left_out = load(source, columns)
+    words = sum(len(item.answer.split()) for item in items)
+    LOG.info("%s: %s row(s) of %s", source, f"{len(items):,}", " and ".join(kinds) + (f", {words:,} words" if TEXT in kinds else ""))
+    if left_out:
+        LOG.warning("%s: %s left out; --columns says what is read instead", source, ", ".join(left_out))
+    if len(items) == 1 and not items[0].prompt and "\n" in items[0].answer:
+        LOG.warning("%s: 1 item of %s words? An empty line between two statements makes them two", source, f"{words:,}")
+    different = {(item.prompt, item.answer) for item in items}
+    if len(different) < len(items):
+        LOG.warning("%s: %d row(s) repeat another one, and so count again", source, len(items) - len(different))
+    answers = Counter(prompt for prompt, _ in different if prompt)
+    if several := sorted(prompt for prompt, count in answers.items() if count > 1):
+        LOG.warning(
+            "%s: %d question(s) have several answers, and a model gives one, for example %s", source, len(several), short(several[0])
+        )
     return tuple(replace(item, label=item.label or label) for item in items)
 
 
-def load(source: str | Path, columns: str | Mapping[str, str] = "") -> tuple[list[Item], str, list[str]]:
-    """The items of a source, what they are in a few words, and what looks wrong with them."""
-    name = str(source)
-    named = {} if is_text(name) else columns_of(columns)
-    items: list[Item] = []
-    kinds, left_out = Counter[str](), set[str]()
-    for where, row in decoded(name):
-        item, kind, used = _item(row, where, named)
-        items.append(item)
-        kinds[kind] += 1
-        left_out |= set(row) - used
-    if not items:
-        raise UserError(f"{name!r} holds no rows. Expected at least one; formats: {FORMATS}.")
-    words = sum(len(item.answer.split()) for item in items)
-    told = f"{len(items):,} row(s) of {' and '.join(kinds)}" + (f", {words:,} words" if TEXT in kinds else "")
-    doubts = []
-    if left_out:
-        doubts.append(f"{', '.join(sorted(map(str, left_out)))} left out: --columns says what is to be read")
-    if len(items) == 1 and not items[0].prompt and "\n" in items[0].answer:
-        doubts.append(f"1 item of {words:,} words? An empty line between two statements makes them two items")
-    if doubled := len(items) - len({(item.prompt, item.answer) for item in items}):
-        doubts.append(f"{doubled:,} row(s) repeat another one, and count once more")
-    answers = Counter(prompt for prompt, _ in {(item.prompt, item.answer) for item in items} if prompt)
-    if several := sorted(prompt for prompt, count in answers.items() if count > 1):
-        doubts.append(f"{len(several):,} question(s) have more than one answer, and only one can be right, for example {short(several[0])}")
-    return items, told, doubts
+def load(source: str | Path, columns: str | Mapping[str, str] = "") -> tuple[tuple[Item, ...], list[str], list[str]]:
+    """The items of a source, what kinds of rows they were, and the columns that were left out; without a word."""
+    named = {} if is_text(str(source)) else columns_of(columns)
+    found = [(_item(row, where, named), row) for where, row in decoded(str(source))]
+    if not found:
+        raise UserError(f"{str(source)!r} holds no rows. Expected at least one; formats: {FORMATS}.")
+    left_out = {str(name) for (_, _, used), row in found for name in row.keys() - used}
+    return tuple(item for (item, _, _), _ in found), list(dict.fromkeys(kind for (_, kind, _), _ in found)), sorted(left_out)
 
 
 def columns_of(columns: str | Mapping[str, str]) -> dict[str, str]:
     """What is read from which column, from ``prompt=question,answer=answer``; a mapping is only checked."""
-    pairs = [tuple(pair.split("=", 1)) for pair in columns.split(",") if pair] if isinstance(columns, str) else list(columns.items())
-    named = {pair[0].strip(): pair[-1].strip() for pair in pairs}
-    if any(len(pair) < 2 or not pair[1].strip() for pair in pairs) or not named.keys() <= set(COLUMNS) or len(named) < len(pairs):
-        raise UserError(f"columns is {columns!r}; expected NAME=COLUMN, joined by commas, each NAME once: {', '.join(COLUMNS)}.")
-    if named and "text" not in named and not named.keys() >= {"prompt", "answer"}:
-        raise UserError(f"columns is {columns!r}; it must name a prompt and an answer, or a text: prompt=question,answer=answer")
+    pairs = [pair.partition("=")[::2] for pair in columns.split(",") if pair] if isinstance(columns, str) else columns.items()
+    named = {name.strip(): column.strip() for name, column in pairs}
+    complete = not named or "text" in named or named.keys() >= {"prompt", "answer"}
+    if not complete or not named.keys() <= {*COLUMNS} or not all(named.values()):
+        raise UserError(f"columns is {columns!r}; expected for example prompt=question,answer=answer. Names: {', '.join(COLUMNS)}.")
     return named
 
 
