@@ -142,11 +142,15 @@ def read(source: str | Path, label: str = "", columns: str | Mapping[str, str] =
 def load(source: str | Path, columns: str | Mapping[str, str] = "") -> tuple[tuple[Item, ...], list[str], list[str]]:
     """The items of a source, what kinds of rows they were, and the columns that were left out; without a word."""
     named = {} if is_text(str(source)) else columns_of(columns)
-    found = [(_item(row, where, named), row) for where, row in decoded(str(source))]
-    if not found:
+    items, kinds, left_out = list[Item](), dict[str, None](), set[str]()
+    for where, row in decoded(str(source)):
+        item, kind, used = _item(row, where, named)
+        items.append(item)
+        kinds[kind] = None
+        left_out.update(map(str, row.keys() - used))
+    if not items:
         raise UserError(f"{str(source)!r} holds no rows. Expected at least one; formats: {FORMATS}.")
-    left_out = {str(name) for (_, _, used), row in found for name in row.keys() - used}
-    return tuple(item for (item, _, _), _ in found), list(dict.fromkeys(kind for (_, kind, _), _ in found)), sorted(left_out)
+    return tuple(items), list(kinds), sorted(left_out)
 
 
 def columns_of(columns: str | Mapping[str, str]) -> dict[str, str]:

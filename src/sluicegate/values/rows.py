@@ -78,7 +78,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         while raw := file.readline(MOST_LINE + 1):
             where, size = f"{path}, line {number + 1}", size + len(raw)
-            _check_size(where, size, number)
+            _check_size(where, size, number + 1)
             if len(raw) > MOST_LINE:
                 raise UserError(f"{where} is longer than {MOST_LINE / 2**20:.3g} MiB. Is it a file of rows? Write one item a line.")
             text = (raw if number else raw.removeprefix(codecs.BOM_UTF8)).decode(errors="surrogateescape")
@@ -177,9 +177,9 @@ def _hub(name: str) -> Rows:
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # earlier versions would ask, and run a data set's own code
     try:
         # One word is a configuration where the data set has one of that name, and else a split.
-        if len(rest) == 1:
-            rest = [rest[0], "train"] if rest[0] in datasets.get_dataset_config_names(repository, **how) else [None, rest[0]]
-        config, split = rest or [None, "train"]
+        if len(rest) == 1 and rest[0] in datasets.get_dataset_config_names(repository, **how):
+            rest.append("train")
+        config, split = rest if len(rest) > 1 else (None, *rest, "train")[:2]
         rows = datasets.load_dataset(repository, config, split=split, **how)
     except Exception as error:
         raise UserError(f"could not load {name!r}: {first_line(error)}. Expected {HUB}.") from None
