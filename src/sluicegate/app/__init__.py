@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sluicegate.cli.terminal import telling
+from sluicegate.cli.progress import telling
 from sluicegate.errors import UserError, nearest
 from sluicegate.runs.ranks import launched, speaks
 

@@ -1,17 +1,11 @@
-"""Where tables are printed, and what there is to say of rows and templates."""
+"""Where tables are printed."""
 
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from sluicegate.runs.ranks import launched
-from sluicegate.values.items import LOG
 
 
 def terminal() -> Console:
@@ -28,28 +22,3 @@ def seeds_table(title: str, seeds: int, columns: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     return table
-
-
-class _Told(logging.Handler):
-    """Prints each text once, on the standard error of the moment."""
-
-    told: tuple[str, ...] = ()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = f"{'read' if record.levelno == logging.INFO else 'warning:'} {record.getMessage()}"
-        if text not in self.told:
-            print(text, file=sys.stderr)
-            self.told += (text,)
-
-
-@contextmanager
-def telling() -> Iterator[None]:
-    """Print what is said of rows and templates; of several processes that read the same, in the first one alone."""
-    place, handler, level = launched(), _Told(), LOG.level
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.ERROR if place and place[0] else logging.INFO)
-    try:
-        yield
-    finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(level)
