@@ -182,7 +182,8 @@ def _hub(name: str) -> Rows:
         config, split = rest if len(rest) > 1 else (None, *rest, "train")[:2]
         rows = datasets.load_dataset(repository, config, split=split, **how)
     except Exception as error:
-        raise UserError(f"could not load {name!r}: {first_line(error)}. Expected {HUB}.") from None
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"could not load {name!r} ({why}). Expected {HUB}.") from None
     for number, row in enumerate(rows, start=1):
         yield f"{name}, row {number}", row
 
