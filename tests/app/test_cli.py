@@ -223,3 +223,28 @@ def test_a_closed_output_is_no_error(tmp_path):
         [sys.executable, "-m", "sluicegate", "--help"], check=False, cwd=tmp_path, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_was_read_is_said_once_whatever_runs_in_other_processes(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "1 + 1 =", "answer": "2", "level": 1}\n' * 2)
+    words = ["score", "--model", "arithmetic-tiny", "--forget", str(rows), "--seeds", "2", "--out", str(tmp_path / "runs")]
+    assert main(words) == 0
+    said = capfd.readouterr().err
+    assert [line.replace(str(rows), "ROWS") for line in said.splitlines() if str(rows) in line] == [
+        "read ROWS: 2 row(s) of question and answer",
+        "warning: ROWS: level left out; --columns says what is read instead",
+        "warning: ROWS: 1 row(s) repeat another one, and so count again",
+    ]
+
+
+def test_columns_are_named_for_every_verb(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": "1 + 1 =", "a": "2"}\n')
+    named = ["--model", "arithmetic-tiny", "--forget", str(rows), "--columns", "prompt=q,answer=a"]
+    assert main(["doctor", *named]) == 0
+    assert "<bos> 1 + 1 = │ 2" in capsys.readouterr().out
+    assert main(["score", *named, "--out", str(tmp_path / "run")]) == 0
+    assert 'columns = "prompt=q,answer=a"' in (tmp_path / "run" / "config.toml").read_text()
+    assert main(["doctor", *named[:4]]) == 2
+    assert "found the keys ['a', 'q']" in " ".join(capsys.readouterr().err.split())

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import tomllib
 
 import pytest
@@ -12,7 +13,7 @@ from sluicegate.engine.encoding import encode
 from sluicegate.engine.models import load
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
-from sluicegate.execution.execute import execute
+from sluicegate.execution.execute import execute, identity
 from sluicegate.execution.show import stage_results
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import from_config, settings_of, stages
@@ -196,3 +197,18 @@ def test_no_two_settings_of_a_stage_share_a_name(verb):
         assert len(set(names)) == len(names)
         stage = VERBS[verb]() if kind is None else dataclasses.replace(VERBS[verb](), objective=kind())
         assert set(stage.config()) <= {*names, "verb", "method"}
+
+
+def test_a_template_that_is_rendered_otherwise_than_before_makes_another_run(own, tmp_path):
+    """A date, or a thought left open, changed the prompts, and no hash saw it; a plain template is what it was."""
+    plain = "{{ bos_token }}{% for m in messages %} ann {{ m.content }}{% endfor %} now"
+    folder = tmp_path / "model"
+    shutil.copytree(own["model"], folder)
+    stage = from_config({"verb": "score", "model": str(folder), "forget": own["forget"], "template": True})
+    found = {}
+    for name, template in {"plain": plain, "date": "{{ strftime_now('%d %b %Y') }}" + plain, "thought": plain + "<think>"}.items():
+        (folder / "chat_template.jinja").write_text(template)
+        found[name] = identity(stage)[1]
+        assert identity(dataclasses.replace(stage, template=False))[1].keys() == {"model", "forget"}
+    assert found["plain"].keys() == {"model", "forget"}
+    assert len({found["date"]["rendering"], found["thought"]["rendering"]}) == 2

@@ -57,13 +57,13 @@ def test_a_malformed_row_names_the_file_and_the_line(tmp_path, row, said):
 def test_bytes_that_are_not_utf8_name_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD.encode() + b"\n\xff\n")
-    with pytest.raises(UserError, match=r"rows\.jsonl: byte \d+ is not UTF-8"):
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2 is not UTF-8 text"):
         read(path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("gone.jsonl", None, "no file"), ("rows.csv", "a", "unknown ending '.csv'"), ("empty.jsonl", "\n", "holds no rows")],
+    [("gone.jsonl", None, "no file"), ("rows.xls", "a", "unknown ending '.xls'"), ("empty.jsonl", "\n", "holds no rows")],
 )
 def test_a_source_that_cannot_be_read_says_what_can(tmp_path, name, content, said):
     path = tmp_path / name

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
+from sluicegate.cli.progress import telling
 from sluicegate.errors import UserError, explain, nearest
 from sluicegate.runs.ranks import launched, speaks
 
 
+@telling()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)

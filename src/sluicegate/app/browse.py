@@ -106,7 +106,7 @@ def _one(runs: list[str], count: int) -> list[Path]:
 ACTIONS: dict[str, Callable[[list[str], Path], Any]] = {"ls": ls, "show": show_run, "diff": diff, "rm": rm}
 
 
-def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
+def doctor(model: str, rows: str, template: bool, columns: str = "") -> dict[str, Any]:
     """Versions, device, cores, world size and, with a model, its first prompt in tokens."""
     import torch
 
@@ -128,7 +128,7 @@ def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
     }
     if model:
         tokenizer = load_tokenizer(model)
-        encoded = _first(tokenizer, rows, template)
+        encoded = _first(tokenizer, rows, template, columns)
         ids = encoded.ids[0].tolist()
         bos = tokenizer.bos_token_id
         found["prompt"] = {
@@ -140,14 +140,14 @@ def doctor(model: str, rows: str, template: bool) -> dict[str, Any]:
     return found
 
 
-def _first(tokenizer: Any, rows: str, template: bool) -> Any:
+def _first(tokenizer: Any, rows: str, template: bool, columns: str) -> Any:
     """The first row of the user's, or an example whose answer the tokenizer knows."""
     from sluicegate.engine.encoding import encode
     from sluicegate.tasks import read
     from sluicegate.values.items import Item
 
     if rows:
-        return encode(tokenizer, [read(rows)[0]], template=template)
+        return encode(tokenizer, [read(rows, columns=columns)[0]], template=template)
     try:
         return encode(tokenizer, [Item("The capital of France is", " Paris")], template=template)
     except UserError:

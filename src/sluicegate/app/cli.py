@@ -41,13 +41,15 @@ class Doctor:
     """A model whose tokens to show."""
     forget: str = ""
     """Rows whose first prompt to show; without them an example is made up."""
+    columns: str = ""
+    """What is read from which column of the rows: prompt=question,answer=answer."""
     template: bool = False
     """Render the prompt with the tokenizer's chat template."""
     json: bool = False
     """Print the findings as the last line."""
 
     def run(self) -> int:
-        found = browse.doctor(self.model, self.forget, self.template)
+        found = browse.doctor(self.model, self.forget, self.template, self.columns)
         show.doctor(found)
         if self.json:
             print_json(found)

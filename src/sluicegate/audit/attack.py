@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.values.items import Item
+from sluicegate.values.ranges import Checked, Count, Positive, Range, Rows, Share, Whole
 
 SENTENCE = 40
 """An answer of more characters than this is a sentence."""
-from sluicegate.values.ranges import Checked, Count, Positive, Range, Rows, Share, Whole
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
+from sluicegate.values.items import columns_of
 
 RUNS = "runs/audit"
 """Where attacks are kept by default; the page and the numbers of each audit get a folder of their own in it."""
@@ -78,6 +79,7 @@ def audit(
     attack: Attack | None = None,
     seeds: int | Sequence[int] = 3,
     out: str | Path = "",
+    columns: str | Mapping[str, str] = "",
     max_length: int = 256,
     template: bool = False,
     workers: int = 0,
@@ -86,7 +88,8 @@ def audit(
     """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
 
     Models are names or folders, rows are files or packaged sources (several joined by commas). The `reference` has the
-    same shape and never saw the forget set; without one, recovery cannot be told from learning. With `retain` rows, the
+    same shape and never saw the forget set; without one, recovery cannot be told from learning. `columns` says what is
+    read from which column of the rows (see `sluicegate.read`). With `retain` rows, the
     model is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of
     its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core),
     so a script calls this under ``if __name__ == "__main__":``.
@@ -109,6 +112,7 @@ def audit(
         forget=str(forget),
         retain=str(retain),
         adjacent=str(adjacent),
+        columns=",".join(f"{name}={column}" for name, column in columns_of(columns).items()),
         max_length=max_length,
         template=template,
         attack=attack or Attack(),

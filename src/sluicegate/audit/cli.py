@@ -48,6 +48,7 @@ class Audit:
                 forget=data.forget,
                 retain=data.retain,
                 adjacent=data.adjacent,
+                columns=data.columns,
                 reference=self.reference,
                 attack=self.attack,
                 seeds=seeds_from(data.seed, self.seeds),

@@ -1,11 +1,15 @@
-"""Progress in the terminal: a bar for each running stage, or now and then a line where there is no terminal."""
+"""Progress in the terminal: a bar for each running stage, or now and then a line where there is no terminal; and what
+there is to say of rows and templates."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from sluicegate.runs.directory import Progress
+from sluicegate.runs.ranks import launched
+from sluicegate.values.items import LOG
 
 QUIET_SECONDS = 5.0
 """Between two lines where the output is not a terminal."""
@@ -53,3 +57,28 @@ class _Lines:
 
 def _short(numbers: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3g}" for name, value in list(numbers.items())[:4] if name != "step")
+
+
+class _Told(logging.Handler):
+    """Prints each text once, on the standard error of the moment."""
+
+    told: tuple[str, ...] = ()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{'read' if record.levelno == logging.INFO else 'warning:'} {record.getMessage()}"
+        if text not in self.told:
+            print(text, file=sys.stderr)
+            self.told += (text,)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Print what is said of rows and templates; of several processes that read the same, in the first one alone."""
+    place, handler, level = launched(), _Told(), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.ERROR if place and place[0] else logging.INFO)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)

@@ -4,16 +4,27 @@
 same tokens.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.engine.models import device
-from sluicegate.errors import UserError
-from sluicegate.values.items import Item
+from sluicegate.errors import UserError, first_line
+from sluicegate.values.items import LOG, Item
+
+TODAY = datetime(2024, 7, 26)
+"""The date that every chat template is told, whatever day it is: runs of two days get the same prompts."""
+_PROBE = "Which bridge has 7 arches?"
+_THINK = re.compile(r"([<\[])(/?)((?:\w+:)?think(?:ing)?|reasoning)([>\]])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_len
     """Turn items into token ids: the only place where text becomes numbers.
 
     Exactly one BOS stands in front where the tokenizer has one. With `template`, a prompt is
-    rendered by the tokenizer's chat template as the user's turn and the answer opens the reply.
+    rendered by the tokenizer's chat template as the user's turn and the answer opens the reply (see `chat`).
     Running text longer than `max_length` tokens is cut into windows, each a row.
 
     Raises `UserError` naming the row for an answer the tokenizer cannot represent, a prompt with
@@ -157,8 +168,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     """Ids of one item with exactly one BOS, and the position of the first answer token."""
     prompt = item.prompt
     if template and prompt:
-        turn = [{"role": "user", "content": prompt}]
-        prompt = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        prompt = chat(tokenizer, prompt)
     answer = item.answer.lstrip() if template and prompt else item.answer
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
@@ -172,6 +182,78 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     if bos is not None and ids[:1] != [bos]:
         ids, start = [bos, *ids], start + 1
     return ids, start
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
+
+    Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
+    so that an answer and not a thought follows. Raises `UserError` as `render` does.
+    """
+    text = render(tokenizer, [{"role": "user", "content": prompt}], enable_thinking=False)
+    if prompt.strip() not in text:
+        raise UserError(f"the chat template changes the prompt {prompt[:60]!r}: its text does not hold it. Leave --template out.")
+    return text + _closing(tokenizer, tokenizer.get_chat_template())
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], opened: bool = True, **how: Any) -> str:
+    """The turns by the chat template, on the day `TODAY`, with their content as the template takes it.
+
+    Raises `UserError` for a template that fails, or that drops the content.
+    """
+    template = tokenizer.get_chat_template()
+    if _wants_parts(tokenizer, template):
+        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    return _rendered(tokenizer, turns, template, opened, **how)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], template: str, opened: bool = True, **how: Any) -> str:
+    if "strftime_now" in template:  # a macro of this name stands before the function that knows the real date
+        codes = "".join(f"|replace('%{code}', '{TODAY.strftime('%' + code)}')" for code in (*"aAbBdeHIjmMpSyY", "-d", "-m"))
+        template = f"{{% macro strftime_now(form) %}}{{{{ form{codes} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
+    try:
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=opened, chat_template=template, **how))
+    except Exception as error:  # a template is a program of the model's makers, and may fail in any way
+        raise UserError(f"the tokenizer's chat template fails: {first_line(error)}. Leave --template out, or mend the template.") from None
+
+
+@lru_cache(maxsize=8)
+def _wants_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Whether this template takes a turn's content as a list of parts (as those of models that see do), not as text."""
+    if "strftime_now" in template:
+        LOG.info("the chat template for %s, the date that it is told", TODAY.date())
+    for parts in (False, True):
+        with suppress(*(() if parts else (UserError,))):  # where both fail, the second one's error is told
+            content = [{"type": "text", "text": _PROBE}] if parts else _PROBE
+            if _PROBE in _rendered(tokenizer, [{"role": "user", "content": content}], template):
+                return parts
+    raise UserError(
+        "the tokenizer's chat template drops the prompt: its text does not hold it. Leave --template out, or mend the template."
+    )
+
+
+@lru_cache(maxsize=8)
+def _closing(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """What closes the think block that the template leaves open before the answer."""
+    text = render(tokenizer, [{"role": "user", "content": _PROBE}], enable_thinking=False)
+    if "enable_thinking" in template:
+        LOG.warning("the chat template knows thinking: it is told enable_thinking=False, so that the answer is scored and not a thought")
+    tags = list(_THINK.finditer(text, text.rindex(_PROBE) + len(_PROBE)))
+    if not tags or tags[-1][2]:
+        return ""
+    LOG.warning("the chat template leaves %s open: it is closed, so that the answer is scored and not a thought", tags[-1][0])
+    return ("\n" if text.endswith("\n") else "\n\n") + "{0}/{2}{3}\n\n".format(*tags[-1].groups())
+
+
+def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of how prompts are rendered where the chat template by itself does it otherwise, else empty: for a run's
+    identity."""
+    if not tokenizer.chat_template:
+        return ""
+    ours, plain = chat(tokenizer, _PROBE), ""
+    with suppress(Exception):
+        plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))
+    return "" if ours == plain else hashlib.sha256(ours.encode()).hexdigest()
 
 
 def _windows(ids: list[int], size: int) -> Iterator[list[int]]:

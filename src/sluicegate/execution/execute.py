@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext, RunDirectory, check_finished, check_owner, clear_finished, open_run, read_identity
 from sluicegate.runs.stage import Stage, environment, folder_name, identify, identities, stages
 from sluicegate.tasks import read
+from sluicegate.tasks.stage import OnData
 from sluicegate.values.items import digest
 
 if TYPE_CHECKING:
@@ -31,8 +32,33 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
             check_finished(Path(value), every=True)
         parents[name] = own["hash"] if own else model_digest(value)
     for name, value in stage.sources("data").items():
-        parents[name] = digest(read(value, name))
+        parents[name] = digest(read(value, name, getattr(stage, "columns", "")))
+    if rendered := _rendering(stage):
+        parents["rendering"] = rendered
     return identify(stage, parents), parents
+
+
+def _rendering(stage: Stage) -> str:
+    """How prompts are rendered, where a chat template by itself would do it otherwise (see `encoding.rendering`)."""
+    if not getattr(stage, "template", False):
+        return ""
+    from sluicegate.engine.encoding import rendering
+    from sluicegate.engine.models import load_tokenizer
+
+    with suppress(UserError):  # which comes again where the stage encodes its rows
+        return rendering(load_tokenizer(stage.model))  # type: ignore[attr-defined]
+    return ""
+
+
+def tell_sources(stage: Stage) -> None:
+    """Have said what there is to say of a stage's rows and chat template: here, and so once, wherever it will run."""
+    with suppress(UserError):  # which comes again where the stage runs
+        if isinstance(stage, OnData):
+            stage.split()
+        else:
+            for name, value in stage.sources("data").items():
+                read(value, name)
+        _rendering(stage)
 
 
 def home_of(stage: Stage, out: Path, *, exact: bool = False) -> tuple[Path, str, dict[str, str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sluicegate.errors import UserError
+from sluicegate.execution.execute import tell_sources
 from sluicegate.runs.directory import Progress
 from sluicegate.runs.ranks import launched
 from sluicegate.runs.stage import Stage
@@ -142,6 +143,7 @@ class _State:
             elif same in self.running:
                 self.running[same].append(job)
             else:
+                tell_sources(task.stage)
                 self.running[same] = [job]
                 yield task
 

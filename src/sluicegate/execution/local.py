@@ -19,6 +19,7 @@ from sluicegate.execution.execute import execute
 from sluicegate.execution.jobs import KEPT, Ended, Task, Workers, refuse_launcher
 from sluicegate.runs.directory import Progress
 from sluicegate.runs.stage import Stage
+from sluicegate.values.items import LOG
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _start_worker(channel: Any, threads: int) -> None:
     _channel = channel
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # no more than OMP_NUM_THREADS allows
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    LOG.disabled = True  # the parent has said it
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
 
 

@@ -18,6 +18,7 @@ from sluicegate.execution.execute import execute
 from sluicegate.execution.torchrun import AGAIN
 from sluicegate.runs.ranks import join
 from sluicegate.runs.stage import from_config
+from sluicegate.values.items import LOG
 
 
 def main(place: Path, parent: int) -> int:
@@ -47,6 +48,7 @@ def _work(job: dict[str, Any], rank: int) -> None:
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
     join()
+    LOG.disabled = True  # the parent has said it
     stage, out = from_config(job["settings"]), Path(job["out"])
     if rank == 0 and job["show"]:
         with watching() as progress:

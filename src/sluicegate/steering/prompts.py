@@ -218,11 +218,10 @@ def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
     before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     this = [{"role": "user", "content": prompt}]
 
-    def render(turns: list[dict[str, str]], opened: bool) -> str:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
+    from sluicegate.engine.encoding import render
 
-    head, whole = render(before, False), render(before + this, True)
-    return whole[len(head) :] if whole.startswith(head) else render(this, True)
+    head, whole = render(tokenizer, before, opened=False), render(tokenizer, before + this)
+    return whole[len(head) :] if whole.startswith(head) else render(tokenizer, this)
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool | None = None) -> "Tensor":

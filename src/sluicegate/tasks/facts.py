@@ -10,4 +10,4 @@ from sluicegate.values.items import Sources
 def sources() -> Sources:
     """``task:facts/forget`` and ``task:facts/retain``."""
     data = Path(str(resources.files("sluicegate") / "tasks" / "data"))
-    return {f"task:facts/{group}": lambda group=group: items.read(data / f"facts_{group}.jsonl") for group in ("forget", "retain")}  # type: ignore[misc]
+    return {f"task:facts/{group}": lambda group=group: items.load(data / f"facts_{group}.jsonl")[0] for group in ("forget", "retain")}  # type: ignore[misc]

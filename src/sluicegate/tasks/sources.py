@@ -1,7 +1,7 @@
 """Sources of items: what ships and what plug-ins bring under names such as ``task:arithmetic/forget``, files, and the
 hub."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,23 +23,28 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
     return found
 
 
-def read(source: str, label: str = "") -> tuple[Item, ...]:
+def read(source: str, label: str = "", columns: str | Mapping[str, str] = "") -> tuple[Item, ...]:
     """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in
     passages.
 
-    Raises `UserError` for a name that is none of them, and for malformed rows.
+    `columns` says what is read from which column of a file or of the hub (see `items.read`). Raises `UserError` for a
+    name that is none of them, and for malformed rows.
     """
-    rows: list[Item] = []
-    for part in source.split(","):
-        name = part.strip()
-        path = Path(name.removeprefix(PREFIX).strip()).expanduser()
-        stamp = (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
-        rows += _read_one(name, label, stamp)
-    return tuple(rows)
+    named = tuple(items.columns_of(columns).items())
+    return tuple(item for name in source.split(",") for item in _read_one(name.strip(), label, named, _stamp(name)))
+
+
+def _stamp(name: str) -> tuple[str, int, int] | None:
+    """Which file this is and in which state; None where there is none to look at, as reading it will say."""
+    try:
+        path = Path(name.strip().removeprefix(PREFIX).strip()).expanduser().absolute()
+        return str(path), path.stat().st_size, path.stat().st_mtime_ns
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 @lru_cache(maxsize=16)
-def _read_one(name: str, label: str, stamp: tuple[str, int, int] | None) -> tuple[Item, ...]:
+def _read_one(name: str, label: str, columns: tuple[tuple[str, str], ...], stamp: tuple[str, int, int] | None) -> tuple[Item, ...]:
     """One source, once a process while its file has this `stamp`: stages that share it do not read it again."""
     if name.startswith("task:"):
         known = sources()
@@ -49,4 +54,4 @@ def _read_one(name: str, label: str, stamp: tuple[str, int, int] | None) -> tupl
         return known[name]()
     if name.startswith(PREFIX):
         return read_text(name, label)
-    return items.read(name, label)
+    return items.read(name, label, dict(columns))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sluicegate.errors import UserError
-from sluicegate.runs.stage import Stage, source
+from sluicegate.runs.stage import Stage, setting, source
 from sluicegate.tasks import read
 from sluicegate.values.items import GROUPS, Split
 from sluicegate.values.ranges import Count, Seed
@@ -29,11 +29,13 @@ class OnData(Stage):
     model: str = source("model")
     """Folder, run folder, packaged configuration (arithmetic-tiny), fetched model, or hub id."""
     forget: str = source("data")
-    """Forget set: JSONL, text, Parquet, hub:NAME, or task:NAME/GROUP; several joined by commas."""
+    """Forget set: JSON, CSV, text, Parquet, hub:NAME:CONFIG:SPLIT, or task:NAME/GROUP; several joined by commas."""
     retain: str = source("data")
     """Retain set, in the same formats."""
     adjacent: str = source("data")
     """Rows near the forget set that are to be kept; they are only scored."""
+    columns: str = setting("", added=True)
+    """What is read from which column of files whose form is not known by itself: prompt=question,answer=answer."""
     max_length: Count = 256
     """Longest row, in tokens; longer running text is cut into windows."""
     template: bool = False
@@ -44,7 +46,7 @@ class OnData(Stage):
     def split(self) -> Split:
         """The groups that were handed in."""
         groups = {name: value for name, value in self.sources("data").items() if name in GROUPS}
-        return Split(**{name: read(value, name) for name, value in groups.items()})
+        return Split(**{name: read(value, name, self.columns) for name, value in groups.items()})
 
     def need(self, *names: str) -> None:
         """Raise `UserError` unless these sources were handed in."""

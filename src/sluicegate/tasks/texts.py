@@ -33,7 +33,7 @@ def read(source: str, label: str = "") -> tuple[Item, ...]:
     Raises `UserError` for a file that holds questions and answers, which are no running text, and as `items.read` does.
     """
     path = source.removeprefix(PREFIX).strip()
-    rows = items.read(path, label)
+    rows = items.load(path)[0]
     if any(row.prompt for row in rows):
         raise UserError(f"{path!r} holds prompts and answers, not running text. Hand it in without {PREFIX!r}.")
     return tuple(passages("\n\n".join(row.answer for row in rows), label))

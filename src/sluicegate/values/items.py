@@ -1,4 +1,4 @@
-"""Items: labelled things worth knowing, and the readers that make them from files.
+"""Items: labelled things worth knowing, and what makes them from decoded rows.
 
 A training row, a quiz question and a flash card are the same thing here: a prompt, its answer and
 a label. Running text is an item with an empty prompt whose answer is the text.
@@ -6,15 +6,22 @@ a label. Running text is an item with an empty prompt whose answer is the text.
 
 import hashlib
 import json
+import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from sluicegate.errors import UserError
+from sluicegate.errors import UserError, nearest
+from sluicegate.values.rows import FORMATS, decoded, is_text, short
 
 GROUPS = ("forget", "retain", "unlabelled", "adjacent")
-FORMATS = "*.jsonl (rows with prompt and answer, or with text), *.txt or *.md, *.parquet, or hub:NAME"
+COLUMNS = ("prompt", "answer", "text", "choices", "fact", "label")
+LOG = logging.getLogger("sluicegate.rows")
+"""Says what was read (info), and what looks wrong with it (warning). The command line prints both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +62,15 @@ class Split:
         if shared:
             example = " ".join(sorted(shared)[0]).strip()
             raise UserError(
-                f"forget and retain share {len(shared)} row(s), for example {_short(example)}. "
+                f"forget and retain share {len(shared)} row(s), for example {short(example)}. "
                 "A row can only be on one side: remove it from one of the two files."
             )
+        asked = {item.prompt for item in self.forget if item.prompt}
+        for name in ("retain", "adjacent"):
+            if both := sorted(asked & {item.prompt for item in self.group(name)}):
+                LOG.warning(
+                    "%d question(s) of forget are asked in %s too, for example %s: to go, or to stay?", len(both), name, short(both[0])
+                )
 
     def group(self, name: str) -> tuple[Item, ...]:
         """Return one group by name; `name` is one of forget, retain, unlabelled, adjacent."""
@@ -100,29 +113,54 @@ def digest(items: Iterable[Item]) -> str:
     return sha.hexdigest()
 
 
-def read(source: str | Path, label: str = "") -> tuple[Item, ...]:
-    """Read items from a file or a hub data set.
+def read(source: str | Path, label: str = "", columns: str | Mapping[str, str] = "") -> tuple[Item, ...]:
+    """Read items from a file or a hub data set, and say on `LOG` what was read and what looks wrong with it.
 
-    `source` is a path to JSONL, plain text (one item a paragraph) or Parquet, or
-    ``hub:NAME[:SPLIT]``, which needs the ``hub`` extra. Raises `UserError` that names the file,
-    the line and what was expected.
+    `source` is a path, its format told by its ending (`FORMATS`), or ``hub:OWNER/NAME[:CONFIG][:SPLIT][@REVISION]``,
+    which needs the ``hub`` extra. The forms of rows that are known are in docs/data.md; `columns` names those of
+    others: ``prompt=question,answer=answer``, or a mapping. Raises `UserError` that names the file, the line and what
+    was expected.
     """
-    name = str(source)
-    if name.startswith("hub:"):
-        items = list(_hub(name))
-    else:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise UserError(f"no file {name!r}. Expected {FORMATS}.")
-        if path.is_dir():
-            raise UserError(f"{name!r} is a folder. Expected a file: {FORMATS}.")
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise UserError(f"cannot read {name!r}: unknown ending {path.suffix!r}. Expected {FORMATS}.")
-        items = list(reader(path))
-    if not items:
-        raise UserError(f"{name!r} holds no rows. Expected at least one; formats: {FORMATS}.")
+    items, kinds, left_out = load(source, columns)
+    words = sum(len(item.answer.split()) for item in items)
+    LOG.info("%s: %s row(s) of %s", source, f"{len(items):,}", " and ".join(kinds) + (f", {words:,} words" if TEXT in kinds else ""))
+    if left_out:
+        LOG.warning("%s: %s left out; --columns says what is read instead", source, ", ".join(left_out))
+    if len(items) == 1 and not items[0].prompt and "\n" in items[0].answer:
+        LOG.warning("%s: 1 item of %s words? An empty line between two statements makes them two", source, f"{words:,}")
+    different = {(item.prompt, item.answer) for item in items}
+    if len(different) < len(items):
+        LOG.warning("%s: %d row(s) repeat another one, and so count again", source, len(items) - len(different))
+    answers = Counter(prompt for prompt, _ in different if prompt)
+    if several := sorted(prompt for prompt, count in answers.items() if count > 1):
+        LOG.warning(
+            "%s: %d question(s) have several answers, and a model gives one, for example %s", source, len(several), short(several[0])
+        )
     return tuple(replace(item, label=item.label or label) for item in items)
+
+
+def load(source: str | Path, columns: str | Mapping[str, str] = "") -> tuple[tuple[Item, ...], list[str], list[str]]:
+    """The items of a source, what kinds of rows they were, and the columns that were left out; without a word."""
+    named = {} if is_text(str(source)) else columns_of(columns)
+    items, kinds, left_out = list[Item](), dict[str, None](), set[str]()
+    for where, row in decoded(str(source)):
+        item, kind, used = _item(row, where, named)
+        items.append(item)
+        kinds[kind] = None
+        left_out.update(map(str, row.keys() - used))
+    if not items:
+        raise UserError(f"{str(source)!r} holds no rows. Expected at least one; formats: {FORMATS}.")
+    return tuple(items), list(kinds), sorted(left_out)
+
+
+def columns_of(columns: str | Mapping[str, str]) -> dict[str, str]:
+    """What is read from which column, from ``prompt=question,answer=answer``; a mapping is only checked."""
+    pairs = [pair.partition("=")[::2] for pair in columns.split(",") if pair] if isinstance(columns, str) else columns.items()
+    named = {name.strip(): column.strip() for name, column in pairs}
+    complete = not named or "text" in named or named.keys() >= {"prompt", "answer"}
+    if not complete or not named.keys() <= {*COLUMNS} or not all(named.values()):
+        raise UserError(f"columns is {columns!r}; expected for example prompt=question,answer=answer. Names: {', '.join(COLUMNS)}.")
+    return named
 
 
 def write_jsonl(items: Iterable[Item], path: Path) -> None:
@@ -134,90 +172,87 @@ def write_jsonl(items: Iterable[Item], path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _short(text: str, most: int = 60) -> str:
-    return repr(text if len(text) <= most else text[: most - 1] + "…")
+OWN, TEXT = "prompt and answer", "running text"
+_ASKED = ("prompt", "question", "query", "instruction")
+_ANSWERED = ("answer", "output", "completion", "response", "gt", "labels")
+_TURNS = ("messages", "conversations", "prompt", "completion", "answer")
+_EXPECTED = "expected an object with 'prompt' and 'answer', or with 'text', all non-empty strings"
 
 
-def _item(row: object, where: str) -> Item:
-    """Make an item from one decoded row; `where` names the file and line for the error."""
-    expected = "expected an object with 'prompt' and 'answer', or with 'text', all non-empty strings"
+def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, str, set[str]]:
+    """Make an item from one decoded row; `where` names the file and line for the error.
+
+    Also returns what the row is (``question and answer``), and the columns that were read.
+    """
     if not isinstance(row, dict):
-        raise UserError(f"{where}: found {_short(json.dumps(row, default=str))}; {expected}.")
-    fact, label = (str(row[k]) if row.get(k) is not None else "" for k in ("fact", "label"))
+        raise UserError(f"{where}: found {short(json.dumps(row, default=str))}; {_EXPECTED}.")
+    if missing := [column for column in columns.values() if column not in row]:
+        raise UserError(f"{where}: no column {missing[0]!r}. Nearest: {nearest(missing[0], list(map(str, row)))}.")
+    seen = {name: row.get(columns.get(name, name)) for name in {*columns, "fact", "label"}} if columns else row
+    # Tables fill the gaps of a column with null: what is null is not there.
+    prompt, answer, kind, used = _recognise({name: value for name, value in seen.items() if value is not None}, where)
+    if prompt and (columns or kind != OWN) and not prompt[-1].isspace() and not answer[0].isspace():
+        answer = f" {answer}"  # our own rows are joined as they are; elsewhere an answer stands by itself
+    item = Item(prompt, answer, *("" if seen.get(name) is None else str(seen[name]) for name in ("fact", "label")))
+    if half := re.search("[\ud800-\udfff]", prompt + answer + item.fact + item.label):
+        raise UserError(f"{where}: {half.group()!r} is half a character (a lone surrogate). Write the whole one, in UTF-8.")
+    return item, kind, {"fact", "label", *(columns.values() or used)}
+
+
+def _recognise(row: Mapping[str, Any], where: str) -> tuple[str, str, str, set[str]]:
+    """A row's prompt and answer, what the row is, and the columns that these were read from."""
+    asked, answered = (next((name for name in names if name in row), "") for names in (_ASKED, _ANSWERED))
+    own = all(isinstance(row.get(name), str) for name in ("prompt", "answer"))
+    turns = [] if own else [name for name in _TURNS if isinstance(row.get(name), list)]
+    if "text" in row and not own and (beside := answered or "".join(turns[:1])):
+        ways = f"--columns prompt=text,answer={beside}, or --columns text=text"
+        raise UserError(f"{where}: 'text' stands beside {beside!r}, and one of them would be dropped. Say what is meant: {ways}")
+    if turns:
+        used = turns[:1] if turns[0] in _TURNS[:2] else turns
+        return *_exchange([turn for name in used for turn in row[name]], where), "messages", {*used}
+    if asked and answered and isinstance(row.get("choices"), list) and not own:
+        found = {**row, answered: _chosen(row["choices"], row[answered], where)}
+        return _text(row, asked, where), _text(found, answered, where), f"{asked}, choices and {answered}", {asked, answered, "choices"}
+    if own or (asked and answered):
+        parts = ("instruction", "input") if asked == "instruction" else (asked,)
+        prompt = "\n\n".join(_text(row, name, where) for name in parts if name == asked or row.get(name))
+        return prompt, _text(row, answered, where), f"{asked} and {answered}", {*parts, answered}
     if "prompt" in row or "answer" in row:
-        wanted = ["prompt", "answer"]
-    elif "text" in row:
-        wanted = ["text"]
-    else:
-        raise UserError(f"{where}: found the keys {sorted(map(str, row))}; {expected}.")
-    for key in wanted:
-        value = row.get(key)
-        if not isinstance(value, str) or not value.strip():
-            found = f"is {_short(json.dumps(value, default=str))}" if key in row else "is missing"
-            raise UserError(f"{where}: {key!r} {found}; {expected}.")
-    if wanted == ["text"]:
-        return Item("", row["text"], fact, label)
-    return Item(row["prompt"], row["answer"], fact, label)
+        return _text(row, "prompt", where), _text(row, "answer", where), OWN, set()
+    return "", _text(row, "text", where), TEXT, {"text"}
 
 
-def _utf8(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8 and try again.") from None
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        found = f"{key!r} {f'is {short(json.dumps(value, default=str))}' if key in row else 'is missing'}"
+        keys = str(sorted(map(str, row)))[:300]
+        raise UserError(f"{where}: {found}; {_EXPECTED}; found the keys {keys}. Name others by --columns prompt=...,answer=...")
+    return value
 
 
-def _jsonl(path: Path) -> Iterator[Item]:
-    for number, line in enumerate(_utf8(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}): {_short(line)}. Expected one JSON object a line."
-            ) from None
-        yield _item(row, where)
+def _chosen(choices: list[Any], answer: Any, where: str) -> Any:
+    """The right choice; `answer` is its number from 0, its letter, or itself."""
+    place = answer
+    if isinstance(answer, str):
+        place = choices.index(answer) if answer in choices else ord(answer) - ord("A") if len(answer) == 1 else -1
+    if type(place) is not int or not 0 <= place < len(choices):
+        found = short(json.dumps(answer, default=str))
+        raise UserError(
+            f"{where}: the answer is {found}; of {len(choices)} choices, expected a number from 0, a letter, or the text of one."
+        )
+    return choices[place]
 
 
-def _text(path: Path) -> Iterator[Item]:
-    for paragraph in _utf8(path).split("\n\n"):
-        if paragraph.strip():
-            yield Item("", paragraph.strip())
-
-
-def _parquet(path: Path) -> Iterator[Item]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from None
-    for number, row in enumerate(rows, start=1):
-        yield _item(row, f"{path}, row {number}")
-
-
-def _hub(name: str) -> Iterator[Item]:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"{name!r} is a hub data set, which needs the 'datasets' package: pip install 'sluicegate[hub]'.") from None
-    _, repository, *rest = name.split(":")
-    split = rest[0] if rest else "train"
-    try:
-        datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # versions before 4 can run a script of the data set's
-        rows = datasets.load_dataset(repository, split=split)
-    except Exception as error:
-        raise UserError(f"could not load split {split!r} of {repository!r} from the hub: {error}") from None
-    for number, row in enumerate(rows, start=1):
-        yield _item(row, f"{name}, row {number}")
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
-    ".jsonl": _jsonl,
-    ".txt": _text,
-    ".md": _text,
-    ".parquet": _parquet,
-}
+def _exchange(turns: Sequence[Any], where: str) -> tuple[str, str]:
+    """Question and answer of a conversation of two turns, in either of the two forms in use."""
+    said = []
+    for turn in (turn if isinstance(turn, dict) else {} for turn in turns):
+        role, content = str(turn.get("role", turn.get("from"))), turn.get("content", turn.get("value"))
+        parts = content if isinstance(content, list) else [{"text": content}]
+        words = "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+        said.append(({"human": "user", "gpt": "assistant"}.get(role, role), words))
+    if [role for role, _ in said] != ["user", "assistant"]:
+        roles = short(", ".join(role for role, _ in said))
+        raise UserError(f"{where}: the turns are of {roles}; only one of 'user' and then one of 'assistant' can be read.")
+    return _text(dict(said), "user", where), _text(dict(said), "assistant", where)
