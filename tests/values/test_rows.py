@@ -228,14 +228,14 @@ def test_a_file_is_read_up_to_a_limit_that_is_named(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     with path.open("wb") as file:  # sparse: it holds nothing and takes no room
         file.truncate(rows.MOST_BYTES + 1)
-    with pytest.raises(UserError, match=r"4 GiB and 20,000,000 lines.*Divide it"):
+    with pytest.raises(UserError, match=r"4 GiB and 10,000,000 lines.*Divide it"):
         read(path)
     monkeypatch.setattr(rows, "MOST_BYTES", 2**20)
     (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(GOOD + b"\n" * 2**21))
     with pytest.raises(UserError, match=r"line 1\d+: more than is read of one file"):
         read(tmp_path / "bomb.jsonl.gz")
     monkeypatch.setattr(rows, "MOST_LINES", 9)
-    for name, content in (("lines.txt", b"\n" * 99), ("rows.csv", b"prompt,answer\n" + b"a,b\n" * 9)):
+    for name, content in (("lines.txt", b"\n" * 99), ("old.txt", b"\r" * 99), ("rows.csv", b"prompt,answer\n" + b"a,b\n" * 9)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match="9 lines"):
             read(tmp_path / name)

@@ -20,7 +20,7 @@ from sluicegate.errors import UserError, first_line
 
 HUB = "hub:OWNER/NAME[:CONFIG][:SPLIT][@REVISION]"
 FORMATS = f"*.jsonl, *.json, *.csv, *.tsv, *.txt, *.md (each also with .gz), *.parquet, or {HUB}"
-MOST_BYTES, MOST_LINE, MOST_LINES = 4 * 2**30, 2**28, 20_000_000
+MOST_BYTES, MOST_LINE, MOST_LINES = 4 * 2**30, 2**28, 10_000_000
 """Limits of a file: its bytes (unpacked), the bytes of one line or of one JSON array, and its lines."""
 Rows = Iterator[tuple[str, Any]]
 
@@ -74,16 +74,18 @@ def _check_size(where: object, size: int, lines: int = 0) -> None:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of every line, without its end."""
-    size = number = 0
+    size = number = lines = 0
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         while raw := file.readline(MOST_LINE + 1):
-            where, size = f"{path}, line {number + 1}", size + len(raw)
-            _check_size(where, size, number + 1)
+            size += len(raw)
+            if size > MOST_BYTES or (lines := number + 1 + raw.count(b"\r", 0, -2)) > MOST_LINES:
+                _check_size(f"{path}, line {number + 1}", size, lines)
             if len(raw) > MOST_LINE:
-                raise UserError(f"{where} is longer than {MOST_LINE / 2**20:.3g} MiB. Is it a file of rows? Write one item a line.")
+                most = f"{MOST_LINE / 2**20:.3g} MiB"
+                raise UserError(f"{path}, line {number + 1} is longer than {most}. Is it a file of rows? Write one item a line.")
             text = (raw if number else raw.removeprefix(codecs.BOM_UTF8)).decode(errors="surrogateescape")
-            if re.search("[\0\udc80-\udcff]", text):
-                raise UserError(f"{where} is not UTF-8 text. Save the file as UTF-8 and try again.")
+            if (not text.isascii() and re.search("[\udc80-\udcff]", text)) or "\0" in text:
+                raise UserError(f"{path}, line {number + 1} is not UTF-8 text. Save the file as UTF-8 and try again.")
             # \n, \r\n and \r end a line, as everywhere in Python.
             for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
                 number += 1
