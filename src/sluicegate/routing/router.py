@@ -391,8 +391,8 @@ class Router:
                 new.add(name)
         self._met |= self._context.met  # gradients of an earlier pass may be among the new ones
         met = self._met
-        if not new or self._context.compiled:
-            return  # what is compiled is called unseen
+        if not new or self._context.compiled or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return  # what is compiled is called unseen, and what another process used has a gradient here too
         names = {id(p): name for name, p in named.items()}
         called = {names[id(p)] for own in self._masked if own in met for p in own.module.parameters()}
         missed = {name: None for name in self._pieces if self._masked and name in new and name not in called}
