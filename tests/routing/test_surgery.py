@@ -574,7 +574,9 @@ def test_a_shared_weight_cannot_change_alone():
 def test_a_layer_whose_weights_are_made_from_others_is_refused_wherever_it_is():
     model = build("llama")
     nn.utils.parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
-    with pytest.raises(UserError, match=r"layers.0.mlp' cannot have .*layers.1.mlp.up_proj.weight is made from other weights at every call"):
+    with pytest.raises(
+        UserError, match=r"layers.0.mlp' cannot have .*layers.1.mlp.up_proj.weight is made from other weights at every call"
+    ):
         expand(model, {"model.layers.0.mlp": {"forget": 4}})
     with pytest.raises(UserError, match=r"site 'model.layers.1.mlp' \(LlamaMLP\) is no MLP"):
         expand(model, {"model.layers.1.mlp": {"forget": 4}})
