@@ -417,5 +417,5 @@ def test_a_step_that_calls_its_parents_and_goes_on_is_held_to_its_end():
 
 def test_an_optimiser_with_one_memory_for_all_weights_is_refused():
     net = Net()
-    with pytest.raises(UserError, match=r"LBFGS keeps one memory of all weights together.* AdamW or SGD"):
+    with pytest.raises(UserError, match=r"LBFGS keeps one memory of all weights together.* Guard AdamW or SGD"):
         Router(net, SITES).guard(torch.optim.LBFGS(net.parameters()))

@@ -7,13 +7,13 @@ for good, and gone where the architecture allows a smaller model.
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.routing.gradient_hook import GradientHook, on_first
+from sluicegate.routing.gradient_hook import GradientHook
 from sluicegate.routing.labels import policy
 from sluicegate.routing.pass_context import PassContext
 from sluicegate.routing.sites import Site
@@ -109,20 +109,9 @@ def _silenced(model: nn.Module, site: Site, placed: Placed, dose: float) -> Iter
     hook = GradientHook(site, columns, context, gates=False)
     keep = torch.tensor([1.0, *[1.0 - dose] * len(names)])
 
-    def mute(x: Tensor) -> Tensor:
-        return hook.muted(x, keep)
-
-    def on_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return on_first(args, kwargs, mute, site.name)
-
-    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
-        return (mute(output[0]), *output[1:]) if isinstance(output, tuple) else mute(output)
-
-    module = model.get_submodule(site.hook_module)
-    if site.at == "input":
-        handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(on_output)
+    # The hook knows how a site is called; here it is always at work, and what it does is to scale.
+    context.open, hook.route = True, lambda x: hook.muted(x, keep)  # type: ignore[method-assign]
+    handle = hook.attach(model.get_submodule(site.hook_module), site.at)
     try:
         yield
     finally:

@@ -158,17 +158,11 @@ def exposure(router: Routed, batch: Any, loss: Callable[[nn.Module, Any], Tensor
 
 def mixing(model: nn.Module) -> list[str]:
     """Say which modules compute a row from other rows too, as a batch norm does by its batch's mean and variance."""
-    norms = [
-        name
-        for name, m in model.named_modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None)
-    ]
-    if not norms:
-        return []
-    return [
-        f"rows meet in {len(norms)} batch norm(s) in training mode, {norms[0]!r} first: what any row loses reaches the weights that others "
-        "train, and every row moves the running statistics. Put them in eval mode (.eval()) while routing, or use GroupNorm or LayerNorm."
-    ]
+    kinds = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    norms = [name for name, m in kinds if m.training or m.running_mean is None]
+    said = "what any row loses reaches the weights that others train, and every row moves the running statistics. Put them in eval mode"
+    first = f"rows meet in {len(norms)} batch norm(s) in training mode, {norms[0]!r} first: " if norms else ""
+    return [f"{first}{said} (.eval()) while routing, or use GroupNorm or LayerNorm."] if norms else []
 
 
 def _shares(router: Routed, name: str, tensor: Tensor | None) -> list[tuple[str, Tensor | None]]:

@@ -3,12 +3,13 @@
 They are registered once and do nothing while no pass is open.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.utils.hooks import RemovableHandle
 
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
@@ -16,12 +17,6 @@ from sluicegate.routing.gate import Columns, Gate, LateGate, ablated
 from sluicegate.routing.labels import transformed
 from sluicegate.routing.pass_context import PassContext, laid
 from sluicegate.routing.sites import Site
-
-
-class Removable(Protocol):
-    """Whatever can be taken off again."""
-
-    def remove(self) -> None: ...
 
 
 class GradientHook:
@@ -36,14 +31,22 @@ class GradientHook:
         self.gates = gates
         """Whether gradients are scaled here; without, blocks are only ablated."""
 
-    def attach(self, module: nn.Module, at: str) -> Removable:
+    def attach(self, module: nn.Module, at: str) -> RemovableHandle:
         """Register at the module's input or output."""
         if at == "input":
             return module.register_forward_pre_hook(self.on_input, with_kwargs=True)
         return module.register_forward_hook(self.on_output)
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        return on_first(args, kwargs, self.route, self.name) if self._active() else None
+        """The call's arguments with the first one routed, which some models give by name."""
+        if not self._active():
+            return None
+        if args and isinstance(args[0], Tensor):
+            return (self.route(args[0]), *args[1:]), kwargs
+        for name, value in kwargs.items():
+            if not args and isinstance(value, Tensor):
+                return args, kwargs | {name: self.route(value)}
+        raise UserError(f"site {self.name!r} was called without a tensor to begin with, so its input cannot be routed. Use at='output'.")
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._active():
@@ -143,18 +146,6 @@ class GradientHook:
         self._fit_features(x.shape)
         weights = keep.to(x.device).expand(x.shape[0], -1)
         return ablated(x, weights, self.columns, self.dim)
-
-
-def on_first(
-    args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[Tensor], Tensor], site: str
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments with the first one changed, which some models give by name."""
-    if args and isinstance(args[0], Tensor):
-        return (change(args[0]), *args[1:]), kwargs
-    for name, value in kwargs.items():
-        if not args and isinstance(value, Tensor):
-            return args, kwargs | {name: change(value)}
-    raise UserError(f"site {site!r} was called without a tensor to begin with, so its input cannot be routed. Use at='output'.")
 
 
 __getattr__ = alias(__name__, Tap="GradientHook")

@@ -199,9 +199,7 @@ class MaskedForward:
         """
         own = dict(self.module.named_parameters(recurse=self.made))
         if self.made and parametrize._cache_enabled:
-            raise UserError(
-                f"module {self.name!r}: its weights are cached, so its rows cannot be told apart. Leave parametrize.cached() out."
-            )
+            raise UserError(f"module {self.name!r}: cached weights do not know their rows. Leave parametrize.cached() out.")
         self.shadow.training = self.module.training
         fixed = {name: p.detach() if name in self.cut else p for name, p in own.items()}
         state = {name: b.clone() for name, b in self.module.named_buffers(recurse=self.made)}  # a norm's running means count once

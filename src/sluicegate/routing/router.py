@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.hooks import RemovableHandle
 
 from sluicegate.deprecated import renamed
 from sluicegate.errors import UserError, nearest
 from sluicegate.routing.ablation import Ablation
 from sluicegate.routing.exposure import Report, exposure, mixing
-from sluicegate.routing.gradient_hook import GradientHook, Removable
+from sluicegate.routing.gradient_hook import GradientHook
 from sluicegate.routing.labels import REST, RETAIN, Labels, Weights, as_index, assign, policy
 from sluicegate.routing.optimizer_mask import OptimizerMask
 from sluicegate.routing.parameter_pieces import Piece, pieces
@@ -104,7 +105,7 @@ class Router:
         self._context = PassContext(self.policy, self.batch_dim)
         self._pieces = self._cut()
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name in self._pieces}
-        self._hooks: list[Removable] = []
+        self._hooks: list[RemovableHandle] = []
         self._masked: list[MaskedForward] = []
         self._attached: dict[str, nn.Module] = {}
         self._taps: list[GradientHook] = []
@@ -161,9 +162,8 @@ class Router:
             raise UserError(f"without={list(without)}: this router was made with ablate={{}}, so it cannot ablate. Leave ablate out there.")
         given = labels() if callable(labels) else labels
         active = self.policy.without(without) if without else self.policy
-        context = self._context
-        context.enter(assign(given, active, self._device()))
-        context.suspect = self._pending
+        self._context.enter(assign(given, active, self._device()))
+        self._context.suspect = self._pending
         if self._fresh:
             self._before = {name: (p.grad, 0 if p.grad is None else p.grad._version) for name, p in self.model.named_parameters()}
 
@@ -202,10 +202,7 @@ class Router:
         Raises `UserError` for LBFGS, whose memory is one vector of all weights.
         """
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise UserError(
-                "LBFGS keeps one memory of all weights together, so it cannot leave a share alone. Guard an optimiser with a memory "
-                "a weight, for example AdamW or SGD."
-            )
+            raise UserError("LBFGS keeps one memory of all weights together, so it cannot leave a share alone. Guard AdamW or SGD.")
         parameters = dict(self.model.named_parameters())
         return OptimizerMask(optimizer, {parameters[name]: cut for name, cut in self._pieces.items()}, self._context, group)
 
@@ -370,7 +367,10 @@ class Router:
             f"{path}.{name}".lstrip(".")
             for path, module in self.model.named_modules()
             for name, p in module.named_parameters(recurse=False)
-            if p.dim() > 2 and getattr(module, "num_experts", None) == p.shape[0] and not self._is_joint(f"{path}.{name}".lstrip("."))
+            if not works_alone(module)
+            and p.dim() > 2
+            and getattr(module, "num_experts", None) == p.shape[0]
+            and not self._is_joint(f"{path}.{name}".lstrip("."))
         ]
         if stacks:
             share = sum(parameters[name].numel() for name in stacks if name in parameters) / sum(p.numel() for p in parameters.values())
@@ -391,8 +391,8 @@ class Router:
                 new.add(name)
         self._met |= self._context.met  # gradients of an earlier pass may be among the new ones
         met = self._met
-        if not new or self._context.compiled:
-            return  # what is compiled is called unseen
+        if not new or self._context.compiled or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return  # what is compiled is called unseen, and what another process used has a gradient here too
         names = {id(p): name for name, p in named.items()}
         called = {names[id(p)] for own in self._masked if own in met for p in own.module.parameters()}
         missed = {name: None for name in self._pieces if self._masked and name in new and name not in called}

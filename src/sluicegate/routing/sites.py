@@ -275,13 +275,10 @@ def _axis(module: nn.Module, at: Literal["input", "output"]) -> int | None:
         return -1
     if isinstance(module, nn.Sequential):  # the first that tells, past those that work number by number
         for child in module if at == "input" else reversed(module):
-            if (found := _axis(child, at)) is not None or not _is_elementwise(child):
+            by_number = type(child).__module__ == "torch.nn.modules.activation" or isinstance(child, (nn.Identity, nn.Dropout))
+            if (found := _axis(child, at)) is not None or not by_number:
                 return found
     return None
-
-
-def _is_elementwise(module: nn.Module) -> bool:
-    return type(module).__module__ == "torch.nn.modules.activation" or isinstance(module, (nn.Identity, nn.Dropout))
 
 
 def _mlp_site(module: nn.Module, name: str, prefix: str, found: Projections) -> Site:
@@ -341,27 +338,19 @@ def _lora_site(module: nn.Module, name: str, prefix: str, adapter: str) -> Site:
 
 
 def _feature_site(module: nn.Module, name: str, prefix: str, at: Literal["input", "output"]) -> Site:
-    if not is_linear(module):
-        if isinstance(module, nn.modules.conv._ConvNd):
-            return _convolution_site(module, name, prefix, at)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        (inputs, outputs), out = (module.in_channels, module.out_channels), 0
+    elif is_linear(module):
+        (inputs, outputs), out = fan(module), out_dim(module)
+    else:
         return Site(name, "features", name, at, None)
-    inputs, outputs = fan(module)
     consumer = at == "input"
     number = torch.arange(inputs if consumer else outputs)
-    own = Part(f"{prefix}weight", (1 - out_dim(module)) if consumer else out_dim(module), number, consumer=consumer)
+    if getattr(module, "groups", 1) != 1 or getattr(module, "transposed", False):
+        return Site(name, "features", name, at, len(number))
+    own = Part(f"{prefix}weight", 1 - out if consumer else out, number, consumer=consumer)
     bias = [] if consumer or getattr(module, "bias", None) is None else [Part(f"{prefix}bias", 0, number)]
     return Site(name, "features", name, at, len(number), parts=(own, *bias))
-
-
-def _convolution_site(module: nn.modules.conv._ConvNd, name: str, prefix: str, at: Literal["input", "output"]) -> Site:
-    channels = module.in_channels if at == "input" else module.out_channels
-    if module.groups != 1 or module.transposed:
-        return Site(name, "features", name, at, channels)
-    number = torch.arange(channels)
-    parts = [Part(f"{prefix}weight", 1 if at == "input" else 0, number, consumer=at == "input")]
-    if at == "output" and module.bias is not None:
-        parts.append(Part(f"{prefix}bias", 0, number))
-    return Site(name, "features", name, at, channels, parts=tuple(parts))
 
 
 # ------------------------------------------------------------------------------------- blocks
