@@ -153,6 +153,13 @@ def test_warnings_name_the_arm_and_every_seed(own):
     assert made(own).warnings() == []
 
 
+def test_a_warning_of_the_training_is_in_the_report_once_with_its_arms_and_seeds(own):
+    outcome = made(own)
+    for result in outcome.arms["maxent"].results.values():
+        result["warnings"] = ["the retain score fell by more than a tenth: try more --steps."]
+    assert "the retain score fell by more than a tenth: try more --steps: maxent (seed 0, 1)." in outcome.warnings()
+
+
 def test_the_cost_of_a_chain_is_counted_once(own):
     recipe = Recipe(**table(own))
     assert recipe.ancestors("copy") == ["base", "gold", "maxent", "undo", "copy"] or set(recipe.ancestors("copy")) == set(recipe.arms)

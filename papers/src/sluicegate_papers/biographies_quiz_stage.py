@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import source
 from sluicegate.runs.trial import Trial, outcome
-from sluicegate.values.ranges import Count, Positive, Rows, Whole
+from sluicegate.values.ranges import Positive, Rows, Whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ class BiographiesQuiz(Trial):
     """The model to ask: a run folder of this task."""
     lrs: tuple[Positive, ...] = (2e-4, 5e-4, 1.5e-3)
     """Learning rates of the attacker."""
-    steps: Count = 30
+    steps: Whole = 30
     """Attack steps under each; 0: no attack."""
     checkpoints: tuple[Whole, ...] = (0, 1, 3, 10, 20, 30)
     """Attack steps after which the tossups are asked."""

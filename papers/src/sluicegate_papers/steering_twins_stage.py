@@ -70,7 +70,7 @@ class SteeringTwins(Trial):
     """Tokens of the base's answer along which the KL is taken."""
     first: Positive = 4.0
     """Weight of the answer's first token in that KL; each later one has 1."""
-    new_tokens: Count = 40
+    new_tokens: Whole = 40
     """Tokens of an answer; greedy. 0: no answers are written, and only KLs are measured."""
     held_out: Count = 8
     """Held-out prompts that are scored."""

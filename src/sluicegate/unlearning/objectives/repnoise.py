@@ -30,7 +30,7 @@ class RepNoise(Checked):
 
     NAME: ClassVar[str] = "repnoise"
 
-    retain_weight: Weight = 1.0
+    retain_weight: Weight = 3.0
     """a: weight of the retain set's cross-entropy."""
     noise_weight: Weight = 1.0
     """b: weight of the distance to noise."""
