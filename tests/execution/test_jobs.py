@@ -61,6 +61,7 @@ def test_a_stage_waits_for_those_it_needs_and_the_earlier_of_two_comes_first():
     done = run_jobs([job("c", "b"), job("a"), job("b", "a"), job("d")], where)
     assert where.begun == ["a", "b", "c", "d"]
     assert done == {key: OUT / key for key in "abcd"}
+    assert list(done) == ["c", "a", "b", "d"], "in the order of the jobs, so that what is written of them is always the same"
 
 
 def test_no_more_run_at_a_time_than_there_are_places():

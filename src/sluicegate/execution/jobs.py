@@ -105,7 +105,7 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, progress: Progress | None 
         again = "Remove the cause and run the same command again: it goes on from there."
         text = f"{len(state.failed)} of {len(jobs)} stages did not finish; the others are kept. {again}\n{told}"
         raise UserError(text) from state.unforeseen
-    return state.done
+    return {job.key: state.done[job.key] for job in jobs}  # in their order, and not in that in which they ended
 
 
 class _State:

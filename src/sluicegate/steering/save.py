@@ -72,10 +72,22 @@ def save(steering: Steering, path: str | Path) -> Path:
         with plain_disk_errors():
             save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
         share(scratch)
+        _put_in_order(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
     return path
+
+
+def _put_in_order(file: Path) -> None:
+    """Sort the notes in a safetensors file's header: safetensors writes them in another order in every process, and
+    equal vectors are to be equal files."""
+    with file.open("r+b") as content:
+        size = int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content.seek(8)  # the same characters in another order, so of the same length; blanks fill what is left
+        content.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def write_gguf(vectors: Sequence[Steering], path: str | Path, *, model_hint: str = "") -> Path:
