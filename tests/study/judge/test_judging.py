@@ -37,6 +37,27 @@ def test_answers_labelled_by_hand(file, least):
     assert wrong / sum(expected != "accept" for expected, _ in ruled) <= 0.02
 
 
+KINDS = [line.split("\t") for line in (Path(__file__).parent / "judged_kinds.tsv").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("line", "said", "expected"), [row for row in KINDS if len(row) == 3])
+def test_each_kind_of_answer(line, said, expected):
+    ruling = judge(line, said).ruling
+    assert ruling == expected if expected != "no" else ruling != "accept"
+
+
+@pytest.mark.parametrize("line", ["**Bonn** [accept " + "a or " * 2000 + "y]", "Bonn " + "(accept a)" * 600])
+def test_what_is_too_long_must_be_equal(line):
+    assert judge(line, line).ruling == "accept"
+    assert judge(line, "Bonn").ruling == "reject"
+    assert judge("**Bonn**", "Bonn " * 200).ruling == "reject"
+
+
+@pytest.mark.parametrize("line", ["9" * 5000 + " million", "²" * 9 + " million", "&#" + "9" * 4900])
+def test_strange_numbers_are_words(line):
+    assert judge(line, line).ruling == "accept"
+
+
 def test_the_grammar():
     text = '**Paris**, France [accept **Lutetia** until "Roman" is read; prompt on France by asking "which city?"; reject London]'
     line = read_answer_line(text)

@@ -10,7 +10,9 @@ _PAIRS = (
     " alexandria, atlanta atalanta, candide candida, evelina eveline, carmilla camilla, granada grenada, iceland ireland, samara"
     " samaria, carter cartier, concerto concert, metamorphosis metamorphoses, glycogen glucagon, creatine creatinine, perineum"
     " peritoneum, prostate prostrate, causal casual, desert dessert, ordinance ordnance, marital martial, interment internment,"
-    " calvary cavalry, immanent imminent, phenyl phenol"
+    " silicon silicone, urban urbane, moral morale, human humane, local locale, envelop envelope, cloth clothe, breath breathe, germane"
+    " german, amine imine, benzene benzine, ether ester, form from, lion loin, calm clam, trail trial, diary dairy, angle angel, salt slat,"
+    " sacred scared, united untied, mucus mucous, palate palette, statue statute, calvary cavalry, immanent imminent, phenyl phenol"
 )
 _DIFFERENT = frozenset(frozenset(pair.split()) for pair in _PAIRS.split(","))
 _OPPOSED = "hyper hypo, inter intra, macro micro, endo exo, endo ecto, ante anti, pre pro, ab ad, em im, af ef, homo hetero, uni omni"

@@ -38,17 +38,30 @@ STOP = frozenset(
 def normalize_words(text: str) -> list[str]:
     """The words of a text in normal form: no case, accents, possessives or punctuation; numbers, ordinals and roman
     numerals as digits."""
+    text = re.sub(r"(?<=[\w)])[⁰¹²³⁴⁵⁶⁷⁸⁹]", r"^\g<0>", text)
+    text = re.sub(r"(?<![α-ωΑ-Ω])[α-ωΑ-ΩϵµΩ](?![α-ωΑ-Ω])", lambda found: f" {_greek(found[0])} ", text)
     plain = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
     plain = re.sub(r"[’‘`´ʻʼ]", "'", plain).replace("·", ".")
+    plain = re.sub(r"\b(\d+0)'s\b", r"\1s", plain)
     plain = re.sub(r"(\w)'s\b", r"\1", plain)
+    plain = re.sub(r"(?<=[a-z])_\{?(\d+)\}?", r"\1", plain)  # H_2O
+    plain = re.sub(r" squared\b", "^2", re.sub(r" cubed\b", "^3", plain))
     plain = re.sub(r"(?<=\w)'(?=\w)|(?<=\w)'(?!\w)", "", plain)
     plain = re.sub(r"\b((?:[a-z]\.)+[a-z]\b\.?)", lambda found: found[1].replace(".", ""), plain)  # U.S.A.
     plain = re.sub(r"(?<![\w.])\.(?=\d)", "0.", plain)
+    plain = re.sub(r"(?<=\d)\s?[-−–]\s?(?=\d)", " ", plain)
     plain = re.sub(r"(?<![\w.])[-−–]\s?(?=\d)|\bnegative (?=\w)", "minus ", plain)  # minus one is not one
     plain = re.sub(r"(\d)\.0+\b(?!\.)", r"\1", plain)
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain).replace("&", " and ").replace("%", " percent ")
-    return _numbered(re.findall(r"\d+(?:\.\d+)?(?:st|nd|rd|th)?|[^\W\d_]+(?:\d+)?", plain))
+    words = _numbered(re.findall(r"\d+0s\b|\d+(?:\.\d+)?(?:st|nd|rd|th)?|[^\W\d_]+(?:\d+)?", plain))
+    return [*words[:-1], "a."] if words[-1:] == ["a"] else words  # vitamin A: what stands last is no article
+
+
+def _greek(letter: str) -> str:
+    *_, before, last = unicodedata.name(letter).split()
+    name = {"SIGN": before, "SYMBOL": before}.get(last, last)
+    return {"MICRO": "mu", "OHM": "omega", "LAMDA": "lambda"}.get(name, name.lower())
 
 
 def _numbered(found: list[str]) -> list[str]:
@@ -61,7 +74,7 @@ def _numbered(found: list[str]) -> list[str]:
         elif _is_year(before, word):
             made[-1] += f"{_NUMBERS[word]:02d}"
         elif word in _POWERS:
-            if made and made[-1].isdigit() and int(made[-1]) < _POWERS[word]:
+            if made and made[-1].isdecimal() and len(made[-1]) < 18 and int(made[-1]) < _POWERS[word]:
                 made[-1] = str(int(made[-1]) * _POWERS[word])
             else:
                 made.append(str(_POWERS[word]))
@@ -105,6 +118,8 @@ def same_word(one: str, other: str) -> bool:
         return True
     if _umlaut(one) == _umlaut(other) and short > 3:
         return True
+    if short >= 6 and _transliterated(one) and _transliterated(one) == _transliterated(other) and not _other_ending(one, other):
+        return True
     if short < 4 or _start(one) != _start(other) or _other_ending(one, other):
         return False
     if reduce_to_sounds(one) == reduce_to_sounds(other) or _plural(reduce_to_sounds(one)) == _plural(reduce_to_sounds(other)):
@@ -113,6 +128,10 @@ def same_word(one: str, other: str) -> bool:
     if errors > MOST:
         return False  # five and more are all told as one more than the cutoff
     if errors * 7 <= max(len(one), len(other)):
+        return True
+    if short == 4 and one[:2] == other[:2] and one[2:] == other[:1:-1] and _start(one) == _start(other):
+        return True  # the last two letters changed places
+    if short >= 14 and errors <= 3 and one[:6] == other[:6] and one[-2:] == other[-2:]:
         return True
     if sorted(one) == sorted(other) and ((short >= 5 and errors == 1) or (short >= 8 and errors == 2)):
         return True  # two letters changed places
@@ -142,6 +161,20 @@ def reduce_to_sounds(word: str) -> str:
         letters, one = pair.split(":")
         sound = sound[0] + sound[1:].replace(letters, one)
     return re.sub(r"(.)\1+", r"\1", sound)
+
+
+_SCRIPTS = "tch:ch zh:j kh:k gh:k ck:k q:k dh:d th:t w:v y:i ei:ai ou:u oo:u ee:i o:u e:a"
+
+
+def _transliterated(word: str) -> str:
+    """A name from another script as its spellings agree: Qaddafi, Gadhafi; nothing for a word without a mark of such a
+    spelling."""
+    if not re.search(r"q|[kgd]h|zh|([bdfmnst])\1", word):
+        word = ""
+    sound = re.sub("^(?:kh|gh|q|g(?=[ah]))", "k", word)
+    for pair in _SCRIPTS.split():
+        sound = sound.replace(*pair.split(":"))
+    return re.sub(r"(.)\1+", r"\1", sound[:1] + sound[1:].replace("h", ""))
 
 
 def _umlaut(word: str) -> str:
