@@ -13,12 +13,13 @@ from collections import Counter
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPTNeoConfig
 
 from architectures import build
 from engine_mutated import mutate
 from sluicegate.engine import models
 from sluicegate.engine.encoding import encode
-from sluicegate.engine.models import config_width, load, load_tokenizer, model_digest, save
+from sluicegate.engine.models import config_width, fresh, load, load_tokenizer, model_digest, save
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.values.items import Item
@@ -122,6 +123,16 @@ def test_whole_numbers_as_weights_are_quantised(folder):
     change(folder, model__norm__weight=torch.ones(32, dtype=torch.int8))
     with pytest.raises(UserError, match=r"holds model\.norm\.weight as I8, which is quantised"):
         load(str(folder))
+
+
+def test_a_mask_that_an_earlier_version_saved_is_no_weight(tokenizer, tmp_path):
+    save(
+        fresh(GPTNeoConfig(vocab_size=132, hidden_size=32, num_layers=1, attention_types=[[["global"], 1]], num_heads=4), 0),
+        tokenizer,
+        tmp_path / "model",
+    )
+    change(tmp_path / "model", transformer__h__0__attn__attention__bias=torch.ones(1, 1, 8, 8, dtype=torch.uint8))
+    load(str(tmp_path / "model"))
 
 
 # ------------------------------------------------------------------------------------------ adapters

@@ -49,7 +49,7 @@ def test_every_matrix_of_a_mixture_counts_once():
 
 
 def test_a_model_of_unknown_cost_is_refused_by_name():
-    model = fresh(RwkvConfig(vocab_size=132, hidden_size=32, num_hidden_layers=1, attention_hidden_size=32, intermediate_size=64), 0)
+    model = fresh(RwkvConfig(vocab_size=132, hidden_size=64, num_hidden_layers=2, attention_hidden_size=64), 0)
     with pytest.raises(UserError, match="the FLOPs of a model of type 'rwkv' are not known"):
         Meter(model)
 

@@ -2,6 +2,7 @@
 be true."""
 
 import json
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +21,9 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_model.safetensors"
 _CONTENT = (".safetensors", ".json", ".model", ".jinja", ".txt")
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_OLD_MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")  # GPT-2's causal mask and its like, no weights
 _MOST_TEXT = 2**28  # bytes of a file that is read whole; the largest tokenizers have a tenth of it
 _MOST_LAYERS = 10_000  # a configuration makes a list of its layers before anything else is known
-_MOST_BUFFERS = 2**31  # numbers in what is no weight, such as masks
 
 
 @contextmanager
@@ -136,33 +137,25 @@ def no_larger(name: str, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> Ite
     there. An output layer that will be tied counts until then, hence twice what the files hold.
     """
     have = sum(prod(shape) for _, shape in held.values())
-    left = {"weights": 2 * have + 2**20, "buffers": _MOST_BUFFERS}
+    left = 2 * have + 2**20
 
-    def counter(what: str) -> Any:
-        def count(_module: Any, _key: str, value: torch.Tensor | None) -> None:
-            if value is not None and value.is_meta:
-                left[what] -= value.numel()
-                if left[what] < 0:
-                    raise UserError(f"the configuration of {name!r} asks for a larger model than its files hold ({have:,} weights).")
+    def count(_module: torch.nn.Module, _key: str, value: torch.Tensor | None) -> None:
+        nonlocal left
+        left -= value.numel() if value is not None and value.is_meta else 0
+        if left < 0:
+            raise UserError(f"the configuration of {name!r} asks for a larger model than its files hold ({have:,} weights).")
 
-        return count
-
-    hooks = [
-        torch_module.register_module_parameter_registration_hook(counter("weights")),
-        torch_module.register_module_buffer_registration_hook(counter("buffers")),
-    ]
+    hook = torch_module.register_module_parameter_registration_hook(count)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
 
 
-def check_loaded(
-    name: str, model: torch.nn.Module, info: Mapping[str, Any], held: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
-) -> None:
+def check_loaded(name: str, model: torch.nn.Module, info: Mapping[str, Any], held: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """Refuse a model that is not, weight for weight, what its files hold, or whose weights are no numbers."""
-    missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    missing = sorted(info["missing_keys"])
+    unknown = sorted(key for key in info["unexpected_keys"] if not _OLD_MASK.search(key))
     hint = "Save the whole model with save_pretrained."
     for prefix, wrapper in (("module.", "DistributedDataParallel"), ("_fsdp_wrapped_module.", "FSDP"), ("_orig_mod.", "torch.compile")):
         if any(prefix in key for key in unknown):
@@ -178,7 +171,7 @@ def check_loaded(
             f"{list(wants)} by config.json. Give the config.json that they were saved with."
         )
     for key, value in model.state_dict().items():
-        kind = (held or {}).get(key, ("F32", ()))[0]
+        kind = held.get(key, ("F32", ()))[0]
         if value.is_floating_point() and kind not in _FLOATS:
             raise UserError(f"{name!r} holds {key} as {kind}, which is quantised. Hand in its weights as float safetensors.")
         if value.is_floating_point() and value.numel() and not bool(torch.stack(value.aminmax()).isfinite().all()):

@@ -1,10 +1,10 @@
 """Load a causal language model and its tokenizer, and save them. Weights are never transformed on loading."""
 
-import contextlib
 import hashlib
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
         if adapter:
             model = _merged(name, model, adapter, base)
     model, mode = _move_to_device(model), model.training
-    with files.reading(name, base), torch.no_grad(), torch.random.fork_rng():
+    with files.reading(name, "config.json"), torch.no_grad(), torch.random.fork_rng():
         two = torch.zeros(1, 2, dtype=torch.long, device=model.device)
         model.train()(input_ids=two, use_cache=False)  # what is wrong in config.json may show in a forward pass alone
         if not bool(model.eval()(input_ids=two, use_cache=False).logits.isfinite().all()):
@@ -124,10 +124,8 @@ def _parts(name: str) -> tuple[str, Path | None]:
     note = folder / "adapter_config.json"
     if not note.exists():
         return place, None
-    if (folder / "config.json").exists() and files.shards(folder):
+    if (folder / "config.json").exists() and (name.startswith(FRESH) or files.shards(folder)):
         return place, folder
-    if name.startswith(FRESH):
-        raise UserError(f"{name!r} is an adapter, which has no shape of its own. Give the folder of its base.")
     base = files.read_json(note).get("base_model_name_or_path")
     try:
         where = locate(base) if isinstance(base, str) and base else ""
@@ -149,7 +147,7 @@ def _is_drawn(name: str, place: str) -> bool:
 
 def _whole(name: str, place: str) -> PreTrainedModel:
     """The model as its own files hold it, without any adapter."""
-    folder, held = Path(place), None
+    folder, held = Path(place), {}
     if folder.is_dir():
         if divided := [*folder.rglob("*.distcp"), *folder.glob("shard-*-model-*.safetensors")]:
             raise UserError(
@@ -160,7 +158,7 @@ def _whole(name: str, place: str) -> PreTrainedModel:
         if not files.shards(folder):
             files.refuse_unread(name, folder)
         held = files.tensors(folder)
-    with files.reading(name, place), files.no_larger(name, held) if held is not None else contextlib.nullcontext():
+    with files.reading(name, place), files.no_larger(name, held) if folder.is_dir() else nullcontext():
         model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # the stub does not know what output_loading_info does
             place, use_safetensors=True, dtype=torch.float32, output_loading_info=True, trust_remote_code=False,
             ignore_mismatched_sizes=True, adapter_kwargs=_NOT_THERE,
@@ -174,9 +172,7 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
     try:
         from peft import PeftConfig, get_peft_model
     except ImportError:
-        raise UserError(
-            f"{name!r} holds an adapter, which needs the package peft. Install it with: pip install 'sluicegate[lora]'"
-        ) from None
+        raise UserError(f"{name!r} holds an adapter, which needs the package peft: pip install 'sluicegate[lora]'") from None
     if not (adapter / files.ADAPTER).exists():
         raise UserError(f"{name!r} has an adapter_config.json and no {files.ADAPTER}. Save the adapter with save_pretrained.")
     with files.reading(name, adapter / files.ADAPTER), torch.random.fork_rng():
@@ -185,7 +181,7 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
         if lost := [*put.missing_keys, *put.unexpected_keys]:
             raise ValueError(f"it does not fit adapter_config.json and the base; {lost[0]} is in one alone")
         merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
-    files.check_loaded(name, merged, {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()})
+    files.check_loaded(name, merged, {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}, {})
     sys.stderr.write(f"note: {name} holds an adapter; it was merged into its base {base} in memory\n")
     return merged
 
