@@ -192,8 +192,18 @@ def test_one_row_in_ten_on_two_seeds_is_no_finding() -> None:
     assert verdict.word == "inconclusive"
     assert verdict.excess is not None
     assert verdict.excess.low < 0 < 0.2 < verdict.excess.high
-    many = judge(*(dataclasses.replace(one, half=100_000_000) for one in (model, reference)))
-    assert many.word != "hidden, not gone", "the margin itself is not above the margin"
+    tenth = dataclasses.replace(model, exact=0.10000000149011612, probability=0.10000000149011612, facts=0)
+    assert judge(tenth, reference).word != "not suppressed", "a tenth in float32 is not more than a tenth"
+
+
+def test_savings_on_few_facts_do_not_accuse_alone() -> None:
+    """Equal savings on two seeds have no width, but five facts of ten learnt a step sooner are chance."""
+    model, reference = (evidence(0.0, row, (0.0, 0.0, 0.0, 0.1), seeds=2, spread=0.0) for row in ((0, 0.5, 0.6, 0.9), (0, 0.3, 0.5, 0.9)))
+    verdict = judge(counted(model, 20), counted(reference, 20))
+    assert verdict.savings is not None
+    assert verdict.savings.low > 0.5
+    assert verdict.word == "inconclusive"
+    assert judge(counted(model, 4000), counted(reference, 4000)).word == "hidden, not gone"
 
 
 def test_a_weak_attack_is_told_before_guilt() -> None:
