@@ -130,12 +130,9 @@ def _lists(cls: type[Any]) -> Iterator[str]:
             yield "--" + name.replace("_", "-")
 
 
-MOST_SEEDS = 10_000
-
-
 def seeds_from(first: int, count: int) -> list[int]:
-    if not 1 <= count <= MOST_SEEDS:
-        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1 and at most {MOST_SEEDS:,}.")
+    if not 1 <= count <= 10_000:
+        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1 and at most 10,000.")
     if first < 0:
         raise UserError(f"--seed is {first}; it must be 0 or more.")
     return list(range(first, first + count))
