@@ -98,7 +98,7 @@ def test_another_size_has_a_folder_of_its_own(asked, capsys):
     [
         (["--share", "0"], "the share of overseen squares is 0; it must be more than 0 and at most 1"),
         (["--share", "0.1", "1.5"], "the share of overseen squares is 1.5"),
-        (["--share", "nan"], "the share of overseen squares is nan"),
+        (["--share", "nan"], "share is (nan,); it must be a number, finite."),
         (["--size", "1"], "the board's size is 1; it must be from 2 to 16"),
         (["--arms", "routed", "navie"], "there is no arm 'navie'. Nearest: naive"),
         (["--arms"], "--arms names nothing; give at least one."),

@@ -146,7 +146,9 @@ def test_the_stage_spends_no_more_than_its_budget(tmp_path, capsys):
     assert "budget" not in from_config(settings).config()
 
 
-@pytest.mark.parametrize(("wrong", "said"), [({"budget": -1.0}, "number of FLOPs"), ({"stop_at": 0.0}, "--stop-at above 0")])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"budget": -1.0}, "budget is -1.0; it must be a number, at least 0"), ({"stop_at": 0.0}, "--stop-at above 0")]
+)
 def test_a_budget_that_makes_no_sense_is_refused(tmp_path, wrong, said):
     own = material(tmp_path / "material")
     with pytest.raises(UserError, match=said):

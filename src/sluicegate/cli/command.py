@@ -130,12 +130,9 @@ def _lists(cls: type[Any]) -> Iterator[str]:
             yield "--" + name.replace("_", "-")
 
 
-MOST_SEEDS = 10_000
-
-
 def seeds_from(first: int, count: int) -> list[int]:
-    if not 1 <= count <= MOST_SEEDS:
-        raise UserError(f"--seeds is {count}; it is the number of seeds to run, from 1 to {MOST_SEEDS:,}.")
+    if not 1 <= count <= 10_000:
+        raise UserError(f"--seeds is {count}; it is the number of seeds to run, at least 1 and at most 10,000.")
     if not 0 <= first < 2**63 - count:
         raise UserError(f"--seed is {first}; it must be 0 or more, and below 2^63.")
     return list(range(first, first + count))

@@ -79,22 +79,15 @@ class OnData(Stage):
         return load(self.model, seed=self.seed)
 
     def finish(
-        self,
-        run: "RunContext",
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        split: Split,
-        fitted: "Fitted",
-        before: Mapping[str, dict[str, float]] | None = None,
+        self, run: "RunContext", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
     ) -> dict[str, Any]:
-        """Score the groups, save the model, and return the stage's result; `before` as `compared` takes it."""
+        """Score the groups, save the model, and return the stage's result."""
         from sluicegate.engine.models import save
 
         scores = self.score(model, tokenizer, split)
         if run.ranks.leads:
             save(model.eval(), tokenizer, run.path / "model")
-        result = {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
-        return result | compared(scores, before or {}, split, self.ADVICE)
+        return {"verb": self.VERB, "method": self.method, "steps": fitted.steps, "scores": scores, "flops": fitted.ledger.as_dict()}
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""

@@ -8,7 +8,7 @@ from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import setting, source
-from sluicegate.tasks.stage import OnData
+from sluicegate.tasks.stage import OnData, compared
 from sluicegate.unlearning.objectives import Method, methods
 from sluicegate.unlearning.objectives.maxent import MaxEnt
 from sluicegate.values.items import Split
@@ -73,7 +73,8 @@ class Unlearn(OnData):
             run=run,
             in_place=True,
         )
-        return self.finish(run, model, tokenizer, split, fitted, before)
+        result = self.finish(run, model, tokenizer, split, fitted)
+        return result | compared(result["scores"], before, split, self.ADVICE)
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ class Distill(OnData):
         self, run: "RunContext", done: "Distilled", teacher: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split
     ) -> dict[str, Any]:
         before = self.score(teacher, tokenizer, Split(retain=split.retain))
-        result = self.finish(run, done.student, tokenizer, split, done.fitted, before)
-        return result | {"reached": done.reached, "divergence": done.divergence}
+        result = self.finish(run, done.student, tokenizer, split, done.fitted)
+        return result | compared(result["scores"], before, split, self.ADVICE) | {"reached": done.reached, "divergence": done.divergence}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Annotated, Any, get_args, get_origin
 from sluicegate.errors import UserError, check_choices
 
 LARGEST = sys.float_info.max
-"""The largest finite number."""
 
 
 @dataclass(frozen=True)
