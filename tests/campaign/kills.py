@@ -186,7 +186,7 @@ def _turns(light: Sequence[str], heavy: Sequence[str]) -> Iterable[str]:
         n = 0
         while True:
             if heavy and (not light or n % 8 == 7):
-                yield heavy[n // 8 % len(heavy)]
+                yield heavy[(n // 8 if light else n) % len(heavy)]
             else:
                 yield light[(n - n // 8 if heavy else n) % len(light)]
             n += 1

@@ -477,3 +477,16 @@ def test_what_killed_processes_left_is_cleared_and_what_live_ones_write_is_not(t
     (tmp_path / f".other.html.{dead.pid}").write_text("of another file")
     module.write_atomic(tmp_path / "page.html", "whole")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f".other.html.{dead.pid}", f".page.html.{os.getppid()}", "page.html"])
+
+
+def test_what_a_killed_launch_left_is_removed_by_the_same_command_even_where_the_run_was_finished(train, tmp_path, monkeypatch):
+    folder = execute(from_config(train[0]), tmp_path / "runs")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / f"sluicegate-ranks-{dead.pid}-x1"
+    (left / "logs").mkdir(parents=True)
+    live = tmp_path / f"sluicegate-ranks-{os.getppid()}-x1"
+    live.mkdir()
+    assert execute(from_config(train[0]), tmp_path / "runs", procs=2) == folder
+    assert (left.exists(), live.exists()) == (False, True)

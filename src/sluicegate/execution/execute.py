@@ -95,11 +95,13 @@ def execute(
     import torch
 
     from sluicegate.engine.models import device
-    from sluicegate.execution.torchrun import launch
+    from sluicegate.execution.torchrun import clear_launches, launch
     from sluicegate.runs.ranks import ALONE, join, launched
 
     world = _world(stage, procs, shard)
     starts = world > 1 and launched() is None
+    if starts:
+        clear_launches()
     ranks = ALONE if world == 1 or starts else join(shard)
     stage, folder, own, parents = _settled(stage, ranks, out, exact)
     if ranks.first((folder / "DONE").exists()):

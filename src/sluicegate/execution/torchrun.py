@@ -22,6 +22,11 @@ from sluicegate.runs.disk import clear_dead
 AGAIN = "Finished stages and the last resume point are kept: the same command goes on from there."
 
 
+def clear_launches() -> None:
+    """Remove the temporary folders of launches whose process was killed."""
+    clear_dead(Path(tempfile.gettempdir()), r"sluicegate-ranks-(\d+)-\w+")
+
+
 def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, title: str, show: bool) -> None:
     """Run the stage with these flat settings in `folder`, with `procs` processes; `show` its progress on the standard
     error.
@@ -32,7 +37,6 @@ def launch(settings: dict[str, Any], folder: Path, procs: int, *, shard: bool, t
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    clear_dead(Path(tempfile.gettempdir()), r"sluicegate-ranks-(\d+)-\w+")
     with tempfile.TemporaryDirectory(prefix=f"sluicegate-ranks-{os.getpid()}-", ignore_cleanup_errors=True) as place:
         job = {"settings": settings, "out": str(folder), "title": title, "show": show, "shard": shard, "argv": sys.argv}
         (Path(place) / "job.json").write_text(json.dumps(job))
