@@ -33,7 +33,7 @@ class Graph:
     @cached_property
     def problems(self) -> list[Problem]:
         """Unknown needs, and one problem for each ring of needs."""
-        found = []
+        found: list[Problem] = []
         for key, card in self.cards.items():
             for need in card.needs:
                 if need not in self.cards:

@@ -201,9 +201,11 @@ class _Reader:
                 find_deletions(sections[0].text)
                 self.entries.append(Card(sections[0].text, kind="cloze", **values, **place))
             elif term:  # asked both ways
-                name = {"id": f"{values['id']}-term"} if "id" in values else {}
                 card = self.basic(sections, values, place)
-                self.entries += [card, dataclasses.replace(card, question=card.answer, answer=card.question, **name)]
+                self.entries += [
+                    card,
+                    dataclasses.replace(card, question=card.answer, answer=card.question, id=card.id and f"{card.id}-term"),
+                ]
             elif tag == "Q":
                 self.entries.append(self.basic(sections, values, place))
             elif tag == "T":

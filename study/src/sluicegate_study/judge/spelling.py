@@ -173,7 +173,8 @@ def _transliterated(word: str) -> str:
         word = ""
     sound = re.sub("^(?:kh|gh|q|g(?=[ah]))", "k", word)
     for pair in _SCRIPTS.split():
-        sound = sound.replace(*pair.split(":"))
+        letters, one = pair.split(":")
+        sound = sound.replace(letters, one)
     return re.sub(r"(.)\1+", r"\1", sound[:1] + sound[1:].replace("h", ""))
 
 

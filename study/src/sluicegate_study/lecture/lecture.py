@@ -76,8 +76,8 @@ def split_notes(text: str, *, marked: bool = False) -> Split:
 def _body(text: str) -> list[str]:
     """The lines, with front matter and comments emptied so that line numbers stay."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    before, end, after = text.rpartition("-->")  # a comment that never closes is text
-    text = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), before + end, flags=re.S) + after
+    before, closes, after = text.rpartition("-->")  # a comment that never closes is text
+    text = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), before + closes, flags=re.S) + after
     lines = text.split("\n")
     fence = lines[0].strip()
     if fence in ("+++", "---") and fence in (line.strip() for line in lines[1:]):
