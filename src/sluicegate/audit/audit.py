@@ -211,16 +211,14 @@ def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
     Raises `UserError` where they cannot be compared: other learning rates, which follow the width, are another attack;
     and scores of tokens mean something else where the same text is other tokens.
     """
-    from transformers import AutoConfig
-
-    from sluicegate.engine.models import load_tokenizer, locate
+    from sluicegate.engine.models import load_tokenizer, read_config
 
     if model.attack.lrs != reference.attack.lrs:
         raise UserError(
             f"the model is {model.width()} wide and the reference {reference.width()}, so the attacks would have other learning rates. "
             "Give both the same with --lrs, or a reference of the model's shape."
         )
-    ours, theirs = (AutoConfig.from_pretrained(locate(stage.model)).get_text_config() for stage in (model, reference))
+    ours, theirs = (read_config(stage.model).get_text_config() for stage in (model, reference))
     names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     sizes = [(name, getattr(ours, name, None), getattr(theirs, name, None)) for name in names]
     found = [f"{name} is {theirs}, and {ours} in the model" for name, ours, theirs in sizes if ours != theirs]
