@@ -172,9 +172,11 @@ def check_loaded(name: str, model: torch.nn.Module, info: Mapping[str, Any], hel
         )
     for key, value in model.state_dict().items():
         kind = held.get(key, ("F32", ()))[0]
-        if value.is_floating_point() and kind not in _FLOATS:
+        if not value.is_floating_point() or not value.numel():
+            continue
+        if kind not in _FLOATS:
             raise UserError(f"{name!r} holds {key} as {kind}, which is quantised. Hand in its weights as float safetensors.")
-        if value.is_floating_point() and value.numel() and not bool(torch.stack(value.aminmax()).isfinite().all()):
+        if not bool(torch.stack(value.aminmax()).isfinite().all()):
             raise UserError(f"{name!r} holds weights that are not finite, in {key} for one: no score of such a model means anything.")
 
 

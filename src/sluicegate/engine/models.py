@@ -306,7 +306,7 @@ def _hash_folder(place: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     sha = hashlib.sha256()
     for name, path in files.content(place).items():
         sha.update(name.encode())
-        with path.open("rb") as file:
+        with files.reading(str(place), path), path.open("rb") as file:
             sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
 
