@@ -102,7 +102,11 @@ def _why(data: bytes, verb: list[str], ended: Ended) -> str:
     except UnicodeDecodeError:
         return ""
     if verb[-1] != "--json":
-        return "UTF-8 text with at least one card" if re.search(r"^(Q|C|T|B|D):", text, re.M) or "no card" in ended.text else ""
+        return (
+            "UTF-8 text with at least one card"
+            if re.search(r"^(Q|C|T|B|D):", text, re.M) or re.search("no card|0 cards", ended.text)
+            else ""
+        )
     said = json.loads(ended.text.strip().splitlines()[-1])
     openers = len(re.findall(r"^(?:Q|C|T|B): *\S", text, re.M))
     if said["problems"] or said["findings"] or openers <= said["cards"] + said["tossups"] + said["bonuses"]:

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def _why(data: bytes, ending: str, ended: Ended) -> str:
         rows = whole if isinstance(whole, list) else [whole]
     except (ValueError, RecursionError):
         try:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = [json.loads(line) for line in re.split("[\r\n]+", text) if line.strip()]
         except (ValueError, RecursionError):
             return ""
     return "every row has a prompt and an answer, or a text" if rows and all(map(_whole, rows)) else ""
