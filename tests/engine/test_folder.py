@@ -281,14 +281,14 @@ def test_what_is_no_ordinary_file_is_named_and_not_read(folder, name, kind):
     else:
         (folder / name).symlink_to("/dev/zero" if kind == "device" else "nowhere")
     for read in (model_digest, load):
-        with pytest.raises(UserError, match=name if kind != "nowhere" or name != WEIGHTS else "no weights|cannot read"):
+        with pytest.raises(UserError, match=name if kind != "nowhere" or name != WEIGHTS else "no weights|no file"):
             read(str(folder))
 
 
 def test_a_text_file_of_gigabytes_is_not_read(folder):
     with (folder / "tokenizer.json").open("wb") as file:
         file.truncate(2**32)  # takes no room on the disk
-    with pytest.raises(UserError, match=r"tokenizer\.json' has 4,294,967,296 bytes; at most 268,435,456 are read"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: 4,294,967,296 bytes; at most 268,435,456 are read"):
         load(str(folder))
 
 

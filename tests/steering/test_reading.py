@@ -28,7 +28,7 @@ def test_pairs_from_jsonl(tmp_path):
         ("p.txt", b"\xff\xfe", "byte 0 is not UTF-8"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": 3}', "line 2: expected an object with 'prompt' or 'text'"),
         ("p.jsonl", b"[", "line 1: not JSON"),
-        ("p.jsonl", b"[3]", "line 1: expected an object"),
+        ("p.jsonl", b"[3]", "row 1: expected an object"),
         ("pairs.jsonl", b'{"positive": "a"}', "line 1: expected an object with 'negative'"),
         ("pairs.jsonl", b"", "holds no pair"),
     ],

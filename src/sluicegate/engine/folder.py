@@ -1,9 +1,8 @@
 """A model's folder before any library reads it: which of its files count, and whether what they say of themselves can
 be true."""
 
-import json
 import re
-import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -15,6 +14,7 @@ from safetensors import safe_open
 from torch.nn.modules import module as torch_module
 
 from sluicegate.errors import UserError, first_line
+from sluicegate.values.files import check_readable, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -52,28 +52,6 @@ def reading(name: str, file: str | Path) -> Iterator[None]:
         raise UserError(f"could not load the model {name!r}: {Path(file).name}: {said}. {hint}") from error
 
 
-def _check_regular(path: Path) -> Path:
-    """`path`, if it is an ordinary file that can be read: a device or a pipe would be read for ever."""
-    try:
-        seen = path.stat()  # a link counts by what it points to, as in the hub's cache
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}. The model's folder names it; put the file there.") from None
-    if not stat.S_ISREG(seen.st_mode):
-        raise UserError(f"{str(path)!r} is no ordinary file, so it is not read. Put the file itself there.")
-    if path.suffix != ".safetensors" and seen.st_size > _MOST_TEXT:
-        raise UserError(f"{str(path)!r} has {seen.st_size:,} bytes; at most {_MOST_TEXT:,} are read. Is it the right file?")
-    return path
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model's folder."""
-    with reading(str(path.parent), _check_regular(path)):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
-    return found
-
-
 def shards(folder: Path) -> list[str]:
     """The names, in `folder`, of the files that hold its weights; none where it has none that are read."""
     if (folder / WEIGHTS).exists():
@@ -97,7 +75,7 @@ def content(folder: Path) -> dict[str, Path]:
     for name in sorted(below.union(shards(folder)) - set(found)):
         found[name] = folder / name
     for path in found.values():
-        _check_regular(path)
+        check_readable(path, sys.maxsize if path.suffix == ".safetensors" else _MOST_TEXT)
     return found
 
 
@@ -105,7 +83,7 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of every tensor of the folder's weights, read from the files' heads."""
     found = {}
     for name in shards(folder):
-        with reading(str(folder), _check_regular(folder / name)), safe_open(folder / name, framework="pt") as file:
+        with reading(str(folder), check_readable(folder / name, sys.maxsize)), safe_open(folder / name, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # it is no dictionary
                 part = file.get_slice(key)
                 found[key] = part.get_dtype(), tuple(part.get_shape())

@@ -19,6 +19,7 @@ from sluicegate.engine import folder as files
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.disk import plain_disk_errors, share
+from sluicegate.values.files import read_json
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -126,7 +127,7 @@ def _parts(name: str) -> tuple[str, Path | None]:
         return place, None
     if (folder / "config.json").exists() and (name.startswith(FRESH) or files.shards(folder)):
         return place, folder
-    base = files.read_json(note).get("base_model_name_or_path")
+    base = read_json(note).get("base_model_name_or_path")
     try:
         where = locate(base) if isinstance(base, str) and base else ""
     except UserError:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.values.files import read_json_lines, read_text
+from sluicegate.values.files import read_text
+from sluicegate.values.rows import json_rows
 
 
 def read_prompts(path: str | Path) -> tuple[str, ...]:
@@ -13,7 +14,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     line."""
     place = _text_file(path)
     if place.suffix.lower() == ".jsonl":
-        rows = list(read_json_lines(place))
+        rows = list(json_rows(place))
         found = [_string(row, ("prompt", "text"), where) for where, row in rows]
     else:
         found = [line.strip() for line in read_text(place).splitlines() if line.strip()]
@@ -26,7 +27,7 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Contrastive prompts from JSONL with `positive` and `negative` in each row: the positives, and the negatives in
     the same order."""
     place = _text_file(path)
-    pairs = [(_string(row, ("positive",), where), _string(row, ("negative",), where)) for where, row in read_json_lines(place)]
+    pairs = [(_string(row, ("positive",), where), _string(row, ("negative",), where)) for where, row in json_rows(place)]
     if not pairs:
         raise UserError(f"{str(path)!r} holds no pair. Write JSONL, each row with 'positive' and 'negative'.")
     positive, negative = zip(*pairs, strict=True)

@@ -14,16 +14,18 @@ LIMIT = 4 * 2**30
 
 
 def check_readable(path: Path, limit: int = LIMIT) -> Path:
-    """Return the path of a plain file of at most `limit` bytes; a device, a pipe or a folder may never end, and is
+    """Return the path of an ordinary file of at most `limit` bytes; a device, a pipe or a folder may never end, and is
     refused."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise UserError(f"no file {short(str(path))}: {first_line(error)}.") from None
+        raise UserError(f"no file {short(str(path), 300)}: {getattr(error, 'strerror', None) or first_line(error)}.") from None
     if not path.is_file():
-        raise UserError(f"{short(str(path))} is no plain file. Name a file; the output of another program must be saved to one first.")
+        raise UserError(
+            f"{short(str(path), 300)} is no ordinary file. Give a file; what another program prints must be saved in one first."
+        )
     if found.st_size > limit:
-        raise UserError(f"{path}: {found.st_size:,} bytes; at most {limit:,} are read. Give a part of it.")
+        raise UserError(f"{path}: {found.st_size:,} bytes; at most {limit:,} are read. Is it the right file?")
     return path
 
 
@@ -85,12 +87,3 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     with reading(path, "Mend it at that place and try again."):
         return tomllib.loads(check_readable(path).read_text(encoding="utf-8"))
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where it stands ("FILE, line N") and value of each line of a JSONL file that is not blank."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            with reading(where, "Expected one JSON object a line."):
-                yield where, json.loads(line)

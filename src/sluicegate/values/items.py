@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.values.rows import FORMATS, decoded, is_text, short
+from sluicegate.values.files import short
+from sluicegate.values.rows import FORMATS, decoded, is_text
 
 GROUPS = ("forget", "retain", "unlabelled", "adjacent")
 COLUMNS = ("prompt", "answer", "text", "choices", "fact", "label")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError, first_line
+from sluicegate.values.files import short
 
 HUB = "hub:OWNER/NAME[:CONFIG][:SPLIT][@REVISION]"
 FORMATS = f"*.jsonl, *.json, *.csv, *.tsv, *.txt, *.md (each also with .gz), *.parquet, or {HUB}"
@@ -55,11 +56,6 @@ def is_text(name: str) -> bool:
     return _READERS.get(_ending(name)) is _text
 
 
-def short(text: str, most: int = 60) -> str:
-    """A text in quotes, its end left out where it is long."""
-    return repr(text if len(text) <= most else text[: most - 1] + "…")
-
-
 def _ending(name: str) -> str:
     """The ending that tells the format: that before .gz, where the file is packed."""
     path = Path(name)
@@ -92,7 +88,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def _json(path: Path) -> Rows:
+def json_rows(path: Path) -> Rows:
     """The objects of JSON lines, or those of one JSON array."""
     begun, lines = False, _lines(path)
     for number, line in lines:
@@ -191,7 +187,7 @@ def _hub(name: str) -> Rows:
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {
-    **dict.fromkeys((".jsonl", ".json"), _json),
+    **dict.fromkeys((".jsonl", ".json"), json_rows),
     **dict.fromkeys((".csv", ".tsv"), _table),
     **dict.fromkeys((".txt", ".md"), _text),
     ".parquet": _parquet,
