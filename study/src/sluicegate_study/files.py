@@ -13,28 +13,22 @@ LARGEST = 64 * 2**20
 def read_file(path: Path, what: str, most: int = LARGEST) -> bytes:
     """The bytes of a file. `what` names it in errors: "the notes".
 
-    Raises `UserError` where there is none or it cannot be read, for what is no regular file (a device or a pipe may
-    never end), and for more than `most` bytes."""
+    Raises `UserError` where there is none, for what is no regular file (a device or a pipe may never end), and for more
+    than `most` bytes."""
     try:
         # A pipe without a writer would hold up the opening itself.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             mode = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(mode):
-                raise UserError(
-                    f"{what} {str(path)!r}: this is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, expected a file."
-                )
+                kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+                raise UserError(f"{what} {str(path)!r}: this is {kind}, expected a file.")
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read(most + 1)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         raise UserError(f"no {what.removeprefix('the ')} {str(path)!r}: expected a file there.") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        said = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{what} {str(path)[:200]!r} cannot be read ({said}): expected a file that you may read.") from None
     if len(content) > most:
         raise UserError(f"{what} {str(path)!r} is larger than {most // 2**20} MiB, which is the most that is read: divide it.")
     return content
@@ -47,15 +41,3 @@ def read_text(path: Path, what: str, most: int = LARGEST) -> str:
         return read_file(path, what, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {str(path)!r}: this is not UTF-8 (byte {error.start}), save it as UTF-8.") from None
-
-
-def exists(path: Path) -> bool:
-    """Whether there is anything at `path`. Raises `UserError` for what can be no path, as a name that is too long."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{str(path)[:80]!r} can be no file ({said}): choose another name.") from None
-    return True

@@ -17,7 +17,7 @@ from typing import Any
 
 from sluicegate_study.deck.cards import LONGEST, MARK, Bonus, Card, DeckFile, Entry, Head, Part, Tossup, find_deletions
 from sluicegate_study.errors import UserError, first_line
-from sluicegate_study.files import exists, read_text
+from sluicegate_study.files import read_text
 from sluicegate_study.formatting import replace_spans
 from sluicegate_study.judge.answerline import mark_required
 
@@ -47,7 +47,7 @@ def read_foreign(path: Path) -> Imported:
     QANTA).
 
     Raises `UserError`, which says why, for everything that cannot be read or is not safe to."""
-    if not exists(path) or not path.is_file():
+    if not path.is_file():
         raise UserError(f"no file {str(path)!r}: expected an Anki package (.apkg) or a saved qbreader file (.json).")
     if path.suffix.lower() in (".apkg", ".colpkg"):
         return _anki(path)

@@ -16,7 +16,7 @@ from typing import Any
 from sluicegate_study.deck.appending import open_locked
 from sluicegate_study.deck.cards import Problem
 from sluicegate_study.errors import UserError
-from sluicegate_study.files import LARGEST, exists, read_file
+from sluicegate_study.files import LARGEST, read_file
 
 KINDS = ("card", "seen", "relink", "unlink", "suspend", "resume", "game", "buzz", "pass", "bonus", "override", "end")
 
@@ -66,7 +66,7 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Read a log; one that is not there yet is empty. Raises `UserError` where `path` is no file, or beyond 1 GiB."""
-    if not exists(path):
+    if not path.exists():
         return Log()
     content = read_file(path, "the log", 16 * LARGEST)
     events, problems = [], []

@@ -47,7 +47,7 @@ _SAID_SIGNS = (
     " divided by:/, times:×, element of:∈, >=:≥, <=:≤, !=:≠, ->:→, =>:→, ⇒:→, ⟶:→"
 )
 _SIGN_WORDS = [pair.rsplit(":", 1) for pair in _SAID_SIGNS.split(", ")]
-_SIGNS = re.compile(r"[+=<>≤≥≠≈^|∩∪⊂⊆∈∉∀∃→↔¬±×÷√#]|(?<=\d)\s?/\s?(?=\d)|(?<=\b[a-zA-Z])/(?=[a-zA-Z]\b)")
+_SIGNS = re.compile(r"[+=<>≤≥≠≈^|∩∪⊂⊆∈∉∀∃→↔¬±×÷√]|(?<=\w)#|(?<=\d)\s?/\s?(?=\d)|(?<=\b[a-zA-Z])/(?=[a-zA-Z]\b)")
 _NOT_WORDS = "not non anti un no never without except pseudo quasi post pre neo or either neither jr junior sr"
 _NOT = frozenset(_NOT_WORDS.split())
 _I_THINK = r"i\s+(?:think|believe|guess|say)(?:\s+(?:it(?:'s| is)|that))?"
@@ -364,7 +364,7 @@ def _strict(one: str, other: str) -> bool:
 
 def _partial(line: AnswerLine, tokens: Sequence[str]) -> bool:
     """Whether every given word is one of an accepted answer's, and at least one of them counts."""
-    given = [t for t in tokens if t not in STOP]
+    given = [t for t in tokens if t not in STOP and t != "a."]
     for answer in line.answers:
         full = answer.words
         required = set(full) if line.partial else {t for part in _required(answer, full) for t in part}
