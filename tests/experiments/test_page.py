@@ -72,9 +72,10 @@ def test_the_same_outcome_gives_the_same_bytes(tmp_path):
 
 
 def test_text_of_the_user_is_escaped(tmp_path):
-    arms = FULL | {NASTY: {"verb": "unlearn", "method": "maxent", "model": "@base"}}
-    outcome = experiment(arms, title=NASTY, about=NASTY, name=NASTY)
-    outcome.arms[NASTY].attacks[0]["warnings"].append(NASTY)
+    """What a user may write freely: a recipe's title and what it is about, and what warnings quote. Names may not."""
+    outcome = experiment(title=NASTY, about=f"{NASTY}\n\n{NASTY}")
+    for n, arm in enumerate(outcome.arms.values()):
+        arm.attacks[0]["warnings"].append(f"{NASTY} {n}.")
     source = page(outcome, tmp_path)
     assert "<script" not in source
     assert text_of(source).count("<script>alert('x')</script>") > 6

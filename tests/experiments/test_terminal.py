@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from report_synthetic import FULL, experiment, without
+from report_synthetic import experiment, without
 from sluicegate.experiments.terminal import terminal_table
 
 
@@ -35,5 +35,4 @@ def test_columns_that_were_not_measured_are_left_out():
 
 
 def test_names_are_text_and_not_markup():
-    arms = FULL | {"[red]x[/red]": {"verb": "unlearn", "method": "maxent", "model": "@base"}}
-    assert "[red]x[/red]" in shown(experiment(arms, title="[bold]t[/bold]"))
+    assert "[bold]t[/bold]" in shown(experiment(title="[bold]t[/bold]"))

@@ -82,7 +82,12 @@ def test_no_attack_where_none_is_wanted(fresh):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({}, "needs a model"), ({"model": "x", "lrs": ()}, "one rate"), ({"model": "x", "steps": -1}, "0 steps")]
+    ("options", "said"),
+    [
+        ({}, "needs a model"),
+        ({"model": "x", "lrs": ()}, "one rate"),
+        ({"model": "x", "steps": -1}, "steps is -1; it must be a whole number"),
+    ],
 )
 def test_mistakes(options, said):
     with pytest.raises(UserError, match=said):

@@ -103,8 +103,9 @@ def test_a_seed_draws_prompts_in_their_order_without_repeating_any(model):
     ("changes", "says"),
     [
         ({"behaviour": "cod"}, "behaviour is 'cod'; packaged are code"),
-        ({"pairs": 1.5}, "pairs is 1.5; it is a share"),
-        ({"searched": 0}, "searched is 0; it must be 1 to 16"),
+        ({"pairs": 1.5}, "pairs is 1.5; it must be a number, at least 0 and at most 1"),
+        ({"searched": 0}, "searched is 0; it must be a whole number, at least 1"),
+        ({"searched": 17}, "searched is 17; it must be 1 to 16"),
         ({"held_out": 9}, "held_out is 9; it must be 1 to 8"),
         ({"k": 0}, "k is 0"),
         ({"variant": "random_target"}, "aims at activations"),
