@@ -15,14 +15,14 @@ class UserError(ValueError):
     """
 
 
-def nearest(name: str, known: list[str], most: int = 4) -> str:
+def nearest(name: object, known: list[str], most: int = 4) -> str:
     """Return a clause that lists the names in `known` nearest to `name` (all of them when few)."""
     import difflib
 
     if len(known) <= most:
         close = known
     else:
-        close = difflib.get_close_matches(name, known, n=most, cutoff=0.3) or known[:most]
+        close = difflib.get_close_matches(str(name), known, n=most, cutoff=0.3) or known[:most]
     return ", ".join(close)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from sluicegate.cli.command import assignment, gathered, parse
+from sluicegate.execution.runner import Common
 from sluicegate.execution.where import Where
 from sluicegate.runs.stage import setting
 
@@ -73,3 +74,13 @@ def test_an_option_is_taken_by_its_earlier_name(capsys):
     for words in ("--most-units 4", "--most_units=4", "--max-units 4"):
         assert parse(Renamed, "some", words.split()).max_units == 4
         assert ("note: --most-units is now --max-units" in capsys.readouterr().err) == ("most" in words)
+
+
+def test_a_long_word_that_is_refused_is_quoted_in_few_lines(capsys):
+    lines = []
+    for word in ("a", "a" * 5000):
+        with pytest.raises(SystemExit):
+            parse(Common, "score", ["--seeds", word])
+        lines.append(len(capsys.readouterr().err.splitlines()))
+    assert lines[0] < lines[1] < lines[0] + 12
+    assert parse(Common, "score", ["--out", "a" * 5000]).out == "a" * 5000

@@ -7,12 +7,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.values.ranges import check
+
+LONG = 200
+"""Characters of a word that are quoted in an error."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,21 @@ def parse(cls: type[Any], verb: str, words: Sequence[str], description: str = ""
             if flag.replace("_", "-") == old:
                 print(f"note: {old} is now {new}", file=sys.stderr)
                 words[n] = new + equals + value
-    found = tyro.cli(
+    read = partial(
+        tyro.cli,
         cls,
         prog=f"sluicegate {verb}",
         description=description or inspect.cleandoc(cls.__doc__ or ""),
-        args=gathered(words, set(_lists(cls))),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    words = gathered(words, set(_lists(cls)))
+    long = max(map(len, words), default=0) > LONG
+    try:
+        found = read(args=words, console_outputs=not long)
+    except SystemExit as end:
+        if end.code and long:  # told in few lines, as tyro quotes the words whole
+            read(args=[word if len(word) <= LONG else f"{word[:LONG]}…" for word in words])
+        raise
     check(found)
     return found
 

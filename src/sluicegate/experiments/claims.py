@@ -17,6 +17,7 @@ import ast
 import math
 import operator
 import statistics
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,6 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 _OF_ONE = ("abs", "log")
 LONGEST = 1000
 """Characters that a test may have."""
-_LARGEST = 1e308
 _SHARES = ("share", "recall", "probability", "mean probability", "area under recall")
 
 
@@ -184,7 +184,9 @@ def names(test: str) -> list[tuple[str, str]]:
 
 def _evaluate(node: ast.expr, values: Values, seed: int, test: str) -> float:
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        return float(node.value) if abs(node.value) < _LARGEST else math.inf
+        if abs(node.value) > sys.float_info.max:
+            raise UserError(f"cannot read the test {test[:60] + '…'!r}: it compares with a number that no measure reaches. {_EXPECTED}")
+        return float(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_evaluate(node.operand, values, seed, test)
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:

@@ -109,7 +109,8 @@ class Sweep:
 
         recipe = load_recipe(self.recipe)
         executor = self.where.executor()
-        axes = dict(assignment(text) for text in self.over)
+        if not (axes := dict(assignment(text) for text in self.over)):
+            raise UserError("--over is empty; name a setting and its values, for example --over 'undo_0.6.alpha=[0.2, 0.4]'.")
         folder = Path(self.out or f"runs/{recipe.name}-sweep")
         with watching() as progress:
             seeds = seeds_from(self.seed, self.seeds or recipe.seeds)

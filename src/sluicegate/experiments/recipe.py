@@ -178,7 +178,7 @@ class Recipe:
                 raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
 
     def _check_picture(self, picture: Mapping[str, Any]) -> None:
-        kind = picture.get("kind")
+        kind = str(picture.get("kind"))
         if kind not in PICTURES or kind == "pareto":
             kinds_here = ", ".join(k for k in PICTURES if k != "pareto")
             raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {kinds_here}.")
@@ -225,9 +225,12 @@ class Recipe:
 
 
 def _check_keys(what: str, table: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
-    for key in table:
+    for key, value in table.items():
         if key not in known:
             raise UserError(f"{what} has no {key!r}. Nearest: {nearest(key, list(known))}.")
+        listed = key in ("arms", "measures")
+        if not isinstance(value, (list, tuple) if listed else str) or not all(isinstance(entry, str) for entry in value):
+            raise UserError(f"{what} has {key} {short(repr(value))}; it must be {'a list of words' if listed else 'a text'}.")
     for key in needed:
         if not table.get(key):
             raise UserError(f"{what} needs {key!r}.")

@@ -9,11 +9,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import tyro
 
 from sluicegate_study.errors import UserError, nearest, program
+
+LONG = 200
+"""Characters of a word that are quoted in an error."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,20 @@ class Verb:
 def parse(cls: type[Any], verb: str, words: Sequence[str]) -> Any:
     """Read the fields of a frozen dataclass from the words of a command line. Prints help, and exits, where this is
     asked for."""
-    return tyro.cli(
+    read = partial(
+        tyro.cli,
         cls,
         prog=f"{program()} {verb}",
         description=inspect.cleandoc(cls.__doc__ or ""),
-        args=list(words),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    long = max(map(len, words), default=0) > LONG
+    try:
+        return read(args=list(words), console_outputs=not long)
+    except SystemExit as end:
+        if end.code and long:  # told in few lines, as tyro quotes the words whole
+            read(args=[word if len(word) <= LONG else f"{word[:LONG]}…" for word in words])
+        raise
 
 
 def simple(name: str, cls: type[Any], summary: str) -> Verb:

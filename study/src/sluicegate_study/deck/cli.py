@@ -106,6 +106,10 @@ class Export:
         from sluicegate_study.deck.exporting import export
 
         deck = open_deck(self.deck)
+        if not deck.entries:
+            raise UserError(
+                f"{self.deck!r} holds no entry to write: expected Q:, C:, T: or B: at the start of a line. {program()} deck new"
+            )
         path = export(deck, Path(self.out), force=self.force)
         count = len(deck.questions())
         print(f"{path}: {format_count(count, 'question')}")

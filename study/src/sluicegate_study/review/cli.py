@@ -153,12 +153,11 @@ class Stats:
     """Print the numbers as the last line."""
 
     def run(self) -> int:
-        from sluicegate_study.deck.collection import load_deck
         from sluicegate_study.deck.shipped import find_log
         from sluicegate_study.review.progress import list_stated_reviews, measure_progress
         from sluicegate_study.review.sitting import Sitting
 
-        deck = load_deck(self.deck)
+        deck = open_deck(self.deck)
         topics = Counter(card.topic or "(none)" for card in deck.cards)
         categories = Counter(entry.category or deck.head_of(entry).category or "(none)" for entry in deck.entries)
         numbers: dict[str, Any] = {**deck.count(), "topics": dict(topics.most_common()), "categories": dict(categories.most_common())}
