@@ -14,8 +14,8 @@ from pathlib import Path
 
 MEMORY = 4 * 2**30
 """Bytes of memory in use that no input may take."""
-LONGEST = 30
-"""Lines that an error may have; one is meant, and a usage of options beside it."""
+LONGEST = 40
+"""Lines that an error may have; one is meant, and for a wrong option the ones nearest to it, with their help."""
 
 
 @dataclass(frozen=True)

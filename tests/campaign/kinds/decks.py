@@ -97,6 +97,8 @@ def cases(rng: random.Random, place: Path) -> Iterator[Case]:
 
 def _why(data: bytes, verb: list[str], ended: Ended) -> str:
     """Whether it is text, and every opener of a card became a card or was named."""
+    if re.search(r"^\d+ errors? in the deck, left out: ", ended.text, re.M):
+        return "the number of errors is said first, and where they are named; the rest goes on"
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
