@@ -93,6 +93,19 @@ def kinds() -> dict[str, Kind]:
         "oversight": 'verb = "oversight"\nvariant = "routed"\nshare = 0.1\nupdates = 4\nepisodes = 16\n',
         "split": 'verb = "split"\nvariant = "routed"\ndata = "digits"\nsteps = 10\ncode = 8\n',
         "replay": 'verb = "replay"\nlectures = 2\nfacts = 6\nsteps = 30\n',
+        "biographies-quiz": 'verb = "biographies-quiz"\nmodel = "biographies-tiny"\nlrs = [3e-3]\nsteps = 3\ncheckpoints = [0, 3]\n',
+        "biographies-share": 'verb = "biographies-share"\nmodel = "biographies-tiny"\npeople = 6\nlrs = [1e-3]\nsteps = 2\nprobe = 8\n',
+        "access-control": 'verb = "access-control"\nvariant = "routed"\nwidth = 32\nunits = 8\nsteps = 3\nbatch = 16\n'
+        "relearn_steps = 5\nrelearn_lrs = [1e-3]\n",
+        "steering-scalar": 'verb = "steering-scalar"\nvariant = "routed"\nrows = 400\nwidth = 32\ndepth = 3\nsteps = 3\nbatch = 8\n',
+        "steering-twins": f'verb = "steering-twins"\nmodel = "{IN}/steer/model"\nk = 4\nsteps = 2\nalong = 2\nnew_tokens = 2\n'
+        "held_out = 2\nrandoms = 2\npairs = 0.25\nsearched = 1\nscale = 30.0\n",
+        "languages": 'verb = "languages"\nvariant = "base"\nrows = 96\nlength = 8\nwidth = 16\nlayers = 1\nheads = 2\nhidden = 24\n'
+        "forget_units = 8\nbatch = 16\nheld_out = 8\nrelearn_rows = 4\nrelearn_steps = 4\nrelearn_every = 2\npatience = 1\n"
+        "relearn_lrs = [1e-3]\nunlearn_steps = 2\nrepair_steps = 2\n",
+        "lora": f'verb = "lora"\nvariant = "routed"\nshare = 1.0\nmodel = "arithmetic-tiny"\nforget = "{IN}/forget.jsonl"\n'
+        f'retain = "{IN}/retain.jsonl"\nrank = 4\nforget_rank = 2\nsteps = 4\nwarmup = 1\nbatch = 8\nrepair_steps = 2\n'
+        "relearn_steps = 4\npatience = 1\nrelearn_lrs = [1e-3]\n",
     }
     whole = {name: Kind((*words, "--out", "r")) for name, words in found.items()}
     whole |= {name: Kind(("run", "c.toml", "--out", "r"), {"c.toml": text}) for name, text in tables.items()}

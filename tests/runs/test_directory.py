@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -490,3 +491,20 @@ def test_what_a_killed_launch_left_is_removed_by_the_same_command_even_where_the
     live.mkdir()
     assert execute(from_config(train[0]), tmp_path / "runs", procs=2) == folder
     assert (left.exists(), live.exists()) == (False, True)
+
+
+def test_what_is_measured_between_two_parts_is_logged_once_however_often_it_is_come_to(tmp_path):
+    def work(run, stop):
+        run.save_checkpoint("first", {"steps": 1}, {}, finished=True)
+        run.log_once("between", ({"n": n} for n in range(3)))
+        run.save_checkpoint("second", {"steps": 1}, {}, finished=False)
+        run.log({"lost": True})
+        if stop:
+            raise Stop
+        run.finish({})
+
+    for stop in (True, True, False):
+        with contextlib.suppress(Stop), opened(tmp_path / "r") as run:
+            work(run, stop)
+    lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"n": 0}, {"n": 1}, {"n": 2}, {"lost": True}]

@@ -201,8 +201,14 @@ class AccessControl(Trial):
             router.remove()
             table = _table(model, router, rows, capabilities, Ledger())
             measures |= _summary(table, capabilities, {name: _commonest(rows[name]) for name in capabilities})
-            for (there, name), (share, loss) in table.items():
-                run.log({"kind": "subset", "modules": list(there), "rows": name, "score": share, "loss": loss})
+            of = {"kind": "subset"}
+            run.log_once(
+                "subsets",
+                (
+                    {**of, "modules": list(there), "rows": name, "score": share, "loss": loss}
+                    for (there, name), (share, loss) in table.items()
+                ),
+            )
             if run.path != Path():  # a run folder, not a call that keeps nothing
                 _draw(table, capabilities, run.path / "matrix.png")
             router.ablate(drop).bake(model)

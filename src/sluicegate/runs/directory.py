@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,14 @@ class RunContext:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to the metrics."""
+
+    def log_once(self, part: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append what was measured between two parts, as a part of its own: after a later resume point the stage comes
+        here again, and `log` would append it twice."""
+        if self.load_checkpoint(part) is None:
+            for record in records:
+                self.log(record)
+            self.save_checkpoint(part, {}, {}, finished=True)
 
     def progress(self, part: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
         """Tell whoever watches how far the stage is."""
