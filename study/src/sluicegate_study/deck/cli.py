@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 
 def open_deck(path: str) -> "Deck":
-    """Read a deck, and print how many errors are in it: what they are in is left out."""
+    """Read a deck, and print how many errors are in it: what they are in is left out. Raises `UserError` where nothing
+    is left."""
     from sluicegate_study.deck.collection import load_deck
 
     deck = load_deck(path)
     if deck.errors:
         print(f"{format_count(deck.errors, 'error')} in the deck, left out: {program()} deck check {path}")
+    if not deck.entries:
+        raise UserError(f"{path!r} holds no entry: expected Q:, C:, T: or B: at the start of a line. Begin one with: {program()} deck new")
     return deck
 
 
@@ -106,10 +109,6 @@ class Export:
         from sluicegate_study.deck.exporting import export
 
         deck = open_deck(self.deck)
-        if not deck.entries:
-            raise UserError(
-                f"{self.deck!r} holds no entry to write: expected Q:, C:, T: or B: at the start of a line. {program()} deck new"
-            )
         path = export(deck, Path(self.out), force=self.force)
         count = len(deck.questions())
         print(f"{path}: {format_count(count, 'question')}")
