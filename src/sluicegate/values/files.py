@@ -86,4 +86,4 @@ def read_json(path: Path, advice: str = "Restore the file, or give another one."
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     with reading(path, "Mend it at that place and try again."):
-        return tomllib.loads(check_readable(path).read_text(encoding="utf-8"))
+        return tomllib.loads(check_readable(path).read_bytes().decode())
