@@ -130,7 +130,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, max_len
         where = f"row {number} ({item.text[:60]!r})"
         unknown = tokenizer.unk_token_id
         if unknown is not None and unknown in ids[start:]:
-            raise UserError(f"{where}: the tokenizer cannot represent the answer {short(item.answer)}: part of it is unknown to its vocabulary.")
+            raise UserError(
+                f"{where}: the tokenizer cannot represent the answer {short(item.answer)}: part of it is unknown to its vocabulary."
+            )
         check_ids(tokenizer, ids, where)
         if len(ids) < 2 or start >= len(ids):
             raise UserError(f"{where}: there is no token to predict. Give it a longer text, or an answer that is not blank.")
