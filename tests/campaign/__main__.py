@@ -31,6 +31,8 @@ def main() -> int:
     asked = options.parse_args()
     # Before torch is imported: the processes that are forked, and those that they start, take one thread each.
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    # Of killed children semaphores are left, which Python removes at the end; it need not say so after the last line.
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     more = {"kinds": asked.kinds, "workers": asked.workers, "keep": asked.keep} if asked.verb == "inputs" else {}
     found = importlib.import_module(f"campaign.{asked.verb}").run(asked.n, asked.seed, **more)

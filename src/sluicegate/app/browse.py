@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import damaged, read_identity, read_index, read_json, remove_run
+from sluicegate.runs.directory import check_finished, damaged, read_identity, read_index, read_json, remove_run, result_of
 
 
 def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
@@ -20,12 +20,16 @@ def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    """One run folder in a few words; where one of its files cannot be read, that it is damaged."""
+    """One run folder in a few words; where one of its files cannot be read, or is not what was written, that it is
+    damaged."""
     row: dict[str, Any] = {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
     try:
         row["hash"] = str((read_identity(path) or {}).get("hash", ""))[:8]
-        state = "done" if (path / "DONE").exists() else _progress(path)
-        return row | {"scores": _means(read_json(path / "result.json")) if state == "done" else {}, "state": state}
+        if not (path / "DONE").exists():
+            return row | {"state": _progress(path)}
+        for name in ("config.toml", "parents.json", "env.json"):
+            check_finished(path, only=name)
+        return row | {"scores": _means(result_of(path)), "state": "done"}
     except (ValueError, OSError, AttributeError, LookupError, TypeError):  # damaged, or a table of another form than ours
         return row
 
@@ -47,8 +51,10 @@ def _progress(path: Path) -> str:
 
 
 def show_run(runs: list[str], _: Path) -> dict[str, Any]:
-    """All that one run folder says of itself."""
+    """All that one run folder says of itself; `UserError` for a finished one that is not what it was when it ended."""
     path = _one(runs, 1)[0]
+    if (path / "DONE").exists():
+        check_finished(path)
     try:
         config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

@@ -1,5 +1,6 @@
 """Packages of Anki: zip files with an SQLite collection."""
 
+import contextlib
 import io
 import random
 import shutil
@@ -19,7 +20,9 @@ def cases(rng: random.Random, place: Path) -> Iterator[Case]:
     from sluicegate_study.app import main
 
     (place / "d.md").write_text("Q: What is 2+2?\nA: 4\n\nQ: Capital?\nA: Paris\n\nC: The [sky] is blue\n")
-    if main(["deck", "export", str(place / "d.md"), str(place / "good.apkg")]):
+    with contextlib.redirect_stdout(io.StringIO()):
+        failed = main(["deck", "export", str(place / "d.md"), str(place / "good.apkg")])
+    if failed:
         raise RuntimeError("the deck to damage could not be exported")
     good = (place / "good.apkg").read_bytes()
     with zipfile.ZipFile(io.BytesIO(good)) as archive:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -14,6 +15,8 @@ from campaign.inputs import Case
 from campaign.kinds.rows import GOOD, RETAIN
 from campaign.mutate import damaged
 
+VOUCHED = ("result.json", "config.toml", "parents.json", "env.json")
+"""What `runs` shows of a finished run and its checksums vouch for; not the seconds that it took."""
 TRAIN = ["train", "--model", "arithmetic-tiny", "--forget", "f.jsonl", "--retain", "r.jsonl", "--steps", "12", "--batch", "4", "--out", "r"]
 SCORE = ["score", "--model", "r", "--forget", "f.jsonl", "--retain", "r.jsonl", "--out", "sc"]
 OTHERS = [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"hash":5,"format":1}', b'{"cpu":"x"}', b'verb="x"']
@@ -114,14 +117,21 @@ def _snapshot(folder: Path) -> dict[str, Any]:
 def _why(place: Path, words: list[str], whole: dict[str, Any], before: dict[str, Any], ended: Ended) -> str:
     """Whether the run is the sound one in the end; whether what only looks shows what there is; whether a damaged
     model was scored."""
+    if words[0] == "runs" and re.search(r"^\W*r\W+damaged\b", ended.text, re.M):
+        return "it says that this run is damaged"
     if words[0] == "runs":
-        return "it only looks, and names a run that cannot be read"
+        sound = all(_same(place / "r" / name, place.parent / "done" / name) for name in VOUCHED)
+        return "all that it shows is what the sound run wrote" if sound else ""
     if words is SCORE:
         sound = all(before[name] == whole[name] for name in whole if name.startswith("model/"))
         return "it reads the model alone, which is sound" if sound else ""
     if words[0] == "run":
         return "a config.toml that still is one; its run lies in a folder of its own" if _is_toml(before["config.toml"]) else ""
     return "result, metrics, settings and weights equal the sound run's" if _snapshot(place / "r") == whole else ""
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _is_toml(content: bytes | None) -> bool:
