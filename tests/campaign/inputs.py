@@ -14,8 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from campaign.child import Ended, load
-from campaign.child import run as run_command
+from campaign.bounded import Ended, load
+from campaign.bounded import run as run_command
 
 SHARES = {
     "rows": 0.14,

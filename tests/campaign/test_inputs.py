@@ -3,7 +3,7 @@
 import pytest
 
 from campaign import inputs
-from campaign.child import run
+from campaign.bounded import run
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_how_a_command_ends_is_told_apart(place, call, kind):
 
 
 def test_memory_beyond_the_bound_is_told(place, monkeypatch):
-    monkeypatch.setattr("campaign.child.MEMORY", 2**20)
+    monkeypatch.setattr("campaign.bounded.MEMORY", 2**20)
     assert run([], place, call=lambda: len(b"1" * 2**22) * 0).kind == "memory"
 
 

@@ -80,7 +80,7 @@ def cases(rng: random.Random, place: Path) -> Iterator[Case]:
 
 def _score(words: list[str], good: Path, place: Path) -> dict[str, Any]:
     """What the sound model scores."""
-    from campaign.child import run
+    from campaign.bounded import run
 
     whole = [*words[:-1], "whole"]
     whole[2] = "made/model"

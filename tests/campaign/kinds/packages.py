@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from campaign.child import Ended
+from campaign.bounded import Ended
 from campaign.inputs import Case
 from campaign.mutate import damaged
 

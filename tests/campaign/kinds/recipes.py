@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from campaign.child import Ended
+from campaign.bounded import Ended
 from campaign.inputs import Case
 from campaign.mutate import damaged, damaged_table
 

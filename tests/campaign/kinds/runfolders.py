@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from campaign.child import Ended, run
+from campaign.bounded import Ended, run
 from campaign.inputs import Case
 from campaign.kinds.rows import GOOD, RETAIN
 from campaign.mutate import damaged
