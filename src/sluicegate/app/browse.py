@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import check_finished, damaged, read_identity, read_index, read_json, remove_run, result_of
+from sluicegate.runs.directory import check_finished, damaged, read_identity, read_index, read_json, remove_run
 
 
 def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
@@ -27,9 +27,8 @@ def _row(path: Path) -> dict[str, Any]:
         row["hash"] = str((read_identity(path) or {}).get("hash", ""))[:8]
         if not (path / "DONE").exists():
             return row | {"state": _progress(path)}
-        for name in ("config.toml", "parents.json", "env.json"):
-            check_finished(path, only=name)
-        return row | {"scores": _means(result_of(path)), "state": "done"}
+        check_finished(path, only=("config.toml", "parents.json", "env.json", "result.json"))
+        return row | {"scores": _means(read_json(path / "result.json")), "state": "done"}
     except (ValueError, OSError, AttributeError, LookupError, TypeError):  # damaged, or a table of another form than ours
         return row
 

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -367,16 +367,16 @@ def write_done(path: Path) -> None:
     write_atomic(path / "DONE", json.dumps({"sums": {name: fingerprint(file) for name, file in files.items()}}, indent=1))
 
 
-def check_finished(path: Path, *, every: bool = False, only: str = "") -> None:
+def check_finished(path: Path, *, every: bool = False, only: Sequence[str] = ()) -> None:
     """Raise `UserError` where a run is not finished, or no longer what it was when it ended.
 
-    Compares the size of every file (or of the one `only`), and the content of those up to `SMALL`, or with `every` of
+    Compares the size of every file (or of `only` these), and the content of those up to `SMALL`, or with `every` of
     all. A run that was finished before there were checksums is taken as it is.
     """
     if not (path / "DONE").exists():
         raise UserError(f"{str(path)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
     sums = _sums(path)
-    for name in [only] if only in sums else sums:
+    for name in only if only and set(only) <= set(sums) else sums:
         file, size = path / name, int(sums[name].split()[0])
         if not file.is_file():
             raise damaged(file, "it is missing, and the run is finished")
@@ -464,7 +464,7 @@ def _add_seconds(path: Path, seconds: float) -> None:
 def result_of(folder: str | Path) -> dict[str, Any]:
     """What a finished run found; raises `UserError` where it is not finished."""
     path = Path(folder)
-    check_finished(path, only="result.json")
+    check_finished(path, only=["result.json"])
     return read_json(path / "result.json")
 
 
