@@ -224,7 +224,7 @@ def fit(
             run.log({"part": name, "kind": "evaluation", **record})
             fitted.stopped = fitted.steps < schedule.steps and evaluation.stop(record)
 
-        with _own_randomness():
+        with _own_randomness(), losses.packed(model, schedule.pack, routed=guard is not None):
             look()
             while fitted.steps < schedule.steps and not fitted.stopped:
                 torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
