@@ -73,6 +73,9 @@ class Schedule(Checked):
     part_tokens: Whole = setting(0, added=True)
     """Most tokens, padding included, of the parts that a step's batch is cut into (at least a row of each group); the
     result is the same. 0: as --accumulate says."""
+    pack: bool = setting(False, added=True)
+    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
+    same up to rounding."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
