@@ -9,7 +9,7 @@ An edit is applied for the length of a block, or baked in for good::
 Parameters are chosen by globs over their full names ("model.layers.*.mlp.*"), see `match_names`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -238,6 +238,32 @@ class Rounded(WeightEdit):
 
 for _edit in (Noise, Rounded):
     _edit.__init__ = renamed(sites="params")(_edit.__init__)  # type: ignore[method-assign, assignment]
+
+
+def note_structure(model: nn.Module) -> Callable[..., None]:
+    """Note what every module of `model` is: its class, parameters, submodules, hooks and other attributes, not the
+    numbers in them. The function returned puts it back, with ``training=False`` all but whether they are in training.
+
+    What wraps modules, changes their classes or adds hooks (an adapter, FSDP2) is so taken off again, wherever it
+    stopped. Dictionaries are refilled in place, since hooks' handles refer to them.
+    """
+    noted = [(m, m.__class__, [(k, v, dict(v) if isinstance(v, dict) else None) for k, v in vars(m).items()]) for m in model.modules()]
+
+    def put_back(*, training: bool = True) -> None:
+        for module, cls, attributes in noted:
+            now = module.training
+            module.__class__ = cls
+            own = vars(module)
+            own.clear()
+            for name, value, content in attributes:
+                own[name] = value
+                if content is not None:
+                    value.clear()
+                    value.update(content)
+            if not training:
+                own["training"] = now
+
+    return put_back
 
 
 def identity_gains(model: nn.Module) -> dict[str, float]:
