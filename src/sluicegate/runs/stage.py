@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes, from_elsewhere
 from sluicegate.values.ranges import Checked, Range, range_of
+from sluicegate.values.ranges import setting as setting  # where stages look for it
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -26,15 +27,6 @@ Kind = Literal["model", "run", "data"]
 def source(kind: Kind, default: str = "") -> Any:
     """A field that names something the stage is made from; its content is hashed, not its name."""
     return dataclasses.field(default=default, metadata={"source": kind})
-
-
-def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
-    """A setting whose history is known.
-
-    added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of
-    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it.
-    """
-    return dataclasses.field(default=default, metadata={"added": added, "was": was})
 
 
 @dataclasses.dataclass(frozen=True)
