@@ -27,7 +27,7 @@ from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Fitte
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.values.curves import Curve
-from sluicegate.values.edits import Rounded, match_parameters
+from sluicegate.values.edits import Rounded
 from sluicegate.values.items import Item, digest, halves
 
 Metric = Literal["exact", "argmax", "loss"]
@@ -177,12 +177,12 @@ def _train_each(
         if attack.lora_rank:
             add_adapter(model, attack.lora_rank, seed_of(seed, "adapter"))
             params = "*lora_*"
-            start = Original(model, match_parameters(model, params))
+        start = {p: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
         # 3. Train.
         for number, rate in enumerate(attack.rates(width(model))):
-            if number and attack.lora_rank:
-                start.put_back()
-            elif number:
+            for parameter, value in start.items():
+                parameter.data.copy_(value)
+            if number and not attack.lora_rank:
                 kept[0].put_back()
                 if attack.round_bits:
                     Rounded(attack.round_bits).bake(model)
