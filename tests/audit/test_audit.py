@@ -15,6 +15,8 @@ from sluicegate.audit.audit import audit
 from sluicegate.audit.stage import Relearn
 from sluicegate.engine import models
 from sluicegate.errors import UserError
+from sluicegate.execution.here import Here
+from sluicegate.execution.local import LocalPool
 from sluicegate.values import items
 from throwaway import in_this_process
 from tiny_stages import material
@@ -48,6 +50,27 @@ def test_model_and_reference_are_attacked_alike_and_gathered(own, tmp_path):
     assert found.summary()["seeds"] == [0, 1]
     assert found.page == tmp_path / "audit" / "report.html"
     assert found.verdict.sentences[0].split(".")[0] in found.page.read_text()
+
+
+def test_attacks_by_several_processes_run_one_after_another(own, tmp_path, monkeypatch):
+    asked = []
+
+    def run(jobs, executor, progress):
+        asked.append(executor)
+        return in_this_process(jobs, executor, progress)
+
+    monkeypatch.setattr("sluicegate.audit.audit.run_jobs", run)
+    how = {"forget": own["forget"], "attack": ONE_STEP, "seeds": 1, "out": tmp_path / "audit"}
+    audit(own["model"], **how, procs=2, shard=True)
+    audit(own["model"], **how, workers=3)
+    assert asked == [Here(2, True), LocalPool(3)]
+    for wrong, text in (
+        ({"procs": 2, "workers": 2}, "--procs is 2 and --workers 2"),
+        ({"shard": True}, "divides a model among processes"),
+        ({"procs": -1}, "--procs is -1"),
+    ):
+        with pytest.raises(UserError, match=text):
+            audit(own["model"], **how, **wrong)
 
 
 def test_without_retain_rows_there_is_no_harmless_attack(own, tmp_path, at_once):

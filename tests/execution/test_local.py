@@ -6,10 +6,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sluicegate.errors import UserError
+from sluicegate.execution import local
 from sluicegate.execution.execute import execute
 from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
@@ -40,6 +43,22 @@ def test_a_job_waits_for_those_it_needs_gets_their_folders_and_tells_how_far_it_
     assert set(done) == {"first", "second"}
     assert asked == [{"first": done["first"]}]
     assert all((folder / "DONE").exists() for folder in done.values())
+
+
+@pytest.mark.parametrize(("asked", "devices", "places"), [(0, 2, 2), (8, 2, 2), (1, 2, 1), (3, 0, 3)])
+def test_there_is_one_worker_a_device_and_never_more(asked, devices, places, monkeypatch):
+    monkeypatch.setattr(local, "_devices", lambda: devices)
+    with LocalPool(asked).open_workers(9, None) as workers:
+        assert workers.places == places
+
+
+def test_every_worker_has_a_device_of_its_own(monkeypatch):
+    taken, free = [], iter(range(2))
+    monkeypatch.setattr(local, "_devices", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", taken.append)
+    for _ in range(2):
+        local._take_device(SimpleNamespace(get=lambda: next(free)))
+    assert taken == [0, 1]
 
 
 def test_a_failing_job_stops_those_that_need_it_and_no_others(train, tmp_path):

@@ -21,15 +21,15 @@ class _LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as PEFT does
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + 2 * self.lora_B @ self.lora_A
+        return weight + (2 * self.lora_B @ self.lora_A).to(weight.dtype)
 
 
 def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
     """Put a LoRA adapter of `rank`, drawn from `seed`, on every linear layer of `model` and every fused expert, in
     place; its outputs stay what they were.
 
-    Its scaling, alpha / rank, is 2. Source: Hu et al. 2021 (arXiv 2106.09685). The names of its parameters hold
-    ``lora_``. Raises `UserError` where the package peft is missing.
+    Its scaling, alpha / rank, is 2, and its numbers are float32. Source: Hu et al. 2021 (arXiv 2106.09685). The names
+    of its parameters hold ``lora_``. Raises `UserError` where the package peft is missing.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -63,3 +63,6 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
         for module in read:
             weight = module.get_parameter("weight")
             nn.utils.parametrize.register_parametrization(module, "weight", _LowRank(weight, rank))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # whatever the model's own: it is small, and learns by small steps
+            parameter.data = parameter.data.float()

@@ -10,15 +10,17 @@ from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.values.items import Item
 from sluicegate.values.ranges import Checked, Count, Positive, Range, Rows, Share, Whole
+from sluicegate.values.schedule import Schedule
 
 SENTENCE = 40
 """An answer of more characters than this is a sentence."""
+SAME = {"accumulate", "part_tokens", "checkpointing"}
+"""Settings that save memory and change no curve."""
 
 
 @dataclass(frozen=True)
 class Attack(Checked):
-    """How the attacker trains: AdamW with a constant learning rate, on all of the model's parameters or on an
-    adapter."""
+    """How the attacker trains: with a constant learning rate, on all of the model's parameters or on an adapter."""
 
     kind: Literal["forget", "retain", "mixed"] = "forget"
     """What the attacker fine-tunes on: the forget facts it owns, harmless retain rows only, or half of each."""
@@ -49,8 +51,22 @@ class Attack(Checked):
     that are sentences, loss. loss: exp(-loss), the geometric mean of what the tokens are given, which moves where no
     first choice does."""
 
+    accumulate: Rows = setting(1, added=True)
+    """Parts that a step's batch is cut into, to save memory; the result is the same."""
+    part_tokens: Whole = setting(0, added=True)
+    """Most tokens, padding included, of such a part (at least a row); the result is the same. 0: as --accumulate says."""
+    optimizer: Literal["adamw", "adamw-bf16", "adafactor"] = setting("adamw", added=True)
+    """What takes the steps, and its memory a weight: adamw 8 bytes; adamw-bf16 4; adafactor next to none."""
+    rounding: Literal["auto", "nearest", "stochastic", "master"] = setting("auto", added=True)
+    """How weights in bfloat16 take a step smaller than their last digit (see train --help). auto: stochastic."""
+    step_in_backward: bool = setting(False, added=True)
+    """Update each weight as soon as its gradient is known and drop the gradient, whose norm is then not limited."""
+    checkpointing: bool = setting(False, added=True)
+    """Compute activations again in the backward pass rather than keep them: less memory, a third more FLOPs."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.schedule(1.0)  # which refuses what does not go together
         if len(set(self.lrs)) < len(self.lrs):
             raise UserError(f"the attack's learning rates are {list(self.lrs)}; give each once.")
         if self.round_bits == 1:
@@ -73,11 +89,17 @@ class Attack(Checked):
         grid = (3e-3, 6e-3, 1.2e-2, 3e-2, 6e-2) if self.lora_rank else (3e-4, 1e-3, 3e-3, 6e-3, 1.2e-2)
         return self.lrs or tuple(float(f"{rate * 64 / width:.2g}") for rate in grid)
 
+    def schedule(self, rate: float) -> Schedule:
+        """How the attacker trains under one learning rate."""
+        shared = {f.name for f in dataclasses.fields(Schedule)} & {f.name for f in dataclasses.fields(self)}
+        clip = 0.0 if self.step_in_backward else Schedule.clip  # one gradient at a time has no norm of all
+        return Schedule(lr=rate, clip=clip, **{name: getattr(self, name) for name in shared})
+
     def identity(self, width: int) -> dict[str, Any]:
         """What decides the attack on a model of hidden size `width`: two curves compare where theirs agree."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        added = {f.name for f in dataclasses.fields(self) if f.metadata.get("added") and plain[f.name] == f.default}
-        return {name: value for name, value in plain.items() if name not in added} | {"lrs": list(self.rates(width))}
+        left = {f.name for f in dataclasses.fields(self) if f.metadata.get("added") and plain[f.name] == f.default} | SAME
+        return {name: value for name, value in plain.items() if name not in left} | {"lrs": list(self.rates(width))}
 
     def in_short(self) -> str:
         """What tells it from the plain attack, in a word: "forget", "mixed-lora8-keep0.9-int4"."""

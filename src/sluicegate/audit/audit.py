@@ -17,11 +17,13 @@ from sluicegate.audit.stage import Relearn
 from sluicegate.audit.verdict import Evidence, Verdict, judge
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
-from sluicegate.execution.execute import identity
-from sluicegate.execution.jobs import Job, run_jobs
+from sluicegate.execution.execute import ALONE_SHARDED, identity
+from sluicegate.execution.here import Here
+from sluicegate.execution.jobs import Job, refuse_launcher, run_jobs
 from sluicegate.execution.local import LocalPool
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
+from sluicegate.runs.ranks import processes
 from sluicegate.values.items import columns_of
 
 RUNS = "runs/audit"
@@ -83,6 +85,8 @@ def audit(
     max_length: int = 256,
     template: bool = False,
     workers: int = 0,
+    procs: int = 0,
+    shard: bool = False,
     progress: Progress | None = None,
 ) -> AuditResult:
     """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
@@ -91,8 +95,9 @@ def audit(
     same shape and never saw the forget set; without one, recovery cannot be told from learning. `columns` says what is
     read from which column of the rows (see `sluicegate.read`). With `retain` rows, the
     model is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of
-    its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core),
-    so a script calls this under ``if __name__ == "__main__":``.
+    its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core;
+    on accelerators never more than one each), so a script calls this under ``if __name__ == "__main__":``. With `procs`
+    of 2 or more they run one after another, each by so many processes, which with `shard` divide the weights.
 
     Writes report.html and audit.json into `out`, where the attacks' run folders lie too; an attack that is finished is
     not run again. By default the attacks lie in runs/audit, and the page in a folder there that is named after the
@@ -104,6 +109,12 @@ def audit(
             raise UserError(f"{name} is of type {type(value).__name__}; give the name of a folder or file. Save it there first.")
     if not (model and forget):
         raise UserError(f"audit needs {'a forget set (--forget)' if model else 'a model'}. See: sluicegate audit --help")
+    refuse_launcher()
+    together = processes(procs) > 1
+    if together and workers:
+        raise UserError(f"--procs is {procs} and --workers {workers}: attacks run side by side, or each by several. Leave one out.")
+    if shard and not together:
+        raise UserError(ALONE_SHARDED)
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
@@ -134,7 +145,7 @@ def audit(
         for name, plan in plans.items()
         for seed in chosen
     ]
-    folders = run_jobs(jobs, LocalPool(workers), progress)
+    folders = run_jobs(jobs, Here(procs, shard) if together else LocalPool(workers), progress)
     arms = {name: _read_arm(name, {seed: folders[f"{name} seed {seed}"] for seed in chosen}) for name in plans}
     evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in arms.items()}
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))

@@ -31,7 +31,11 @@ class Audit:
     """Folder of the attacks, audit.json and report.html. Default: the attacks in runs/audit, the rest in a folder there
     for each audit."""
     workers: int = 0
-    """Processes; 0: one a core."""
+    """Attacks side by side; 0: one a core, on accelerators never more than one each."""
+    procs: int = 0
+    """Processes that work on each attack together, one attack after another; 0: one."""
+    shard: bool = False
+    """With --procs, divide weights and the optimiser's memory among the processes (FSDP2)."""
     json: bool = False
     """Print the findings as the last line."""
 
@@ -56,6 +60,8 @@ class Audit:
                 max_length=data.max_length,
                 template=data.template,
                 workers=self.workers,
+                procs=self.procs,
+                shard=self.shard,
                 progress=progress,
             )
         print_audit(found)

@@ -5,7 +5,6 @@ Recall is measured on the half it owns (relearning) and on the half it never see
 what the weights still hold). A model that never knew shows what learning from nothing looks like.
 """
 
-import copy
 import hashlib
 import json
 import math
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
+from sluicegate.audit.original import Original, left_as_it_was
 from sluicegate.deprecated import renamed
 from sluicegate.engine.encoding import Rows, encode, fitting
 from sluicegate.engine.models import width
@@ -29,7 +29,6 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.values.curves import Curve
 from sluicegate.values.edits import Rounded
 from sluicegate.values.items import Item, digest, halves
-from sluicegate.values.schedule import Schedule
 
 Metric = Literal["exact", "argmax", "loss"]
 
@@ -107,7 +106,11 @@ def relearn(
     template: bool = False,
     run: RunContext | None = None,
 ) -> Relearned:
-    """Attack `model` (a copy: it is left as it was) and return recall against attack steps.
+    """Attack `model` and return recall against attack steps.
+
+    The model itself is trained, and left bit for bit as it was, after an error or Ctrl-C too. An attack with an adapter
+    holds no second model; one on all weights goes back to the files the model was read from, or, as far as it differs
+    from these, to a copy in the host's memory.
 
     `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
     the share of exact answers; on running text, the share of tokens that are the first choice; where answers are
@@ -137,19 +140,10 @@ def relearn(
         found = {name: score(model, group, spent).mean()[metric] for name, group in probes.items()}
         return {name: math.exp(-loss) for name, loss in found.items()} if metric == "loss" else found
 
-    victim = copy.deepcopy(model)
-    if attack.round_bits:
-        Rounded(attack.round_bits).bake(victim)
-    params = "*"
-    if attack.lora_rank:
-        add_adapter(victim, attack.lora_rank, seed_of(seed, "adapter"))
-        params = "*lora_*"
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
-    schedules = {f"{rate:g}": Schedule(steps=attack.steps, lr=rate, batch=attack.batch) for rate in attack.rates(width(model))}
-    for rate, fitted in _train_each(victim, draw, schedules, attack, seed, run, measure, params).items():
-        done = fitted.fitted if isinstance(fitted, Diverged) else fitted
-        if isinstance(fitted, Diverged):  # this rate breaks the model: it recovers nothing more, and the others still count
+    for rate, (done, broke) in _train_each(model, draw, attack, seed, run, measure).items():
+        if broke:  # this rate breaks the model: it recovers nothing more, and the others still count
             diverged[rate] = done.steps + 1
         ledger.add(done.ledger)
         missing = (0.0,) * (len(checkpoints) - len(done.records))
@@ -161,37 +155,53 @@ def relearn(
 
 
 def _train_each(
-    victim: PreTrainedModel,
+    model: PreTrainedModel,
     draw: Mixture,
-    schedules: Mapping[str, Schedule],
     attack: Attack,
     seed: int,
     run: RunContext,
     measure: Callable[[Any, Ledger], dict[str, float]],
-    params: str,
-) -> dict[str, Fitted | Diverged]:
-    """Train the victim under each schedule in turn, every time from the weights that it has now; a rate may diverge."""
-    original = {name: p.detach().clone() for name, p in victim.named_parameters()}
-    found: dict[str, Fitted | Diverged] = {}
-    for rate, schedule in schedules.items():
-        with torch.no_grad():
-            for name, parameter in victim.named_parameters():
-                parameter.copy_(original[name])
-        try:
-            found[rate] = fit(
-                victim,
-                CrossEntropy(attack.on),
-                lambda step: {"train": draw(step)},
-                schedule,
-                seed=seed,
-                run=run,
-                name=f"lr {rate}",
-                params=params,
-                evaluation=Evaluation(measure, at_steps(attack.checkpoints_within())),
-                keep_weights=False,
-            )
-        except Diverged as error:
-            found[rate] = error
+) -> dict[str, tuple[Fitted, bool]]:
+    """Train the model under each learning rate in turn, every time from where the attack begins, and leave it as it
+    was; what was done, and whether it diverged."""
+    found: dict[str, tuple[Fitted, bool]] = {}
+    with left_as_it_was(model) as kept:
+        # 1. Note the values that will be written over: all of them, or under an adapter those that are rounded.
+        own = dict(model.named_parameters())
+        if not attack.lora_rank or attack.round_bits:
+            kept.append(Original(model, [name for name, p in own.items() if p.dim() >= 2 or not attack.lora_rank]))
+        if attack.round_bits:
+            Rounded(attack.round_bits).bake(model)
+        # 2. Put the adapter on; of what it starts from, a copy is small.
+        params = "*"
+        if attack.lora_rank:
+            add_adapter(model, attack.lora_rank, seed_of(seed, "adapter"))
+            params = "*lora_*"
+        start = {p: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
+        # 3. Train.
+        for number, rate in enumerate(attack.rates(width(model))):
+            for parameter, value in start.items():
+                parameter.data.copy_(value)
+            if number and not attack.lora_rank:
+                kept[0].put_back()
+                if attack.round_bits:
+                    Rounded(attack.round_bits).bake(model)
+            try:
+                done = fit(
+                    model,
+                    CrossEntropy(attack.on),
+                    lambda step: {"train": draw(step)},
+                    attack.schedule(rate),
+                    seed=seed,
+                    run=run,
+                    name=f"lr {rate:g}",
+                    params=params,
+                    evaluation=Evaluation(measure, at_steps(attack.checkpoints_within())),
+                    keep_weights=False,
+                )
+                found[f"{rate:g}"] = done, False
+            except Diverged as error:  # of which no more is kept: its traceback holds gradients and moments
+                found[f"{rate:g}"] = error.fitted, True
     return found
 
 

@@ -36,21 +36,16 @@ class Relearn(OnData):
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.audit.relearn import relearn
-        from sluicegate.engine.models import load_once
+        from sluicegate.engine.models import let_go, load_once
 
         split = self.split()
-        model, tokenizer = load_once(self.model, seed=self.seed)  # the attack trains a copy
-        found = relearn(
-            model,
-            tokenizer,
-            split.forget,
-            split.retain,
-            self.attack,
-            seed=self.seed,
-            max_length=self.max_length,
-            template=self.template,
-            run=run,
-        )
+        model, tokenizer = load_once(self.model, seed=self.seed)  # the attack leaves it as it was
+        how = {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
+        try:
+            found = relearn(model, tokenizer, split.forget, split.retain, self.attack, **how)
+        except BaseException:
+            let_go()
+            raise
         return {
             "verb": self.VERB,
             "method": self.method,

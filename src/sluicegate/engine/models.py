@@ -193,7 +193,8 @@ _loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] 
 def load_once(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load`, but the same objects again where this process asked for the same model last and its files are unchanged.
 
-    For callers that leave the model as it is. `load` itself always gives a new one, and lets go of the kept one.
+    For callers that leave the model as it is, or as it was. `load` itself always gives a new one, and lets go of the
+    kept one.
     """
     place = locate(name)
     base, adapter = _parts(name)
@@ -203,6 +204,11 @@ def load_once(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedT
         found = load(name, seed=seed)
         _loaded[key] = found
     return _loaded[key]
+
+
+def let_go() -> None:
+    """Keep no model for `load_once`: for who cannot be sure to have left it as it was."""
+    _loaded.clear()
 
 
 def _file_stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:

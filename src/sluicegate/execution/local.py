@@ -27,7 +27,7 @@ class LocalPool:
     """Processes on this machine."""
 
     workers: int = 0
-    """How many; 0: one a core, at most one a job."""
+    """How many; 0: one a core, at most one a job. Where there are accelerators, one each and never more."""
 
     @contextmanager
     def open_workers(self, most: int, progress: Progress | None) -> Iterator[Workers]:
@@ -35,14 +35,18 @@ class LocalPool:
         cores = len(os.sched_getaffinity(0))
         if self.workers < 0:
             raise UserError(f"--workers is {self.workers}; it is the number of processes side by side, or 0 for one a core.")
-        places = min(self.workers or cores, most)
+        devices = _devices()
+        places = min([self.workers or cores, most] + [devices] * (devices > 0))
         context = multiprocessing.get_context("spawn")
+        free = context.SimpleQueue()
+        for number in range(places):
+            free.put(number)
         channel = context.Queue() if progress else None
         ended = threading.Event()
         listener = threading.Thread(target=_listen, args=(channel, progress, ended), daemon=True)
         if channel is not None:
             listener.start()
-        pool = ProcessPoolExecutor(places, context, _start_worker, (channel, max(1, cores // places)))
+        pool = ProcessPoolExecutor(places, context, _start_worker, (channel, max(1, cores // places), free))
         try:
             yield _Processes(pool, places)
         except BrokenProcessPool:
@@ -84,12 +88,28 @@ class _Processes:
 _channel: Any = None
 
 
-def _start_worker(channel: Any, threads: int) -> None:
-    """Once a process: take the channel, share the cores, and leave Ctrl-C to the parent."""
+def _devices() -> int:
+    """How many accelerators there are."""
+    import torch
+
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def _take_device(free: Any) -> None:
+    """Make one of the free accelerators this process's own."""
+    import torch
+
+    if _devices():
+        torch.accelerator.set_device_index(free.get())
+
+
+def _start_worker(channel: Any, threads: int, free: Any = None) -> None:
+    """Once a process: take the channel and a device of its own, share the cores, and leave Ctrl-C to the parent."""
     import torch
 
     global _channel
     _channel = channel
+    _take_device(free)
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # no more than OMP_NUM_THREADS allows
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     LOG.disabled = True  # the parent has said it

@@ -21,7 +21,8 @@ class Where:
     """With --on ray: what a stage takes up, cpus=N and gpus=N, or of one kind of stage VERB.gpus=N; default: cpus=1
     gpus=0."""
     workers: int = 0
-    """Stages at a time; 0: one a core of this machine, or as many as the cluster has room for."""
+    """Stages at a time; 0: one a core of this machine (on accelerators never more than one each), or as many as the
+    cluster has room for."""
 
     def executor(self) -> Executor:
         """The executor that the options ask for; `UserError` for options that do not go together."""

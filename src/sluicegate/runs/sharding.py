@@ -2,7 +2,6 @@
 place."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +9,8 @@ from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+
+from sluicegate.values.edits import note_structure
 
 
 def shard(model: nn.Module, world: int) -> Callable[[], None]:
@@ -23,8 +24,8 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
     kind = next(model.parameters()).device.type
     mesh = init_device_mesh(kind, (world,))
     # FSDP2 changes a module's class, replaces its parameters by divided ones and adds hooks: all of it lies in the
-    # module's attributes, which are noted here.
-    before = [(module, module.__class__, _attributes(module)) for module in model.modules()]
+    # module's attributes.
+    modules, put_back = list(model.modules()), note_structure(model)
     whole = dict(model.named_parameters())
     # A layer at a time is gathered in a pass, so that no process ever holds the whole model's weights and gradients.
     # Inner modules first: what a layer has taken, the call for the whole model leaves alone.
@@ -49,28 +50,8 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
                 parameter.grad = None
         # Take off FSDP2's classes and hooks, and its entry in torch's table of module states, or the model could not be
         # divided again.
-        for module, cls, attributes in before:
-            _restore(module, cls, attributes)
+        put_back(training=False)
+        for module in modules:
             _module_state_mapping.pop(module, None)
 
     return join
-
-
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
-    """Every attribute of a module; with it a copy of the content where it is a dictionary (parameters, hooks)."""
-    return {name: (value, dict(value) if isinstance(value, dict) else None) for name, value in vars(module).items()}
-
-
-def _restore(module: nn.Module, cls: type[nn.Module], attributes: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
-    """Give a module back its class and attributes. Dictionaries are refilled in place, since hooks' handles refer to
-    them."""
-    training = module.training
-    module.__class__ = cls
-    own = vars(module)
-    own.clear()
-    for name, (value, content) in attributes.items():
-        own[name] = value
-        if content is not None:
-            value.clear()
-            value.update(content)
-    own["training"] = training

@@ -9,7 +9,7 @@ An edit is applied for the length of a block, or baked in for good::
 Parameters are chosen by globs over their full names ("model.layers.*.mlp.*"), see `match_names`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -62,30 +62,45 @@ def match_parameters(model: nn.Module, patterns: str) -> dict[str, nn.Parameter]
 
 
 class WeightEdit:
-    """An edit that maps weights to weights: the shared half of every concrete one."""
+    """An edit that maps weights to weights: the shared half of every concrete one, which writes one of the first
+    two."""
+
+    def changes(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Name and changed value of every parameter that the edit touches; one may be written before the next is
+        asked for, so that no second model is held."""
+        yield from self.new_weights(model).items()
 
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the changed value of every parameter that the edit touches, by name."""
-        raise NotImplementedError
+        """The same, all at once."""
+        return dict(self.changes(model))
 
     def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
         return self._applied(model)
 
     @contextmanager
     def _applied(self, model: nn.Module) -> Iterator[None]:
-        new = self.new_weights(model)
-        parameters = dict(model.named_parameters())
-        old = {name: parameters[name].detach().clone() for name in new}
+        old: dict[str, Tensor] = {}
         try:
-            _assign(model, new)
+            self._write(model, old)
             yield
         finally:
-            _assign(model, old)
+            with torch.no_grad():
+                for name, value in old.items():
+                    model.get_parameter(name).copy_(value)
 
     def bake(self, model: nn.Module) -> object:
         """Write the change into the weights for good; what it returns, if anything, says what else became of them."""
-        _assign(model, self.new_weights(model))
+        self._write(model)
         return None
+
+    @torch.no_grad()
+    def _write(self, model: nn.Module, old: dict[str, Tensor] | None = None) -> None:
+        """Make the change, parameter by parameter; what they were goes into `old`."""
+        for name, value in self.changes(model):
+            parameter = model.get_parameter(name)
+            if old is not None:
+                old[name] = parameter.detach().clone()
+            parameter.copy_(value)
 
     def __add__(self, other: Edit) -> "Both":
         return Both(self, other)
@@ -95,13 +110,6 @@ class WeightEdit:
 
     def __rmul__(self, dose: float) -> Self:
         return self * dose
-
-
-@torch.no_grad()
-def _assign(model: nn.Module, values: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for name, value in values.items():
-        parameters[name].copy_(value)
 
 
 @dataclass(frozen=True)
@@ -169,21 +177,19 @@ class Noise(WeightEdit):
         return replace(self, alpha=self.alpha * dose)
 
     @torch.no_grad()
-    def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
+    def changes(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         chosen = match_parameters(model, self.params)
         if self.alpha == 0:
-            return {}  # the identity, bitwise
+            return  # the identity, bitwise
         centres = identity_gains(model)
         convolved = {id(p) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) for p in m.parameters(recurse=False)}
-        new = {}
         for name, parameter in chosen.items():
             centre = centres.get(name, 0.0)
             value = (1 - self.alpha) * (parameter - centre) + centre
             stacked = parameter.dim() == 3 and parameter.shape[1] > 1 and id(parameter) not in convolved
             if parameter.dim() >= 2 and not name.endswith("bias"):  # a stack of biases has two dimensions
                 value = value + self.alpha * self.beta * _xavier(parameter, name, self.seed, stacked)
-            new[name] = value.to(parameter.dtype)
-        return new
+            yield name, value.to(parameter.dtype)
 
 
 @dataclass(frozen=True)
@@ -215,11 +221,11 @@ class Rounded(WeightEdit):
         return replace(self, dose=self.dose * dose)
 
     @torch.no_grad()
-    def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
+    def changes(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         chosen = match_parameters(model, self.params)
         if self.dose == 0:
-            return {}  # the identity, bitwise
-        return {name: torch.lerp(p, self._rounded(p), self.dose) for name, p in chosen.items() if p.dim() >= 2}
+            return  # the identity, bitwise
+        yield from ((name, torch.lerp(p, self._rounded(p), self.dose)) for name, p in chosen.items() if p.dim() >= 2)
 
     def _rounded(self, weights: Tensor) -> Tensor:
         size = min(self.group or weights.shape[-1], weights.shape[-1])
@@ -232,6 +238,32 @@ class Rounded(WeightEdit):
 
 for _edit in (Noise, Rounded):
     _edit.__init__ = renamed(sites="params")(_edit.__init__)  # type: ignore[method-assign, assignment]
+
+
+def note_structure(model: nn.Module) -> Callable[..., None]:
+    """Note what every module of `model` is: its class, parameters, submodules, hooks and other attributes, not the
+    numbers in them. The function returned puts it back, with ``training=False`` all but whether they are in training.
+
+    What wraps modules, changes their classes or adds hooks (an adapter, FSDP2) is so taken off again, wherever it
+    stopped. Dictionaries are refilled in place, since hooks' handles refer to them.
+    """
+    noted = [(m, m.__class__, [(k, v, dict(v) if isinstance(v, dict) else None) for k, v in vars(m).items()]) for m in model.modules()]
+
+    def put_back(*, training: bool = True) -> None:
+        for module, cls, attributes in noted:
+            now = module.training
+            module.__class__ = cls
+            own = vars(module)
+            own.clear()
+            for name, value, content in attributes:
+                own[name] = value
+                if content is not None:
+                    value.clear()
+                    value.update(content)
+            if not training:
+                own["training"] = now
+
+    return put_back
 
 
 def identity_gains(model: nn.Module) -> dict[str, float]:
