@@ -5,6 +5,7 @@ same tokens.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -169,10 +170,10 @@ def check_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], where: str
 
 def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) -> tuple[list[int], int]:
     """Ids of one item with exactly one BOS, and the position of the first answer token."""
-    prompt = item.prompt
+    prompt, answer = item.prompt, item.answer
     if template and prompt:
         prompt = chat(tokenizer, prompt)
-    answer = item.answer.lstrip() if template and prompt else item.answer
+        answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), getattr(tokenizer, "filling", Filling()))
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
     if tokenizer.is_fast:
@@ -187,16 +188,80 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     return ids, start
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+@dataclass(frozen=True)
+class Filling:
+    """What a chat template is told beside the turns, and what of its text belongs to an answer."""
+
+    system: str = ""
+    """What the system's turn says; empty: no such turn."""
+    args: str = ""
+    """JSON of the template's own variables."""
+    end_of_turn: bool = False
+    """Whether the token that ends the turn belongs to the answer."""
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The template's variables. Thinking is off unless it is asked for."""
+        return {"enable_thinking": False, **json.loads(self.args or "{}")}
+
+
+def fill_template(
+    tokenizer: PreTrainedTokenizerBase, *, system: str = "", args: str | Mapping[str, Any] = "", end_of_turn: bool = False
+) -> PreTrainedTokenizerBase:
+    """Tell a tokenizer how `encode` and `chat` fill its chat template from now on (see `Filling`), and return it.
+
+    `args` are the template's variables, as a table or as ``enable_thinking=false,key=value`` with JSON or words as
+    values. Raises `UserError` for a variable that the template does not mention: it would change nothing.
+    """
+    given = dict(args) if isinstance(args, Mapping) else _variables(args)
+    setattr(tokenizer, "filling", Filling(system, json.dumps(given, sort_keys=True) if given else "", end_of_turn))  # noqa: B010
+    template = tokenizer.get_chat_template() if given and tokenizer.chat_template else ""
+    for name in given if template else ():
+        if name in ("messages", "add_generation_prompt") or not re.search(rf"\b{re.escape(name)}\b", template):
+            known = sorted(set(re.findall(r"\b(\w+) is (?:not )?(?:defined|none|true|false)|\bif (?:not )?(\w+) *%", template)))
+            raise UserError(
+                f"--template-args sets {name!r}, which is nothing that this chat template is told. It asks for: "
+                f"{', '.join(dict.fromkeys(one or other for one, other in known)) or 'nothing beside the turns'}."
+            )
+    return tokenizer
+
+
+def _variables(text: str) -> dict[str, Any]:
+    """``key=value,key=value`` as a table; a value is JSON where it can be read as such, else a word."""
+    found: dict[str, Any] = {}
+    for part in re.split(r",(?=\s*\w+\s*=)", text) if text else ():
+        name, mark, value = (piece.strip() for piece in part.partition("="))
+        if not mark or not name.isidentifier():
+            raise UserError(f"--template-args is {text!r}; expected key=value, several joined by commas: enable_thinking=false.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, prompt: str = "", *, turns: Sequence[Mapping[str, Any]] = ()) -> str:
     """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
 
+    turns: a whole conversation ({"role", "content"}) in place of the prompt; the answer follows its last turn.
     Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
-    so that an answer and not a thought follows. Raises `UserError` as `render` does.
+    so that an answer and not a thought follows. Filled as `fill_template` says. Raises `UserError` as `render` does.
     """
-    text = render(tokenizer, [{"role": "user", "content": prompt}], enable_thinking=False)
-    if prompt.strip() not in text:
-        raise UserError(f"the chat template changes the prompt {prompt[:60]!r}: its text does not hold it. Leave --template out.")
-    return text + _closing(tokenizer, tokenizer.get_chat_template())
+    filling: Filling = getattr(tokenizer, "filling", Filling())
+    said = [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
+    if filling.system and said[0]["role"] != "system":
+        said.insert(0, {"role": "system", "content": filling.system})
+    try:
+        text = render(tokenizer, said, **filling.how)
+    except UserError:
+        if filling.system and render(tokenizer, [turn for turn in said if turn["role"] != "system"], **filling.how):
+            raise UserError("the chat template takes no system turn. Leave --system out, or put its words in front of the prompts.") from None
+        raise
+    for turn in said:  # what an assistant thought in an earlier turn is left out by some templates
+        if turn["role"] != "assistant" and turn["content"].strip() not in text:
+            what, flag = ("system turn", "--system") if turn["role"] == "system" else ("prompt", "--template")
+            raise UserError(f"the chat template changes the {what} {turn['content'][:60]!r}: its text does not hold it. Leave {flag} out.")
+    return text + _closing(tokenizer, tokenizer.get_chat_template(), filling)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], opened: bool = True, **how: Any) -> str:
@@ -236,10 +301,10 @@ def _wants_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _closing(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+def _closing(tokenizer: PreTrainedTokenizerBase, template: str, filling: Filling) -> str:
     """What closes the think block that the template leaves open before the answer."""
-    text = render(tokenizer, [{"role": "user", "content": _PROBE}], enable_thinking=False)
-    if "enable_thinking" in template:
+    text = render(tokenizer, [{"role": "user", "content": _PROBE}], **filling.how)
+    if "enable_thinking" in template and "enable_thinking" not in filling.args:
         LOG.warning("the chat template knows thinking: it is told enable_thinking=False, so that the answer is scored and not a thought")
     tags = list(_THINK.finditer(text, text.rindex(_PROBE) + len(_PROBE)))
     if not tags or tags[-1][2]:
@@ -248,12 +313,28 @@ def _closing(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     return ("\n" if text.endswith("\n") else "\n\n") + "{0}/{2}{3}\n\n".format(*tags[-1].groups())
 
 
+@lru_cache(maxsize=8)
+def _ending(tokenizer: PreTrainedTokenizerBase, template: str, filling: Filling) -> str:
+    """What the template puts behind an answer, up to and with the token that ends the turn."""
+    if not filling.end_of_turn:
+        return ""
+    turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": "Königsberg"}]
+    _, found, rest = render(tokenizer, turns, opened=False, **filling.how).rpartition("Königsberg")
+    marks = {token for token in (*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens) if token in rest} - {tokenizer.bos_token}
+    first = min(marks, key=lambda token: (rest.index(token), -len(token)), default="")
+    before = rest.partition(first)[0] if first else ""
+    if not found or not first or before.strip():
+        raise UserError("the chat template ends an answer with no token of its own. Leave --end-of-turn out.")
+    return before + first
+
+
 def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of how prompts are rendered where the chat template by itself does it otherwise, else empty: for a run's
     identity."""
     if not tokenizer.chat_template:
         return ""
-    ours, plain = chat(tokenizer, _PROBE), ""
+    ours = chat(tokenizer, _PROBE) + _ending(tokenizer, tokenizer.get_chat_template(), getattr(tokenizer, "filling", Filling()))
+    plain = ""
     with suppress(Exception):
         plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))
     return "" if ours == plain else hashlib.sha256(ours.encode()).hexdigest()

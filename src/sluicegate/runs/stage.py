@@ -28,13 +28,14 @@ def source(kind: Kind, default: str = "") -> Any:
     return dataclasses.field(default=default, metadata={"source": kind})
 
 
-def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
+def setting(default: Any, *, added: bool = False, was: str = "", hashed: bool = True) -> Any:
     """A setting whose history is known.
 
     added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of
-    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it.
+    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it. Not hashed: it
+    says where something is computed, not what.
     """
-    return dataclasses.field(default=default, metadata={"added": added, "was": was})
+    return dataclasses.field(default=default, metadata={"added": added, "was": was, "hashed": hashed})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Stage(Checked):
             name = (history.get("was") or name) if earliest else name
             if name in flat:
                 raise TypeError(f"two settings of one stage are called {name!r}")
+            if earliest and not history.get("hashed", True):
+                continue
             if field is None or added or not (history.get("added") and content == field.default):
                 flat[name] = list(content) if isinstance(content, tuple) else content
         return flat

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from sluicegate.errors import UserError, check_choices
 
@@ -49,6 +49,9 @@ Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, above=True)]
 """A share of something that may not be nothing."""
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Of a model's numbers; auto: float32 on a CPU, and on an accelerator what its weights are saved in."""
 
 
 class Checked:
