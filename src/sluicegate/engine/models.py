@@ -188,15 +188,20 @@ def _parts(name: str, base: str = "") -> tuple[str, Path | None]:
 def adapter_folder(name: str) -> Path | None:
     """The folder of the adapter that a name stands for, alone or beside whole weights; None where it is none."""
     place = locate(name)
-    folder = Path(place)
-    if not folder.is_dir():  # the hub's cache is a folder as well
-        quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-        with files.reading(name, place):
-            found = cached_file(place, "adapter_config.json", **quiet) and cached_file(place, files.ADAPTER, **quiet)
-        if not found:
-            return None
-        folder = Path(found).parent
-    return folder if (folder / "adapter_config.json").exists() else None
+    found = _file_of(place, "adapter_config.json")
+    if found and not Path(place).is_dir():
+        found = _file_of(place, files.ADAPTER)  # brought here, beside the other
+    return found.parent if found else None
+
+
+def _file_of(place: str, file: str) -> Path | None:
+    """A file of a model's folder, or of a hub id's (its cache is a folder as well); None where it has none."""
+    if Path(place).is_dir():
+        return Path(place) / file if (Path(place) / file).exists() else None
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    with files.reading(place, place):
+        found = cached_file(place, file, **quiet)
+    return Path(found) if found else None
 
 
 def _weights_at(name: Any) -> str:
@@ -255,8 +260,9 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
         config: Any = PeftConfig.from_pretrained(str(adapter))
         said = config.base_model_name_or_path
         own = _weights_at(said)
-        if own and own != base and (not Path(own).is_dir() or model_digest(own) != model_digest(base)):
+        if own and Path(own).is_dir() == Path(base).is_dir() and model_digest(own) != model_digest(base):
             raise UserError(f"{name!r} holds an adapter for another base: {said!r}, and not {base!r}. Leave --base out, or name that one.")
+        config.base_model_name_or_path = model.name_or_path  # where they differ, PEFT warns of what was just checked
         try:
             wrapped = get_peft_model(model, config)
             put = wrapped.load_adapter(str(adapter), "default")
@@ -304,8 +310,8 @@ def load_tokenizer(name: str, base: str = "") -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone; raises `UserError` where the folder has none."""
     place = locate(name)
     named = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    if Path(place).is_dir() and not any((Path(place) / file).exists() for file in named):
-        where, adapter = _parts(name, base)
+    where, adapter = _parts(name, base)
+    if (adapter or Path(place).is_dir()) and not any(_file_of(place, file) for file in named):
         if adapter is None or where == place:
             raise UserError(
                 f"{name!r} has a model but no tokenizer (no tokenizer.json in {place}). "
