@@ -1,4 +1,4 @@
-"""What holds for families that are not routed: experts, states, other positions. Their weights stay as they are named."""
+"""What holds for families that are not routed: experts, states, other ways of telling positions."""
 
 import copy
 import math

@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from architectures import build, learner
+from sluicegate.audit.adapter import add_adapter
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.stage import Relearn
 from sluicegate.engine import folder as files
 from sluicegate.engine import models
 from sluicegate.engine.encoding import encode
-from sluicegate.engine.models import is_quantised, load, load_once, model_digest, own_dtype, save, settled_dtype
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.models import is_quantised, load, load_once, model_digest, save, settled_dtype
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.tasks.stage import Score
@@ -56,7 +58,6 @@ def test_a_model_is_loaded_and_saved_in_the_type_that_is_asked_for(folder, dtype
     save(model, tokenizer, tmp_path / "saved")
     assert {value.dtype for value in load_file(tmp_path / "saved" / "model.safetensors").values()} == {wanted}
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["dtype"] == dtype
-    assert own_dtype(str(tmp_path / "saved")) == dtype
     assert {p.dtype for p in load(f"fresh:{folder}", dtype=dtype)[0].parameters()} == {wanted}
 
 
@@ -71,7 +72,7 @@ def test_auto_is_float32_on_a_cpu_and_what_was_saved_elsewhere(folder, half, mon
     assert stage.resolved().resolved().dtype == "bfloat16"
     assert [settled_dtype(str(place), "auto") for place in (half, folder)] == ["bfloat16", "auto"]
     assert settled_dtype(str(half), "float32") == "float32"
-    assert own_dtype(f"fresh:{half}") == "float32"
+    assert settled_dtype(f"fresh:{half}", "auto") == "auto"
 
 
 def test_two_types_are_two_runs_and_the_default_is_the_run_of_before(half):
@@ -144,7 +145,7 @@ def test_another_base_is_refused_by_name(folder, tokenizer, tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"its base '.*adapter' is no model with weights here"):
         load(str(place), base=str(place))
-    with pytest.raises(UserError, match=r"holds no adapter but whole weights\. Leave --base out"):
+    with pytest.raises(UserError, match=r"holds whole weights\. Leave --base out"):
         load(str(tmp_path / "other"), base=str(tmp_path / "equal"))
 
 
@@ -177,7 +178,9 @@ def test_an_adapter_on_the_hub_is_found_with_its_base(folder, tmp_path, monkeypa
 def packed(folder):
     """A folder that says it is packed by bitsandbytes."""
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
+    )
     return folder
 
 
@@ -215,7 +218,7 @@ def test_packed_weights_are_loaded_where_they_are_to_be_and_scored_or_attacked_a
     for attack in (Attack(), Attack(lora_rank=4, round_bits=4)):
         with pytest.raises(UserError, match=r"are quantised: attack them with an adapter \(--lora-rank 8"):
             Relearn(model=str(packed), **rows, attack=attack).resolved()
-    with pytest.raises(UserError, match=r"are quantised, and unlearn trains or writes all of them\. What works: score"):
+    with pytest.raises(UserError, match=r"are quantised, and unlearn needs float ones\. What works: score"):
         Unlearn(model=str(packed), **rows).resolved()
 
 
@@ -225,7 +228,7 @@ def test_an_adapter_is_not_merged_into_packed_weights(packed, folder, tmp_path, 
     place.mkdir()
     (place / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(packed), "peft_type": "LORA"}))
     monkeypatch.setattr(models, "load_tokenizer", lambda *_: None)
-    with pytest.raises(UserError, match="is quantised, and nothing is merged into such weights"):
+    with pytest.raises(UserError, match="is quantised, and nothing is merged into that"):
         load(str(place))
 
 
@@ -233,7 +236,13 @@ def test_an_adapter_is_not_merged_into_packed_weights(packed, folder, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "where", ["cpu", "auto", {"": "cpu"}, {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "lm_head": "disk", "model.rotary_emb": "cpu"}]
+    "where",
+    [
+        "cpu",
+        "auto",
+        {"": "cpu"},
+        {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "lm_head": "disk", "model.rotary_emb": "cpu"},
+    ],
 )
 def test_scores_are_the_same_wherever_the_model_lies(folder, mixed_items, where):
     rows = encode(load(str(folder))[1], mixed_items)
@@ -251,3 +260,38 @@ def test_a_batch_of_another_device_goes_where_the_model_is(folder, mixed_items):
     assert model._hf_hook.io_same_device
     plain, _ = load(str(folder))
     assert not hasattr(plain, "_hf_hook")
+
+
+class Packed(torch.nn.Linear):
+    """A linear layer of four bits: two weights in a byte."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = torch.nn.Parameter(torch.zeros(linear.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+
+
+class Grouped(torch.nn.Module):
+    """A linear layer as GPTQ packs it: no `weight` at all."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("qweight", torch.zeros(4, 4, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("kind", [Packed, Grouped])
+def test_packed_layers_count_with_all_their_weights_and_get_an_adapter(kind, monkeypatch):
+    import peft
+
+    model = build("llama")
+    model.config.num_experts_per_tok = None
+    wanted, asked = Meter(model)._per_token, {}
+    for layer in model.model.layers:
+        layer.mlp.up_proj, layer.self_attn.q_proj = kind(layer.mlp.up_proj), kind(layer.self_attn.q_proj)
+    assert Meter(model)._per_token == wanted
+    monkeypatch.setattr(peft, "inject_adapter_in_model", lambda config, holder: asked.update(config=config, holder=holder))
+    model.is_quantized = True
+    add_adapter(model, 2, seed=0)
+    assert asked["holder"] is model  # where PEFT looks for how it is packed
+    names = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Grouped)}
+    assert asked["config"].target_modules == names - {"lm_head"}

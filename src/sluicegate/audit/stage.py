@@ -42,6 +42,7 @@ class Relearn(OnData):
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.audit.relearn import relearn
+
         split = self.split()
         model, tokenizer = self.load(once=True)  # the attack trains a copy
         found = relearn(

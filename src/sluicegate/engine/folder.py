@@ -95,7 +95,7 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a configuration that is quantised in a way that is not read, names other files or code, or would be built for ever."""
+    """Refuse a configuration that is quantised as is not read, names other files or code, or would be built for ever."""
     path = folder / "config.json"
     whole = read_json(path)
     for settings in (whole, *(value for value in whole.values() if isinstance(value, dict))):
@@ -114,15 +114,11 @@ def check_quantised(name: str, settings: Mapping[str, Any]) -> None:
     found = settings.get("quantization_config")
     if not found:
         return
-    how = found.get("quant_method") or "a method without a name" if isinstance(found, dict) else found
-    if not isinstance(how, str) or how not in QUANTISED:
-        kinds = ", ".join(QUANTISED)
-        raise UserError(f"the model {name!r} is quantised ({how}); read are {kinds}. Hand in its weights as float safetensors.")
-    if lacks := [package for package in QUANTISED[how] if find_spec(package) is None]:
-        raise UserError(
-            f"the model {name!r} is quantised ({how}), which needs: pip install {' '.join(lacks)}. Or hand in its weights as float "
-            "safetensors."
-        )
+    how = str(found.get("quant_method", "a method without a name") if isinstance(found, dict) else found)
+    lacks = [package for package in QUANTISED.get(how, ()) if find_spec(package) is None]
+    if lacks or how not in QUANTISED:
+        why = f", which needs: pip install {' '.join(lacks)}. Or hand" if lacks else f"; read are {', '.join(QUANTISED)}. Hand"
+        raise UserError(f"the model {name!r} is quantised ({how}){why} in its weights as float safetensors.")
 
 
 @contextmanager

@@ -103,12 +103,14 @@ def load_model(name: str, *, seed: int = 0, dtype: str = "auto", base: str = "",
     """`load`, without a tokenizer."""
     _loaded.clear()  # what `load_once` keeps is not to lie beside another model
     place, adapter = _parts(name, base)
-    kind = _computable(dtype if dtype != "auto" else "float32" if device().type == "cpu" else own_dtype(name, base))
+    kind = _computable(settled_dtype(name, dtype, base))
     if _is_drawn(name, place):
         model = fresh(read_config(name), seed, kind)
     else:
         if adapter and is_quantised(name, base):
-            raise UserError(f"the base of the adapter {name!r} is quantised, and nothing is merged into such weights. Give --base its float weights.")
+            raise UserError(
+                f"the base of the adapter {name!r} is quantised, and nothing is merged into that. Give --base its float weights."
+            )
         model = _whole(name, place, kind, device_map)
         if adapter:
             model = _merged(name, model, adapter, place)
@@ -122,36 +124,27 @@ def load_model(name: str, *, seed: int = 0, dtype: str = "auto", base: str = "",
     return model
 
 
-def own_dtype(name: str, base: str = "") -> str:
-    """The type of numbers that a model's weights are saved in: that of the largest; of a hub id, what its config.json
-    says."""
-    place, _ = _parts(name, base)
-    if _is_drawn(name, place):
-        return "float32"
-    held = files.tensors(Path(place)) if Path(place).is_dir() else {}
-    kind = max(held.values(), key=lambda found: prod(found[1]), default=("", ()))[0]
-    config = read_config(name, base)
-    said = str(config.dtype or config.get_text_config().dtype).removeprefix("torch.")
-    return {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(kind, said if said in DTYPES else "float32")
-
-
 def settled_dtype(name: str, dtype: str, base: str = "") -> str:
-    """`dtype` as a run records it: where "auto" is not float32 on this device, what it is."""
+    """The type of numbers that "auto" is on this device, as a run records it: on an accelerator that of the model's
+    largest weight, or of what its config.json says; "auto" where it is float32."""
     if dtype != "auto" or device().type == "cpu":
         return dtype
-    own = own_dtype(name, base)
-    return own if own != "float32" else "auto"
+    (place, _), config = _parts(name, base), read_config(name, base)
+    held = files.tensors(Path(place)) if Path(place).is_dir() and not _is_drawn(name, place) else {"": ("F32", (1,))}
+    kind = max(held.values(), key=lambda found: prod(found[1]))[0]
+    said = str(config.dtype or config.get_text_config().dtype).removeprefix("torch.")
+    return {"F32": "auto", "BF16": "bfloat16", "F16": "float16"}.get(kind, said if said in DTYPES[1:] else "auto")
 
 
 def _computable(dtype: str) -> torch.dtype:
-    """torch's name of a type of numbers; `UserError` where there is none, or the device cannot compute in it."""
-    if dtype not in DTYPES:
+    """torch's own name of a type of numbers; `UserError` where there is none, or the device cannot compute in it."""
+    if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype is {dtype!r}; expected auto, {', '.join(DTYPES)}.")
-    found: torch.dtype = getattr(torch, dtype)
+    found: torch.dtype = getattr(torch, dtype.replace("auto", "float32"))
     try:
         one = torch.ones(2, 2, dtype=found, device=device())
         float((one @ one).sum())
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError) as error:
         raise UserError(f"this device ({device()}) does not compute in {dtype}: {first_line(error)}. Try --dtype float32.") from None
     return found
 
@@ -171,7 +164,7 @@ def _parts(name: str, base: str = "") -> tuple[str, Path | None]:
     folder = adapter_folder(name)
     if folder is None:
         if base:
-            raise UserError(f"--base {base} names what an adapter goes on, and {name!r} holds no adapter but whole weights. Leave --base out.")
+            raise UserError(f"--base {base} is for an adapter, and {name!r} holds whole weights. Leave --base out.")
         return place, None
     if not base and (folder / "config.json").exists() and (name.startswith(FRESH) or files.shards(folder)):
         return place, folder
@@ -189,9 +182,9 @@ def adapter_folder(name: str) -> Path | None:
     """The folder of the adapter that a name stands for, alone or beside whole weights; None where it is none."""
     place = locate(name)
     found = _file_of(place, "adapter_config.json")
-    if found and not Path(place).is_dir():
-        found = _file_of(place, files.ADAPTER)  # brought here, beside the other
-    return found.parent if found else None
+    if found and (Path(place).is_dir() or _file_of(place, files.ADAPTER)):  # of the hub, both are brought here
+        return found.parent
+    return None
 
 
 def _file_of(place: str, file: str) -> Path | None:
@@ -220,10 +213,7 @@ def _is_drawn(name: str, place: str) -> bool:
 
 
 def _whole(name: str, place: str, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
-    """The model as its own files hold it, without any adapter, in `dtype` and where it is to be.
-
-    Weights go from the file to their place one by one, so that the peak is the model and little more.
-    """
+    """The model as its own files hold it, without any adapter; weights go from the file to their place one by one."""
     folder, held = Path(place), {}
     if folder.is_dir():
         if divided := [*folder.rglob("*.distcp"), *folder.glob("shard-*-model-*.safetensors")]:
@@ -258,8 +248,7 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
         raise UserError(f"{name!r} has an adapter_config.json and no {files.ADAPTER}. Save the adapter with save_pretrained.")
     with files.reading(name, adapter / files.ADAPTER), torch.random.fork_rng():
         config: Any = PeftConfig.from_pretrained(str(adapter))
-        said = config.base_model_name_or_path
-        own = _weights_at(said)
+        own = _weights_at(said := config.base_model_name_or_path)
         if own and Path(own).is_dir() == Path(base).is_dir() and model_digest(own) != model_digest(base):
             raise UserError(f"{name!r} holds an adapter for another base: {said!r}, and not {base!r}. Leave --base out, or name that one.")
         config.base_model_name_or_path = model.name_or_path  # where they differ, PEFT warns of what was just checked
@@ -267,10 +256,8 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
             wrapped = get_peft_model(model, config)
             put = wrapped.load_adapter(str(adapter), "default")
         except (RuntimeError, ValueError) as error:  # other shapes, or no such layers
-            raise UserError(
-                f"{name!r} holds an adapter that does not fit {base!r}: {first_line(error)[:200]} Is it for another base ({said})? "
-                "Name its own: --base FOLDER."
-            ) from None
+            text = f"{name!r} holds an adapter that does not fit {base!r}: {first_line(error)[:200]}"
+            raise UserError(f"{text} Is it for another base ({said})? Name its own: --base FOLDER.") from None
         if lost := [*put.missing_keys, *put.unexpected_keys]:
             raise ValueError(f"it does not fit adapter_config.json and the base; {lost[0]} is in one alone")
         merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
@@ -282,9 +269,7 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
 _loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
 
-def load_once(
-    name: str, *, seed: int = 0, dtype: str = "auto", base: str = "", device_map: Any = ""
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_once(name: str, *, seed: int = 0, base: str = "", **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load`, but the same objects again where this process asked for the same model last and its files are unchanged.
 
     For callers that leave the model as it is. `load` itself always gives a new one, and lets go of the kept one.
@@ -292,9 +277,9 @@ def load_once(
     place = locate(name)
     where, adapter = _parts(name, base)
     stamps = _file_stamps(Path(place)) + (_file_stamps(Path(where)) if adapter else ())
-    key = (place, where, stamps, seed if _is_drawn(name, where) else None, dtype, str(device_map))
+    key = (place, where, stamps, seed if _is_drawn(name, where) else None, str(sorted(how.items())))
     if key not in _loaded:
-        found = load(name, seed=seed, dtype=dtype, base=base, device_map=device_map)
+        found = load(name, seed=seed, base=base, **how)
         _loaded[key] = found
     return _loaded[key]
 

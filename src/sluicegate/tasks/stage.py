@@ -72,14 +72,12 @@ class OnData(Stage):
         rates, the type of numbers."""
         self.need("model", *self.NEEDS)
         if not self.template and (self.system or self.template_args or self.end_of_turn):
-            raise UserError("--system, --template-args and --end-of-turn say how a chat template is filled. Add --template, or leave them out.")
+            raise UserError("--system, --template-args and --end-of-turn say how a chat template is filled: add --template.")
         from sluicegate.engine.models import is_quantised, settled_dtype
 
         if not self.QUANTISED and is_quantised(self.model, self.base):
-            raise UserError(
-                f"the weights of {self.model!r} are quantised, and {self.VERB} trains or writes all of them. What works: score, and relearn and "
-                "audit with --lora-rank. Hand in its float weights."
-            )
+            works = "What works: score, and relearn and audit with --lora-rank"
+            raise UserError(f"the weights of {self.model!r} are quantised, and {self.VERB} needs float ones. {works}.")
         return dataclasses.replace(self, dtype=settled_dtype(self.model, self.dtype, self.base))
 
     def width(self) -> int:
