@@ -1,15 +1,22 @@
 """Tiny random models of the architectures that people bring, for the tests that hold for all of them."""
 
 from transformers import (
+    BloomConfig,
     DeepseekV3Config,
+    FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
     GptOssConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
+    OPTConfig,
+    Phi3Config,
     Qwen2Config,
     Qwen3MoeConfig,
 )
@@ -40,6 +47,7 @@ CONFIGS = {
         vocab_size=132, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=2, eos_token_id=None, pad_token_id=0
     ),
 }
+_BARE = {"vocab_size": 132, "hidden_size": 32, "initializer_range": 0.1, "bos_token_id": 2, "pad_token_id": 0, "eos_token_id": None}
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 OTHERS = {
     "mixtral": lambda: MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2),
@@ -53,9 +61,17 @@ OTHERS = {
     "mamba": lambda: MambaConfig(
         vocab_size=132, hidden_size=32, num_hidden_layers=2, state_size=4, bos_token_id=2, eos_token_id=None, pad_token_id=0
     ),
+    "gemma3": lambda: Gemma3TextConfig(**_GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=4),
+    "olmo2": lambda: Olmo2Config(**_GROUPED),
+    "phi3": lambda: Phi3Config(**_GROUPED),
+    "falcon": lambda: FalconConfig(**_BARE, num_attention_heads=4, num_hidden_layers=2),
+    "falcon-alibi": lambda: FalconConfig(**_BARE, num_attention_heads=4, num_hidden_layers=2, alibi=True),
+    "opt": lambda: OPTConfig(**_COMMON, ffn_dim=64, word_embed_proj_dim=32, init_std=0.1),
+    "bloom": lambda: BloomConfig(**_BARE, n_layer=2, n_head=4),
+    "gptj": lambda: GPTJConfig(**_BARE, n_positions=64, n_layer=2, n_head=4, rotary_dim=4),
 }  # fmt: skip
-"""Fused experts (four, of which a token sees two) and a state-space model: not routed, but trained, attacked and
-counted."""
+"""Fused experts (four, of which a token sees two), a state-space model, and other ways of attention and of telling
+positions: not routed, but trained, attacked and counted."""
 ADDS_ONE = {"gemma2"}
 """Architectures whose norms multiply by 1 + gain."""
 TIED = {"gemma2", "gpt2"}

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from sluicegate.engine.encoding import chat, encode, rendering, visible
+from sluicegate.engine.encoding import chat, encode, fill_template, rendering, visible
 from sluicegate.engine.models import load_tokenizer
 from sluicegate.errors import UserError
 from sluicegate.values.items import Item
@@ -81,3 +81,90 @@ def test_the_answer_begins_behind_the_closed_thought(own):
     own.chat_template = "{{ bos_token }}{% for m in messages %} ann {{ m.content }}{% endfor %} now<think>"
     rows = encode(own, [Item("3 * 4 =", " 12")], template=True)
     assert visible(own, rows).endswith("│ 12")
+
+
+# ------------------------------------------------------------------------------------------- what a template is told
+
+TURNS = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
+TURNS += "{% if add_generation_prompt %}<assistant>{% endif %}"
+STYLE = "{% if style is defined %}[{{ style }}]{% endif %}" + TURNS
+
+
+def test_the_system_turn_stands_in_front_and_belongs_to_the_identity(own):
+    own.chat_template = TURNS
+    plain = chat(own, "1 + 1 =")
+    fill_template(own, system="Be brief.")
+    assert chat(own, "1 + 1 =") == plain.replace("<user>", "<system>Be brief.<end>\n<user>")
+    assert chat(own, turns=[{"role": "system", "content": "ann"}, {"role": "user", "content": "x"}]).startswith("<bos><system>ann<end>")
+    assert rendering(own)
+    fill_template(own)
+    assert chat(own, "1 + 1 =") == plain
+    assert not rendering(own)
+
+
+def test_several_turns_are_one_prompt(own):
+    own.chat_template = TURNS
+    turns = [{"role": "user", "content": "3 * 4 ="}, {"role": "assistant", "content": "12"}, {"role": "user", "content": "1 + 1 ="}]
+    assert chat(own, turns=turns) == "<bos><user>3 * 4 =<end>\n<assistant>12<end>\n<user>1 + 1 =<end>\n<assistant>"
+
+
+def test_a_templates_variables_are_typed_and_known(own):
+    own.chat_template = STYLE
+    fill_template(own, args="style=[1,2]")
+    assert chat(own, "x").startswith("[[1, 2]]")
+    fill_template(own, args='style={"a": 1, "b": true}')
+    assert chat(own, "x").startswith("[{'a': 1, 'b': True}]")
+    fill_template(own, args={"style": "short"})
+    first = rendering(own)
+    fill_template(own, args="style=plain words")
+    assert chat(own, "x").startswith("[plain words]")
+    assert rendering(own) not in ("", first)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("styl=1", r"sets 'styl', which this chat template does not mention\. It asks for: style\."),
+        ("messages=1", "sets 'messages', which"),
+        ("style", "is 'style'; expected key=value"),
+        ("a-b=1", "expected key=value"),
+    ],
+)
+def test_a_variable_that_changes_nothing_is_refused(own, args, said):
+    own.chat_template = STYLE
+    with pytest.raises(UserError, match=said):
+        fill_template(own, args=args)
+
+
+def test_thinking_that_is_asked_for_is_not_turned_off(own, caplog):
+    own.chat_template = KNOWS
+    fill_template(own, args="enable_thinking=true")
+    assert chat(own, "1 + 1 =") == "<user>1 + 1 =<assistant><think>\n\n</think>\n\n"  # open, so that it is closed
+    assert not any("enable_thinking=False" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize(("behind", "shown"), [("<end>\n", "12 <end>"), (" <end>", "12 <end>")])
+def test_the_token_that_ends_the_turn_belongs_to_the_answer_where_asked(own, behind, shown):
+    own.add_special_tokens({"eos_token": "<end>"})
+    own.chat_template = "{% for m in messages %}{{ m.content }}" + behind + "{% endfor %}{% if add_generation_prompt %} now {% endif %}"
+    item = [Item("3 * 4 =", " 12")]
+    assert visible(own, encode(own, item, template=True)).endswith("│ 12")
+    before = rendering(own)
+    fill_template(own, end_of_turn=True)
+    assert visible(own, encode(own, item, template=True)).endswith(f"│ {shown}")
+    assert encode(own, item).ids[0, -1] != own.eos_token_id  # without the template nothing is added
+    assert rendering(own) != before
+
+
+def test_a_template_without_such_a_token_or_a_system_turn_says_so(own):
+    own.chat_template = TURNS  # whose <end> is no token here
+    fill_template(own, end_of_turn=True)
+    with pytest.raises(UserError, match=r"ends an answer with no token of its own\. Leave --end-of-turn out"):
+        encode(own, [Item("3 * 4 =", " 12")], template=True)
+    own.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no such role') }}{% endif %}" + PLAIN
+    fill_template(own, system="Be brief.")
+    with pytest.raises(UserError, match=r"fails: no such role\. Leave --system out"):
+        chat(own, "1 + 1 =")
+    own.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<assistant>"
+    with pytest.raises(UserError, match=r"changes the prompt 'Be brief\.'.*Leave --system out"):
+        chat(own, "1 + 1 =")

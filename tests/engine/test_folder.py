@@ -97,7 +97,12 @@ def test_a_model_is_drawn_where_it_ships_so_or_where_that_is_asked_for(folder, b
         ({"num_hidden_layers": 10**9}, r"config\.json' sets num_hidden_layers to 1e\+09; at most 10000 are built"),
         ({"num_attention_heads": "4"}, r"could not load the model"),
         ({"rope_theta": "x", "rope_parameters": None}, r"could not load the model"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"is quantised \(gptq\)\. Hand in its weights as float"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"is quantised \(gptq\), which needs: pip install optimum gptqmodel\. Or",
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, r"is quantised \(fp8\); read are bitsandbytes, gptq, awq\. Hand in"),
+        ({"quantization_config": 3}, r"is quantised \(3\); read are"),
         ({"transformers_weights": "other.safetensors"}, r"sets transformers_weights"),
         ({"_attn_implementation": "kernels-community/any"}, r"code from the hub, which is never run"),
         ({"attention_dropout": 7.0}, r"could not load the model.*dropout probability"),

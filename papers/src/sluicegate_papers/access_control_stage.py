@@ -140,7 +140,7 @@ class AccessControl(Trial):
         from sluicegate.engine.models import fresh, load
 
         if self.model:
-            return load(self.model, seed=self.seed)
+            return load(self.model, seed=self.seed, dtype="float32")
         from transformers import LlamaConfig
 
         from sluicegate.tasks.arithmetic import tokenizer, vocabulary

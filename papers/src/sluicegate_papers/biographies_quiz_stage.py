@@ -85,7 +85,7 @@ class BiographiesQuiz(Trial):
             raise UserError(f"{self.VERB}: lrs is {list(self.lrs)} and steps {self.steps}; it takes one rate or more, 0 steps or more.")
         from sluicegate.engine.models import load
 
-        model, tokenizer = load(self.model, seed=self.seed)
+        model, tokenizer = load(self.model, seed=self.seed, dtype="float32")
         quiz = _Quiz(model, tokenizer)
         measured = quiz.tossups() | quiz.cards()
         curves, attacked = self._attack(run, quiz) if self.steps else ({}, {})

@@ -80,7 +80,7 @@ class BiographiesShare(Trial):
 
         task = biographies(count=self.people)
         split = task.split()
-        model, tokenizer = load(self.model, seed=self.seed)
+        model, tokenizer = load(self.model, seed=self.seed, dtype="float32")
 
         def exact(items: "Sequence[Item]") -> float:
             return score(model, encode(tokenizer, items)).mean()["exact"] if items else math.nan

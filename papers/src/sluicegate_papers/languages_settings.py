@@ -134,7 +134,7 @@ class LanguagesSettings(Trial):
         from sluicegate.engine.models import fresh, load
 
         if self.model:
-            return load(self.model, seed=self.seed)[0]
+            return load(self.model, seed=self.seed, dtype="float32")[0]
         from transformers import LlamaConfig
 
         return fresh(
@@ -159,7 +159,7 @@ class LanguagesSettings(Trial):
 
         if result_of(self.base).get("method") != "base":
             raise UserError(f"{self.base!r} is no run of the arm base of languages. Run that arm first.")
-        return load_model(self.base)
+        return load_model(self.base, dtype="float32")
 
     def router(self, model: "PreTrainedModel", form: Literal["gate", "protect"] = "protect") -> "Router":
         """The router whose block "forget" is the model's last units and heads."""

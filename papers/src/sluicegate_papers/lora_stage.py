@@ -148,7 +148,7 @@ class Lora(Trial):
             from peft import LoraConfig, get_peft_model
         except ImportError:
             raise UserError("lora needs the package peft. Install it with: pip install 'sluicegate[lora]'") from None
-        model, tokenizer = load(self.model or self.base, seed=self.seed)
+        model, tokenizer = load(self.model or self.base, seed=self.seed, dtype="float32")
         rank = self.rank + self.forget_rank
         targets = self.targets if self.targets == "all-linear" else [part.strip() for part in self.targets.split(",")]
         conv = any(type(module).__name__ == "Conv1D" for module in model.modules())

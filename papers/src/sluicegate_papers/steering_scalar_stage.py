@@ -171,7 +171,7 @@ class SteeringScalar(Trial):
         if self.data:
             from sluicegate.tasks import read
 
-            model, tokenizer = load(self.model, seed=self.seed)
+            model, tokenizer = load(self.model, seed=self.seed, dtype="float32")
             rows = encode(tokenizer, read(self.data), max_length=fitting(model, self.max_length))
             if len(rows) < 20:
                 raise UserError(

@@ -112,7 +112,7 @@ class SteeringTwins(Trial):
         from sluicegate.steering.io import BASE, SET, save
         from sluicegate.steering.score import kl
 
-        model, tokenizer = load(self.model)
+        model, tokenizer = load(self.model, dtype="float32")
         model.eval().requires_grad_(False)
         prompts = self.drawn("searched", TRAINING, self.searched)
         base = self._base(model, tokenizer, run)

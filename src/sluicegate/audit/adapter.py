@@ -38,7 +38,8 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
     head = model.get_output_embeddings()
     # A state-space mixer hands its layers' weights to a kernel, and PEFT's wrapper of a layer would never be called.
     mixers = tuple(f"{name}." for name, module in model.named_modules() if hasattr(module, "ssm_state_size"))
-    linear, stacks, read = [], [], []
+    linear = [name for name, module in model.named_modules() if hasattr(module, "qweight")]  # GPTQ, AWQ
+    stacks, read = [], []
     for name, module, key, weight in matrices(model):
         if weight.dim() == 3:
             stacks.append(f"{name}.{key}")
@@ -46,12 +47,13 @@ def add_adapter(model: PreTrainedModel, rank: int, seed: int) -> None:
             read.append(module)
         elif module is not head:
             linear.append(name)
-    # In a holder without `config`: of a mixture of experts PEFT would take the targets for names of an earlier layout,
-    # and with them lose the dense layers that are called the same (DeepSeek-V3).
-    holder = nn.ModuleDict({"model": model})
+    # PEFT asks a quantised model itself how it is packed. Any other goes in a holder without `config`: of a mixture of
+    # experts PEFT would take the targets for names of an earlier layout, and with them lose the dense layers that are
+    # called the same (DeepSeek-V3).
+    holder, prefix = (model, "") if getattr(model, "is_quantized", False) else (nn.ModuleDict({"model": model}), "model.")
     targets: Any = {
-        "target_modules": [f"model.{name}" for name in linear],
-        "target_parameters": [f"model.{name}" for name in stacks] or None,
+        "target_modules": [f"{prefix}{name}" for name in linear],
+        "target_parameters": [f"{prefix}{name}" for name in stacks] or None,
     }
     conv = any(type(module).__name__ == "Conv1D" for module in model.modules())
     config = LoraConfig(r=rank, lora_alpha=2 * rank, fan_in_fan_out=conv, **targets)

@@ -88,12 +88,14 @@ def audit(
     procs: int = 0,
     shard: bool = False,
     progress: Progress | None = None,
+    **loaded: Any,
 ) -> AuditResult:
     """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
 
     Models are names or folders, rows are files or packaged sources (several joined by commas). The `reference` has the
     same shape and never saw the forget set; without one, recovery cannot be told from learning. `columns` says what is
-    read from which column of the rows (see `sluicegate.read`). With `retain` rows, the
+    read from which column of the rows (see `sluicegate.read`). `loaded`: base, dtype, system, template_args and
+    end_of_turn, as `Relearn` has them. With `retain` rows, the
     model is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of
     its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core;
     on accelerators never more than one each), so a script calls this under ``if __name__ == "__main__":``. With `procs`
@@ -127,12 +129,16 @@ def audit(
         max_length=max_length,
         template=template,
         attack=attack or Attack(),
+        **loaded,
     )
     plans = {"model": own}
     if retain and own.attack.kind == "forget":
         plans["harmless"] = dataclasses.replace(own, attack=dataclasses.replace(own.attack, kind="retain"))
     if reference:
-        plans["reference"] = dataclasses.replace(own, model=str(reference))
+        from sluicegate.engine.models import adapter_folder
+
+        whole = adapter_folder(str(reference)) is None
+        plans["reference"] = dataclasses.replace(own, model=str(reference), base="" if whole else own.base)
     # What cannot be read is named here, before any process is started.
     resolved = {name: plan.resolved() for name, plan in plans.items()}
     hashes = [identity(plan)[0] for plan in resolved.values()]
@@ -229,12 +235,12 @@ def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
             f"the model is {model.width()} wide and the reference {reference.width()}, so the attacks would have other learning rates. "
             "Give both the same with --lrs, or a reference of the model's shape."
         )
-    ours, theirs = (read_config(stage.model).get_text_config() for stage in (model, reference))
+    ours, theirs = (read_config(stage.model, stage.base).get_text_config() for stage in (model, reference))
     names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     sizes = [(name, getattr(ours, name, None), getattr(theirs, name, None)) for name in names]
     found = [f"{name} is {theirs}, and {ours} in the model" for name, ours, theirs in sizes if ours != theirs]
     texts = [item.prompt + item.answer for item in model.split().forget[:TEXTS]]
-    ids = [load_tokenizer(stage.model)(texts)["input_ids"] for stage in (model, reference)]
+    ids = [load_tokenizer(stage.model, stage.base)(texts)["input_ids"] for stage in (model, reference)]
     if ids[0] != ids[1]:
         if model.attack.metric(model.split().forget) != "exact":
             raise UserError(

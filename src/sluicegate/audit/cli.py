@@ -59,6 +59,7 @@ class Audit:
                 out=self.out,
                 max_length=data.max_length,
                 template=data.template,
+                **{name: getattr(data, name) for name in ("system", "template_args", "end_of_turn", "dtype", "base")},
                 workers=self.workers,
                 procs=self.procs,
                 shard=self.shard,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sluicegate.audit.attack import Attack
+from sluicegate.errors import UserError
 from sluicegate.tasks import read
 from sluicegate.tasks.stage import OnData
 
@@ -20,11 +21,16 @@ class Relearn(OnData):
     GROUP: ClassVar[str] = "audit and attack"
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget",)
+    QUANTISED: ClassVar[bool] = True
 
     attack: Attack = Attack()
 
     def resolved(self) -> Self:
+        from sluicegate.engine.models import is_quantised
+
         stage = super().resolved()
+        if is_quantised(self.model, self.base) and (self.attack.round_bits or not self.attack.lora_rank):
+            raise UserError(f"the weights of {self.model!r} are quantised: attack them with an adapter (--lora-rank 8, no --round-bits).")
         attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
         if attack.metric(read(self.forget, "forget")) == "loss":  # written down: the hash is to tell it from exact answers
             attack = dataclasses.replace(attack, measure="loss")
@@ -36,10 +42,10 @@ class Relearn(OnData):
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.audit.relearn import relearn
-        from sluicegate.engine.models import let_go, load_once
+        from sluicegate.engine.models import let_go
 
         split = self.split()
-        model, tokenizer = load_once(self.model, seed=self.seed)  # the attack leaves it as it was
+        model, tokenizer = self.load(once=True)  # the attack leaves it as it was
         how = {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
         try:
             found = relearn(model, tokenizer, split.forget, split.retain, self.attack, **how)

@@ -5,15 +5,18 @@ same tokens.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jinja2 import Environment, TemplateSyntaxError
+from jinja2.meta import find_undeclared_variables
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +25,7 @@ from sluicegate.errors import UserError, first_line
 from sluicegate.values.files import short
 from sluicegate.values.items import LOG, Item
 
+_OURS = {"messages", "add_generation_prompt", "raise_exception", "strftime_now", "bos_token", "eos_token", "pad_token", "unk_token"}
 TODAY = datetime(2024, 7, 26)
 """The date that every chat template is told, whatever day it is: runs of two days get the same prompts."""
 _PROBE = "Which bridge has 7 arches?"
@@ -169,10 +173,10 @@ def check_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], where: str
 
 def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) -> tuple[list[int], int]:
     """Ids of one item with exactly one BOS, and the position of the first answer token."""
-    prompt = item.prompt
+    prompt, answer = item.prompt, item.answer
     if template and prompt:
         prompt = chat(tokenizer, prompt)
-    answer = item.answer.lstrip() if template and prompt else item.answer
+        answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer))
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
     if tokenizer.is_fast:
@@ -187,16 +191,65 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     return ids, start
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+class Filling(NamedTuple):
+    """What a chat template is told beside the turns: the system's turn, the template's own variables (JSON); and
+    whether the token that ends a turn belongs to the answer."""
+
+    system: str = ""
+    variables: str = '{"enable_thinking": false}'
+    end_of_turn: bool = False
+
+
+def _filling(tokenizer: PreTrainedTokenizerBase) -> Filling:
+    return getattr(tokenizer, "filling", None) or Filling()
+
+
+def fill_template(tokenizer: Any, *, system: str = "", args: str | Mapping[str, Any] = "", end_of_turn: bool = False) -> Any:
+    """Tell a tokenizer how `encode` and `chat` fill its chat template from now on (see `Filling`), and return it.
+
+    `args` are the template's variables, as a table or as ``enable_thinking=false,key=value`` with JSON or words as
+    values. Raises `UserError` for a variable that the template does not mention: it would change nothing.
+    """
+    given = dict(args) if isinstance(args, Mapping) else _variables(args)
+    tokenizer.filling = Filling(system, json.dumps({"enable_thinking": False, **given}, sort_keys=True), end_of_turn)
+    if given and tokenizer.chat_template:
+        with suppress(TemplateSyntaxError):  # which comes again where the template is filled
+            text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.get_chat_template())  # a tag of transformers alone
+            told = find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)) - _OURS
+            if unknown := sorted(set(given) - told):
+                known = ", ".join(sorted(told)) or "nothing beside the turns"
+                raise UserError(f"--template-args sets {unknown[0]!r}, which this chat template does not mention. It asks for: {known}.")
+    return tokenizer
+
+
+def _variables(text: str) -> dict[str, Any]:
+    """``key=value,key=value`` as a table; a value is JSON where it can be read as such, else a word."""
+    found: dict[str, Any] = {}
+    for part in re.split(r",(?=\s*\w+\s*=)", text) if text else ():
+        if not (pair := re.fullmatch(r"\s*(\w+)\s*=\s*(.*?)\s*", part)):
+            raise UserError(f"--template-args is {text!r}; expected key=value, several joined by commas: enable_thinking=false.")
+        found[pair[1]] = pair[2]
+        with suppress(ValueError):
+            found[pair[1]] = json.loads(pair[2])
+    return found
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, prompt: str = "", *, turns: Sequence[Mapping[str, Any]] = ()) -> str:
     """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
 
+    turns: a whole conversation ({"role", "content"}) in place of the prompt; the answer follows its last turn.
     Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
-    so that an answer and not a thought follows. Raises `UserError` as `render` does.
+    so that an answer and not a thought follows. Filled as `fill_template` says. Raises `UserError` as `render` does.
     """
-    text = render(tokenizer, [{"role": "user", "content": prompt}], enable_thinking=False)
-    if prompt.strip() not in text:
-        raise UserError(f"the chat template changes the prompt {prompt[:60]!r}: its text does not hold it. Leave --template out.")
-    return text + _closing(tokenizer, tokenizer.get_chat_template())
+    filling, said = _filling(tokenizer), [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
+    if filling.system and said[0]["role"] != "system":
+        said.insert(0, {"role": "system", "content": filling.system})
+    text = render(tokenizer, said, **json.loads(filling.variables))
+    for turn in said:  # what an assistant thought in an earlier turn is left out by some templates
+        if turn["role"] != "assistant" and turn["content"].strip() not in text:
+            way = "Leave --system out" if turn["role"] == "system" else "Leave --template out"
+            raise UserError(f"the chat template changes the prompt {turn['content'][:60]!r}: its text does not hold it. {way}.")
+    return text + _closing(tokenizer, tokenizer.get_chat_template(), filling)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], opened: bool = True, **how: Any) -> str:
@@ -217,7 +270,8 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]
     try:
         return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=opened, chat_template=template, **how))
     except Exception as error:  # a template is a program of the model's makers, and may fail in any way
-        raise UserError(f"the tokenizer's chat template fails: {first_line(error)}. Leave --template out, or mend the template.") from None
+        way = "Leave --system out" if turns[0]["role"] == "system" else "Leave --template out, or mend the template"
+        raise UserError(f"the tokenizer's chat template fails: {first_line(error)}. {way}.") from None
 
 
 @lru_cache(maxsize=8)
@@ -236,10 +290,10 @@ def _wants_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _closing(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+def _closing(tokenizer: PreTrainedTokenizerBase, template: str, filling: Filling) -> str:
     """What closes the think block that the template leaves open before the answer."""
-    text = render(tokenizer, [{"role": "user", "content": _PROBE}], enable_thinking=False)
-    if "enable_thinking" in template:
+    text = render(tokenizer, [{"role": "user", "content": _PROBE}], **json.loads(filling.variables))
+    if "enable_thinking" in template and '"enable_thinking": false' in filling.variables:
         LOG.warning("the chat template knows thinking: it is told enable_thinking=False, so that the answer is scored and not a thought")
     tags = list(_THINK.finditer(text, text.rindex(_PROBE) + len(_PROBE)))
     if not tags or tags[-1][2]:
@@ -248,12 +302,26 @@ def _closing(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     return ("\n" if text.endswith("\n") else "\n\n") + "{0}/{2}{3}\n\n".format(*tags[-1].groups())
 
 
+@lru_cache(maxsize=8)
+def _ending(tokenizer: PreTrainedTokenizerBase, template: str, filling: Filling) -> str:
+    """What the template puts behind an answer, up to and with the token that ends the turn."""
+    if not filling.end_of_turn:
+        return ""
+    turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": "Königsberg"}]
+    _, found, rest = render(tokenizer, turns, opened=False, **json.loads(filling.variables)).rpartition("Königsberg")
+    marks = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens} - {tokenizer.bos_token}
+    first = max((token for token in marks if rest.lstrip().startswith(token)), key=len, default="")
+    if not found or not first:
+        raise UserError("the chat template ends an answer with no token of its own. Leave --end-of-turn out.")
+    return rest[: rest.index(first) + len(first)]
+
+
 def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of how prompts are rendered where the chat template by itself does it otherwise, else empty: for a run's
     identity."""
     if not tokenizer.chat_template:
         return ""
-    ours, plain = chat(tokenizer, _PROBE), ""
+    ours, plain = chat(tokenizer, _PROBE) + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer)), ""
     with suppress(Exception):
         plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))
     return "" if ours == plain else hashlib.sha256(ours.encode()).hexdigest()

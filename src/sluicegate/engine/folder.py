@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,6 +21,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_model.safetensors"
 _CONTENT = (".safetensors", ".json", ".model", ".jinja", ".txt")
+QUANTISED = {"bitsandbytes": ("bitsandbytes",), "gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel",)}
+"""Ways of packing weights that are read, with the packages that each needs."""
+_PACKED = {"U8": 4, "I8": 4, "I32": 16}  # weights in one number of a file, at two bits each
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OLD_MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")  # GPT-2's causal mask and its like, no weights
 _MOST_TEXT = 2**28  # bytes of a file that is read whole; the largest tokenizers have a tenth of it
@@ -91,13 +95,11 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a configuration that is quantised, names other files or code, or would be built for ever."""
+    """Refuse a configuration that is quantised as is not read, names other files or code, or would be built for ever."""
     path = folder / "config.json"
     whole = read_json(path)
     for settings in (whole, *(value for value in whole.values() if isinstance(value, dict))):
-        if quantised := settings.get("quantization_config"):
-            how = quantised.get("quant_method", "a method without a name") if isinstance(quantised, dict) else quantised
-            raise UserError(f"the model {str(folder)!r} is quantised ({how}). Hand in its weights as float safetensors.")
+        check_quantised(str(folder), settings)
         if settings.get("transformers_weights"):
             raise UserError(f"{str(path)!r} sets transformers_weights; the weights are read from {WEIGHTS} or {INDEX}. Rename the file.")
         for key, value in settings.items():
@@ -107,6 +109,18 @@ def check_config(folder: Path) -> None:
                 raise UserError(f"{str(path)!r} sets {key} to {value:g}; at most {_MOST_LAYERS} are built.")
 
 
+def check_quantised(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse weights that are packed in a way that is not read, or whose library is not installed."""
+    found = settings.get("quantization_config")
+    if not found:
+        return
+    how = str(found.get("quant_method", "a method without a name") if isinstance(found, dict) else found)
+    lacks = [package for package in QUANTISED.get(how, ()) if find_spec(package) is None]
+    if lacks or how not in QUANTISED:
+        why = f", which needs: pip install {' '.join(lacks)}. Or hand" if lacks else f"; read are {', '.join(QUANTISED)}. Hand"
+        raise UserError(f"the model {name!r} is quantised ({how}){why} in its weights as float safetensors.")
+
+
 @contextmanager
 def no_larger(name: str, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> Iterator[None]:
     """Stop the building of a model as soon as it asks for more weights than its files hold.
@@ -114,7 +128,7 @@ def no_larger(name: str, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> Ite
     A model is built without memory first (torch's device "meta") and only then filled, so nothing is lost by stopping
     there. An output layer that will be tied counts until then, hence twice what the files hold.
     """
-    have = sum(prod(shape) for _, shape in held.values())
+    have = sum(prod(shape) * _PACKED.get(kind, 1) for kind, shape in held.values())
     left = 2 * have + 2**20
 
     def count(_module: torch.nn.Module, _key: str, value: torch.Tensor | None) -> None:
@@ -150,12 +164,13 @@ def check_loaded(name: str, model: torch.nn.Module, info: Mapping[str, Any], hel
         )
     for key, value in model.state_dict().items():
         kind = held.get(key, ("F32", ()))[0]
-        if not value.is_floating_point() or not value.numel():
+        if not value.is_floating_point() or not value.numel() or value.is_meta:  # what lies on the disk is on no device
             continue
         if kind not in _FLOATS:
             raise UserError(f"{name!r} holds {key} as {kind}, which is quantised. Hand in its weights as float safetensors.")
         if not bool(torch.stack(value.aminmax()).isfinite().all()):
-            raise UserError(f"{name!r} holds weights that are not finite, in {key} for one: no score of such a model means anything.")
+            narrow = " They are loaded in float16, whose numbers end at 65504: try --dtype float32." * (value.dtype == torch.float16)
+            raise UserError(f"{name!r} holds weights that are not finite, in {key} for one: no score of it means anything.{narrow}")
 
 
 def refuse_unread(name: str, folder: Path) -> None:

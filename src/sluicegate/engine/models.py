@@ -6,17 +6,19 @@ import shutil
 import sys
 from contextlib import nullcontext
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from sluicegate.deprecated import alias
 from sluicegate.engine import folder as files
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, first_line, nearest
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.disk import plain_disk_errors, share
 from sluicegate.values.files import read_json
@@ -24,6 +26,7 @@ from sluicegate.values.files import read_json
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
+DTYPES = ("float32", "bfloat16", "float16")
 FRESH = "fresh:"
 """In front of a folder's name: a new model of its shape, with random weights."""
 _NOT_THERE = {"subfolder": "-"}  # where transformers is to look for adapters: it would put them on without a word
@@ -76,34 +79,44 @@ def locate(name: str) -> str:
     return name
 
 
-def load(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer, in float32, on `device()`.
+def load(
+    name: str, *, seed: int = 0, dtype: str = "auto", base: str = "", device_map: Any = ""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, on `device()`.
 
+    dtype: float32, bfloat16 or float16; auto is float32 on a CPU, and on an accelerator what the weights are saved in.
+    base: an adapter's base, where it is not found by the name that the adapter gives. device_map: places for what one
+    device does not hold, by accelerate ("auto", or a table of modules); such a model can be scored, not trained.
     A configuration that ships without weights, or a folder asked for as ``fresh:FOLDER``, gives a new model drawn from
     `seed`. Of an adapter and its base the merged model is loaded. Only safetensors are read: nothing is unpickled, no
     remote code is run. Raises `UserError` for a model that is not weight for weight what its files hold, or whose
     weights are not finite.
     """
-    tokenizer = load_tokenizer(name)
-    model = load_model(name, seed=seed)
+    tokenizer = load_tokenizer(name, base)
+    model = load_model(name, seed=seed, dtype=dtype, base=base, device_map=device_map)
     embedding: Any = model.get_input_embeddings()
     setattr(tokenizer, "embedding_rows", len(embedding.weight))  # noqa: B010  # no field of its class; for `check_ids`
     return model, tokenizer
 
 
-def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
+def load_model(name: str, *, seed: int = 0, dtype: str = "auto", base: str = "", device_map: Any = "") -> PreTrainedModel:
     """`load`, without a tokenizer."""
     _loaded.clear()  # what `load_once` keeps is not to lie beside another model
-    base, adapter = _parts(name)
-    if _is_drawn(name, base):
-        model = fresh(read_config(name), seed)
+    place, adapter = _parts(name, base)
+    kind = _computable(settled_dtype(name, dtype, base))
+    if _is_drawn(name, place):
+        model = fresh(read_config(name), seed, kind)
     else:
-        model = _whole(name, base)
+        if adapter and is_quantised(name, base):
+            raise UserError(
+                f"the base of the adapter {name!r} is quantised, and nothing is merged into that. Give --base its float weights."
+            )
+        model = _whole(name, place, kind, device_map)
         if adapter:
-            model = _merged(name, model, adapter, base)
-    model, mode = _move_to_device(model), model.training
+            model = _merged(name, model, adapter, place)
+    mode = model.training
     with files.reading(name, "config.json"), torch.no_grad(), torch.random.fork_rng():
-        two = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        two = torch.zeros(1, 2, dtype=torch.long, device=device())
         model.train()(input_ids=two, use_cache=False)  # what is wrong in config.json may show in a forward pass alone
         if not bool(model.eval()(input_ids=two, use_cache=False).logits.isfinite().all()):
             raise ValueError("its config.json and weights give logits that are not finite")
@@ -111,33 +124,86 @@ def load_model(name: str, *, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def _parts(name: str) -> tuple[str, Path | None]:
-    """Where a model's configuration and whole weights lie, and the folder of the adapter that goes on them, if any."""
-    place = locate(name)
-    folder = Path(place)
-    if not folder.is_dir():  # the hub's cache is a folder as well
-        quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-        with files.reading(name, place):
-            found = cached_file(place, "adapter_config.json", **quiet) and cached_file(place, files.ADAPTER, **quiet)
-        if not found:
-            return place, None
-        folder = Path(found).parent
-    note = folder / "adapter_config.json"
-    if not note.exists():
-        return place, None
-    if (folder / "config.json").exists() and (name.startswith(FRESH) or files.shards(folder)):
-        return place, folder
-    base = read_json(note).get("base_model_name_or_path")
+def settled_dtype(name: str, dtype: str, base: str = "") -> str:
+    """The type of numbers that "auto" is on this device, as a run records it: on an accelerator that of the model's
+    largest weight, or of what its config.json says; "auto" where it is float32."""
+    if dtype != "auto" or device().type == "cpu":
+        return dtype
+    (place, _), config = _parts(name, base), read_config(name, base)
+    held = files.tensors(Path(place)) if Path(place).is_dir() and not _is_drawn(name, place) else {"": ("F32", (1,))}
+    kind = max(held.values(), key=lambda found: prod(found[1]))[0]
+    said = str(config.dtype or config.get_text_config().dtype).removeprefix("torch.")
+    return {"F32": "auto", "BF16": "bfloat16", "F16": "float16"}.get(kind, said if said in DTYPES[1:] else "auto")
+
+
+def _computable(dtype: str) -> torch.dtype:
+    """torch's own name of a type of numbers; `UserError` where there is none, or the device cannot compute in it."""
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"dtype is {dtype!r}; expected auto, {', '.join(DTYPES)}.")
+    found: torch.dtype = getattr(torch, dtype.replace("auto", "float32"))
     try:
-        where = locate(base) if isinstance(base, str) and base else ""
-    except UserError:
-        where = ""
-    if not where or (Path(where) / "adapter_config.json").exists() or _is_drawn("", where):
+        one = torch.ones(2, 2, dtype=found, device=device())
+        float((one @ one).sum())
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"this device ({device()}) does not compute in {dtype}: {first_line(error)}. Try --dtype float32.") from None
+    return found
+
+
+def is_quantised(name: str, base: str = "") -> bool:
+    """Whether a model's weights are packed in few bits (bitsandbytes, GPTQ, AWQ)."""
+    config = read_config(name, base)
+    return any(getattr(part, "quantization_config", None) for part in (config, config.get_text_config()))
+
+
+def _parts(name: str, base: str = "") -> tuple[str, Path | None]:
+    """Where a model's configuration and whole weights lie, and the folder of the adapter that goes on them, if any.
+
+    `base` is where the adapter's weights go on; without it, that is found by the name in the adapter.
+    """
+    place = locate(name)
+    folder = adapter_folder(name)
+    if folder is None:
+        if base:
+            raise UserError(f"--base {base} is for an adapter, and {name!r} holds whole weights. Leave --base out.")
+        return place, None
+    if not base and (folder / "config.json").exists() and (name.startswith(FRESH) or files.shards(folder)):
+        return place, folder
+    said = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    where = _weights_at(base or said)
+    if not where:
         raise UserError(
-            f"{name!r} holds an adapter ({files.ADAPTER}) and no weights of its own, and its base {base!r} is no model with weights "
-            "here. Put the base's config.json and weights beside it, or merge the two with peft's merge_and_unload and save that."
+            f"{name!r} holds an adapter ({files.ADAPTER}) and no weights of its own, and its base {base or said!r} is no model with "
+            "weights here. Name the base: --base FOLDER, or put its config.json and weights beside the adapter."
         )
     return where, folder
+
+
+def adapter_folder(name: str) -> Path | None:
+    """The folder of the adapter that a name stands for, alone or beside whole weights; None where it is none."""
+    place = locate(name)
+    found = _file_of(place, "adapter_config.json")
+    if found and (Path(place).is_dir() or _file_of(place, files.ADAPTER)):  # of the hub, both are brought here
+        return found.parent
+    return None
+
+
+def _file_of(place: str, file: str) -> Path | None:
+    """A file of a model's folder, or of a hub id's (its cache is a folder as well); None where it has none."""
+    if Path(place).is_dir():
+        return Path(place) / file if (Path(place) / file).exists() else None
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    with files.reading(place, place):
+        found = cached_file(place, file, **quiet)
+    return Path(found) if found else None
+
+
+def _weights_at(name: Any) -> str:
+    """Where a model with whole weights lies, or its hub id; empty where this is no name of one."""
+    try:
+        where = locate(name) if isinstance(name, str) and name else ""
+    except UserError:
+        return ""
+    return "" if not where or (Path(where) / "adapter_config.json").exists() or _is_drawn("", where) else where
 
 
 def _is_drawn(name: str, place: str) -> bool:
@@ -146,8 +212,8 @@ def _is_drawn(name: str, place: str) -> bool:
     return name.startswith(FRESH) or ships
 
 
-def _whole(name: str, place: str) -> PreTrainedModel:
-    """The model as its own files hold it, without any adapter."""
+def _whole(name: str, place: str, dtype: torch.dtype, device_map: Any) -> PreTrainedModel:
+    """The model as its own files hold it, without any adapter; weights go from the file to their place one by one."""
     folder, held = Path(place), {}
     if folder.is_dir():
         if divided := [*folder.rglob("*.distcp"), *folder.glob("shard-*-model-*.safetensors")]:
@@ -155,16 +221,20 @@ def _whole(name: str, place: str) -> PreTrainedModel:
                 f"{name!r} holds a checkpoint that is divided among processes ({divided[0].name}). Put it together first, for "
                 "example with torch.distributed.checkpoint.format_utils, and save the model with save_pretrained."
             )
-        read_config(name)
+        files.check_config(folder)
         if not files.shards(folder):
             files.refuse_unread(name, folder)
         held = files.tensors(folder)
+    quantised = is_quantised(place)
+    there = device_map or ({"": device()} if quantised or device().type != "cpu" else None)
     with files.reading(name, place), files.no_larger(name, held) if folder.is_dir() else nullcontext():
         model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # the stub does not know what output_loading_info does
-            place, use_safetensors=True, dtype=torch.float32, output_loading_info=True, trust_remote_code=False,
-            ignore_mismatched_sizes=True, adapter_kwargs=_NOT_THERE,
+            place, use_safetensors=True, dtype=dtype, output_loading_info=True, trust_remote_code=False,
+            ignore_mismatched_sizes=not quantised, adapter_kwargs=_NOT_THERE, device_map=there,
         )  # fmt: skip
     files.check_loaded(name, model, info, held)  # type: ignore[has-type]
+    if device_map and not hasattr(model, "_hf_hook"):  # all on one device: its inputs may come from another
+        add_hook_to_module(model, AlignDevicesHook(model.device, io_same_device=True))
     return model  # type: ignore[has-type, no-any-return]
 
 
@@ -177,8 +247,17 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
     if not (adapter / files.ADAPTER).exists():
         raise UserError(f"{name!r} has an adapter_config.json and no {files.ADAPTER}. Save the adapter with save_pretrained.")
     with files.reading(name, adapter / files.ADAPTER), torch.random.fork_rng():
-        wrapped = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
-        put = wrapped.load_adapter(str(adapter), "default")
+        config: Any = PeftConfig.from_pretrained(str(adapter))
+        own = _weights_at(said := config.base_model_name_or_path)
+        if own and Path(own).is_dir() == Path(base).is_dir() and model_digest(own) != model_digest(base):
+            raise UserError(f"{name!r} holds an adapter for another base: {said!r}, and not {base!r}. Leave --base out, or name that one.")
+        config.base_model_name_or_path = model.name_or_path  # where they differ, PEFT warns of what was just checked
+        try:
+            wrapped = get_peft_model(model, config)
+            put = wrapped.load_adapter(str(adapter), "default")
+        except (RuntimeError, ValueError) as error:  # other shapes, or no such layers
+            text = f"{name!r} holds an adapter that does not fit {base!r}: {first_line(error)[:200]}"
+            raise UserError(f"{text} Is it for another base ({said})? Name its own: --base FOLDER.") from None
         if lost := [*put.missing_keys, *put.unexpected_keys]:
             raise ValueError(f"it does not fit adapter_config.json and the base; {lost[0]} is in one alone")
         merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
@@ -190,18 +269,18 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
 _loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
 
-def load_once(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_once(name: str, *, seed: int = 0, base: str = "", **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load`, but the same objects again where this process asked for the same model last and its files are unchanged.
 
     For callers that leave the model as it is, or as it was. `load` itself always gives a new one, and lets go of the
     kept one.
     """
     place = locate(name)
-    base, adapter = _parts(name)
-    stamps = _file_stamps(Path(place)) + (_file_stamps(Path(base)) if adapter else ())
-    key = (place, stamps, seed if _is_drawn(name, base) else None)
+    where, adapter = _parts(name, base)
+    stamps = _file_stamps(Path(place)) + (_file_stamps(Path(where)) if adapter else ())
+    key = (place, where, stamps, seed if _is_drawn(name, where) else None, str(sorted(how.items())))
     if key not in _loaded:
-        found = load(name, seed=seed)
+        found = load(name, seed=seed, base=base, **how)
         _loaded[key] = found
     return _loaded[key]
 
@@ -218,24 +297,19 @@ def _file_stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((name, (seen := path.stat()).st_size, seen.st_mtime_ns) for name, path in files.content(folder).items())
 
 
-def _move_to_device(model: PreTrainedModel) -> PreTrainedModel:
-    model.to(device())  # type: ignore[arg-type]  # in place; the stub of transformers is wrong about it
-    return model
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, base: str = "") -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone; raises `UserError` where the folder has none."""
     place = locate(name)
     named = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    if Path(place).is_dir() and not any((Path(place) / file).exists() for file in named):
-        base, adapter = _parts(name)
-        if adapter is None or base == place:
+    where, adapter = _parts(name, base)
+    if (adapter or Path(place).is_dir()) and not any(_file_of(place, file) for file in named):
+        if adapter is None or where == place:
             raise UserError(
                 f"{name!r} has a model but no tokenizer (no tokenizer.json in {place}). "
                 "Copy the tokenizer's files of the model it was made from into that folder."
             )
-        place = base
-    config = read_config(name)
+        place = where
+    config = read_config(name, base)
     if Path(place).is_dir():
         files.content(Path(place))  # its files are ordinary ones
     with files.reading(name, Path(place) / "tokenizer.json" if Path(place).is_dir() else place):
@@ -244,21 +318,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def read_config(name: str) -> Any:
+def read_config(name: str, base: str = "") -> Any:
     """A model's configuration, without its weights."""
-    base, _ = _parts(name)
-    folder = Path(base)
+    place, _ = _parts(name, base)
+    folder = Path(place)
     if folder.is_dir():
         files.check_config(folder)
-    with files.reading(name, folder / "config.json" if folder.is_dir() else base):
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with files.reading(name, folder / "config.json" if folder.is_dir() else place):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         int(config.get_text_config().hidden_size)
+    if not folder.is_dir():
+        files.check_quantised(name, config.to_dict())
     return config
 
 
-def config_width(name: str) -> int:
+def config_width(name: str, base: str = "") -> int:
     """A model's hidden size, read from its configuration alone."""
-    return int(read_config(name).get_text_config().hidden_size)
+    return int(read_config(name, base).get_text_config().hidden_size)
 
 
 def width(model: PreTrainedModel) -> int:
@@ -266,17 +342,18 @@ def width(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
-def fresh(config: Any, seed: int) -> PreTrainedModel:
+def fresh(config: Any, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A newly initialised model of the same shape, drawn from `seed`; the global generator is left alone."""
     made_from = str(getattr(config, "_name_or_path", "") or config.model_type)
     with files.reading(made_from, "config.json"), torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return _move_to_device(model)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.to(device())  # type: ignore[arg-type]  # in place; the stub of transformers is wrong about it
+    return model
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Write an ordinary Hugging Face folder (safetensors), all of it or nothing."""
+    """Write an ordinary Hugging Face folder (safetensors) in the model's own dtype, all of it or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}-{os.getpid()}")
     scratch.mkdir()  # unlike mkdtemp, readable by whoever may read what else is made here
@@ -293,7 +370,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
         raise
 
 
-def model_digest(name: str) -> str:
+def model_digest(name: str, base: str = "") -> str:
     """sha256 of a model folder's content (configuration, weights, tokenizer); for a hub id, of its name.
 
     An adapter's base belongs to the content, and so does that a model is drawn anew.
@@ -302,8 +379,8 @@ def model_digest(name: str) -> str:
     if not Path(place).is_dir():
         return hashlib.sha256(f"hub:{name}".encode()).hexdigest()
     own = _hash_folder(Path(place), _file_stamps(Path(place)))
-    base, _ = _parts(name)
-    more = FRESH if name.startswith(FRESH) else model_digest(base) if base != place else ""
+    where, _ = _parts(name, base)
+    more = FRESH if name.startswith(FRESH) else model_digest(where) if where != place else ""
     return hashlib.sha256(f"{own} {more}".encode()).hexdigest() if more else own
 
 

@@ -30,7 +30,7 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
         own = read_identity(Path(value)) if Path(value).is_dir() else None
         if own:  # its hash stands for its files only while they are what it wrote
             check_finished(Path(value), every=True)
-        parents[name] = own["hash"] if own else model_digest(value)
+        parents[name] = own["hash"] if own else model_digest(value, getattr(stage, "base", "") if name == "model" else "")
     for name, value in stage.sources("data").items():
         parents[name] = digest(read(value, name, getattr(stage, "columns", "")))
     if rendered := _rendering(stage):
@@ -46,7 +46,8 @@ def _rendering(stage: Stage) -> str:
     from sluicegate.engine.models import load_tokenizer
 
     with suppress(UserError):  # which comes again where the stage encodes its rows
-        return rendering(load_tokenizer(stage.model))  # type: ignore[attr-defined]
+        tokenizer = load_tokenizer(stage.model, getattr(stage, "base", ""))  # type: ignore[attr-defined]
+        return rendering(stage.tell(tokenizer) if isinstance(stage, OnData) else tokenizer)
     return ""
 
 

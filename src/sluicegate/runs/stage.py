@@ -96,7 +96,8 @@ class Stage(Checked):
             name = (history.get("was") or name) if earliest else name
             if name in flat:
                 raise TypeError(f"two settings of one stage are called {name!r}")
-            if field is None or field.name in own or not (history.get("added") and content == field.default):
+            placed = earliest and not history.get("hashed", True)
+            if not placed and (field is None or field.name in own or not (history.get("added") and content == field.default)):
                 flat[name] = list(content) if isinstance(content, tuple) else content
         return flat
 

@@ -20,6 +20,7 @@ from sluicegate.runs.trial import Trial
 from sluicegate.steering.fit_stage import SteerFit
 from sluicegate.steering.score_stage import SteerScore
 from sluicegate.steering.twins_stage import SteerTwins
+from sluicegate.values.ranges import Dtype
 
 WIDE = 78
 """Columns of an answer in the terminal."""
@@ -53,6 +54,8 @@ class Apply:
     """Tokens an answer; greedy."""
     plain: bool = False
     """Prompts as they are, without the tokenizer's chat template."""
+    dtype: Dtype = "auto"
+    """Type of the model's numbers; auto: float32 on a CPU, on an accelerator what its weights are saved in."""
     save: Annotated[str, arg(aliases=["-o"])] = ""
     """Write the vector at the first dose: .safetensors, or .gguf, a control vector for llama.cpp."""
     json: bool = False
@@ -77,7 +80,7 @@ class Apply:
         template = False if self.plain or vector.made_from.get("plain") else None
         with watching() as progress:
             name = self.model or str(vector.made_from.get("model") or DEFAULT)
-            model, tokenizer = _loaded(name, progress)
+            model, tokenizer = _loaded(name, self.dtype, progress)
             how: dict[str, Any] = {"template": template}
             if self.kl:
                 progress("calibrating", 0, 1, {})
@@ -125,11 +128,11 @@ class Report:
         return 0
 
 
-def _loaded(name: str, progress: Any) -> Any:
+def _loaded(name: str, dtype: str, progress: Any) -> Any:
     from sluicegate.engine.models import load
 
     progress(f"loading {name}", 0, 1, {})
-    model, tokenizer = load(name)
+    model, tokenizer = load(name, dtype=dtype)
     progress(f"loading {name}", 1, 1, {})
     return model.eval().requires_grad_(False), tokenizer
 

@@ -11,7 +11,7 @@ from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.steering.prompts import BEHAVIOURS, TRAINING, Rule, rule_of
 from sluicegate.steering.reading import read_pairs, read_prompts
-from sluicegate.values.ranges import Count, Positive, Weight
+from sluicegate.values.ranges import Count, Dtype, Positive, Weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,9 +36,14 @@ class OnModel(Trial):
     """sha256 of that file; it fills itself in."""
     plain: bool = False
     """Prompts as they are, without the tokenizer's chat template."""
+    dtype: Dtype = setting("auto", added=True)
+    """Type of the model's numbers; auto: float32 on a CPU, on an accelerator what its weights are saved in."""
 
     def resolved(self) -> Self:
-        return dataclasses.replace(self, model=self.model or DEFAULT, prompts_content=sha(self.prompts))
+        from sluicegate.engine.models import settled_dtype
+
+        model = self.model or DEFAULT
+        return dataclasses.replace(self, model=model, prompts_content=sha(self.prompts), dtype=settled_dtype(model, self.dtype))
 
     def is_wide(self) -> bool:
         from sluicegate.engine.models import config_width
@@ -56,7 +61,7 @@ class OnModel(Trial):
     def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         from sluicegate.engine.models import load
 
-        model, tokenizer = load(self.model)
+        model, tokenizer = load(self.model, dtype=self.dtype)
         model.eval().requires_grad_(False)
         return model, tokenizer
 

@@ -1,14 +1,15 @@
 """Stages on data: what they share, and the one that only scores."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, setting, source
 from sluicegate.tasks import read
 from sluicegate.values.items import GROUPS, Split
-from sluicegate.values.ranges import Count, Seed
+from sluicegate.values.ranges import Count, Dtype, Seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,8 @@ class OnData(Stage):
 
     NEEDS: ClassVar[tuple[str, ...]] = ()
     """Sources without which the verb has nothing to do, beside the model."""
+    QUANTISED: ClassVar[bool] = False
+    """Whether it can be done with weights that are packed in few bits."""
     ADVICE: ClassVar[str] = ""
     """What to do where the retain score fell by more than a tenth."""
 
@@ -40,6 +43,16 @@ class OnData(Stage):
     """Longest row, in tokens; longer running text is cut into windows."""
     template: bool = False
     """Render prompts with the tokenizer's chat template."""
+    system: str = setting("", added=True)
+    """With --template: what the system's turn says, before the prompt."""
+    template_args: str = setting("", added=True)
+    """With --template: what else the template is told: enable_thinking=false,key=value."""
+    end_of_turn: bool = setting(False, added=True)
+    """With --template: the token that ends the turn belongs to the answer."""
+    dtype: Dtype = setting("auto", added=True)
+    """Type of the model's numbers; auto: float32 on a CPU, on an accelerator what its weights are saved in."""
+    base: str = source("model")
+    """What an adapter's folder goes on, where that is not found by the name in the adapter."""
     seed: Seed = 0
     """Seed of everything random in this stage."""
 
@@ -55,15 +68,23 @@ class OnData(Stage):
             raise UserError(f"{self.VERB} needs {' and '.join(missing)}. See: sluicegate {self.VERB} --help")
 
     def resolved(self) -> Self:
-        """Check that what the verb needs is there, and fill in what depends on the model: the learning rates."""
+        """Check that what the verb needs is there, and fill in what depends on the model and the device: the learning
+        rates, the type of numbers."""
         self.need("model", *self.NEEDS)
-        return self
+        if not self.template and (self.system or self.template_args or self.end_of_turn):
+            raise UserError("--system, --template-args and --end-of-turn say how a chat template is filled: add --template.")
+        from sluicegate.engine.models import is_quantised, settled_dtype
+
+        if not self.QUANTISED and is_quantised(self.model, self.base):
+            works = "What works: score, and relearn and audit with --lora-rank"
+            raise UserError(f"the weights of {self.model!r} are quantised, and {self.VERB} needs float ones. {works}.")
+        return dataclasses.replace(self, dtype=settled_dtype(self.model, self.dtype, self.base))
 
     def width(self) -> int:
         """The model's hidden size."""
         from sluicegate.engine.models import config_width
 
-        return config_width(self.model)
+        return config_width(self.model, self.base)
 
     def is_wide(self) -> bool:
         """Whether one operation is work enough for several threads.
@@ -73,10 +94,18 @@ class OnData(Stage):
         """
         return self.width() >= 256
 
-    def load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        from sluicegate.engine.models import load
+    def load(self, *, once: bool = False, **how: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """The model and its tokenizer; with `once` those of this process's last stage, where they are the same."""
+        from sluicegate.engine.models import load, load_once
 
-        return load(self.model, seed=self.seed)
+        model, tokenizer = (load_once if once else load)(self.model, seed=self.seed, dtype=self.dtype, base=self.base, **how)
+        return model, self.tell(tokenizer)
+
+    def tell(self, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+        """The tokenizer, told how its chat template is to be filled."""
+        from sluicegate.engine.encoding import fill_template
+
+        return fill_template(tokenizer, system=self.system, args=self.template_args, end_of_turn=self.end_of_turn)
 
     def finish(
         self, run: "RunContext", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, fitted: "Fitted"
@@ -120,6 +149,10 @@ class Score(OnData):
 
     VERB: ClassVar[str] = "score"
     GROUP: ClassVar[str] = "audit and attack"
+    QUANTISED: ClassVar[bool] = True
+
+    device_map: Literal["", "auto", "balanced", "sequential", "cpu"] = setting("", added=True, hashed=False)
+    """Where the model lies that one device does not hold: auto spreads it over all devices, memory and disk."""
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.engine.training import Ledger
@@ -127,5 +160,5 @@ class Score(OnData):
         split = self.split()
         if not (split.forget or split.retain or split.adjacent):
             raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent.")
-        model, tokenizer = self.load()
+        model, tokenizer = self.load(device_map=self.device_map)
         return {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}

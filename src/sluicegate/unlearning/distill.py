@@ -172,7 +172,7 @@ def distill(
     run = run or RunContext()
     schedule = (schedule or Schedule()).or_rate(distilling_rate(width(teacher)))
     if student is None:
-        student = fresh(copy.deepcopy(teacher.config), seed_of(seed, "student"))
+        student = fresh(copy.deepcopy(teacher.config), seed_of(seed, "student"), teacher.dtype)
     sizes = [m.config.get_text_config().vocab_size for m in (teacher, student)]
     if sizes[0] != sizes[1]:
         raise UserError(f"teacher and student have vocabularies of {sizes[0]} and {sizes[1]} tokens: their outputs cannot be matched.")

@@ -23,7 +23,7 @@ def build_small(teacher: PreTrainedModel, share: float, seed: int) -> PreTrained
         raise UserError(f"a {type(teacher).__name__} does not say how wide its MLPs are, so no small one can be made. Leave --small out.")
     whole = getattr(inner, field) or 4 * inner.hidden_size
     setattr(inner, field, max(1, round(share * whole)))
-    return fresh(config, seed)
+    return fresh(config, seed, teacher.dtype)
 
 
 def grow(student: PreTrainedModel, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:

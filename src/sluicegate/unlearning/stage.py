@@ -139,7 +139,7 @@ class Distill(OnData):
         split = self.split()
         schedule, stop = self.plan(split)
         teacher, tokenizer = self.load()
-        student = load(self.student, seed=self.seed)[0] if self.student else None
+        student = load(self.student, seed=self.seed, dtype=self.dtype)[0] if self.student else None
         before = None
         if self.small:
             before = self.distill_small(teacher, tokenizer, split, schedule, run)

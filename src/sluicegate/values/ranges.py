@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from sluicegate.errors import UserError, check_choices
 
@@ -50,14 +50,18 @@ Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, above=True)]
 """A share of something that may not be nothing."""
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Of a model's numbers; auto: float32 on a CPU, and on an accelerator what its weights are saved in."""
 
-def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
+
+def setting(default: Any, *, added: bool = False, was: str = "", hashed: bool = True) -> Any:
     """A setting whose history is known.
 
     added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of
-    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it.
+    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it. Not hashed: it
+    says where something is computed, not what.
     """
-    return dataclasses.field(default=default, metadata={"added": added, "was": was})
+    return dataclasses.field(default=default, metadata={"added": added, "was": was, "hashed": hashed})
 
 
 class Checked:

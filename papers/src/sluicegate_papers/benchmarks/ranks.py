@@ -99,4 +99,4 @@ def _apart(first: Path, second: Path | str) -> float:
 
 
 def _weights(name: str) -> Mapping[str, Tensor]:
-    return {key: value.detach() for key, value in load(name)[0].named_parameters()}
+    return {key: value.detach() for key, value in load(name, dtype="float32")[0].named_parameters()}

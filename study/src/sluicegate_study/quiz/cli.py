@@ -50,6 +50,8 @@ class Quiz:
     of its own."""
     template: bool = False
     """Put the question as the user's turn of a chat."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the models' numbers; auto: float32 on a CPU, on an accelerator what their weights are saved in."""
     log: str = ""
     """Log with people's buzzes, from which the weight of expected wins is fitted where there are 200 or more."""
     draws: int = 1000
@@ -113,7 +115,7 @@ class Quiz:
 
         with watching() as progress:
             progress(f"loading {name}", 0, 1, {})
-            model, tokenizer = load(name)
+            model, tokenizer = load(name, dtype=self.dtype)
             progress(f"loading {name}", 1, 1, {})
             threads = torch.get_num_threads()
             torch.set_num_threads(threads if width(model) >= 256 else 1)  # in a narrow model two threads wait for each other
