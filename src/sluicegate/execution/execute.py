@@ -35,6 +35,7 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
         parents[name] = digest(read(value, name, getattr(stage, "columns", "")))
     if rendered := _rendering(stage):
         parents["rendering"] = rendered
+    parents |= stage.contents()
     return identify(stage, parents), parents
 
 

@@ -1,6 +1,6 @@
 """What is printed of finished stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sluicegate.cli.terminal import terminal
+from sluicegate.tasks.benchmarks import about
 
 
 def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
@@ -25,6 +26,9 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     for filled in (table, measured):
         if filled.row_count:
             console.print(filled)
+    for result in results:
+        for filled in benchmark_tables(result):
+            console.print(filled)
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         made = ""
         for text in result.get("notes", ()):
@@ -40,6 +44,25 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
                 console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
         console.print(f"seed {seed}: {made}kept in {escape(str(folder))}", soft_wrap=True)
     return {}
+
+
+def benchmark_tables(result: Mapping[str, Any]) -> Iterator[Table]:
+    """A benchmark's numbers beside the reference's, with what each is; and those of lm-evaluation-harness."""
+    if found := result.get("benchmark"):
+        table = Table(found["name"], "", "95 %", *(("reference",) if found["reference"] else ()), "what it is", box=None, pad_edge=False)
+        for name, what in about(found["name"]).items():
+            if name in found["numbers"]:
+                low, high = found["intervals"].get(name, ("", ""))
+                between = f"{low:.2f} to {high:.2f}" if low != "" else ""
+                beside = (_number(found["reference"][name]) if name in found["reference"] else "",) if found["reference"] else ()
+                table.add_row(name, _number(found["numbers"][name]), between, *beside, escape(what))
+        yield table
+    if "lm_eval" in result:
+        table = Table("lm-evaluation-harness", "number", "", box=None, pad_edge=False)
+        for task, row in result["lm_eval"].items():
+            for name, value in row.items():
+                table.add_row(task, name, _number(value))
+        yield table
 
 
 def _number(value: float | None) -> str:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, setting, source
 from sluicegate.tasks import read
+from sluicegate.tasks.benchmarks import check, digest
 from sluicegate.values.items import GROUPS, Split
-from sluicegate.values.ranges import Count, Seed
+from sluicegate.values.ranges import Count, Seed, Whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sluicegate.engine.training import Fitted
     from sluicegate.runs.directory import RunContext
+    from sluicegate.tasks.benchmarks import Rows
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,63 @@ class Score(OnData):
     VERB: ClassVar[str] = "score"
     GROUP: ClassVar[str] = "audit and attack"
 
+    benchmark: str = setting("", added=True)
+    """tofu:forget01|05|10, muse:news|books, wmdp:bio|chem|cyber, or rwku[:TARGET]: the metrics of a benchmark."""
+    reference: str = source("model")
+    """A model that never saw the forget set: the benchmark's numbers for it too, and what needs it (forget quality)."""
+    data_dir: str = setting("", added=True)
+    """Folder of the benchmark's files (forget10_perturbed.jsonl); default: $SLUICEGATE_DATA_DIR, else the hub."""
+    benchmark_rows: Whole = setting(0, added=True)
+    """Measure on the first so many rows of each file; 0: on all."""
+    lm_eval: str = setting("", added=True)
+    """Tasks of lm-evaluation-harness, joined by commas, on the same weights; a task may be a YAML file of yours."""
+
+    def resolved(self) -> Self:
+        if self.benchmark:
+            check(self.benchmark)
+        elif self.reference or self.data_dir or self.benchmark_rows:
+            raise UserError("--reference, --data-dir and --benchmark-rows say how a benchmark is measured: name it with --benchmark.")
+        return super().resolved()
+
+    def contents(self) -> dict[str, str]:
+        return {"data_dir": digest(self.rows())} if self.benchmark else {}
+
+    def rows(self) -> "dict[str, Rows]":
+        """The benchmark's rows by group."""
+        from sluicegate.tasks.metrics.measure import needed
+
+        return needed(self.benchmark, self.data_dir, self.benchmark_rows)
+
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.engine.training import Ledger
 
         split = self.split()
-        if not (split.forget or split.retain or split.adjacent):
-            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent.")
+        if not (split.forget or split.retain or split.adjacent or self.benchmark or self.lm_eval):
+            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent, or name a --benchmark.")
         model, tokenizer = self.load()
-        return {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+        found = {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+        if self.lm_eval:
+            from sluicegate.tasks.metrics.harness import harness
+
+            found["lm_eval"] = harness(model, tokenizer, self.lm_eval)
+        if self.benchmark:
+            found |= self.measured(model, tokenizer, run)
+        return found
+
+    def measured(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", run: "RunContext") -> dict[str, Any]:
+        """The benchmark's numbers, the reference's beside them, and where they cannot mean what they should."""
+        from sluicegate.engine.models import load
+        from sluicegate.tasks.metrics.measure import COMPARED, against, measure, told
+        from sluicegate.tasks.metrics.subject import Subject
+
+        groups, subject = self.rows(), Subject(model, tokenizer, self.template, run.progress)
+        numbers, own = measure(self.benchmark, subject, groups)
+        reference, warnings, notes = dict[str, float](), subject.warnings, list[str]()
+        if self.reference:
+            other = Subject(*load(self.reference, seed=self.seed), self.template, run.progress)
+            reference, theirs = measure(self.benchmark, other, groups)
+            more, said = against(self.benchmark, own, theirs)
+            numbers, warnings = numbers | more, [*warnings, *said, *(f"reference: {text}" for text in other.warnings)]
+        elif missing := COMPARED.get(self.benchmark.partition(":")[0]):
+            notes = [f"{missing} needs --reference, a model that never saw the forget set"]
+        return {"benchmark": told(self.benchmark, numbers, reference, subject), "warnings": warnings, "notes": notes}
