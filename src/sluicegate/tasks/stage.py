@@ -1,5 +1,6 @@
 """Stages on data: what they share, and the one that only scores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -169,7 +170,7 @@ class Score(OnData):
     def measured(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", run: "RunContext") -> dict[str, Any]:
         """The benchmark's numbers, the reference's beside them, and where they cannot mean what they should."""
         from sluicegate.engine.models import load
-        from sluicegate.tasks.metrics.measure import COMPARED, against, measure, told
+        from sluicegate.tasks.metrics.measure import COMPARED, compare, measure
         from sluicegate.tasks.metrics.subject import Subject
 
         groups, subject = self.rows(), Subject(model, tokenizer, self.template, run.progress)
@@ -178,8 +179,14 @@ class Score(OnData):
         if self.reference:
             other = Subject(*load(self.reference, seed=self.seed), self.template, run.progress)
             reference, theirs = measure(self.benchmark, other, groups)
-            more, said = against(self.benchmark, own, theirs)
+            more, said = compare(self.benchmark, own, theirs)
             numbers, warnings = numbers | more, [*warnings, *said, *(f"reference: {text}" for text in other.warnings)]
         elif missing := COMPARED.get(self.benchmark.partition(":")[0]):
             notes = [f"{missing} needs --reference, a model that never saw the forget set"]
-        return {"benchmark": told(self.benchmark, numbers, reference, subject), "warnings": warnings, "notes": notes}
+        found = {"name": self.benchmark, "numbers": finite(numbers), "reference": finite(reference), "intervals": subject.intervals}
+        return {"benchmark": found, "warnings": warnings, "notes": notes}
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """The same numbers with None for what is not finite: JSON has no NaN."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}

@@ -9,9 +9,9 @@ from sluicegate.errors import UserError, first_line
 
 
 def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: str) -> dict[str, dict[str, float]]:
-    """Numbers by task, under the harness's own names (``acc,none``); a task is one of its names, or a YAML file.
+    """Numbers by task under the harness's own names (``acc,none``); a task is a name of its, or a YAML file.
 
-    Raises `UserError` where the package is missing, or a task cannot be found or run.
+    Raises `UserError` where the package is missing, and where a task cannot be found or run.
     """
     try:
         from lm_eval import simple_evaluate
@@ -19,18 +19,13 @@ def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: s
         from lm_eval.tasks import TaskManager
     except ImportError:
         raise UserError("--lm-eval needs the package lm-eval: pip install 'sluicegate[eval]'.") from None
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    own = {name: Path(name) for name in names if name.endswith((".yaml", ".yml"))}
-    if missing := [name for name, path in own.items() if not path.is_file()]:
-        raise UserError(f"no file {missing[0]!r}. Expected a task of lm-evaluation-harness, or a YAML file that describes one.")
-    manager = TaskManager(include_path=[str(path.parent) for path in own.values()] or None)
+    names = [name.strip() for name in tasks.split(",")]
+    files = {name: Path(name) for name in names if name.endswith((".yaml", ".yml"))}
     try:
-        found: Any = simple_evaluate(
-            model=HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=8),
-            tasks=[own[name].stem if name in own else name for name in names],
-            task_manager=manager,
-            bootstrap_iters=0,
-        )
+        manager = TaskManager(include_path=[str(path.parent) for path in files.values()] or None)
+        wanted = [files[name].stem if name in files else name for name in names]
+        lm = HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=8)
+        found: Any = simple_evaluate(model=lm, tasks=wanted, task_manager=manager, bootstrap_iters=0)
     except Exception as error:  # a task is a program of its makers, and may fail in any way
         raise UserError(f"lm-evaluation-harness could not run {tasks!r} ({first_line(error)}). See: lm-eval ls tasks") from None
     return {task: {name: v for name, v in row.items() if type(v) in (int, float)} for task, row in found["results"].items()}
