@@ -36,7 +36,9 @@ def check(benchmark: str) -> tuple[str, str]:
     name, _, configuration = benchmark.partition(":")
     known = {name: [f"{name}:{one}".rstrip(":") for one in these] for name, these in table()["configurations"].items()}
     if benchmark not in known.get(name, ()) and name != "rwku":
-        raise UserError(f"there is no benchmark {benchmark!r}. Nearest: {nearest(benchmark, sum(known.values(), []), most=5)}.")
+        raise UserError(
+            f"there is no benchmark {benchmark!r}. Nearest: {nearest(benchmark, [one for these in known.values() for one in these], most=5)}."
+        )
     return name, configuration
 
 

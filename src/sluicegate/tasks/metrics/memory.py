@@ -37,8 +37,11 @@ def familiar(text: str, told: Array) -> dict[str, float]:
     logp, packed = told[:, LOGP], len(zlib.compress(text.encode()))
     standard = (logp - told[:, MEAN]) / np.maximum(told[:, SD], 1e-3)
     return {
-        "loss": float(logp.mean()), "zlib": float(logp.sum()) / packed,
-        "min_k": min_k(logp), "min_k_pp": min_k(standard), "blind": float(len(text)),
+        "loss": float(logp.mean()),
+        "zlib": float(logp.sum()) / packed,
+        "min_k": min_k(logp),
+        "min_k_pp": min_k(standard),
+        "blind": float(len(text)),
     }
 
 
