@@ -1,6 +1,6 @@
 """What is printed of finished stages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
         if filled.row_count:
             console.print(filled)
     for result in results:
-        for filled in benchmark_tables(result):
-            console.print(filled)
+        if "benchmark" in result:
+            console.print(benchmark_table(result["benchmark"]))
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         made = ""
         for text in result.get("notes", ()):
@@ -46,23 +46,15 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     return {}
 
 
-def benchmark_tables(result: Mapping[str, Any]) -> Iterator[Table]:
-    """A benchmark's numbers beside the reference's, with what each is; and those of lm-evaluation-harness."""
-    if found := result.get("benchmark"):
-        table = Table(found["name"], "", "95 %", *(("reference",) if found["reference"] else ()), "what it is", box=None, pad_edge=False)
-        for name, what in about(found["name"]).items():
-            if name in found["numbers"]:
-                low, high = found["intervals"].get(name, ("", ""))
-                between = f"{low:.2f} to {high:.2f}" if low != "" else ""
-                beside = (_number(found["reference"][name]) if name in found["reference"] else "",) if found["reference"] else ()
-                table.add_row(name, _number(found["numbers"][name]), between, *beside, escape(what))
-        yield table
-    if "lm_eval" in result:
-        table = Table("lm-evaluation-harness", "number", "", box=None, pad_edge=False)
-        for task, row in result["lm_eval"].items():
-            for name, value in row.items():
-                table.add_row(task, name, _number(value))
-        yield table
+def benchmark_table(found: Mapping[str, Any]) -> Table:
+    """A benchmark's numbers with their intervals, the reference's beside them, and what each is."""
+    table = Table(found["name"], "", "95 %", "reference", "what it is", box=None, pad_edge=False)
+    for name, what in about(found["name"]).items():
+        if name in found["numbers"]:
+            between = " to ".join(map(_number, found["intervals"].get(name, ())))
+            theirs = _number(found["reference"][name]) if name in found["reference"] else ""
+            table.add_row(name, _number(found["numbers"][name]), between, theirs, escape(what))
+    return table
 
 
 def _number(value: float | None) -> str:

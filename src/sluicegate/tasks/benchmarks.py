@@ -34,18 +34,16 @@ def table() -> dict[str, Any]:
 def check(benchmark: str) -> tuple[str, str]:
     """Name and configuration of ``tofu:forget10``; raises `UserError` that names the nearest where there is none."""
     name, _, configuration = benchmark.partition(":")
-    known = {name: [f"{name}:{one}".rstrip(":") for one in these] for name, these in table()["configurations"].items()}
-    if benchmark not in known.get(name, ()) and name != "rwku":
-        raise UserError(
-            f"there is no benchmark {benchmark!r}. Nearest: {nearest(benchmark, [one for these in known.values() for one in these], most=5)}."
-        )
+    known = [f"{name}:{one}".rstrip(":") for name, these in table()["configurations"].items() for one in these]
+    if benchmark not in known and name != "rwku":
+        raise UserError(f"there is no benchmark {benchmark!r}. Nearest: {nearest(benchmark, known, most=5)}.")
     return name, configuration
 
 
 def about(benchmark: str) -> dict[str, str]:
     """Names and meanings of all that is measured on a benchmark."""
-    name = check(benchmark)[0]
-    return table()["about"][name] | (table()["about"]["membership"] if "holdout" in table()["groups"][name] else {})
+    name, told = check(benchmark)[0], table()["about"]
+    return {**told[name], **(told["membership"] if "holdout" in table()["groups"][name] else {})}
 
 
 def place(name: str, data_dir: str = "") -> str:
@@ -75,6 +73,28 @@ def rows(name: str, columns: Collection[str], data_dir: str = "") -> Rows:
             keys = [*map(str, row)] if isinstance(row, dict) else []
             raise UserError(f"{where}: no {missing[0]!r} in a row of {name}. Nearest: {nearest(missing[0], keys) or 'nothing'}.")
     return found
+
+
+def needed(benchmark: str, data_dir: str = "", most: int = 0) -> dict[str, Rows]:
+    """The rows of a benchmark by group, the first `most` of each (0: all); `UserError` for what is not there."""
+    name, configuration = check(benchmark)
+    found = dict[str, Rows]()
+    for group, how in table()["groups"][name].items():
+        file = how["rows"].format(configuration.replace("forget", "holdout") if group == "holdout" else configuration)
+        try:
+            found[group] = rows(f"{name}/{file}", how["columns"], data_dir)
+        except UserError:
+            if not how.get("optional"):
+                raise
+    if name == "rwku" and configuration:
+        known = {str(row["subject"]) for these in found.values() for _, row in these}
+        if configuration not in known:
+            raise UserError(f"RWKU has no target {configuration!r}. Nearest: {nearest(configuration, sorted(known))}.")
+        found = {group: [(where, row) for where, row in these if row["subject"] == configuration] for group, these in found.items()}
+    for where, row in found.get("accuracy", ()):
+        if type(row["answer"]) is not int or not 0 <= row["answer"] < len(row["choices"]):
+            raise UserError(f"{where}: the answer is {row['answer']!r}; of {len(row['choices'])} choices, expected a number from 0.")
+    return {group: these[: most or None] for group, these in found.items() if these}
 
 
 def digest(groups: Mapping[str, Rows]) -> str:

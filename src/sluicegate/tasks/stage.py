@@ -1,6 +1,5 @@
 """Stages on data: what they share, and the one that only scores."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, setting, source
 from sluicegate.tasks import read
-from sluicegate.tasks.benchmarks import check, digest
+from sluicegate.tasks.benchmarks import digest, needed
 from sluicegate.values.items import GROUPS, Split
 from sluicegate.values.ranges import Count, Seed, Whole
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from sluicegate.engine.training import Fitted
     from sluicegate.runs.directory import RunContext
-    from sluicegate.tasks.benchmarks import Rows
 
 
 @dataclass(frozen=True)
@@ -136,20 +134,12 @@ class Score(OnData):
     """Tasks of lm-evaluation-harness, joined by commas, on the same weights; a task may be a YAML file of yours."""
 
     def resolved(self) -> Self:
-        if self.benchmark:
-            check(self.benchmark)
-        elif self.reference or self.data_dir or self.benchmark_rows:
+        if not self.benchmark and (self.reference or self.data_dir or self.benchmark_rows):
             raise UserError("--reference, --data-dir and --benchmark-rows say how a benchmark is measured: name it with --benchmark.")
         return super().resolved()
 
     def contents(self) -> dict[str, str]:
-        return {"data_dir": digest(self.rows())} if self.benchmark else {}
-
-    def rows(self) -> "dict[str, Rows]":
-        """The benchmark's rows by group."""
-        from sluicegate.tasks.metrics.measure import needed
-
-        return needed(self.benchmark, self.data_dir, self.benchmark_rows)
+        return {"data_dir": digest(needed(self.benchmark, self.data_dir, self.benchmark_rows))} if self.benchmark else {}
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.engine.training import Ledger
@@ -162,10 +152,8 @@ class Score(OnData):
         if self.lm_eval:
             from sluicegate.tasks.metrics.harness import harness
 
-            found["lm_eval"] = harness(model, tokenizer, self.lm_eval)
-        if self.benchmark:
-            found |= self.measured(model, tokenizer, run)
-        return found
+            found["measures"] = harness(model, tokenizer, self.lm_eval)
+        return found | (self.measured(model, tokenizer, run) if self.benchmark else {})
 
     def measured(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", run: "RunContext") -> dict[str, Any]:
         """The benchmark's numbers, the reference's beside them, and where they cannot mean what they should."""
@@ -173,20 +161,15 @@ class Score(OnData):
         from sluicegate.tasks.metrics.measure import COMPARED, compare, measure
         from sluicegate.tasks.metrics.subject import Subject
 
-        groups, subject = self.rows(), Subject(model, tokenizer, self.template, run.progress)
+        groups = needed(self.benchmark, self.data_dir, self.benchmark_rows)
+        subject, theirs, notes = Subject(model, tokenizer, self.template, run.progress), dict[str, float](), list[str]()
         numbers, own = measure(self.benchmark, subject, groups)
-        reference, warnings, notes = dict[str, float](), subject.warnings, list[str]()
         if self.reference:
             other = Subject(*load(self.reference, seed=self.seed), self.template, run.progress)
-            reference, theirs = measure(self.benchmark, other, groups)
-            more, said = compare(self.benchmark, own, theirs)
-            numbers, warnings = numbers | more, [*warnings, *said, *(f"reference: {text}" for text in other.warnings)]
+            theirs, reference = measure(self.benchmark, other, groups)
+            numbers |= compare(self.benchmark, subject, own, reference)
+            subject.warnings.extend(f"reference: {text}" for text in other.warnings if text not in subject.warnings)
         elif missing := COMPARED.get(self.benchmark.partition(":")[0]):
             notes = [f"{missing} needs --reference, a model that never saw the forget set"]
-        found = {"name": self.benchmark, "numbers": finite(numbers), "reference": finite(reference), "intervals": subject.intervals}
-        return {"benchmark": found, "warnings": warnings, "notes": notes}
-
-
-def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """The same numbers with None for what is not finite: JSON has no NaN."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}
+        found = {"name": self.benchmark, "numbers": numbers, "reference": theirs, "intervals": subject.intervals}
+        return {"benchmark": found, "warnings": subject.warnings, "notes": notes}

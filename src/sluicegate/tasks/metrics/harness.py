@@ -8,8 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.errors import UserError, first_line
 
 
-def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: str) -> dict[str, dict[str, float]]:
-    """Numbers by task under the harness's own names (``acc,none``); a task is a name of its, or a YAML file.
+def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: str) -> dict[str, float]:
+    """Numbers by task and the harness's own names (``boolq acc,none``); a task is a name of its, or a YAML file.
 
     Raises `UserError` where the package is missing, and where a task cannot be found or run.
     """
@@ -28,4 +28,4 @@ def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: s
         found: Any = simple_evaluate(model=lm, tasks=wanted, task_manager=manager, bootstrap_iters=0)
     except Exception as error:  # a task is a program of its makers, and may fail in any way
         raise UserError(f"lm-evaluation-harness could not run {tasks!r} ({first_line(error)}). See: lm-eval ls tasks") from None
-    return {task: {name: v for name, v in row.items() if type(v) in (int, float)} for task, row in found["results"].items()}
+    return {f"{task} {name}": v for task, row in found["results"].items() for name, v in row.items() if type(v) in (int, float)}

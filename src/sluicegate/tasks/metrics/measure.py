@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.errors import UserError, nearest
-from sluicegate.tasks.benchmarks import Rows, check, rows, table
+from sluicegate.tasks.benchmarks import Rows, check, table
 from sluicegate.tasks.metrics.memory import exact_memorisation, extraction_strength, membership, min_k
 from sluicegate.tasks.metrics.subject import LOGP, Array, Pairs, Subject
 from sluicegate.tasks.metrics.tofu import NINE, answers, forget_quality, model_utility
@@ -20,28 +19,6 @@ FEW = 20
 """Rows below which a KS test can hardly tell two models apart."""
 COMPARED = {"tofu": "forget_quality", "muse": "privleak"}
 """The number of a benchmark that needs a reference."""
-
-
-def needed(benchmark: str, data_dir: str = "", most: int = 0) -> dict[str, Rows]:
-    """The rows of a benchmark by group, the first `most` of each (0: all); `UserError` for what is not there."""
-    name, configuration = check(benchmark)
-    found = dict[str, Rows]()
-    for group, how in table()["groups"][name].items():
-        file = how["rows"].format(configuration.replace("forget", "holdout") if group == "holdout" else configuration)
-        try:
-            found[group] = rows(f"{name}/{file}", how["columns"], data_dir)
-        except UserError:
-            if not how.get("optional"):
-                raise
-    if name == "rwku" and configuration:
-        known = {str(row["subject"]) for these in found.values() for _, row in these}
-        if configuration not in known:
-            raise UserError(f"RWKU has no target {configuration!r}. Nearest: {nearest(configuration, sorted(known))}.")
-        found = {group: [(where, row) for where, row in these if row["subject"] == configuration] for group, these in found.items()}
-    for where, row in found.get("accuracy", ()):
-        if type(row["answer"]) is not int or not 0 <= row["answer"] < len(row["choices"]):
-            raise UserError(f"{where}: the answer is {row['answer']!r}; of {len(row['choices'])} choices, expected a number from 0.")
-    return {group: these[: most or None] for group, these in found.items() if these}
 
 
 def measure(benchmark: str, subject: Subject, groups: Mapping[str, Rows]) -> tuple[dict[str, float], Array]:
@@ -77,18 +54,20 @@ def measure(benchmark: str, subject: Subject, groups: Mapping[str, Rows]) -> tup
     return numbers, compared
 
 
-def compare(benchmark: str, own: Array, reference: Array) -> tuple[dict[str, float], list[str]]:
-    """TOFU's forget quality or MUSE's PrivLeak, of what `measure` gave for a model and for a reference; warnings."""
-    if (name := check(benchmark)[0]) == "tofu":
-        few = f"forget_quality rests on {len(own)} rows: below {FEW} a KS test can hardly tell two models apart"
-        return {COMPARED[name]: forget_quality(own, reference)}, [few] * (len(own) < FEW)
-    return ({COMPARED[name]: privleak(float(own[0]), float(reference[0]))} if name == "muse" else {}), []
+def compare(benchmark: str, subject: Subject, own: Array, reference: Array) -> dict[str, float]:
+    """TOFU's forget quality or MUSE's PrivLeak, of what `measure` gave for a model and for a reference."""
+    name = check(benchmark)[0]
+    if name == "tofu" and len(own) < FEW:
+        subject.warnings.append(f"forget_quality rests on {len(own)} rows: below {FEW} a KS test can hardly tell two models apart")
+    if name == "muse" and not reference[0]:
+        subject.warnings.append("privleak has no value: the reference's AUC is 0")
+    of = {"tofu": forget_quality, "muse": privleak}
+    return {COMPARED[name]: of[name](own, reference)} if name in of and (name == "tofu" or reference[0]) else {}
 
 
-def privleak(auc: float, reference: float) -> float:
-    """MUSE's equation 3 in percent: 100 (AUC - retrained's AUC) / retrained's AUC; -100 where the forget set looks
-    wholly familiar."""
-    return 100 * (auc - reference) / reference if reference else float("nan")
+def privleak(own: Array, retrained: Array) -> float:
+    """MUSE's equation 3 in percent, of two AUC [1]: 100 (AUC - retrained's) / retrained's; -100: wholly familiar."""
+    return 100 * (float(own[0]) / float(retrained[0]) - 1)
 
 
 def _written(subject: Subject, group: str, found: Rows, how: Mapping[str, Any], shown: Rows) -> float:

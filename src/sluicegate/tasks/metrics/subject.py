@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.encoding import Batch, encode, fitting
+from sluicegate.engine.encoding import encode, fitting
 from sluicegate.engine.forward import logits
 from sluicegate.engine.generation import generate, rouge_l
 from sluicegate.runs.directory import Progress
@@ -44,8 +44,8 @@ class Subject:
         items = [Item(prompt, answer if not prompt or prompt[-1].isspace() else f" {answer.lstrip()}") for prompt, answer in pairs]
         rows, found = encode(self.tokenizer, items, max_length=fitting(self.model, LONGEST), template=self.template), list[Array]()
         for batch in rows.everything(size):
-            told = _reduced(self.model.eval(), batch).double().cpu().numpy()
-            found += np.split(told, np.cumsum(batch.answer.sum(1).cpu())[:-1])
+            told = of_tokens(logits(self.model.eval(), batch)[batch.answer].float(), batch.ids[:, 1:][batch.answer]).double().cpu().numpy()
+            found += np.split(told, np.cumsum(batch.answer.sum(1).tolist())[:-1])
             if self.progress:
                 self.progress(part, len(found), len(rows), {})
         # A long text is several rows of one item, one after the other.
@@ -73,8 +73,9 @@ class Subject:
         return float((2 * recall * precise / np.maximum(recall + precise, 1e-9)).mean())
 
 
-def _reduced(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    out, targets = logits(model, batch)[batch.answer].float().log_softmax(-1), batch.ids[:, 1:][batch.answer]
-    mean = (out.exp() * out).sum(-1)
-    sd = ((out.exp() * out.square()).sum(-1) - mean.square()).clamp(min=0).sqrt()
-    return torch.stack([out.gather(-1, targets[:, None])[:, 0], mean, sd, (out.argmax(-1) == targets).float()], -1)
+def of_tokens(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[c, 4] what tokens have (see `LOGP`), from logits [c, V] in float32 and the tokens [c]."""
+    logp = logits.log_softmax(-1).clamp(min=-1e4)  # a token that is ruled out (-inf) weighs nothing, and not NaN
+    mean = (logp.exp() * logp).sum(-1)
+    sd = ((logp.exp() * logp.square()).sum(-1) - mean.square()).clamp(min=0).sqrt()
+    return torch.stack([logp.gather(-1, targets[:, None])[:, 0], mean, sd, (logp.argmax(-1) == targets).float()], -1)

@@ -20,14 +20,12 @@ def truth_ratio(true: Array, false: Sequence[Array]) -> Array:
 
     `true` [n] holds the right answers' mean losses, `false` those of each one's wrong answers, nats a token.
     """
-    with np.errstate(over="ignore"):
-        return np.asarray(np.exp(true - np.array([wrong.mean() for wrong in false])))
+    return np.asarray(np.exp(np.clip(true - np.array([wrong.mean() for wrong in false]), -700, 700)))  # R stays finite
 
 
 def forget_truth(ratio: Array) -> float:
     """Mean of min(R, 1/R), as the code has it for the forget set: 1 where wrong answers are as likely as the right."""
-    with np.errstate(divide="ignore"):
-        return float(np.minimum(ratio, 1 / ratio).mean())
+    return float(np.minimum(ratio, 1 / ratio).mean())
 
 
 def kept_truth(ratio: Array) -> float:
@@ -37,8 +35,9 @@ def kept_truth(ratio: Array) -> float:
 
 def among_choices(right: Array, wrong: Sequence[Array]) -> float:
     """Mean of P(right) over the sum of all choices' P, where P = exp(-loss), mean losses in nats a token."""
-    with np.errstate(over="ignore"):
-        return float(np.mean([1 / (1 + np.exp(loss - others).sum()) for loss, others in zip(right, wrong, strict=True)]))
+    from scipy.special import softmax
+
+    return float(np.mean([softmax(-np.append(loss, others))[0] for loss, others in zip(right, wrong, strict=True)]))
 
 
 def forget_quality(ratio: Array, reference: Array) -> float:
@@ -63,7 +62,7 @@ def answers(subject: Subject, group: str, rows: Rows) -> tuple[dict[str, float],
     wrong = [np.atleast_1d(row["perturbed_answer"]).tolist() for _, row in rows]
     offered = [(question, each) for (question, _), these in zip(pairs, wrong, strict=True) for each in these]
     false = np.split(subject.losses(offered, f"{group}: wrong answers"), np.cumsum([len(these) for these in wrong])[:-1])
-    choice, true = "paraphrased_answer" not in rows[0][1], right
+    choice, true = not all(row.get("paraphrased_answer") for _, row in rows), right
     if not choice:
         true = subject.losses([(row["question"], row["paraphrased_answer"]) for _, row in rows], f"{group}: paraphrased answers")
     ratio = truth_ratio(true, false)
