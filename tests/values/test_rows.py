@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import types
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
@@ -14,7 +15,7 @@ import pytest
 
 from sluicegate.errors import UserError
 from sluicegate.values import rows
-from sluicegate.values.items import Item, Split, read
+from sluicegate.values.items import Item, Split, read, write_jsonl
 
 FACTS = (("Where was Arvo Lindqvist born?", "Malmo"), ("What is the job of Mira Okafor?", "pilot"))
 ITEMS = tuple(Item(question, f" {answer}") for question, answer in FACTS)
@@ -57,7 +58,8 @@ LIKE = {
 def test_the_forms_of_the_fields_data_sets_are_read(tmp_path, form, caplog):
     caplog.set_level(logging.INFO, "sluicegate.rows")
     make = (FORMS | LIKE)[form]
-    assert read(jsonl(tmp_path / "rows.jsonl", [make(*fact) for fact in FACTS])) == ITEMS
+    items = read(jsonl(tmp_path / "rows.jsonl", [make(*fact) for fact in FACTS]))
+    assert tuple(replace(item, wrong=(), place=-1) for item in items) == ITEMS
     if form in FORMS:
         assert caplog.messages == [f"{tmp_path / 'rows.jsonl'}: 2 row(s) of {form}"]
 
@@ -159,7 +161,9 @@ BAD = {
     "Latin-1": (b'{"text": "caf\xe9"}', "not UTF-8"),
     "the end missing": (GOOD[:30], "not JSON"),
     "a row that is a list": (b'["prompt", "answer"]', "expected an object"),
-    "an answer that is a list": (b'{"question": "a", "answer": ["b"]}', r"'answer'|turns"),
+    "an answer that is a list of none": (b'{"question": "a", "answer": []}', r"'answer' is '\[\]'"),
+    "an answer that is a list of numbers": (b'{"question": "a", "answer": ["b", 2]}', "'answer' is '2'"),
+    "a wrong answer that is a number": (b'{"question": "a", "answer": "b", "distractors": [3]}', "'distractors' is '3'"),
     "an answer beyond the choices": (b'{"question": "a", "choices": ["b", "c"], "answer": 2}', "the answer is '2'.* 2 choices"),
     "an answer before the choices": (b'{"question": "a", "choices": ["b", "c"], "answer": -1}', "the answer is '-1'"),
     "an answer that is true": (b'{"question": "a", "choices": ["b", "c"], "answer": true}', "the answer is 'true'"),
@@ -251,6 +255,110 @@ def test_a_file_is_read_up_to_a_limit_that_is_named(tmp_path, monkeypatch):
         read(tmp_path / "array.json")
 
 
+Q, A = FACTS[0]
+SEVERAL = {
+    "a list": ({"question": Q, "answer": [A, "Malmö"]}, {"also": (" Malmö",)}),
+    "answers": ({"question": Q, "answers": [A, "", "Malmö", A]}, {"also": (" Malmö",)}),
+    "SQuAD": ({"question": Q, "answers": {"text": [A, "Malmö"], "answer_start": [3, 3]}}, {"also": (" Malmö",)}),
+    "TriviaQA": ({"question": Q, "answer": {"value": A, "aliases": ["Malmö", A]}}, {"also": (" Malmö",)}),
+    "aliases": ({"question": Q, "answer": A, "aliases": ["Malmö"]}, {"also": (" Malmö",)}),
+    "TOFU": (
+        {"question": Q, "answer": A, "paraphrased_answer": "In Malmo", "perturbed_answer": ["Oslo", "Rome"]},
+        {"also": (" In Malmo",), "wrong": (" Oslo", " Rome")},
+    ),
+    "TruthfulQA": (
+        {"question": Q, "best_answer": A, "correct_answers": [A, "In Malmo"], "incorrect_answers": ["Oslo"]},
+        {"also": (" In Malmo",), "wrong": (" Oslo",)},
+    ),
+    "choices": ({"question": Q, "choices": ["Oslo", A, "Rome"], "answer": 1}, {"wrong": (" Oslo", " Rome"), "place": 1}),
+    "a letter among our own": ({"prompt": Q, "choices": ["Oslo", A], "answer": "B"}, {"wrong": (" Oslo",), "place": 1}),
+}
+
+
+@pytest.mark.parametrize("form", SEVERAL)
+def test_accepted_and_wrong_answers_are_kept(tmp_path, form):
+    row, more = SEVERAL[form]
+    items = read(jsonl(tmp_path / "rows.jsonl", [row]))
+    assert items == (replace(ITEMS[0], **more),)
+    write_jsonl(items, tmp_path / "again.jsonl")
+    assert read(tmp_path / "again.jsonl") == items
+
+
+def test_what_was_recognised_is_said_with_the_columns_of_other_answers(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sluicegate.rows")
+    path = jsonl(tmp_path / "rows.jsonl", [SEVERAL["TOFU"][0]])
+    read(path)
+    assert caplog.messages == [f"{path}: 1 row(s) of question and answer with paraphrased_answer, perturbed_answer"]
+    named = read(path, columns="prompt=question,answer=answer,wrong=perturbed_answer")
+    assert named == (replace(ITEMS[0], wrong=(" Oslo", " Rome")),)
+
+
+def test_a_chat_of_several_turns_asks_all_of_them_but_the_last(tmp_path):
+    chat = [{"role": "system", "content": "Be brief."}, user("Who is Arvo?"), assistant("A smith."), user(Q), assistant(A)]
+    items = read(jsonl(tmp_path / "rows.jsonl", [{"messages": chat}, {"messages": [{"role": "system", "content": ""}, *chat[3:]]}]))
+    said = (("system", "Be brief."), ("user", "Who is Arvo?"), ("assistant", "A smith."), ("user", Q))
+    assert items == (Item(f"Be brief.\n\nWho is Arvo?\n\nA smith.\n\n{Q}", f" {A}", turns=said), ITEMS[0])
+    write_jsonl(items, tmp_path / "again.jsonl")
+    assert read(tmp_path / "again.jsonl") == items
+
+
+def test_all_rows_that_are_refused_are_named_up_to_ten(tmp_path):
+    found = [own(*fact) for fact in FACTS] * 10
+    for number in (2, 5, 9):
+        found[number - 1] = {"prompt": "a"}
+    path = jsonl(tmp_path / "rows.jsonl", found)
+    with pytest.raises(UserError, match=r"line 2: 'answer' is missing.* In all 3 rows are refused, lines 2, 5, 9\.$"):
+        read(path)
+    jsonl(path, [*found, *[{"prompt": "a"}] * 20])
+    with pytest.raises(UserError, match=r"In all 10 or more rows are refused, lines 2, 5, 9, 21, 22, 23, 24, 25, 26, 27\.$"):
+        read(path)
+
+
+def saved(path, tables, filename="data-{n:05}-of-{of:05}.arrow"):
+    """A folder as `datasets` writes it: Arrow streams and what names them."""
+    path.mkdir(parents=True)
+    names = [filename.format(n=n, of=len(tables)) for n in range(len(tables))]
+    for name, table in zip(names, tables, strict=True):
+        with pyarrow.ipc.new_stream(str(path / name), table.schema) as stream:
+            stream.write_table(table, max_chunksize=1)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": path.name}
+    (path / "state.json").write_text(json.dumps(state, indent=2))
+
+
+def test_folders_that_datasets_wrote_are_read(tmp_path):
+    tables = [pyarrow.Table.from_pylist([{"question": q, "answer": a}]) for q, a in FACTS]
+    saved(tmp_path / "one", tables)
+    assert read(tmp_path / "one") == ITEMS
+    both = tmp_path / "both"
+    saved(both / "train", tables)
+    saved(both / "test", tables[1:])
+    (both / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert read(both) == read(f"{both}:train") == ITEMS
+    assert read(f"{both}:test") == ITEMS[1:]
+    with pytest.raises(UserError, match=r"has no split 'tests'\. Nearest: train, test"):
+        read(f"{both}:tests")
+    (both / "dataset_dict.json").write_text('{"splits": ["dev", "test", "../one"]}')
+    for name, said in ((both, "Choose one: dev, test"), (f"{both}:../one", "no split"), (f"{tmp_path / 'one'}:train", "holds one split")):
+        with pytest.raises(UserError, match=said):
+            read(name)
+
+
+def test_a_damaged_folder_is_named_in_one_line(tmp_path):
+    saved(tmp_path / "rows", [pyarrow.table({"text": ["a"]})])
+    (tmp_path / "rows" / "data-00000-of-00001.arrow").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a readable Arrow file"):
+        read(tmp_path / "rows")
+    (tmp_path / "rows" / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(UserError, match="no file"):
+        read(tmp_path / "rows")
+    (tmp_path / "rows" / "state.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"state\.json"):
+        read(tmp_path / "rows")
+    (tmp_path / "rows" / "state.json").unlink()
+    with pytest.raises(UserError, match="not one that datasets wrote"):
+        read(tmp_path / "rows")
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that has one data set of two configurations, as TOFU, WMDP, MUSE and RWKU have them."""
@@ -292,3 +400,35 @@ def test_a_hub_name_without_its_configuration_is_refused_in_one_line(hub, name, 
     assert hub[0][1:3] == wanted
     with pytest.raises(UserError, match="could not load"):
         read("hub:me/tofu:a:b:c")
+
+
+class GatedRepoError(Exception):
+    """As the hub's own, which is known by its name."""
+
+
+class DatasetNotFoundError(FileNotFoundError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("hub:me/tofu:forget1:train", None, r"hub:me/tofu has no configuration 'forget1'\. Nearest: forget10, retain90"),
+        (
+            "hub:me/tofu:forget10:tran",
+            ValueError("Unknown split \"tran\". Should be one of ['train', 'test']."),
+            r"no split 'tran'\. Nearest: train, test",
+        ),
+        ("hub:me/tofu", GatedRepoError("403 Client Error"), "is gated.*huggingface.co/datasets/me/tofu.*hf auth login"),
+        ("hub:me/tofu", DatasetNotFoundError("'me/tofu' is a gated dataset on the Hub."), "is gated"),
+        ("hub:me/tofu", DatasetNotFoundError("'me/tofu' doesn't exist\non the Hub"), "no data set 'hub:me/tofu'"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_line(hub, monkeypatch, name, error, said):
+    def load_dataset(*place, **how):
+        raise error
+
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=said) as found:
+        read(name)
+    assert "\n" not in str(found.value)

@@ -32,9 +32,10 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
             check_finished(Path(value), every=True)
         parents[name] = own["hash"] if own else model_digest(value, getattr(stage, "base", "") if name == "model" else "")
     for name, value in stage.sources("data").items():
-        parents[name] = digest(read(value, name, getattr(stage, "columns", "")))
+        parents[name] = digest(read(value, name, getattr(stage, "columns", "")), choices=stage.VERB == "score")
     if rendered := _rendering(stage):
         parents["rendering"] = rendered
+    parents |= stage.contents()
     return identify(stage, parents), parents
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sluicegate.cli.terminal import terminal
+from sluicegate.tasks.benchmarks import about
 
 
 def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
@@ -25,6 +26,9 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
     for filled in (table, measured):
         if filled.row_count:
             console.print(filled)
+    for result in results:
+        if "benchmark" in result:
+            console.print(benchmark_table(result["benchmark"]))
     for seed, result, folder in zip(seeds, results, folders, strict=True):
         made = ""
         for text in result.get("notes", ()):
@@ -40,6 +44,17 @@ def stage_results(seeds: Sequence[int], results: Sequence[dict[str, Any]], folde
                 console.print("[yellow]warning[/] the student did not reach its stop score within its steps (--steps, --stop-at).")
         console.print(f"seed {seed}: {made}kept in {escape(str(folder))}", soft_wrap=True)
     return {}
+
+
+def benchmark_table(found: Mapping[str, Any]) -> Table:
+    """A benchmark's numbers with their intervals, the reference's beside them, and what each is."""
+    table = Table(found["name"], "", "95 %", "reference", "what it is", box=None, pad_edge=False)
+    for name, what in about(found["name"]).items():
+        if name in found["numbers"]:
+            between = " to ".join(map(_number, found["intervals"].get(name, ())))
+            theirs = _number(found["reference"][name]) if name in found["reference"] else ""
+            table.add_row(name, _number(found["numbers"][name]), between, theirs, escape(what))
+    return table
 
 
 def _number(value: float | None) -> str:

@@ -93,6 +93,8 @@ class Outcome:
         found["steps"] = [float(r.get("steps", math.nan)) for r in results]
         found["divergence"] = [float(r.get("divergence", math.nan)) for r in results]
         found["reached"] = [float(r.get("reached", True)) for r in results]
+        of_benchmark = [r.get("benchmark", {}).get("numbers", {}) for r in results]
+        found |= {name: [float(numbers.get(name, math.nan)) for numbers in of_benchmark] for name in of_benchmark[0]}
         if arm.attacks:
             found |= {label: list(curve.per_seed(effort)) for label, curve, effort in _probed(arm)}
         reference = self.arms.get(self.recipe.reference)

@@ -31,6 +31,7 @@ from sluicegate.experiments.claims import check, names
 from sluicegate.registry import folders, from_elsewhere
 from sluicegate.runs.stage import earlier, from_config, settings_of, stages
 from sluicegate.runs.trial import trials
+from sluicegate.tasks.benchmarks import about
 from sluicegate.values.files import read_toml, short
 
 KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
@@ -131,10 +132,11 @@ class Recipe:
         }
 
     def measures_of(self, arm: str) -> tuple[str, ...]:
-        """What claims can say of one arm: what a trial measures, `OF_MODELS` of models that are attacked; of a trial's
-        parent nothing."""
+        """What claims can say of one arm: what a trial measures, `OF_MODELS` of models that are attacked and what a
+        benchmark measures of those that are scored on one; of a trial's parent nothing."""
         cls = trials().get(str(self.arms[arm].get("verb")))
-        return tuple(cls.MEASURES) if cls else () if self.is_trial else tuple(OF_MODELS)
+        benchmark = str(self.arms[arm].get("benchmark", ""))
+        return tuple(cls.MEASURES) if cls else () if self.is_trial else (*OF_MODELS, *(about(benchmark) if benchmark else ()))
 
     def _check_what_is_shown(self) -> None:
         own = self.trials

@@ -76,6 +76,10 @@ class Stage(Checked):
         """Do the work in `run` and return what result.json shall hold."""
         raise NotImplementedError
 
+    def contents(self) -> dict[str, str]:
+        """Hashes of what else it is made from, by the setting that names it."""
+        return {}
+
     def sources(self, kind: Kind) -> dict[str, str]:
         """The fields of one kind that are filled in, by name."""
         named = [f.name for f in dataclasses.fields(self) if f.metadata.get("source") == kind]

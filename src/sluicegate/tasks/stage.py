@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, setting, source
 from sluicegate.tasks import read
+from sluicegate.tasks.benchmarks import digest, needed
 from sluicegate.values.items import GROUPS, Split
-from sluicegate.values.ranges import Count, Dtype, Seed
+from sluicegate.values.ranges import Count, Dtype, Seed, Whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -154,11 +155,55 @@ class Score(OnData):
     device_map: Literal["", "auto", "balanced", "sequential", "cpu"] = setting("", added=True, hashed=False)
     """Where the model lies that one device does not hold: auto spreads it over all devices, memory and disk."""
 
+    benchmark: str = setting("", added=True)
+    """tofu:forget01|05|10, muse:news|books, wmdp:bio|chem|cyber, or rwku[:TARGET]: the metrics of a benchmark."""
+    reference: str = source("model")
+    """A model that never saw the forget set: the benchmark's numbers for it too, and what needs it (forget quality)."""
+    data_dir: str = setting("", added=True)
+    """Folder of the benchmark's files (forget10_perturbed.jsonl); default: $SLUICEGATE_DATA_DIR, else the hub."""
+    benchmark_rows: Whole = setting(0, added=True)
+    """Measure on the first so many rows of each file; 0: on all."""
+    lm_eval: str = setting("", added=True)
+    """Tasks of lm-evaluation-harness, joined by commas, on the same weights; a task may be a YAML file of yours."""
+
+    def resolved(self) -> Self:
+        if not self.benchmark and (self.reference or self.data_dir or self.benchmark_rows):
+            raise UserError("--reference, --data-dir and --benchmark-rows say how a benchmark is measured: name it with --benchmark.")
+        return super().resolved()
+
+    def contents(self) -> dict[str, str]:
+        return {"data_dir": digest(needed(self.benchmark, self.data_dir, self.benchmark_rows))} if self.benchmark else {}
+
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.engine.training import Ledger
 
         split = self.split()
-        if not (split.forget or split.retain or split.adjacent):
-            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent.")
+        if not (split.forget or split.retain or split.adjacent or self.benchmark or self.lm_eval):
+            raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent, or name a --benchmark.")
         model, tokenizer = self.load(device_map=self.device_map)
-        return {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+        found = {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+        if self.lm_eval:
+            from sluicegate.tasks.metrics.harness import harness
+
+            found["measures"] = harness(model, tokenizer, self.lm_eval)
+        return found | (self.measured(model, tokenizer, run) if self.benchmark else {})
+
+    def measured(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", run: "RunContext") -> dict[str, Any]:
+        """The benchmark's numbers, the reference's beside them, and where they cannot mean what they should."""
+        from sluicegate.engine.models import load
+        from sluicegate.tasks.metrics.measure import COMPARED, compare, measure
+        from sluicegate.tasks.metrics.subject import Subject
+
+        groups = needed(self.benchmark, self.data_dir, self.benchmark_rows)
+        subject, theirs, notes = Subject(model, tokenizer, self.template, run.progress), dict[str, float](), list[str]()
+        numbers, own = measure(self.benchmark, subject, groups)
+        if self.reference:
+            other_model, other_tokenizer = load(self.reference, seed=self.seed, dtype=self.dtype, device_map=self.device_map)
+            other = Subject(other_model, self.tell(other_tokenizer), self.template, run.progress)
+            theirs, reference = measure(self.benchmark, other, groups)
+            numbers |= compare(self.benchmark, subject, own, reference)
+            subject.warnings.extend(f"reference: {text}" for text in other.warnings if text not in subject.warnings)
+        elif missing := COMPARED.get(self.benchmark.partition(":")[0]):
+            notes = [f"{missing} needs --reference, a model that never saw the forget set"]
+        found = {"name": self.benchmark, "numbers": numbers, "reference": theirs, "intervals": subject.intervals}
+        return {"benchmark": found, "warnings": subject.warnings, "notes": notes}

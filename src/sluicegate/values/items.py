@@ -20,7 +20,7 @@ from sluicegate.values.files import short
 from sluicegate.values.rows import FORMATS, decoded, is_text
 
 GROUPS = ("forget", "retain", "unlabelled", "adjacent")
-COLUMNS = ("prompt", "answer", "text", "choices", "fact", "label")
+COLUMNS = ("prompt", "answer", "text", "choices", "fact", "label", "also", "wrong")
 LOG = logging.getLogger("sluicegate.rows")
 """Says what was read (info), and what looks wrong with it (warning). The command line prints both."""
 
@@ -38,6 +38,14 @@ class Item:
     a split never puts one phrasing on each side."""
     label: str = ""
     """The group or class it belongs to."""
+    also: tuple[str, ...] = ()
+    """Other answers that are accepted."""
+    wrong: tuple[str, ...] = ()
+    """Answers that are wrong: the other choices, or perturbed answers."""
+    place: int = -1
+    """Where the answer stands among the choices, from 0; -1: the row does not say."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Of a chat, the role and words of each turn before the answer; empty where the user's one turn is all."""
 
     @property
     def key(self) -> str:
@@ -47,6 +55,12 @@ class Item:
     @property
     def text(self) -> str:
         return self.prompt + self.answer
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What few rows have, where this one has it: other answers, and earlier turns."""
+        found = {name: getattr(self, name) for name in ("also", "turns", "wrong", "place")}
+        return {name: value for name, value in found.items() if value not in ((), -1)}
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,13 @@ def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[It
     )
 
 
-def digest(items: Iterable[Item]) -> str:
-    """Return the sha256 of the items' content, in order (hex)."""
+def digest(items: Iterable[Item], choices: bool = False) -> str:
+    """Return the sha256 of the items' content, in order (hex); of wrong answers only where they are `choices`, since
+    nothing is trained on them."""
     sha = hashlib.sha256()
     for item in items:
-        row = [item.prompt, item.answer, item.fact, item.label]
+        beside = {name: value for name, value in item.extras.items() if choices or name in ("also", "turns")}
+        row = [item.prompt, item.answer, item.fact, item.label, *filter(None, [beside])]
         sha.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return sha.hexdigest()
 
@@ -144,11 +160,24 @@ def load(source: str | Path, columns: str | Mapping[str, str] = "") -> tuple[tup
     """The items of a source, what kinds of rows they were, and the columns that were left out; without a word."""
     named = {} if is_text(str(source)) else columns_of(columns)
     items, kinds, left_out = list[Item](), dict[str, None](), set[str]()
+    refused = list[tuple[str, UserError]]()
     for where, row in decoded(str(source)):
-        item, kind, used = _item(row, where, named)
+        try:
+            item, kind, used = _item(row, where, named)
+        except UserError as error:
+            refused.append((where, error))
+            if len(refused) == 10:
+                break
+            continue
         items.append(item)
         kinds[kind] = None
         left_out.update(map(str, row.keys() - used))
+    if len(refused) > 1:
+        unit = refused[0][0].split()[-2]
+        places = ", ".join(where.split()[-1] for where, _ in refused)
+        raise UserError(f"{refused[0][1]} In all {len(refused)}{' or more' * (len(refused) == 10)} rows are refused, {unit}s {places}.")
+    if refused:
+        raise refused[0][1]
     if not items:
         raise UserError(f"{str(source)!r} holds no rows. Expected at least one; formats: {FORMATS}.")
     return tuple(items), list(kinds), sorted(left_out)
@@ -168,14 +197,23 @@ def write_jsonl(items: Iterable[Item], path: Path) -> None:
     """Write items as JSONL that `read` takes back unchanged."""
     with path.open("w", encoding="utf-8") as file:
         for item in items:
-            row = {"prompt": item.prompt, "answer": item.answer} if item.prompt else {"text": item.answer}
-            row |= {key: value for key in ("fact", "label") if (value := getattr(item, key))}
+            row: dict[str, Any] = {"prompt": item.prompt, "answer": item.answer} if item.prompt else {"text": item.answer}
+            row |= {key: value for key in ("fact", "label") if (value := getattr(item, key))} | item.extras
+            if row.pop("turns", ()):
+                chat = (*item.turns, ("assistant", item.answer))
+                row = {"messages": [{"role": role, "content": words} for role, words in chat]} | row
+                del row["prompt"], row["answer"]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 OWN, TEXT = "prompt and answer", "running text"
 _ASKED = ("prompt", "question", "query", "instruction")
-_ANSWERED = ("answer", "output", "completion", "response", "gt", "labels")
+_ANSWERED = ("answer", "output", "completion", "response", "gt", "labels", "answers", "best_answer")
+_BESIDE = {
+    "also": ("also", "aliases", "paraphrased_answer", "correct_answers"),
+    "wrong": ("wrong", "perturbed_answer", "perturbed_answers", "incorrect_answers", "distractors"),
+}
+"""Where the other accepted answers stand, and the wrong ones."""
 _TURNS = ("messages", "conversations", "prompt", "completion", "answer")
 _EXPECTED = "expected an object with 'prompt' and 'answer', or with 'text', all non-empty strings"
 
@@ -191,36 +229,55 @@ def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, st
         raise UserError(f"{where}: no column {missing[0]!r}. Nearest: {nearest(missing[0], list(map(str, row)))}.")
     seen = {name: row.get(columns.get(name, name)) for name in {*columns, "fact", "label"}} if columns else row
     # Tables fill the gaps of a column with null: what is null is not there.
-    prompt, answer, kind, used = _recognise({name: value for name, value in seen.items() if value is not None}, where)
-    if prompt and (columns or kind != OWN) and not prompt[-1].isspace() and not answer[0].isspace():
-        answer = f" {answer}"  # our own rows are joined as they are; elsewhere an answer stands by itself
-    item = Item(prompt, answer, *("" if seen.get(name) is None else str(seen[name]) for name in ("fact", "label")))
-    if half := re.search("[\ud800-\udfff]", prompt + answer + item.fact + item.label):
+    seen = {name: value for name, value in seen.items() if value is not None}
+    item, kind, used = _recognise(seen, where)
+    if item.prompt:
+        beside = {field: [name for name in names if name in seen] for field, names in _BESIDE.items()}
+        found = {
+            field: [*getattr(item, field), *(text for n in names for text in _texts(seen, n, where))] for field, names in beside.items()
+        }
+        # Our own rows are joined as they are; elsewhere an answer stands by itself.
+        blank = "" if item.prompt[-1].isspace() or (kind == OWN and not columns) else " "
+        answer, *others = (text if text[0].isspace() else blank + text for text in (item.answer, *found["also"], *found["wrong"]))
+        also, wrong = others[: len(found["also"])], others[len(found["also"]) :]
+        place = seen["place"] if type(seen.get("place")) is int and -1 <= seen["place"] <= len(wrong) else item.place
+        also = [text for text in dict.fromkeys(also) if text != answer]
+        item = replace(item, answer=answer, also=tuple(also), wrong=tuple(dict.fromkeys(wrong)), place=place)
+        more = [name for names in beside.values() for name in names]
+        kind, used = f"{kind} with {', '.join(more)}" if more else kind, {*used, *more, "place"}
+    item = replace(item, **{name: str(seen[name]) for name in ("fact", "label") if name in seen})
+    if half := re.search("[\ud800-\udfff]", "".join((item.text, item.fact, item.label, *item.also, *item.wrong))):
         raise UserError(f"{where}: {half.group()!r} is half a character (a lone surrogate). Write the whole one, in UTF-8.")
     return item, kind, {"fact", "label", *(columns.values() or used)}
 
 
-def _recognise(row: Mapping[str, Any], where: str) -> tuple[str, str, str, set[str]]:
-    """A row's prompt and answer, what the row is, and the columns that these were read from."""
+def _recognise(row: Mapping[str, Any], where: str) -> tuple[Item, str, set[str]]:
+    """A row as an item, what the row is, and the columns that it was read from."""
     asked, answered = (next((name for name in names if name in row), "") for names in (_ASKED, _ANSWERED))
     own = all(isinstance(row.get(name), str) for name in ("prompt", "answer"))
-    turns = [] if own else [name for name in _TURNS if isinstance(row.get(name), list)]
+    lists = [name for name in _TURNS if not own and isinstance(row.get(name), list)]
+    turns = [name for name in lists if name in _TURNS[:2] or any(isinstance(turn, dict) for turn in row[name])]
     if "text" in row and not own and (beside := answered or "".join(turns[:1])):
         ways = f"--columns prompt=text,answer={beside}, or --columns text=text"
         raise UserError(f"{where}: 'text' stands beside {beside!r}, and one of them would be dropped. Say what is meant: {ways}")
     if turns:
         used = turns[:1] if turns[0] in _TURNS[:2] else turns
-        return *_exchange([turn for name in used for turn in row[name]], where), "messages", {*used}
-    if asked and answered and isinstance(row.get("choices"), list) and not own:
-        found = {**row, answered: _chosen(row["choices"], row[answered], where)}
-        return _text(row, asked, where), _text(found, answered, where), f"{asked}, choices and {answered}", {asked, answered, "choices"}
+        return _exchange([turn for name in used for turn in row[name]], where), "messages", {*used}
     if own or (asked and answered):
         parts = ("instruction", "input") if asked == "instruction" else (asked,)
         prompt = "\n\n".join(_text(row, name, where) for name in parts if name == asked or row.get(name))
-        return prompt, _text(row, answered, where), f"{asked} and {answered}", {*parts, answered}
+        if isinstance(choices := row.get("choices"), list) and (not own or _place(choices, row[answered]) is not None):
+            if (place := _place(choices, row[answered])) is None:
+                found, ways = short(json.dumps(row[answered], default=str)), "a number from 0, a letter, or the text of one"
+                raise UserError(f"{where}: the answer is {found}; of {len(choices)} choices, expected {ways}.")
+            answer, wrong = _text({answered: choices[place]}, answered, where), choices[:place] + choices[place + 1 :]
+            item = Item(prompt, answer, wrong=tuple(_texts({"choices": wrong}, "choices", where)), place=place)
+            return item, f"{asked}, choices and {answered}", {asked, answered, "choices"}
+        answers = _texts(row, answered, where) or [_text(row, answered, where)]
+        return Item(prompt, answers[0], also=tuple(answers[1:])), f"{asked} and {answered}", {*parts, answered}
     if "prompt" in row or "answer" in row:
-        return _text(row, "prompt", where), _text(row, "answer", where), OWN, set()
-    return "", _text(row, "text", where), TEXT, {"text"}
+        return Item(_text(row, "prompt", where), _text(row, "answer", where)), OWN, set()
+    return Item("", _text(row, "text", where)), TEXT, {"text"}
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
@@ -232,28 +289,38 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _chosen(choices: list[Any], answer: Any, where: str) -> Any:
-    """The right choice; `answer` is its number from 0, its letter, or itself."""
+def _texts(row: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """One text or a list of them; of a table (SQuAD's and TriviaQA's answers) its texts, or its value and aliases."""
+    value = row.get(key)
+    if isinstance(value, dict):
+        value = value.get("text", [value.get("value"), *(value.get("aliases") or ())])
+    values = value if isinstance(value, list) else [value]
+    return [
+        _text({**row, key: text}, key, where) for text in values if not (isinstance(text, str) and len(values) > 1 and not text.strip())
+    ]
+
+
+def _place(choices: Sequence[Any], answer: Any) -> int | None:
+    """The number of the right choice; `answer` is that number from 0, a letter, or the choice itself."""
     place = answer
     if isinstance(answer, str):
-        place = choices.index(answer) if answer in choices else ord(answer) - ord("A") if len(answer) == 1 else -1
-    if type(place) is not int or not 0 <= place < len(choices):
-        found = short(json.dumps(answer, default=str))
-        raise UserError(
-            f"{where}: the answer is {found}; of {len(choices)} choices, expected a number from 0, a letter, or the text of one."
-        )
-    return choices[place]
+        texts = [choice.strip() if isinstance(choice, str) else choice for choice in choices]
+        place = texts.index(answer.strip()) if answer.strip() in texts else ord(answer) - ord("A") if len(answer) == 1 else -1
+    return place if type(place) is int and 0 <= place < len(choices) else None
 
 
-def _exchange(turns: Sequence[Any], where: str) -> tuple[str, str]:
-    """Question and answer of a conversation of two turns, in either of the two forms in use."""
+def _exchange(turns: Sequence[Any], where: str) -> Item:
+    """A chat, in either of the two forms in use: its last turn is the answer, and what was said before it the prompt."""
     said = []
     for turn in (turn if isinstance(turn, dict) else {} for turn in turns):
         role, content = str(turn.get("role", turn.get("from"))), turn.get("content", turn.get("value"))
         parts = content if isinstance(content, list) else [{"text": content}]
         words = "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
-        said.append(({"human": "user", "gpt": "assistant"}.get(role, role), words))
-    if [role for role, _ in said] != ["user", "assistant"]:
-        roles = short(", ".join(role for role, _ in said))
-        raise UserError(f"{where}: the turns are of {roles}; only one of 'user' and then one of 'assistant' can be read.")
-    return _text(dict(said), "user", where), _text(dict(said), "assistant", where)
+        if role != "system" or words.strip():
+            said.append(({"human": "user", "gpt": "assistant"}.get(role, role), words))
+    roles = ", ".join(role for role, _ in said)
+    if not re.fullmatch(r"(system, )?user, (assistant, user, )*assistant", roles):
+        allowed = "'user' and 'assistant' by turns, the last one the assistant's, can be read, after one of 'system' or none"
+        raise UserError(f"{where}: the turns are of {short(roles)}; only {allowed}.")
+    *before, answer = (_text({role: words}, role, where) for role, words in said)
+    return Item("\n\n".join(before), answer, turns=tuple(said[:-1]) if len(said) > 2 else ())

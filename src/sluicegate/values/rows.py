@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sluicegate.errors import UserError, first_line
-from sluicegate.values.files import short
+from sluicegate.errors import UserError, first_line, nearest
+from sluicegate.values.files import read_json, short
 
 HUB = "hub:OWNER/NAME[:CONFIG][:SPLIT][@REVISION]"
-FORMATS = f"*.jsonl, *.json, *.csv, *.tsv, *.txt, *.md (each also with .gz), *.parquet, or {HUB}"
+FORMATS = f"*.jsonl, *.json, *.csv, *.tsv, *.txt, *.md (each also with .gz), *.parquet, FOLDER[:SPLIT] of datasets, or {HUB}"
 MOST_BYTES, MOST_LINE, MOST_LINES = 4 * 2**30, 2**28, 10_000_000
 """Limits of a file: its bytes (unpacked), the bytes of one line or of one JSON array, and its lines."""
 Rows = Iterator[tuple[str, Any]]
@@ -33,10 +33,14 @@ def decoded(name: str) -> Rows:
         return
     shown = short(name, 200)
     try:
-        path = Path(name).expanduser()
+        path, split = Path(name).expanduser(), ""
+        head, _, word = name.rpartition(":")
+        if head and not path.exists() and Path(head).expanduser().is_dir():
+            path, split = Path(head).expanduser(), word
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            raise UserError(f"{shown} is a folder. Expected a file: {FORMATS}.")
+            yield from _folder(path, split)
+            return
         if not stat.S_ISREG(found.st_mode):
             raise UserError(f"{shown} is a device or a pipe, and rows are read more than once. Save them in a file first.")
         if (reader := _READERS.get(_ending(name))) is None:
@@ -164,6 +168,41 @@ def _parquet(path: Path) -> Rows:
         raise UserError(f"{path}: not a readable Parquet file ({first_line(error)}).") from None
 
 
+def _folder(path: Path, split: str) -> Rows:
+    """The rows that `datasets` wrote by ``save_to_disk``: Arrow streams, named in state.json; one folder a split."""
+    import pyarrow
+
+    if (splits := path / "dataset_dict.json").is_file():
+        path /= _one_of(read_json(splits).get("splits"), split, "split", str(path))
+    elif split:
+        raise UserError(f"{path} holds one split, so {split!r} cannot be chosen. Leave :{split} out.")
+    if not (state := path / "state.json").is_file():
+        raise UserError(f"{path} is a folder, and not one that datasets wrote (no state.json). Expected {FORMATS}.")
+    names = [Path(str(entry.get("filename"))).name for entry in read_json(state).get("_data_files") or () if isinstance(entry, dict)]
+    _check_size(path, sum((path / name).stat().st_size for name in names))
+    number = 0
+    for name in names:
+        try:
+            with pyarrow.memory_map(str(path / name)) as file, pyarrow.ipc.open_stream(file) as stream:
+                for row in (row for batch in stream for row in batch.to_pylist()):
+                    number += 1
+                    yield f"{path}, row {number}", row
+        except (pyarrow.ArrowException, ValueError) as error:
+            raise UserError(f"{path / name}: not a readable Arrow file ({first_line(error)}).") from None
+        _check_size(path, 0, number)
+
+
+def _one_of(known: Any, wanted: str, what: str, where: str) -> str:
+    """The split or configuration that is wanted; without a wish train, or the only one there is."""
+    names = [name for name in known if isinstance(name, str) and name == Path(name).name] if isinstance(known, list) else []
+    if not wanted and (len(names) == 1 or "train" in names):
+        return names[0] if len(names) == 1 else "train"
+    if wanted in names:
+        return wanted
+    near = f"Nearest: {nearest(wanted, names, most=8)}." if wanted else f"Choose one: {', '.join(names[:20]) or 'it has none'}."
+    raise UserError(f"{where} has no {what} {wanted!r}. {near}")
+
+
 def _hub(name: str) -> Rows:
     try:
         import datasets
@@ -175,15 +214,33 @@ def _hub(name: str) -> Rows:
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # earlier versions would ask, and run a data set's own code
     try:
         # One word is a configuration where the data set has one of that name, and else a split.
-        if len(rest) == 1 and rest[0] in datasets.get_dataset_config_names(repository, **how):
+        known = datasets.get_dataset_config_names(repository, **how) if len(rest) in (1, 2) else []
+        if len(rest) == 1 and rest[0] in known:
             rest.append("train")
         config, split = rest if len(rest) > 1 else (None, *rest, "train")[:2]
+        if config is not None and known:
+            _one_of(known, config, "configuration", f"hub:{repository}")
         rows = datasets.load_dataset(repository, config, split=split, **how)
+    except UserError:
+        raise
     except Exception as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"could not load {name!r} ({why}). Expected {HUB}.") from None
+        raise UserError(_why_not(error, name, repository)) from None
     for number, row in enumerate(rows, start=1):
         yield f"{name}, row {number}", row
+
+
+def _why_not(error: Exception, name: str, repository: str) -> str:
+    """One line for what the hub or `datasets` refused; they are known by their names, which their versions share."""
+    why, kinds = " ".join(str(error).split())[:200], {cls.__name__ for cls in type(error).__mro__}
+    if "GatedRepoError" in kinds or "gated" in why.lower():
+        page = f"https://huggingface.co/datasets/{repository}"
+        return f"{name!r} is gated: its owners want to be asked. Ask on {page}, log in with: hf auth login, and try again."
+    if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "RevisionNotFoundError"}:
+        return f"no data set {name!r} on the hub, or none that you may see ({why}). Look at its name; of a private one: hf auth login."
+    if found := re.search(r"Unknown split \"?(.+?)\"?\. Should be one of (\[.*?\])", str(error)):
+        known = re.findall(r"'([^']+)'", found[2])
+        return f"hub:{repository} has no split {found[1]!r}. Nearest: {nearest(found[1], known, most=8)}."
+    return f"could not load {name!r} ({why}). Expected {HUB}."
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {

@@ -1,0 +1,1 @@
+"""Metrics of the field's benchmarks, on a model in memory."""
