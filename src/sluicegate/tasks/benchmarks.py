@@ -9,6 +9,7 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.values import items
-from sluicegate.values.items import Sources
+from sluicegate.values.items import GROUPS, Item, Sources
 from sluicegate.values.rows import decoded
 
 DATA_DIR = "SLUICEGATE_DATA_DIR"
@@ -104,5 +105,10 @@ def digest(groups: Mapping[str, Rows]) -> str:
 
 
 def sources() -> Sources:
-    """``task:tofu/forget10`` and all the other rows, as data for every verb."""
-    return {f"task:{name}": partial(lambda name: items.load(place(name))[0], name) for name in table()["places"]}
+    """``task:tofu/forget10`` and all the other rows, as data for every verb; labelled forget or retain by their name."""
+    return {f"task:{name}": partial(_labelled, name) for name in table()["places"]}
+
+
+def _labelled(name: str) -> tuple[Item, ...]:
+    label = next((group for group in GROUPS if group in name), "")
+    return tuple(replace(item, label=item.label or label) for item in items.load(place(name))[0])
