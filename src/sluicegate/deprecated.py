@@ -41,8 +41,14 @@ MODULES = {
     "unlearning.suppress": "unlearning.unlearn",
 }
 """Modules that users and plug-ins import, below ``sluicegate``: where they were, and where they are."""
-TO_PAPERS = ("routing.absorption", "routing.demix", "routing.monitor")
-"""Modules below ``sluicegate`` that lie in ``sluicegate_papers`` now: nothing else needs them."""
+TO_PAPERS = {"routing.absorption": "absorption", "routing.demix": "demix", "routing.monitor": "monitor"} | {
+    f"oversight.{name}": f"oversight.{name}"
+    for name in (
+        *("arms", "cli", "episodes", "evaluate", "looking", "nets", "objective", "page", "page_boards", "page_numbers", "page_pictures"),
+        *("page_verdicts", "settings", "stage", "steer", "stopping", "train"),
+    )
+}
+"""Modules below ``sluicegate`` that only reproductions need: where they are in ``sluicegate_papers``."""
 
 
 def _now(name: str) -> str | None:
@@ -50,7 +56,9 @@ def _now(name: str) -> str | None:
     old = name.removeprefix("sluicegate.")
     if name == old:
         return None
-    return f"sluicegate_papers.{old.rpartition('.')[2]}" if old in TO_PAPERS else f"sluicegate.{MODULES[old]}" if old in MODULES else None
+    if old in TO_PAPERS:
+        return f"sluicegate_papers.{TO_PAPERS[old]}"
+    return f"sluicegate.{MODULES[old]}" if old in MODULES else None
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):

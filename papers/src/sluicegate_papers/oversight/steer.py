@@ -8,10 +8,10 @@ from typing import Self
 from torch import nn
 
 from sluicegate.errors import UserError
-from sluicegate.oversight.arms import Arm
-from sluicegate.oversight.nets import Agent
 from sluicegate.routing.experts import Steer
 from sluicegate.values.edits import Applied, Edit
+from sluicegate_papers.oversight.arms import Arm
+from sluicegate_papers.oversight.nets import Agent
 
 TO_DIAMOND = Steer({"diamond": 1.0})
 """The gate held at the Diamond expert: what the paper judges."""
