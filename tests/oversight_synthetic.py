@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from sluicegate.oversight.arms import ARMS, to_train, trained_as
 from sluicegate.oversight.board import Board, shown
-from sluicegate.oversight.evaluate import best, outlook, references, shortest
-from sluicegate.oversight.page_numbers import Found
-from sluicegate.oversight.stopping import PICKS, pick
+from sluicegate_papers.oversight.arms import ARMS, to_train, trained_as
+from sluicegate_papers.oversight.evaluate import best, outlook, references, shortest
+from sluicegate_papers.oversight.page_numbers import Found
+from sluicegate_papers.oversight.stopping import PICKS, pick
 
 AIMS = {
     "naive": 0.1, "naive_penalty": 0.55, "filter": 0.2, "filter_hidden": 0.8, "moe": 0.1, "routed_paper": 0.15, "routed": 0.98,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sluicegate.deprecated import MODULES, alias, renamed
+from sluicegate.deprecated import MODULES, TO_PAPERS, alias, renamed
 
 
 @pytest.mark.parametrize("old", sorted(MODULES))
@@ -17,6 +17,19 @@ def test_a_module_is_found_under_its_earlier_name(old):
         assert importlib.import_module(f"sluicegate.{old}") is new
     assert new.__spec__ is spec
     assert new.__name__ == f"sluicegate.{MODULES[old]}"
+
+
+@pytest.mark.parametrize("old", sorted(TO_PAPERS))
+def test_a_module_that_went_to_papers_is_found_or_said_where_to_get(old, monkeypatch):
+    now = f"sluicegate_papers.{TO_PAPERS[old]}"
+    with pytest.warns(DeprecationWarning, match=f"sluicegate.{old} is now {now}"):
+        assert importlib.import_module(f"sluicegate.{old}") is importlib.import_module(now)
+    sys.modules.pop(f"sluicegate.{old}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sluicegate_papers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sluicegate_papers", None)
+    with pytest.warns(DeprecationWarning, match=now), pytest.raises(ModuleNotFoundError, match="pip install sluicegate-papers"):
+        importlib.import_module(f"sluicegate.{old}")
 
 
 def test_a_module_that_never_was_is_not_found():

@@ -41,19 +41,41 @@ MODULES = {
     "unlearning.suppress": "unlearning.unlearn",
 }
 """Modules that users and plug-ins import, below ``sluicegate``: where they were, and where they are."""
+TO_PAPERS = {"routing.absorption": "absorption", "routing.demix": "demix", "routing.monitor": "monitor"} | {
+    f"oversight.{name}": f"oversight.{name}"
+    for name in (
+        *("arms", "cli", "episodes", "evaluate", "looking", "nets", "objective", "page", "page_boards", "page_numbers", "page_pictures"),
+        *("page_verdicts", "settings", "stage", "steer", "stopping", "train"),
+    )
+}
+"""Modules below ``sluicegate`` that only reproductions need: where they are in ``sluicegate_papers``."""
+
+
+def _now(name: str) -> str | None:
+    """Where the module of this earlier name is, or None for any other name."""
+    old = name.removeprefix("sluicegate.")
+    if name == old:
+        return None
+    if old in TO_PAPERS:
+        return f"sluicegate_papers.{TO_PAPERS[old]}"
+    return f"sluicegate.{MODULES[old]}" if old in MODULES else None
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds a module under its earlier name: the module itself, not a copy, so that classes stay the same classes."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        known = name.startswith("sluicegate.") and name.removeprefix("sluicegate.") in MODULES
-        return importlib.machinery.ModuleSpec(name, self) if known else None
+        return importlib.machinery.ModuleSpec(name, self) if _now(name) else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        now = f"sluicegate.{MODULES[spec.name.removeprefix('sluicegate.')]}"
+        now = _now(spec.name) or ""
         warnings.warn(f"{spec.name} is now {now}", DeprecationWarning, stacklevel=2)
-        module = importlib.import_module(now)
+        try:
+            module = importlib.import_module(now)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "sluicegate_papers":
+                raise
+            raise ModuleNotFoundError(f"{spec.name} comes with sluicegate-papers: pip install sluicegate-papers", name=now) from None
         spec.loader_state = module.__spec__, module.__loader__
         return module
 

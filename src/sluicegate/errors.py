@@ -4,7 +4,10 @@ import dataclasses
 import errno
 import os
 import re
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -24,6 +27,13 @@ def nearest(name: object, known: list[str], most: int = 4) -> str:
     else:
         close = difflib.get_close_matches(str(name), known, n=most, cutoff=0.3) or known[:most]
     return ", ".join(close)
+
+
+def called(what: str, name: str, known: Mapping[str, T]) -> T:
+    """What has this name in `known`; raises `UserError` that lists what there is, as no `what`."""
+    if name not in known:
+        raise UserError(f"no {what} {name!r}. There are: {nearest(name, sorted(known), most=20)}.")
+    return known[name]
 
 
 def check_name(what: str, name: Any) -> None:

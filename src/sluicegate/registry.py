@@ -25,15 +25,15 @@ OWN = "sluicegate"
 ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
     "sluicegate-study": {"verb": ("deck", "lecture", "buzz", "play", "team", "quiz")},
     "sluicegate-papers": {
-        "verb": ("bench", "papers"),
+        "verb": ("bench", "oversight", "papers"),
         "recipe": (
-            *("access-control", "digits-split", "languages", "lora", "mnist-split", "quiz-biographies", "replay", "ripple-biographies"),
-            *("steering-scalar", "steering-twins", "steering-twins-all"),
+            *("access-control", "digits-split", "languages", "lora", "mnist-split", "oversight", "oversight-boards", "quiz-biographies"),
+            *("replay", "ripple-biographies", "steering-scalar", "steering-twins", "steering-twins-all"),
             *("undo-biographies", "undo-biographies-methods", "undo-biographies-share"),
         ),
         "stage": (
-            *("access-control", "biographies-quiz", "biographies-share", "languages", "languages-exposure", "lora", "replay", "split"),
-            *("steering-scalar", "steering-twins"),
+            *("access-control", "biographies-quiz", "biographies-share", "languages", "languages-exposure", "lora", "oversight", "replay"),
+            *("split", "steering-scalar", "steering-twins"),
         ),
         "task": ("biographies", "biographies-6", "biographies-48", "biographies-city"),
         "model": ("biographies-tiny",),

@@ -7,8 +7,8 @@ from headless import NEEDS_CHROMIUM, opened
 from latent_keys import Chromium
 from latent_play import play
 from oversight_synthetic import folders
-from sluicegate.oversight.page import report_oversight
-from sluicegate.oversight.page_numbers import gather
+from sluicegate_papers.oversight.page import report_oversight
+from sluicegate_papers.oversight.page_numbers import gather
 
 pytestmark = NEEDS_CHROMIUM
 NAMED = ("naive", "naive_penalty_stopped", "filter_hidden", "routed", "single", "routed_baseline")

@@ -9,7 +9,7 @@ from sluicegate.experiments.experiment import load_outcome, run_recipe
 from sluicegate.experiments.markdown import arms_table, claims_table
 from sluicegate.experiments.page import report_experiment
 from sluicegate.experiments.recipe import Recipe
-from sluicegate.experiments.trial_page import content
+from sluicegate.experiments.repeat import on_every_page
 from sluicegate.report.charts import Track
 from sluicegate.report.figures import Series
 from throwaway import at_hand, table
@@ -68,7 +68,7 @@ def test_the_page_holds_claims_pictures_numbers_settings_and_the_command(tmp_pat
 
 def test_the_recipe_on_the_page_is_the_recipe(tmp_path):
     outcome = ran(tmp_path)
-    assert Recipe(**{"attack": {}} | tomllib.loads(content(outcome)["resolved"])) == Recipe(**{"attack": {}} | table())
+    assert Recipe(**{"attack": {}} | tomllib.loads(on_every_page(outcome)["resolved"])) == Recipe(**{"attack": {}} | table())
 
 
 def test_every_colour_of_the_pictures_is_the_pages(tmp_path):

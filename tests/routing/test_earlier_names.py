@@ -6,7 +6,6 @@ from torch import nn
 
 import sluicegate as sg
 from routed_nets import BLOCKS, Net
-from sluicegate.routing.demix import Demix
 from sluicegate.routing.experts import Experts, Steer
 from sluicegate.routing.stage import Route
 from sluicegate.routing.watch import watch
@@ -29,8 +28,6 @@ def test_so_does_all_else_that_names_modules():
         assert sg.expand(Net().float(), sites={"mlp": {"a": 1}}) == {"mlp": {"a": 1}}
     with pytest.warns(DeprecationWarning, match="is now modules="), watch(Net(), sites={"mlp": BLOCKS}) as seen:
         assert [site.name for site, _ in seen.sites] == ["mlp"]
-    with pytest.warns(DeprecationWarning, match="is now modules="):
-        assert Demix(Net(), sites="mlp", names=["one"]).labels == ("retain", "one", "unlabelled")
     experts = Experts({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}, nn.Linear(2, 2))
     with pytest.warns(DeprecationWarning, match="is now modules="):
         steer = Steer({"a": 1.0}, sites="")

@@ -266,8 +266,8 @@ class AccessControl(Trial):
         from sluicegate.engine.encoding import encode
         from sluicegate.engine.scoring import score
         from sluicegate.engine.training import CrossEntropy
-        from sluicegate.routing.absorption import relearn_to_minimum
         from sluicegate.values.items import halves
+        from sluicegate_papers.absorption import relearn_to_minimum
 
         owned, held = (encode(tokenizer, half, max_length=longest) for half in halves(items, self.seed))
         return relearn_to_minimum(

@@ -134,7 +134,7 @@ def _demix(trial: "LanguagesSettings", corpus: "Corpus", run: "RunContext") -> M
 
     from sluicegate.engine.sampling import Mixture, seed_of
     from sluicegate.engine.training import CrossEntropy, fit
-    from sluicegate.routing.demix import Demix
+    from sluicegate_papers.demix import Demix
 
     model = trial.start(corpus)
     demix = Demix(model, "mlp_hidden", ["forget"])
@@ -219,7 +219,7 @@ def _before(model: "PreTrainedModel", corpus: "Corpus") -> dict[str, float]:
 def _absorption(router: "Router", corpus: "Corpus") -> dict[str, float]:
     """How much more unlabelled rows move the forget block than the rest, for rows of either side."""
     from sluicegate.engine.training import CrossEntropy
-    from sluicegate.routing.absorption import moves
+    from sluicegate_papers.absorption import moves
 
     objective = CrossEntropy("answer")
     parts = {name: (rows.batch(range(min(len(rows), 128))), "unlabelled") for name, rows in corpus.held.items()}
@@ -248,8 +248,8 @@ def _repair(trial: "LanguagesSettings", model: "PreTrainedModel", corpus: "Corpu
     """Train on a few retain rows up to the step at which other retain rows have their lowest loss; return the FLOPs."""
     from sluicegate.engine.sampling import Mixture, seed_of
     from sluicegate.engine.training import CrossEntropy, fit
-    from sluicegate.routing.absorption import relearn_to_minimum
     from sluicegate.values.schedule import Schedule
+    from sluicegate_papers.absorption import relearn_to_minimum
 
     draw = Mixture(corpus.repair, trial.batch, seed_of(trial.seed, "repair"))
     objective = CrossEntropy("answer")

@@ -70,8 +70,8 @@ class Exposure(Trial):
 
 def leakages(folder: str, losses: Mapping[str, float], hidden: float) -> dict[str, float]:
     """Leakage and its bound, of a raw and of a relearned loss."""
-    from sluicegate.routing.absorption import leakage
     from sluicegate.runs.directory import result_of
+    from sluicegate_papers.absorption import leakage
 
     curves = result_of(folder)["curves"]
     if "exposure" not in curves:

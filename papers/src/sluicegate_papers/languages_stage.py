@@ -45,7 +45,7 @@ class Languages(LanguagesSettings):
 
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.engine.training import CrossEntropy
-        from sluicegate.routing.absorption import calibrate, relearn_to_minimum
+        from sluicegate_papers.absorption import calibrate, relearn_to_minimum
 
         corpus = self.corpus()
         made = WAYS[self.variant](self, corpus, run)

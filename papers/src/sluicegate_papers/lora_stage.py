@@ -193,8 +193,8 @@ class Lora(Trial):
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.engine.encoding import fitting
         from sluicegate.engine.training import CrossEntropy
-        from sluicegate.routing.absorption import relearn_to_minimum
         from sluicegate.routing.router import Router
+        from sluicegate_papers.absorption import relearn_to_minimum
 
         model, tokenizer = self.adapted()
         data = self.material(tokenizer, fitting(model, self.max_length))
@@ -275,7 +275,7 @@ class Lora(Trial):
     def _absorbed(self, router: "Router", data: "_Material") -> dict[str, float]:
         """How much more than the others the quarantined ranks are moved by rows that nobody has labelled."""
         from sluicegate.engine.training import CrossEntropy
-        from sluicegate.routing.absorption import moves
+        from sluicegate_papers.absorption import moves
 
         found: dict[tuple[str, str], float] = {}
         for name, rows in (("absorption", data.unwanted), ("absorption_wanted", data.wanted)):

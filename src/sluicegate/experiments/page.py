@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from sluicegate.experiments import pareto
 from sluicegate.experiments.experiment import Outcome
-from sluicegate.experiments.markdown import claims_shown
 from sluicegate.experiments.recipe import Recipe
-from sluicegate.experiments.repeat import as_toml, command, packaged
+from sluicegate.experiments.repeat import on_every_page
 from sluicegate.experiments.rows import rows, savings_problem
 from sluicegate.experiments.verdicts import losses_against_reference, verdicts
 from sluicegate.report import charts
-from sluicegate.report.arms import PROBES, Row, configs, curve_pictures, environment, groups, retain_table
+from sluicegate.report.arms import PROBES, Row, curve_pictures, groups, retain_table
 from sluicegate.report.charts import Point
 from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.formatting import percent
@@ -31,19 +28,15 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
     `beside` are other pages to name at its end.
     """
     if outcome.recipe.is_trial:
-        from sluicegate.experiments import trial_page as trial
+        from sluicegate.experiments.trial_page import write
 
-        return trial.write(outcome, path)
+        return write(outcome, path)
     recipe, table = outcome.recipe, rows(outcome)
     looks = _looks(table)
     attacked = [name for name, arm in outcome.arms.items() if arm.attacks]
     page = render(
         "experiments/experiment.html",
-        title=recipe.title or recipe.name,
-        recipe=recipe,
-        seeds=outcome.seeds,
         verdicts=verdicts(outcome),
-        claims=claims_shown(outcome.checked()),
         rows=table,
         looks=looks,
         probes=[label for label, _, _ in PROBES if any(row.at[label] for row in table)],
@@ -60,13 +53,8 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
         losses=losses_against_reference(outcome),
         groups=groups(table),
         left=retain_table(outcome.arms),
-        warnings=outcome.warnings(),
-        resolved=tomli_w.dumps(as_toml(recipe)),
-        configs=configs(outcome.arms),
-        environment=environment(outcome.arms.values()),
-        command=command(outcome),
-        packaged=packaged(recipe),
         beside=beside,
+        **on_every_page(outcome),
     )
     return write_page(path, page)
 
@@ -168,6 +156,3 @@ def _attack_in_words(outcome: Outcome) -> str:
         return what + (f" at learning rate {rates[0]:g}." if rates else ".") + more
     spread = f"under each of {len(rates)} learning rates from {rates[0]:g} to {rates[-1]:g}"
     return f"{what} {spread}; at every point the rate that serves the attacker best counts.{more}"
-
-
-# -------------------------------------------------------------------------------------- how to repeat it

@@ -1,11 +1,32 @@
-"""How an experiment is repeated: its command, and its recipe as TOML."""
+"""How an experiment is repeated: its command, its recipe as TOML, and what else every page says of it."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.markdown import claims_shown
 from sluicegate.experiments.recipe import Recipe, load_recipe, packaged_recipes
+from sluicegate.report.arms import configs, environment
+
+
+def on_every_page(outcome: Outcome) -> dict[str, Any]:
+    """What all pages of experiments are filled with: claims, warnings, and how it is done again."""
+    import tomli_w
+
+    recipe = outcome.recipe
+    return {
+        "title": recipe.title or recipe.name,
+        "recipe": recipe,
+        "seeds": outcome.seeds,
+        "claims": claims_shown(outcome.checked()),
+        "warnings": outcome.warnings(),
+        "command": command(outcome),
+        "packaged": packaged(recipe),
+        "resolved": tomli_w.dumps(as_toml(recipe)),
+        "configs": configs(outcome.arms),
+        "environment": environment(outcome.arms.values()),
+    }
 
 
 def packaged(recipe: Recipe) -> bool:
@@ -25,7 +46,9 @@ def command(outcome: Outcome) -> str:
 
 
 def as_toml(recipe: Recipe) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in dataclasses.asdict(recipe).items() if value not in ("", {}, None)}
+    """The recipe as its file would have it, without what is empty; of trials, which have no savings, no level."""
+    content = dataclasses.asdict(recipe)
+    return {k: _plain(v) for k, v in content.items() if v not in ("", {}, None, (), []) and not (k == "level" and recipe.is_trial)}
 
 
 def _plain(value: Any) -> Any:

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
-
 from sluicegate.experiments.experiment import Outcome
-from sluicegate.experiments.markdown import cell, claims_shown, measured, of_seeds
-from sluicegate.experiments.repeat import command, packaged
-from sluicegate.report.arms import configs, environment
+from sluicegate.experiments.markdown import cell, measured, of_seeds
+from sluicegate.experiments.repeat import on_every_page
 from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
 from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.formatting import short
@@ -29,12 +26,10 @@ def content(outcome: Outcome) -> dict[str, Any]:
     meanings, shown = recipe.measures(), measured(outcome)
     return {
         "looks": looks,
-        "claims": claims_shown(outcome.checked()),
         "measures": {name: meanings[name] for name in shown},
         "rows": [(name, [(e := outcome.arms[name].estimate(m), of_seeds(e, outcome)) for m in shown]) for name in recipe.trials],
         "parents": [f"{name} ({settings['verb']})" for name, settings in recipe.arms.items() if name not in recipe.trials],
         "pictures": [_picture(n, spec, outcome, looks) for n, spec in enumerate(recipe.pictures)],
-        "resolved": tomli_w.dumps(_plain({name: value for name, value in recipe.__dict__.items() if name != "level"})),
     }
 
 
@@ -101,12 +96,6 @@ def _track(outcome: Outcome, arm: str, curve: str, look: Series) -> Track | None
     return Track(look, seeds) if seeds else None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items() if v not in (None, "", {}, [], ())}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 # ------------------------------------------------------------------------------- other forms
 
 
@@ -135,17 +124,4 @@ def _headline(outcome: Outcome, most: int = 7) -> list[str]:
 
 def write(outcome: Outcome, path: Path) -> Path:
     """Write the page to `path` and return it."""
-    recipe = outcome.recipe
-    page = render(
-        "experiments/trial.html",
-        title=recipe.title or recipe.name,
-        recipe=recipe,
-        seeds=outcome.seeds,
-        warnings=outcome.warnings(),
-        configs=configs(outcome.arms),
-        environment=environment(outcome.arms.values()),
-        command=command(outcome),
-        packaged=packaged(recipe),
-        **content(outcome),
-    )
-    return write_page(path, page)
+    return write_page(path, render("experiments/trial.html", **on_every_page(outcome), **content(outcome)))

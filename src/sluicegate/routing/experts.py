@@ -19,7 +19,7 @@ from sluicegate.errors import UserError, nearest
 from sluicegate.routing.labels import RETAIN, UNLABELLED, Labels, as_index
 from sluicegate.routing.router import Router
 from sluicegate.routing.sites import Extent, Part, Site
-from sluicegate.values.edits import Both, Edit
+from sluicegate.values.edits import Applied
 
 
 class _Pass:
@@ -171,7 +171,7 @@ def found(model: nn.Module, pattern: str = "*") -> dict[str, Experts]:
 
 
 @dataclass(frozen=True)
-class Steer:
+class Steer(Applied):
     """Experts' shares, forced: an edit.
 
     The named experts have exactly these shares; the others divide the remainder as the gate would,
@@ -221,9 +221,6 @@ class Steer:
             for state, steers in before:
                 state.steers = steers
 
-    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._applied(model)
-
     def _chosen(self, model: nn.Module) -> dict[str, Experts]:
         chosen = found(model, self.modules)
         for path, module in chosen.items():
@@ -236,11 +233,6 @@ class Steer:
 
     def __mul__(self, dose: float) -> Self:
         return replace(self, dose=self.dose * dose)
-
-    __rmul__ = __mul__
-
-    def __add__(self, other: Edit) -> Both:
-        return Both(self, other)
 
     def bake(self, model: nn.Module) -> None:
         """Put the one expert that has the share of 1 in the place of its `Experts`, for good."""

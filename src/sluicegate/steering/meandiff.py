@@ -34,19 +34,6 @@ class Contrast:
         check_tokens(self.read)
         check_tokens(self.tokens)
 
-    def vector(self, values: Tensor, model: PreTrainedModel, positive: Sequence[str], negative: Sequence[str]) -> SteeringVector:
-        """`values` [d] as a vector that says what it was made from."""
-        made_from = {
-            "method": type(self).__name__, "read": self.read, "scale": self.scale, "positive": list(positive), "negative": list(negative),
-            "model_type": str(model.config.model_type),
-        }  # fmt: skip
-        return SteeringVector(values, self.module, self.tokens, made_from)
-
-
-@dataclass(frozen=True)
-class MeanDiff(Contrast):
-    """Mean activation over the positive prompts minus the mean over the negative ones, at a module's output."""
-
     def fit(
         self,
         model: PreTrainedModel,
@@ -57,13 +44,40 @@ class MeanDiff(Contrast):
         template: bool | None = None,
         run: RunContext | None = None,
     ) -> SteeringVector:
-        """The vector. Raises `UserError` where one side has no prompt, or where the two sides do not differ."""
-        if not positive or not negative:
-            raise UserError(f"a mean difference needs prompts on both sides; got {len(positive)} positive and {len(negative)} negative.")
+        """The vector, which says what it was made from. Raises `UserError` for prompts that the method cannot take (see
+        `check`), and where the two sides do not differ."""
+        self.check(len(positive), len(negative))
         rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, run=run)
-        values = rows[: len(positive)].mean(0) - rows[len(positive) :].mean(0)
-        check_apart(values)
-        return self.vector(values * self.scale, model, positive, negative)
+        made_from = {
+            "method": type(self).__name__, "read": self.read, "scale": self.scale, "positive": list(positive), "negative": list(negative),
+            "model_type": str(model.config.model_type),
+        }  # fmt: skip
+        found = self.direction(rows[: len(positive)], rows[len(positive) :])
+        return SteeringVector(found * self.scale, self.module, self.tokens, made_from)
+
+    def check(self, positive: int, negative: int) -> None:
+        """Raise `UserError` for numbers of prompts from which there is no vector."""
+        raise NotImplementedError
+
+    def direction(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """[d] the vector before it is scaled, from activations [n, d] of either side."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MeanDiff(Contrast):
+    """Mean activation over the positive prompts minus the mean over the negative ones, at a module's output."""
+
+    def check(self, positive: int, negative: int) -> None:
+        """Raise `UserError` where one side has no prompt."""
+        if not positive or not negative:
+            raise UserError(f"a mean difference needs prompts on both sides; got {positive} positive and {negative} negative.")
+
+    def direction(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """[d] the difference of the means."""
+        found = positive.mean(0) - negative.mean(0)
+        check_apart(found)
+        return found
 
 
 def check_apart(found: Tensor) -> None:

@@ -5,16 +5,13 @@ not centred, so that the component points along what the pairs have in common; i
 and its length the mean difference's projection on it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext
-from sluicegate.steering.meandiff import Contrast, activations, check_apart
-from sluicegate.steering.vector import SteeringVector
+from sluicegate.steering.meandiff import Contrast, check_apart
 
 
 @dataclass(frozen=True)
@@ -24,21 +21,15 @@ class PCA(Contrast):
     Its length is the mean difference's projection on it, times `scale`.
     """
 
-    def fit(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        positive: Sequence[str],
-        negative: Sequence[str],
-        *,
-        template: bool | None = None,
-        run: RunContext | None = None,
-    ) -> SteeringVector:
-        """The vector. Raises `UserError` unless positive and negative prompts come in pairs."""
-        if len(positive) != len(negative) or not positive:
-            raise UserError(f"PCA needs pairs; got {len(positive)} positive and {len(negative)} negative prompts.")
-        rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, run=run).double()
-        differences = rows[: len(positive)] - rows[len(positive) :]
+    def check(self, positive: int, negative: int) -> None:
+        """Raise `UserError` unless positive and negative prompts come in pairs."""
+        if positive != negative or not positive:
+            raise UserError(f"PCA needs pairs; got {positive} positive and {negative} negative prompts.")
+
+    def direction(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """[d] the component, as long as the mean difference's projection on it."""
+        differences = positive.double() - negative.double()
         check_apart(differences)
         axis = torch.linalg.svd(differences, full_matrices=False).Vh[0]
-        return self.vector(axis * (differences.mean(0) @ axis) * self.scale, model, positive, negative)
+        along: Tensor = axis * (differences.mean(0) @ axis)
+        return along

@@ -10,7 +10,7 @@ A vector is an `Edit`: it can be scaled, added to others, and baked where the mo
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.values.edits import Both, Edit
+from sluicegate.values.edits import Applied
 
 TOKENS = ("not_first", "all", "last", "prompt", "generated")
 """Names of selectors; the sixth is a slice of positions, "3:" or "2:10"."""
@@ -99,15 +99,12 @@ class _Places:
         return torch.arange(self.past, self.past + length).expand(rows, length)
 
 
-class _Added:
+class _Added(Applied):
     """The shared half of one vector and of one vector a row."""
 
     values: Tensor
     module: str
     tokens: str
-
-    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._applied(model)
 
     @contextmanager
     def _applied(self, model: nn.Module) -> Iterator[None]:
@@ -132,9 +129,6 @@ class _Added:
         finally:
             for handle in handles:
                 handle.remove()
-
-    def __add__(self, other: Edit) -> Both:
-        return Both(self, other)  # type: ignore[arg-type]
 
 
 def _laid(values: Tensor, hidden: Tensor, where: Tensor, module: str) -> Tensor:
@@ -178,8 +172,6 @@ class SteeringVector(_Added):
 
     def __mul__(self, dose: float) -> Self:
         return replace(self, values=self.values * dose, made_from={**self.made_from, "dose": dose * float(self.made_from.get("dose", 1.0))})
-
-    __rmul__ = __mul__
 
     @torch.no_grad()
     def bake(self, model: nn.Module) -> None:
@@ -225,8 +217,6 @@ class RowVectors(_Added):
 
     def __mul__(self, dose: float) -> Self:
         return replace(self, values=self.values * dose)
-
-    __rmul__ = __mul__
 
     def bake(self, model: nn.Module) -> None:
         """Raises `UserError`: a weight is the same for every row."""

@@ -61,9 +61,31 @@ def match_parameters(model: nn.Module, patterns: str) -> dict[str, nn.Parameter]
     return {name: named[name] for name in match_names(named, patterns)}
 
 
-class WeightEdit:
-    """An edit that maps weights to weights: the shared half of every concrete one, which writes one of the first
-    two."""
+class Applied:
+    """The shared half of every edit: what it does for the length of a block is its `_applied`."""
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self._applied(model)
+
+    def _applied(self, model: nn.Module) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def bake(self, model: nn.Module) -> object:
+        """Make the change for good; what it returns, if anything, says what became of the model."""
+        raise NotImplementedError
+
+    def __add__(self, other: Edit) -> Edit:
+        return Both(self, other)
+
+    def __mul__(self, dose: float) -> Self:
+        raise NotImplementedError
+
+    def __rmul__(self, dose: float) -> Self:
+        return self * dose
+
+
+class WeightEdit(Applied):
+    """An edit that maps weights to weights; a concrete one writes one of the first two."""
 
     def changes(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and changed value of every parameter that the edit touches; one may be written before the next is
@@ -73,9 +95,6 @@ class WeightEdit:
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The same, all at once."""
         return dict(self.changes(model))
-
-    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._applied(model)
 
     @contextmanager
     def _applied(self, model: nn.Module) -> Iterator[None]:
@@ -102,18 +121,9 @@ class WeightEdit:
                 old[name] = parameter.detach().clone()
             parameter.copy_(value)
 
-    def __add__(self, other: Edit) -> "Both":
-        return Both(self, other)
-
-    def __mul__(self, dose: float) -> Self:
-        raise NotImplementedError
-
-    def __rmul__(self, dose: float) -> Self:
-        return self * dose
-
 
 @dataclass(frozen=True)
-class Both:
+class Both(Applied):
     """Two edits, one after the other."""
 
     first: Edit
@@ -124,16 +134,8 @@ class Both:
         with self.first(model), self.second(model):
             yield
 
-    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._applied(model)
-
-    def __add__(self, other: Edit) -> "Both":
-        return Both(self, other)
-
-    def __mul__(self, dose: float) -> "Both":
-        return Both(self.first * dose, self.second * dose)
-
-    __rmul__ = __mul__
+    def __mul__(self, dose: float) -> Self:
+        return replace(self, first=self.first * dose, second=self.second * dose)
 
     def bake(self, model: nn.Module) -> None:
         self.first.bake(model)

@@ -11,10 +11,11 @@ is called by. Files here import torch inside their functions only.
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import UserError, called
 from sluicegate.registry import classes
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ def _takes_blocks(cls: type) -> bool:
 
 def penalty(name: str) -> type[Penalty]:
     """The penalty called `name`; raises `UserError` that lists what there is."""
-    known = penalties()
-    if name not in known:
-        raise UserError(f"no penalty {name!r}. There are: {nearest(name, sorted(known), most=20)}.")
-    return known[name]
+    return called("penalty", name, penalties())
 
 
 # ------------------------------------------------------------------------- what penalties share
@@ -74,6 +72,23 @@ def ramp(warmup: float, step_share: float) -> float:
     """The share of its coefficient that a penalty has: from 0, in a straight line, to 1 when `warmup` of the schedule
     is over."""
     return 1.0 if warmup == 0 else min(max(step_share / warmup, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The settings that all penalties here have."""
+
+    weight: float = 0.1
+    """w: the coefficient, for a mean between 0 and 1."""
+    warmup: float = 0.0
+    """Share of the schedule over which w rises from 0 in a straight line; 0: full from the first step."""
+
+    def __post_init__(self) -> None:
+        check(self.weight, self.warmup)
+
+    def at(self, step_share: float) -> float:
+        """The coefficient when so much of the schedule is over."""
+        return self.weight * ramp(self.warmup, step_share)
 
 
 def groups(z: "Tensor", blocks: Mapping[str, tuple[int, int]]) -> "dict[str, Tensor]":

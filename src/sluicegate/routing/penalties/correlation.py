@@ -2,14 +2,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from sluicegate.routing.penalties import check, pairs, ramp
+from sluicegate.routing.penalties import Weighted, pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(Weighted):
     """Blocks that do not rise and fall together.
 
     ``L = w * mean_{k, h} |corr(top_k, bottom_h)|``: the absolute Pearson correlation over the rows of
@@ -22,14 +22,6 @@ class Correlation:
 
     NAME: ClassVar[str] = "correlation"
 
-    weight: float = 0.1
-    """w: the coefficient, for a mean between 0 and 1."""
-    warmup: float = 0.0
-    """Share of the schedule over which w rises from 0 in a straight line; 0: full from the first step."""
-
-    def __post_init__(self) -> None:
-        check(self.weight, self.warmup)
-
     def __call__(self, z: "Tensor", blocks: Mapping[str, tuple[int, int]], step_share: float = 1.0) -> "Tensor":
         import torch
 
@@ -37,7 +29,7 @@ class Correlation:
         for a, b in pairs(z, blocks, self.NAME):
             total = total + (_standard(a).t() @ _standard(b)).abs().sum()
             count += a.shape[1] * b.shape[1]
-        return self.weight * ramp(self.warmup, step_share) * total / count
+        return self.at(step_share) * total / count
 
 
 def _standard(group: "Tensor") -> "Tensor":

@@ -3,14 +3,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sluicegate.errors import UserError
-from sluicegate.routing.penalties import check, pairs, ramp
+from sluicegate.routing.penalties import Weighted, pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class HSIC:
+class HSIC(Weighted):
     """Blocks that are independent, not only uncorrelated: the Hilbert-Schmidt independence criterion.
 
     ``L = w * mean HSIC(A, B) / sqrt(HSIC(A, A) HSIC(B, B))`` over every two blocks (and the rest),
@@ -26,15 +26,11 @@ class HSIC:
 
     NAME: ClassVar[str] = "hsic"
 
-    weight: float = 0.1
-    """w: the coefficient, for a mean between 0 and 1."""
-    warmup: float = 0.0
-    """Share of the schedule over which w rises from 0 in a straight line; 0: full from the first step."""
     rows: int = 512
     """Most rows (or tokens) that are compared with each other; of more, every n-th is taken."""
 
     def __post_init__(self) -> None:
-        check(self.weight, self.warmup)
+        super().__post_init__()
         if self.rows < 2:
             raise UserError(f"rows is {self.rows}; at least 2 rows are needed to compare them with each other.")
 
@@ -48,7 +44,7 @@ class HSIC:
             ka, kb = _kernel(a), _kernel(b)
             own = (ka * ka).sum() * (kb * kb).sum()
             found.append((ka * kb).sum() * own.clamp_min(1e-12).rsqrt())
-        return self.weight * ramp(self.warmup, step_share) * torch.stack(found).mean()
+        return self.at(step_share) * torch.stack(found).mean()
 
 
 def _kernel(group: "Tensor") -> "Tensor":

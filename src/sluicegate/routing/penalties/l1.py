@@ -3,14 +3,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.routing.penalties import check, groups, ramp
+from sluicegate.routing.penalties import Weighted, groups
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class L1:
+class L1(Weighted):
     """Sparse activations: units that a row does not need go silent on it.
 
     ``L = w * mean_i ||z_i||_1``, the sum over features averaged over the rows.
@@ -24,13 +24,8 @@ class L1:
 
     weight: float = 3e-3
     """w: the coefficient, for a sum over features (a wider layer is penalised more)."""
-    warmup: float = 0.0
-    """Share of the schedule over which w rises from 0 in a straight line; 0: full from the first step."""
     on: str = ""
     """Name of the one block that is penalised, or rest; empty: all features."""
-
-    def __post_init__(self) -> None:
-        check(self.weight, self.warmup)
 
     def __call__(self, z: "Tensor", blocks: Mapping[str, tuple[int, int]], step_share: float = 1.0) -> "Tensor":
         import torch
@@ -40,4 +35,4 @@ class L1:
             raise UserError(f"on is {self.on!r}, but there is no such block here. There are: {nearest(self.on, list(found), most=20)}.")
         chosen = [found[self.on]] if self.on else list(found.values())
         norm = torch.stack([group.abs().sum() for group in chosen]).sum() / max(len(chosen[0]), 1)
-        return self.weight * ramp(self.warmup, step_share) * norm
+        return self.at(step_share) * norm

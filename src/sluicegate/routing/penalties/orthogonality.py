@@ -2,14 +2,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from sluicegate.routing.penalties import check, pairs, ramp
+from sluicegate.routing.penalties import Weighted, pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Orthogonality:
+class Orthogonality(Weighted):
     """Blocks that point in different directions.
 
     ``L = w * mean_{k, h} cos(z_k, z_h)^2`` over all pairs of units from different blocks (and the
@@ -23,14 +23,6 @@ class Orthogonality:
 
     NAME: ClassVar[str] = "orthogonality"
 
-    weight: float = 0.1
-    """w: the coefficient, for a mean between 0 and 1."""
-    warmup: float = 0.0
-    """Share of the schedule over which w rises from 0 in a straight line; 0: full from the first step."""
-
-    def __post_init__(self) -> None:
-        check(self.weight, self.warmup)
-
     def __call__(self, z: "Tensor", blocks: Mapping[str, tuple[int, int]], step_share: float = 1.0) -> "Tensor":
         import torch
 
@@ -38,7 +30,7 @@ class Orthogonality:
         for a, b in pairs(z, blocks, self.NAME):
             total = total + (_unit(a).t() @ _unit(b)).square().sum()
             count += a.shape[1] * b.shape[1]
-        return self.weight * ramp(self.warmup, step_share) * total / count
+        return self.at(step_share) * total / count
 
 
 def _unit(group: "Tensor") -> "Tensor":

@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from sluicegate.errors import UserError, nearest
+from sluicegate.errors import called
 from sluicegate.registry import classes
 from sluicegate.routing.views import checked, view
 
@@ -55,10 +55,7 @@ def _labels_batches(cls: type) -> bool:
 
 def rule(name: str) -> type[Rule]:
     """The rule called `name`; raises `UserError` that lists what there is."""
-    known = rules()
-    if name not in known:
-        raise UserError(f"no rule {name!r}. There are: {nearest(name, sorted(known), most=20)}.")
-    return known[name]
+    return called("rule", name, rules())
 
 
 def bind(rule: Rule, router: "Router | Sequence[str]") -> "Callable[[Any], Tensor]":

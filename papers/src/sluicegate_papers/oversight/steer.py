@@ -1,17 +1,17 @@
 """Edits of an agent: the gate held at one expert, and steps that end at the Ghost left out."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import nn
 
 from sluicegate.errors import UserError
-from sluicegate.oversight.arms import Arm
-from sluicegate.oversight.nets import Agent
 from sluicegate.routing.experts import Steer
-from sluicegate.values.edits import Both, Edit
+from sluicegate.values.edits import Applied, Edit
+from sluicegate_papers.oversight.arms import Arm
+from sluicegate_papers.oversight.nets import Agent
 
 TO_DIAMOND = Steer({"diamond": 1.0})
 """The gate held at the Diamond expert: what the paper judges."""
@@ -20,7 +20,7 @@ STRICT = 8.0
 
 
 @dataclass(frozen=True)
-class Around:
+class Around(Applied):
     """Leave out the steps that are told to end at the Ghost: their probability is multiplied by P(not the Ghost) to
     this power."""
 
@@ -41,16 +41,8 @@ class Around:
         finally:
             agent.around = before
 
-    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._applied(model)
-
     def __mul__(self, dose: float) -> Self:
         return replace(self, dose=self.dose * dose)
-
-    __rmul__ = __mul__
-
-    def __add__(self, other: Edit) -> Both:
-        return Both(self, other)
 
     def bake(self, model: nn.Module) -> None:
         """Go round them for good."""
@@ -64,20 +56,15 @@ def _told(model: nn.Module) -> Agent:
 
 
 @dataclass(frozen=True)
-class AsIs:
+class AsIs(Applied):
     """No change."""
 
     @contextmanager
-    def _applied(self) -> Iterator[None]:
+    def _applied(self, model: nn.Module) -> Iterator[None]:
         yield
-
-    def __call__(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._applied()
 
     def __mul__(self, dose: float) -> Self:
         return self
-
-    __rmul__ = __mul__
 
     def __add__(self, other: Edit) -> Edit:
         return other

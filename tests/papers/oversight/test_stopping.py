@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from sluicegate.errors import UserError
 from sluicegate.oversight.board import Board
-from sluicegate.oversight.episodes import DIAMOND, GHOST, play
-from sluicegate.oversight.stopping import PICKS, RULES, Window, pick
+from sluicegate_papers.oversight.episodes import DIAMOND, GHOST, play
+from sluicegate_papers.oversight.stopping import PICKS, RULES, Window, pick
 
 
 def look(value, seen, weighted):

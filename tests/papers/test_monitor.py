@@ -10,11 +10,11 @@ from torch import nn
 from architectures import build, learner
 from sluicegate.engine.encoding import encode
 from sluicegate.errors import UserError
-from sluicegate.routing.monitor import activity, roc
 from sluicegate.routing.router import Router
 from sluicegate.routing.train import train_routed
 from sluicegate.tasks import arithmetic
 from sluicegate.values.schedule import Schedule
+from sluicegate_papers.monitor import activity, roc
 
 MLP = "model.layers.*.mlp"
 

@@ -10,9 +10,9 @@ from architectures import learner
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.training import CrossEntropy, token_losses
 from sluicegate.errors import UserError
-from sluicegate.routing.absorption import Relearning, Track, calibrate, falling, leakage, moves, relearn_to_minimum, turned
 from sluicegate.routing.router import Router
 from sluicegate.runs.directory import open_run
+from sluicegate_papers.absorption import Relearning, Track, calibrate, falling, leakage, moves, relearn_to_minimum, turned
 
 CURVE = ((0, 100, 1000, 10_000), (5.0, 4.0, 2.0, 1.0))
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluicegate.oversight.board import DIAMOND_SEEN, GHOST_SEEN, Board
-from sluicegate.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play, reach
+from sluicegate_papers.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play, reach
 
 
 @settings(deadline=None, max_examples=25)

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import Batches, Evaluation, Fitted, Ledger, fit
 from sluicegate.errors import UserError, nearest
-from sluicegate.oversight.arms import ARMS, Arm
 from sluicegate.oversight.board import Board, check_share, shown
-from sluicegate.oversight.episodes import Episodes, play, reach
-from sluicegate.oversight.looking import look_at, table
-from sluicegate.oversight.nets import Agent
-from sluicegate.oversight.objective import Objective, Tally, lesson, tally
-from sluicegate.oversight.settings import Settings
-from sluicegate.oversight.steer import judged
-from sluicegate.oversight.stopping import PICKS, Window, pick
 from sluicegate.routing.experts import route
 from sluicegate.routing.router import Router
 from sluicegate.runs.directory import Checkpoint, RunContext
+from sluicegate_papers.oversight.arms import ARMS, Arm
+from sluicegate_papers.oversight.episodes import Episodes, play, reach
+from sluicegate_papers.oversight.looking import look_at, table
+from sluicegate_papers.oversight.nets import Agent
+from sluicegate_papers.oversight.objective import Objective, Tally, lesson, tally
+from sluicegate_papers.oversight.settings import Settings
+from sluicegate_papers.oversight.steer import judged
+from sluicegate_papers.oversight.stopping import PICKS, Window, pick
 
 
 @dataclass

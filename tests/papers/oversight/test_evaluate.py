@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from sluicegate.errors import UserError
 from sluicegate.oversight.board import GHOST_SEEN, Board
-from sluicegate.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play
-from sluicegate.oversight.evaluate import best, outlook, overseen, references, shortest, sweep
+from sluicegate_papers.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play
+from sluicegate_papers.oversight.evaluate import best, outlook, overseen, references, shortest, sweep
 
 BOARD = Board()
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.oversight.arms import ARMS
 from sluicegate.oversight.board import Board
-from sluicegate.oversight.episodes import DIAMOND, GHOST, TIMEOUT, Episodes, play, reach
-from sluicegate.oversight.nets import Agent
-from sluicegate.oversight.objective import Objective, lesson, tally
-from sluicegate.oversight.train import routed
+from sluicegate_papers.oversight.arms import ARMS
+from sluicegate_papers.oversight.episodes import DIAMOND, GHOST, TIMEOUT, Episodes, play, reach
+from sluicegate_papers.oversight.nets import Agent
+from sluicegate_papers.oversight.objective import Objective, lesson, tally
+from sluicegate_papers.oversight.train import routed
 
 BOARD = Board()
 ROUTED = [name for name, arm in ARMS.items() if arm.routed == "labels"]

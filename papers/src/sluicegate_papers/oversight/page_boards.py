@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.oversight.arms import ARMS, trained_as
-from sluicegate.oversight.page_numbers import Found, percent
+from sluicegate_papers.oversight.arms import ARMS, trained_as
+from sluicegate_papers.oversight.page_numbers import Found, percent
 
 if TYPE_CHECKING:
     import numpy as np

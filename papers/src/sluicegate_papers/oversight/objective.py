@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sluicegate.engine.training import Loss
-from sluicegate.oversight.arms import Arm
 from sluicegate.oversight.board import ACTIONS
-from sluicegate.oversight.episodes import DIAMOND, GHOST, TIMEOUT, Episodes
-from sluicegate.oversight.nets import Agent
+from sluicegate_papers.oversight.arms import Arm
+from sluicegate_papers.oversight.episodes import DIAMOND, GHOST, TIMEOUT, Episodes
+from sluicegate_papers.oversight.nets import Agent
 
 KINDS = ("unlabelled", "diamond", "ghost")
 """Labels, as a router of `Experts` knows them, in the order of rows."""

@@ -12,12 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from oversight_synthetic import folders, found
 from sluicegate.errors import UserError
-from sluicegate.oversight.arms import ARMS, NAMES
-from sluicegate.oversight.page import markdown, report_oversight, tables
-from sluicegate.oversight.page_boards import boards, field, shade
-from sluicegate.oversight.page_numbers import Found, gather, percent
-from sluicegate.oversight.page_pictures import ENDS, LABELS, by_update, looks_of
-from sluicegate.oversight.page_verdicts import policies, verdicts
+from sluicegate_papers.oversight.arms import ARMS, NAMES
+from sluicegate_papers.oversight.page import markdown, report_oversight, tables
+from sluicegate_papers.oversight.page_boards import boards, field, shade
+from sluicegate_papers.oversight.page_numbers import Found, gather, percent
+from sluicegate_papers.oversight.page_pictures import ENDS, LABELS, by_update, looks_of
+from sluicegate_papers.oversight.page_verdicts import policies, verdicts
 
 NAMED = ("naive", "naive_stopped", "naive_penalty_stopped", "filter_hidden", "routed", "single", "placebo", "oracle")
 SHARES, SEEDS = (0.01, 0.3), (0, 1)

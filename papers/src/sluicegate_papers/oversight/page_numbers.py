@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sluicegate.oversight.arms import trained_as, values_of
 from sluicegate.report.formatting import short
 from sluicegate.runs.directory import result_of
 from sluicegate.values.statistics import Estimate, estimate
+from sluicegate_papers.oversight.arms import trained_as, values_of
 
 Key = tuple[float, str, int]
 """(share, arm that was trained, seed)."""

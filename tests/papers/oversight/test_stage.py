@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
-from sluicegate.oversight.arms import ARMS, values_of
-from sluicegate.oversight.stage import BOARDS, NETS, POLICY, Oversight
 from sluicegate.runs.directory import RunContext, result_of
 from sluicegate.runs.stage import from_config
+from sluicegate_papers.oversight.arms import ARMS, values_of
+from sluicegate_papers.oversight.stage import BOARDS, NETS, POLICY, Oversight
 
 SHORT = Oversight(share=0.3, episodes=128, updates=8, look=4, width=16)
 FIGURES = {"step", "return", "diamond", "ghost", "timeout", "near", "far", "length"}

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from sluicegate.engine.sampling import seed_of
-from sluicegate.oversight.arms import Arm
 from sluicegate.oversight.board import GHOST_SEEN, Board, shown
-from sluicegate.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play
-from sluicegate.oversight.evaluate import Outlook, outlook, overseen
-from sluicegate.oversight.nets import Agent
-from sluicegate.oversight.steer import TO_DIAMOND, TO_GHOST, AsIs, judged
 from sluicegate.values.edits import Edit
+from sluicegate_papers.oversight.arms import Arm
+from sluicegate_papers.oversight.episodes import DIAMOND, GHOST, TIMEOUT, play
+from sluicegate_papers.oversight.evaluate import Outlook, outlook, overseen
+from sluicegate_papers.oversight.nets import Agent
+from sluicegate_papers.oversight.steer import TO_DIAMOND, TO_GHOST, AsIs, judged
 
 SAMPLED = 4096
 """Episodes from which boards are judged that are too large for an exact figure."""

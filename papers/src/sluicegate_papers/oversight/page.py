@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.oversight.arms import ARMS, trained_as
-from sluicegate.oversight.page_boards import boards
-from sluicegate.oversight.page_numbers import BEST, FIGURES, Found, percent
-from sluicegate.oversight.page_pictures import ENDS, by_share, by_update, ends, label_of, looks_of
-from sluicegate.oversight.page_verdicts import difference, policies, verdicts
 from sluicegate.report.formatting import plain, written
 from sluicegate.report.html import render, write_page
+from sluicegate_papers.oversight.arms import ARMS, trained_as
+from sluicegate_papers.oversight.page_boards import boards
+from sluicegate_papers.oversight.page_numbers import BEST, FIGURES, Found, percent
+from sluicegate_papers.oversight.page_pictures import ENDS, by_share, by_update, ends, label_of, looks_of
+from sluicegate_papers.oversight.page_verdicts import difference, policies, verdicts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +36,7 @@ def report_oversight(found: Found, path: Path, *, command: str, facts: str = "")
     ]
     page = render(
         "oversight/page.html",
+        "sluicegate_papers",
         title=f"Scalable oversight on a {size} board",
         facts=facts,
         looks=looks,

@@ -12,15 +12,15 @@ from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
 from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.execution.local import LocalPool
-from sluicegate.oversight.arms import CONTROLS, to_train, trained_as
 from sluicegate.oversight.board import Board, check_share
 from sluicegate.runs.directory import write_atomic
 from sluicegate.runs.stage import from_config
 from sluicegate.values.files import read_json
+from sluicegate_papers.oversight.arms import CONTROLS, to_train, trained_as
 
 if TYPE_CHECKING:
-    from sluicegate.oversight.page_numbers import Found, Key
-    from sluicegate.oversight.stage import Oversight as Stage
+    from sluicegate_papers.oversight.page_numbers import Found, Key
+    from sluicegate_papers.oversight.stage import Oversight as Stage
 
 OPTIONS = {"variant": "--arms", "arm": "--arms", "share": "--share", "size": "--size", "seed": "--seed"}
 """Settings of a run that have an option of their own."""
@@ -56,8 +56,8 @@ class Oversight:
     """Print every arm's figures, one a seed, as the last line."""
 
     def run(self) -> int:
-        from sluicegate.oversight.page import report_oversight
-        from sluicegate.oversight.page_numbers import gather
+        from sluicegate_papers.oversight.page import report_oversight
+        from sluicegate_papers.oversight.page_numbers import gather
 
         seeds = seeds_from(self.seed, self.seeds)
         shares, names, stage = self._checked(seeds[0])
@@ -129,8 +129,8 @@ def _seconds(found: "Found") -> str:
 
 def _kept(found: "Found", command: str) -> dict[str, Any]:
     """oversight.json: every figure of every arm, one a seed, the references, what is said, and where the runs are."""
-    from sluicegate.oversight.page_numbers import FIGURES
-    from sluicegate.oversight.page_verdicts import verdicts
+    from sluicegate_papers.oversight.page_numbers import FIGURES
+    from sluicegate_papers.oversight.page_verdicts import verdicts
 
     figures = {
         f"{p:g}": {name: {figure: found.values(p, name, figure) for figure in FIGURES} for name in found.names} for p in found.shares
@@ -157,8 +157,8 @@ def _show(found: "Found", page: Path) -> None:
     from rich.markup import escape
 
     from sluicegate.cli.terminal import terminal
-    from sluicegate.oversight.page import tables
-    from sluicegate.oversight.page_verdicts import verdicts
+    from sluicegate_papers.oversight.page import tables
+    from sluicegate_papers.oversight.page_verdicts import verdicts
 
     console = terminal()
     for table in tables(found):

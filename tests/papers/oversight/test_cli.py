@@ -10,8 +10,8 @@ from documented import undocumented
 from oversight_synthetic import run_folder
 from sluicegate.app import main
 from sluicegate.app.verbs import verbs
-from sluicegate.oversight import cli as oversight
-from sluicegate.oversight.arms import CONTROLS, to_train
+from sluicegate_papers.oversight import cli as oversight
+from sluicegate_papers.oversight.arms import CONTROLS, to_train
 
 ISSUE = ["naive", "naive_penalty", "naive_stopped", "naive_penalty_stopped", "filter", "filter_hidden", "moe", "routed_paper", "routed",
          "single", "reward_model", "oracle", "placebo"]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sluicegate.errors import UserError, nearest
-from sluicegate.oversight.stopping import PICKS
+from sluicegate_papers.oversight.stopping import PICKS
 
 Reward = Literal["any", "naive", "penalty", "signed", "oracle", "model"]
 """An episode's reward. any: 1 for any end. naive: the same, but -1 for SG. penalty: the same, but 1 - 2 / p for SG.

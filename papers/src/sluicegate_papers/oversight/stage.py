@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.oversight.board import Board, check_share
-from sluicegate.oversight.settings import Settings, budget
-from sluicegate.oversight.stopping import RULES
 from sluicegate.runs.stage import setting
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.values.ranges import Count, Positive, PositiveShare, Weight, Whole, Width
+from sluicegate_papers.oversight.settings import Settings, budget
+from sluicegate_papers.oversight.stopping import RULES
 
 if TYPE_CHECKING:
-    from sluicegate.oversight.train import Trained
     from sluicegate.runs.directory import RunContext
+    from sluicegate_papers.oversight.train import Trained
 
 CURVES = ("return", "overseen", "diamond", "ghost", "timeout", "mixture", "ghost_expert")
 BOARDS, POLICY, NETS = "boards.safetensors", "policy.safetensors", "nets.safetensors"
@@ -28,7 +28,7 @@ class Oversight(Trial):
     nothing is.
 
     After Cloud et al. 2024 (arXiv 2410.04332), section 4.3. Different here: fresh episodes for every update, exact
-    evaluation by dynamic programming, a smaller board, and the arms' losses (`sluicegate.oversight.arms`).
+    evaluation by dynamic programming, a smaller board, and the arms' losses (`sluicegate_papers.oversight.arms`).
     """
 
     VERB: ClassVar[str] = "oversight"
@@ -101,8 +101,8 @@ class Oversight(Trial):
         return False
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.oversight.evaluate import references
-        from sluicegate.oversight.train import train
+        from sluicegate_papers.oversight.evaluate import references
+        from sluicegate_papers.oversight.train import train
 
         board = Board(self.size, self.limit)
         done = train(self.variant, board, self.share, self.settings(), seed=self.seed, run=run)

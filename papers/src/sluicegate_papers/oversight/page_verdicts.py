@@ -6,11 +6,11 @@ Nothing is called better whose interval holds 0.
 import math
 from collections.abc import Iterable, Sequence
 
-from sluicegate.oversight.page_numbers import BEST, Found, apart, percent
-from sluicegate.oversight.page_pictures import label_of
 from sluicegate.report.formatting import has_interval, plain
 from sluicegate.report.html import Verdict
 from sluicegate.values.statistics import Estimate
+from sluicegate_papers.oversight.page_numbers import BEST, Found, apart, percent
+from sluicegate_papers.oversight.page_pictures import label_of
 
 NO_RIVAL = ("oracle", "placebo")
 """Arms that nobody could train (the oracle), or that are there to fail."""

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from sluicegate.errors import UserError
-from sluicegate.oversight.arms import ARMS
 from sluicegate.oversight.board import Board
-from sluicegate.oversight.evaluate import outlook
-from sluicegate.oversight.looking import table
-from sluicegate.oversight.settings import Settings, budget
-from sluicegate.oversight.steer import TO_DIAMOND, Around, AsIs, judged
-from sluicegate.oversight.train import Training, train
 from sluicegate.runs.directory import RunContext, open_run
+from sluicegate_papers.oversight.arms import ARMS
+from sluicegate_papers.oversight.evaluate import outlook
+from sluicegate_papers.oversight.looking import table
+from sluicegate_papers.oversight.settings import Settings, budget
+from sluicegate_papers.oversight.steer import TO_DIAMOND, Around, AsIs, judged
+from sluicegate_papers.oversight.train import Training, train
 
 BOARD = Board()
 SHORT = Settings(episodes=128, updates=12, look=4, width=16)

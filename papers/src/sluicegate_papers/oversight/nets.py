@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError
-from sluicegate.oversight.arms import Arm
 from sluicegate.oversight.board import ACTIONS, Board
 from sluicegate.routing.experts import Experts
+from sluicegate_papers.oversight.arms import Arm
 
 
 class Looked(nn.Module):

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from sluicegate.oversight.page_numbers import Found, percent
 from sluicegate.report.charts import Track, bars_picture, draw_track
 from sluicegate.report.figures import Picture, Series, draw_picture, set_number_axis
 from sluicegate.report.formatting import plain
+from sluicegate_papers.oversight.page_numbers import Found, percent
 
 LABELS = {
     "naive": "naive", "naive_penalty": "naive 1/p", "naive_stopped": "naive stopped", "naive_penalty_stopped": "naive 1/p stopped",

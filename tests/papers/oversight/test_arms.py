@@ -1,7 +1,7 @@
 import pytest
 
 from sluicegate.errors import UserError
-from sluicegate.oversight.arms import ABLATIONS, ARMS, AVOIDING, CONTROLS, NAMES, to_train, trained_as, values_of
+from sluicegate_papers.oversight.arms import ABLATIONS, ARMS, AVOIDING, CONTROLS, NAMES, to_train, trained_as, values_of
 
 
 def test_the_arms_of_the_table_are_the_thirteen():
