@@ -194,8 +194,7 @@ def fit(
         # Go on from a checkpoint of this part, where there is one: weights, the optimiser's memory, FLOPs and what
         # was measured.
         state = run.load_checkpoint_all_ranks(name)
-        halved = 0
-        """How often the parts of a batch were halved because memory ran out."""
+        halved = 0  # how often the parts of a batch were halved because memory ran out
         if state is not None:
             _restore(state, trained, optimizer, run.ranks)
             halved = state.values.get("halved", 0)
@@ -220,7 +219,7 @@ def fit(
             ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
             values = {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "stopped": fitted.stopped}
             values |= {"halved": halved} if halved else {}
-            tensors = _tensors(trained, optimizer, schedule, moments=not finished) if keep_weights or not finished else {}
+            tensors = _tensors(trained, optimizer, schedule.optimizer, moments=not finished) if keep_weights or not finished else {}
             run.save_checkpoint_all_ranks(name, values, tensors, finished=finished)
 
         def look() -> None:
@@ -242,21 +241,21 @@ def fit(
                 own = batches(fitted.steps)
                 while True:
                     torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
-                    parts, most = _parts(own, schedule, halved, run.ranks.world)
+                    parts = _parts(own, schedule, halved, run.ranks.world)
                     try:
-                        step_log = _step(
-                            model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around
-                        )
+                        step_log = _step(model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around)
                         break
                     except _RanOut as error:
-                        if parts >= most or schedule.step_in_backward or run.ranks.shard:
-                            at = f"memory ran out at step {fitted.steps + 1} of part {name!r} in stage {run.title}"
-                            raise UserError(f"{at}, and its parts cannot be halved ({error}). {INSTEAD}") from None
-                    for parameter in trained.values():
-                        parameter.grad = None
+                        told = f"memory ran out at step {fitted.steps + 1}"
+                        if not error.again or schedule.step_in_backward or parts == _parts(own, schedule, halved + 1, run.ranks.world):
+                            raise UserError(f"stage {run.title}, part {name}: {told} ({error}). {INSTEAD}") from None
+                    optimizer.zero_grad(set_to_none=True)
                     clear()
                     halved += 1
-                    _tell_halved(run, name, fitted.steps + 1, own, parts, _parts(own, schedule, halved, run.ranks.world)[0])
+                    now, rows = _parts(own, schedule, halved, run.ranks.world), max(len(b.index) for b in own.values())
+                    told += f": rows a part {math.ceil(rows / parts / run.ranks.world)} -> {math.ceil(rows / now / run.ranks.world)}"
+                    run.log({"part": name, "kind": "memory", "step": fitted.steps + 1, "told": told})
+                    print(f"{run.title}, part {name}: {told}", file=sys.stderr) if run.ranks.leads else None  # noqa: T201
                 fitted.steps += 1
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
@@ -268,30 +267,21 @@ def fit(
 
 
 class _RanOut(Exception):
-    """Memory ran out in a step, in some process; no weight was changed."""
+    """Memory ran out in a step, in some process; `again`: no weight was changed."""
+
+    again = True
 
 
-def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> tuple[int, int]:
-    """Into how many parts each process cuts its share of a step's batches, and how many it could: a row of each."""
-    parts = schedule.accumulate
+def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> int:
+    """Into how many parts each process cuts its share of a step's batches: at most so many that each has a row."""
     if not (schedule.part_tokens or halved):
-        return parts, min((len(b.index) // world for b in batches.values() if hasattr(b, "index")), default=1)
-    shapes = [b.ids.shape for b in batches.values()] if all(hasattr(b, "ids") for b in batches.values()) else []
-    if schedule.part_tokens and not shapes:
-        raise UserError("part_tokens counts tokens, and these rows have none. Leave --part-tokens out, or set --accumulate.")
-    most = max(min((len(b.index) // world for b in batches.values()), default=1), 1)
-    if schedule.part_tokens:
-        tokens = lambda parts: sum(math.ceil(rows / (parts * world)) * width for rows, width in shapes)  # noqa: E731
-        parts = next((n for n in range(parts, most) if tokens(n) <= schedule.part_tokens), max(parts, most))
-    return (min(parts * 2**halved, most) if halved else parts), most
-
-
-def _tell_halved(run: RunContext, name: str, step: int, batches: Batches, before: int, now: int) -> None:
-    rows = max(len(batch.index) for batch in batches.values()) / run.ranks.world
-    told = f"memory ran out at step {step}: rows a part {math.ceil(rows / before)} -> {math.ceil(rows / now)}"
-    run.log({"part": name, "kind": "memory", "step": step, "told": told})
-    if run.ranks.leads:
-        print(f"{run.title}, part {name}: {told}", file=sys.stderr)  # noqa: T201
+        return schedule.accumulate
+    shapes = [getattr(b, "ids", b.index[:, None]).shape for b in batches.values()]  # a row of another kind is a token
+    most = max(min(rows for rows, *_ in shapes) // world, 1)
+    small = lambda parts: sum(math.ceil(n / (parts * world)) * s for n, s in shapes) <= schedule.part_tokens  # noqa: E731
+    wanted = range(schedule.accumulate, most)
+    parts = next(filter(small, wanted), most) if schedule.part_tokens else schedule.accumulate
+    return max(min(parts * 2**halved, most), schedule.accumulate)
 
 
 def _step(
@@ -341,24 +331,16 @@ def _step(
             f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
             "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
         )
-    if fitted.steps == 0 and schedule.checkpointing and len(gradients) < len(trained) and not schedule.step_in_backward:
-        without = [key for key, p in trained.items() if p.grad is None]
+    without = [key for key, p in trained.items() if p.grad is None]
+    if fitted.steps == 0 and schedule.checkpointing and without and not norms:
         run.log({"part": name, "kind": "without gradient", "step": 1, "parameters": without})
-    if schedule.step_in_backward:
-        norm = math.sqrt(sum(float(n) ** 2 for n in norms))
-    else:
-        norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
+    norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))) + math.hypot(*map(float, norms))
     if not math.isfinite(norm):
         _diverged("gradient norm", norm, fitted, run, name, None if schedule.step_in_backward else keep, optimizer)
-    # 3. The update. Up to here the weights are untouched (unless they step in the backward pass), so a step that diverged
+    # 3. The update. Up to here the weights are untouched, but for steps in the backward pass, so a step that diverged
     # leaves the last finite ones.
     if not schedule.step_in_backward:
-        try:
-            optimizer.step()
-        except Exception as error:
-            if not ran_out(error):
-                raise
-            raise UserError(f"memory ran out in the optimiser's update, at step {fitted.steps + 1} of part {name!r}. {INSTEAD}") from None
+        _in_memory(ranks, optimizer.step, again=False)
     optimizer.zero_grad(set_to_none=True)
     # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
     fitted.ledger.teacher += teacher
@@ -366,9 +348,9 @@ def _step(
     return log
 
 
-def _in_memory(ranks: Ranks, run: Callable[[], T]) -> T:
+def _in_memory(ranks: Ranks, run: Callable[[], T], *, again: bool = True) -> T:
     """What `run` gives; where memory runs out in it, in some process, `_RanOut` in all of them."""
-    found, out = None, ""
+    found, out = cast(T, None), ""
     try:
         found = run()
     except Exception as error:
@@ -376,29 +358,24 @@ def _in_memory(ranks: Ranks, run: Callable[[], T]) -> T:
             raise
         out = first_line(error)
     # With divided weights the others wait in the middle of a pass, and there is no talking to them.
-    if (out if ranks.shard else ranks.any(bool(out))):
-        raise _RanOut(out or "in another process")
-    return cast(T, found)
+    if out if ranks.shard else ranks.any(bool(out)):
+        stop = _RanOut(out or "in another process")
+        stop.again = again and not ranks.shard
+        raise stop
+    return found
 
 
 def _diverged(
-    what: str,
-    value: float,
-    fitted: Fitted,
-    run: RunContext,
-    name: str,
-    keep: Callable[[], None] | None,
-    optimizer: torch.optim.Optimizer,
+    what: str, value: float, fitted: Fitted, run: RunContext, name: str, keep: Callable[[], None] | None, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Save a checkpoint of the weights, if this step has not changed them yet (`keep`), and raise `Diverged`."""
+    """Save a checkpoint of the weights, where this step has not changed them yet (`keep`), and raise `Diverged`."""
     optimizer.zero_grad(set_to_none=True)
-    if keep is not None:
+    kept = "The weights from before that step are" if keep else "Weights had been updated in the backward pass; the last resume point is"
+    if keep:
         keep()
-    before = f"The weights from before that step are kept in {run.path / 'state'}"
     raise Diverged(
-        f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. "
-        f"{before if keep is not None else 'The weights of that step are lost; what is kept is the last resume point'}. Try a lower "
-        "learning rate (--lr), more --warmup, or a smaller --clip.",
+        f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. {kept} kept in "
+        f"{run.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip.",
         fitted,
     )
 
@@ -406,17 +383,18 @@ def _diverged(
 @contextmanager
 def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Keep no layer's activations inside, if `wanted`, and compute them again in the backward pass."""
-    if not wanted or getattr(model, "is_gradient_checkpointing", False):
+    if not wanted or any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         yield
         return
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise UserError(f"a {type(model).__name__} cannot compute activations again in the backward pass. Leave --checkpointing out.")
     # Reentrant recomputation would lose the gradients of an adapter, whose inputs need none.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # as transformers called it
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
@@ -428,15 +406,11 @@ def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def _tensors(
-    trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, schedule: Schedule, *, moments: bool
-) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by a flat name: the trained weights and, while training goes on, the optimiser's
-    memory."""
-    flat = {f"weight/{name}": p.detach() for name, p in trained.items()}
-    for name, parameter in trained.items() if moments else ():
-        flat |= {f"{schedule.optimizer}/{key}/{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
-    return flat
+def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, kind: str, *, moments: bool) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by a flat name: the weights and, while training goes on, the optimiser's memory."""
+    memory = {name: optimizer.state.get(p, {}) for name, p in trained.items()} if moments else {}
+    own = {f"{kind}/{key}/{name}": value for name, state in memory.items() for key, value in state.items()}
+    return {f"weight/{name}": p.detach() for name, p in trained.items()} | own
 
 
 @torch.no_grad()
