@@ -24,7 +24,7 @@ _LEAST = 1e-30
 
 
 def make_optimizer(schedule: Schedule, trained: Mapping[str, nn.Parameter], seed: tuple[int, ...]) -> torch.optim.Optimizer:
-    """The optimiser that a schedule names; `seed` is what random rounding is drawn from. AdamW on float32 is torch's."""
+    """The optimiser that a schedule names; `seed` is for random rounding. AdamW on float32 is torch's own."""
     dtypes = {p.dtype for p in trained.values()}
     if torch.float16 in dtypes:
         raise UserError("weights in float16 are not trained: their gradients underflow. Load them with --dtype bfloat16, or float32.")
@@ -32,8 +32,7 @@ def make_optimizer(schedule: Schedule, trained: Mapping[str, nn.Parameter], seed
         raise UserError("adafactor needs whole matrices, and --shard divides them. Set --optimizer adamw-bf16, or leave --shard out.")
     if schedule.optimizer != "adamw" or torch.bfloat16 in dtypes:
         return Economical(schedule, trained, seed)
-    own = {"lr": schedule.lr, "betas": (0.9, schedule.beta2), "weight_decay": schedule.weight_decay}
-    return torch.optim.AdamW(trained.values(), fused=True, **own)
+    return torch.optim.AdamW(trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True)
 
 
 class Economical(torch.optim.Optimizer):
@@ -57,7 +56,7 @@ class Economical(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p] or self._begin(p)
+                state: dict[str, Tensor] = self.state[p] or self._begin(p)
                 state["step"] = state["step"].cpu() + 1  # on the CPU, so that a device is not waited for
                 step = int(state["step"])
                 self._draw = torch.Generator(p.device).manual_seed(seed_of(*self.seed, self.place[p], step))
@@ -70,7 +69,8 @@ class Economical(torch.optim.Optimizer):
 
     def _begin(self, p: nn.Parameter) -> dict[str, Tensor]:
         """The state of a parameter before its first step."""
-        state, shapes = self.state[p], {"row_var": (*p.shape[:-1], 1), "col_var": (*p.shape[:-2], 1, *p.shape[-1:])}
+        state: dict[str, Tensor] = self.state[p]
+        shapes = {"row_var": (*p.shape[:-1], 1), "col_var": (*p.shape[:-2], 1, *p.shape[-1:])}
         state["step"] = torch.tensor(0.0)
         if self.plan.optimizer == "adafactor":
             own = shapes if p.dim() > 1 else {"variance": p.shape}
@@ -102,7 +102,8 @@ class Economical(torch.optim.Optimizer):
         new = step**-0.8
         if weight.dim() < 2:
             mean = state["variance"].lerp_(gradient.float().square() + _LEAST, new)
-            return self._along([(weight, gradient, mean)], torch.ones_like(mean), lr)
+            self._along([(weight, gradient, mean)], torch.ones_like(mean), lr)
+            return
         # A stack of matrices, one at a time; of each, pieces of rows.
         stack = (t.flatten(0, -3) if t.dim() > 2 else t[None] for t in (weight, gradient, state["row_var"], state["col_var"]))
         for w, g, rows, columns in zip(*stack, strict=True):
@@ -118,11 +119,15 @@ class Economical(torch.optim.Optimizer):
     def _along(self, pieces: list[tuple[Tensor, ...]], columns: Tensor, lr: float) -> None:
         """Go along gradient / sqrt(rows x columns), at most as far as a root mean square of 1."""
         # The length of the way is known once all of it was computed; it is computed again rather than kept.
-        ways = lambda: (g.float() * mean.rsqrt() * columns.rsqrt() for _, g, mean in pieces)  # noqa: E731
-        length = math.sqrt(sum(float(way.square().sum()) for way in ways()) / max(sum(w.numel() for w, *_ in pieces), 1))
-        for (w, *_), way in zip(pieces, ways(), strict=True):
-            value = w.to(_work(w), copy=True).mul_(1 - lr * self.plan.weight_decay)
-            self._put(w, value.sub_(way, alpha=lr / max(length, 1.0)))
+        total, size = 0.0, max(sum(w.numel() for w, *_ in pieces), 1)
+        for last in (False, True):
+            for w, g, mean in pieces:
+                way = g.float() * mean.rsqrt() * columns.rsqrt()
+                if not last:
+                    total += float(way.square().sum())
+                    continue
+                value = w.to(_work(w), copy=True).mul_(1 - lr * self.plan.weight_decay)
+                self._put(w, value.sub_(way, alpha=lr / max(math.sqrt(total / size), 1.0)))
 
 
 def round_at_random(value: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -184,10 +185,11 @@ def fit(
         raise UserError(f"{other} before a step, so it cannot be in the backward pass. Leave --step-in-backward out.")
     if schedule.optimizer == "adafactor" and guard is not None:
         raise UserError("adafactor keeps one number for a row, which routing cannot leave alone in part. Set --optimizer adamw-bf16.")
-    with _recomputing(model, schedule.checkpointing), run.ranks.spread(model):
+    ranks = run.ranks
+    with _recomputing(model, schedule.checkpointing), ranks.spread(model):
         trained, meter = only_train(model, params), meter or Meter(model)  # type: ignore[arg-type]
         # Where weights are divided each process rounds its own; else all must round alike.
-        optimizer = make_optimizer(schedule, trained, (seed, *(run.ranks.own_seed if run.ranks.shard else ())))
+        optimizer = make_optimizer(schedule, trained, (seed, *(ranks.own_seed if ranks.shard else ())))
         if guard is not None:
             guard(optimizer)
         fitted = Fitted.nothing()
@@ -196,7 +198,7 @@ def fit(
         state = run.load_checkpoint_all_ranks(name)
         halved = 0  # how often the parts of a batch were halved because memory ran out
         if state is not None:
-            _restore(state, trained, optimizer, run.ranks)
+            _restore(state, trained, optimizer, ranks)
             halved = state.values.get("halved", 0)
             fitted = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
             if state.finished:
@@ -209,7 +211,7 @@ def fit(
 
         def sound() -> None:
             own = [(p.to_local() if hasattr(p, "to_local") else p).detach() for p in trained.values()]
-            bad = run.ranks.total([float(not tensor.isfinite().all()) for tensor in own])
+            bad = ranks.total([float(not tensor.isfinite().all()) for tensor in own])
             for tensor, is_bad in zip(trained, bad, strict=True):
                 if is_bad:
                     raise broken(f"the weights are no longer finite: {tensor} holds NaN or infinity. Try a lower --lr.")
@@ -230,125 +232,111 @@ def fit(
                 measured = evaluation.measure(model, fitted.ledger)
             except NotFinite as error:
                 raise broken(str(error)) from None
-            record = run.ranks.first({"step": fitted.steps, **measured})
+            record = ranks.first({"step": fitted.steps, **measured})
             fitted.records.append(record)
             run.log({"part": name, "kind": "evaluation", **record})
             fitted.stopped = fitted.steps < schedule.steps and evaluation.stop(record)
 
+        def diverged(what: str, value: float, untouched: bool = True) -> Diverged:
+            """Save a checkpoint of the weights, where this step has not touched them yet."""
+            optimizer.zero_grad(set_to_none=True)
+            if untouched:
+                keep()
+            kept = "The weights from before that step are" if untouched else "Some weights have taken that step; the resume point before is"
+            return Diverged(
+                f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. {kept} kept in "
+                f"{run.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip.",
+                fitted,
+            )
+
+        def step(whole: Batches, parts: int) -> Log:
+            model.train() if not model.training else None
+            log: Log = {"loss": 0.0}
+            teacher = 0.0
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(fitted.steps)
+            inside = stepping_in_backward(optimizer) if schedule.step_in_backward else None
+            # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so
+            # that they add up.
+            with inside or nullcontext([]) as norms:
+                for batch in ranks.pieces(whole, parts):
+                    with around(batch):
+                        loss = _in_memory(ranks, partial(objective, model, batch))
+                        extra = [float(number.detach()) for number in loss.log.values()]
+                        value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
+                        log["loss"] += value
+                        for key, number in zip(loss.log, numbers, strict=True):
+                            log[key] = log.get(key, 0.0) + number
+                        if not math.isfinite(value):
+                            raise diverged("loss", value)
+                        # Where nothing that is trained bears on the loss, the check below says so.
+                        _in_memory(ranks, ranks.scaled(loss.value).backward if loss.value.requires_grad else lambda: None)
+                    teacher += cost
+            # 2. The same sum in all processes; then one norm, clipped, over the whole model.
+            ranks.add_gradients(trained.values())
+            gradients = [p for p in trained.values() if p.grad is not None]
+            if fitted.steps == 0 and not (any(map(bool, norms)) or ranks.moved(p.grad for p in gradients if p.grad is not None)):
+                raise UserError(
+                    f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
+                    "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
+                )
+            if fitted.steps == 0 and schedule.checkpointing and not inside and len(gradients) < len(trained):
+                without = [key for key, p in trained.items() if p.grad is None]
+                run.log({"part": name, "kind": "without gradient", "step": 1, "parameters": without})
+            norm = math.hypot(float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))), *map(float, norms))
+            if not math.isfinite(norm):
+                raise diverged("gradient norm", norm, untouched=not inside)
+            # 3. The update. Up to here weights are untouched (but for steps in the backward pass), so a step that diverged
+            # leaves the last finite ones.
+            if not inside:
+                _in_memory(ranks, optimizer.step, _UPDATE)
+            optimizer.zero_grad(set_to_none=True)
+            # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
+            fitted.ledger.teacher += teacher
+            fitted.ledger.student += sum(3 * meter(batch) for batch in whole.values())
+            return log
+
         with _own_randomness():
             look()
             while fitted.steps < schedule.steps and not fitted.stopped:
-                own = batches(fitted.steps)
-                while True:
-                    torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
-                    parts = _parts(own, schedule, halved, run.ranks.world)
-                    try:
-                        step_log = _step(model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around)
-                        break
-                    except _RanOut as error:
-                        told = f"memory ran out at step {fitted.steps + 1}"
-                        if not error.again or schedule.step_in_backward or parts == _parts(own, schedule, halved + 1, run.ranks.world):
-                            raise UserError(f"stage {run.title}, part {name}: {told} ({error}). {INSTEAD}") from None
+                whole = batches(fitted.steps)
+                parts = _parts(whole, schedule, halved, ranks.world)
+                torch.manual_seed(seed_of(seed, fitted.steps, *ranks.own_seed))  # dropout, if the model has any
+                step_log, why = None, ""
+                try:
+                    step_log = step(whole, parts)
+                except _RanOut as error:
+                    why = str(error)
+                if step_log is None:  # the error, which held the pass, is gone
+                    now, told = _parts(whole, schedule, halved + 1, ranks.world), f"memory ran out at step {fitted.steps + 1}"
+                    if now == parts or why.startswith(_UPDATE) or schedule.step_in_backward or ranks.shard:
+                        raise UserError(f"stage {run.title}, part {name}: {told} ({why}). {INSTEAD}")
                     optimizer.zero_grad(set_to_none=True)
                     clear()
                     halved += 1
-                    now, rows = _parts(own, schedule, halved, run.ranks.world), max(len(b.index) for b in own.values())
-                    told += f": rows a part {math.ceil(rows / parts / run.ranks.world)} -> {math.ceil(rows / now / run.ranks.world)}"
+                    rows = max(len(batch.index) for batch in whole.values()) / ranks.world
+                    told += f": rows a part {math.ceil(rows / parts)} -> {math.ceil(rows / now)}"
                     run.log({"part": name, "kind": "memory", "step": fitted.steps + 1, "told": told})
-                    print(f"{run.title}, part {name}: {told}", file=sys.stderr) if run.ranks.leads else None  # noqa: T201
+                    print(f"{run.title}, part {name}: {told}", file=sys.stderr) if ranks.leads else None  # noqa: T201
+                    continue
                 fitted.steps += 1
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
                 run.progress(name, fitted.steps, schedule.steps, {**step_log, **(fitted.records[-1] if fitted.records else {})})
-                if run.ranks.first(run.checkpoint_due()):
+                if ranks.first(run.checkpoint_due()):
                     keep()
         keep(finished=True)
         return fitted
 
 
+_UPDATE = "in the optimiser's update, which cannot be repeated: "
+
+
 class _RanOut(Exception):
-    """Memory ran out in a step, in some process; `again`: no weight was changed."""
-
-    again = True
+    """Memory ran out, in some process."""
 
 
-def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> int:
-    """Into how many parts each process cuts its share of a step's batches: at most so many that each has a row."""
-    if not (schedule.part_tokens or halved):
-        return schedule.accumulate
-    shapes = [getattr(b, "ids", b.index[:, None]).shape for b in batches.values()]  # a row of another kind is a token
-    most = max(min(rows for rows, *_ in shapes) // world, 1)
-    small = lambda parts: sum(math.ceil(n / (parts * world)) * s for n, s in shapes) <= schedule.part_tokens  # noqa: E731
-    wanted = range(schedule.accumulate, most)
-    parts = next(filter(small, wanted), most) if schedule.part_tokens else schedule.accumulate
-    return max(min(parts * 2**halved, most), schedule.accumulate)
-
-
-def _step(
-    model: nn.Module,
-    objective: Objective,
-    batches: Batches,
-    parts: int,
-    schedule: Schedule,
-    optimizer: torch.optim.Optimizer,
-    trained: Mapping[str, nn.Parameter],
-    fitted: Fitted,
-    run: RunContext,
-    name: str,
-    keep: Callable[[], None],
-    meter: Callable[[Any], float],
-    around: Callable[[Batches], AbstractContextManager[None]],
-) -> Log:
-    if not model.training:
-        model.train()
-    ranks = run.ranks
-    log: Log = {"loss": 0.0}
-    teacher = 0.0
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.rate(fitted.steps)
-    # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they
-    # add up.
-    with stepping_in_backward(optimizer) if schedule.step_in_backward else nullcontext([]) as norms:
-        for batch in ranks.pieces(batches, parts):
-            with around(batch):
-                loss = _in_memory(ranks, lambda batch=batch: objective(model, batch))
-                extra = [float(number.detach()) for number in loss.log.values()]
-                value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
-                log["loss"] += value
-                for key, number in zip(loss.log, numbers, strict=True):
-                    log[key] = log.get(key, 0.0) + number
-                if not math.isfinite(value):
-                    _diverged("loss", value, fitted, run, name, keep, optimizer)
-                # Where nothing that is trained bears on the loss, the check below says so.
-                _in_memory(ranks, lambda loss=loss: ranks.scaled(loss.value).backward() if loss.value.requires_grad else None)
-            teacher += cost
-    # 2. The same sum in all processes; then one norm, clipped, over the whole model.
-    ranks.add_gradients(trained.values())
-    gradients = [p for p in trained.values() if p.grad is not None]
-    moved = any(map(bool, norms)) or ranks.moved(p.grad for p in gradients if p.grad is not None)
-    if fitted.steps == 0 and not moved:
-        raise UserError(
-            f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
-            "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
-        )
-    without = [key for key, p in trained.items() if p.grad is None]
-    if fitted.steps == 0 and schedule.checkpointing and without and not norms:
-        run.log({"part": name, "kind": "without gradient", "step": 1, "parameters": without})
-    norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))) + math.hypot(*map(float, norms))
-    if not math.isfinite(norm):
-        _diverged("gradient norm", norm, fitted, run, name, None if schedule.step_in_backward else keep, optimizer)
-    # 3. The update. Up to here the weights are untouched, but for steps in the backward pass, so a step that diverged
-    # leaves the last finite ones.
-    if not schedule.step_in_backward:
-        _in_memory(ranks, optimizer.step, again=False)
-    optimizer.zero_grad(set_to_none=True)
-    # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
-    fitted.ledger.teacher += teacher
-    fitted.ledger.student += sum(3 * meter(batch) for batch in batches.values())
-    return log
-
-
-def _in_memory(ranks: Ranks, run: Callable[[], T], *, again: bool = True) -> T:
+def _in_memory(ranks: Ranks, run: Callable[[], T], what: str = "") -> T:
     """What `run` gives; where memory runs out in it, in some process, `_RanOut` in all of them."""
     found, out = cast(T, None), ""
     try:
@@ -359,25 +347,19 @@ def _in_memory(ranks: Ranks, run: Callable[[], T], *, again: bool = True) -> T:
         out = first_line(error)
     # With divided weights the others wait in the middle of a pass, and there is no talking to them.
     if out if ranks.shard else ranks.any(bool(out)):
-        stop = _RanOut(out or "in another process")
-        stop.again = again and not ranks.shard
-        raise stop
+        raise _RanOut(what + (out or "in another process"))
     return found
 
 
-def _diverged(
-    what: str, value: float, fitted: Fitted, run: RunContext, name: str, keep: Callable[[], None] | None, optimizer: torch.optim.Optimizer
-) -> None:
-    """Save a checkpoint of the weights, where this step has not changed them yet (`keep`), and raise `Diverged`."""
-    optimizer.zero_grad(set_to_none=True)
-    kept = "The weights from before that step are" if keep else "Weights had been updated in the backward pass; the last resume point is"
-    if keep:
-        keep()
-    raise Diverged(
-        f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. {kept} kept in "
-        f"{run.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip.",
-        fitted,
-    )
+def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> int:
+    """Into how many parts each process cuts its share of a step's batches: at most so many that each has a row."""
+    parts = schedule.accumulate
+    shapes = [b.ids.shape for b in batches.values() if hasattr(b, "ids")] if schedule.part_tokens or halved else []
+    if not shapes:
+        return parts
+    most = max(min(rows for rows, _ in shapes) // world, parts)
+    small = lambda n: sum(math.ceil(rows / (n * world)) * width for rows, width in shapes) <= schedule.part_tokens  # noqa: E731
+    return min((next(filter(small, range(parts, most)), most) if schedule.part_tokens else parts) * 2**halved, most)
 
 
 @contextmanager
