@@ -15,7 +15,8 @@ def ran_out(error: BaseException) -> bool:
     """Whether this error says that the memory of a device, or of the machine, ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    from accelerate.utils.memory import should_reduce_batch_size  # knows what the backends say; slow to import
+    # It knows what the backends say, and is slow to import.
+    from accelerate.utils.memory import should_reduce_batch_size  # type: ignore[import-untyped]
 
     return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
 
