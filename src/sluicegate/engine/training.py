@@ -218,8 +218,7 @@ def fit(
 
         def keep(finished: bool = False) -> None:
             sound()
-            ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
-            values = {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "stopped": fitted.stopped}
+            values = {"steps": fitted.steps, "ledger": dict(vars(fitted.ledger)), "records": fitted.records, "stopped": fitted.stopped}
             values |= {"halved": halved} if halved else {}
             tensors = _tensors(trained, optimizer, schedule.optimizer, moments=not finished) if keep_weights or not finished else {}
             run.save_checkpoint_all_ranks(name, values, tensors, finished=finished)
@@ -286,7 +285,7 @@ def fit(
             norm = math.hypot(float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))), *map(float, norms))
             if not math.isfinite(norm):
                 raise diverged("gradient norm", norm, untouched=not inside)
-            # 3. The update. Up to here weights are untouched (but for steps in the backward pass), so a step that diverged
+            # 3. The update. Up to here weights are untouched (but for steps in the backward pass), so one that diverged
             # leaves the last finite ones.
             if not inside:
                 _in_memory(ranks, optimizer.step, _UPDATE)
@@ -374,6 +373,7 @@ def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
     # Reentrant recomputation would lose the gradients of an adapter, whose inputs need none.
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # as transformers called it
     getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    getattr(model, "disable_input_require_grads", lambda: None)()  # which reentrant recomputation alone would need
     try:
         yield
     finally:

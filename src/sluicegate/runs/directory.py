@@ -101,12 +101,14 @@ class RunContext:
 
     def save_checkpoint_all_ranks(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
         """The same where several processes work: of tensors that are divided among them, each writes its own shares."""
-        if not self.ranks.shard:
-            self.save_checkpoint(part, values, tensors, finished=finished)
-        elif self.ranks.first(isinstance(self, RunDirectory)):
-            local = {key: t.to_local() if hasattr(t, "to_local") else t for key, t in tensors.items()}
-            name = _file_of(part, values, finished, f"-{self.ranks.rank}-of-{self.ranks.world}")
-            self._note(part, values, self.ranks.gather(_write_tensors(self.path / "state" / name, local)), finished, time.monotonic())
+        ranks, state = self.ranks, self.path / "state"
+        shares = ranks.shard and ranks.first(isinstance(self, RunDirectory)) and not ranks.any(not state.is_dir())
+        if not shares:  # or not all of them see the folder
+            return self.save_checkpoint(part, values, {key: ranks.whole(t) for key, t in tensors.items()}, finished=finished)
+        begun = time.monotonic()
+        local = {key: t.to_local() if hasattr(t, "to_local") else t for key, t in tensors.items()}
+        file = state / _file_of(part, values, finished, f"-{ranks.rank}-of-{ranks.world}")
+        return self._note(part, values, ranks.gather(_write_tensors(file, local)), finished, begun)
 
     def _note(self, part: str, values: Mapping[str, Any], written: list[tuple[str, str]], finished: bool, begun: float) -> None:
         """Make what was written, (file, fingerprint), the resume point of `part`."""
