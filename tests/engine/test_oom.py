@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sluicegate.engine.oom import fits, ran_out
+from sluicegate.engine.encoding import encode
+from sluicegate.engine.oom import halving, ran_out
 from sluicegate.errors import UserError
 
 
@@ -13,18 +14,18 @@ def test_what_says_that_memory_ran_out():
     assert not ran_out(KeyboardInterrupt())
 
 
-def test_halves_until_it_fits():
-    asked = []
+def test_a_batch_is_halved_until_it_fits_and_joined_in_order(tokenizer, mixed_items):
+    batch, asked = encode(tokenizer, mixed_items).batch(range(5)), []
 
-    def run(n):
-        asked.append(n)
-        if n > 3:
-            raise torch.OutOfMemoryError("out of memory.")
-        return "done"
+    def run(part, most=2):
+        asked.append(len(part.ids))
+        if len(part.ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return part.index
 
-    assert fits(11, run) == ("done", 3)
-    assert asked == [11, 6, 3]
-    with pytest.raises(UserError, match=r"memory ran out on one row\. Set --checkpointing, --dtype bfloat16"):
-        fits(2, lambda n: run(9))
+    assert torch.equal(halving(batch, run), batch.index)
+    assert asked == [5, 3, 2, 1, 2]
+    with pytest.raises(UserError, match=r"memory ran out on one row of \d+ tokens\. Set --checkpointing, --dtype bfloat16"):
+        halving(batch, lambda part: run(part, 0))
     with pytest.raises(ZeroDivisionError):
-        fits(2, lambda n: n / 0)
+        halving(batch, lambda part: 1 / 0)

@@ -53,7 +53,8 @@ class Economical(torch.optim.Optimizer):
         self.plan, self.seed, self.place = schedule, seed, {p: i for i, p in enumerate(trained.values())}
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
+        loss = torch.enable_grad()(closure)() if closure is not None else None
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
                 state: dict[str, Tensor] = self.state[p] or self._begin(p)
@@ -66,6 +67,7 @@ class Economical(torch.optim.Optimizer):
                 update(values, gradient, {key: _local(t) for key, t in state.items()}, step, group["lr"])
                 if values is not weight:
                     weight.copy_(values)
+        return loss
 
     def _begin(self, p: nn.Parameter) -> dict[str, Tensor]:
         """The state of a parameter before its first step."""
@@ -151,11 +153,11 @@ def _local(tensor: Tensor) -> Tensor:
     return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach()
 
 
-def _pieces(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of tensors of one shape, piece by piece."""
-    if first.is_contiguous():
-        return zip(*(t.contiguous().view(-1).split(_PIECE) for t in (first, *others)), strict=True)
-    return zip(*(t.split(max(_PIECE * len(t) // max(t.numel(), 1), 1)) for t in (first, *others)), strict=True)
+    if tensors[0].is_contiguous():
+        return zip(*(t.contiguous().view(-1).split(_PIECE) for t in tensors), strict=True)
+    return zip(*(t.split(max(_PIECE * len(t) // max(t.numel(), 1), 1)) for t in tensors), strict=True)
 
 
 @contextmanager
