@@ -6,10 +6,11 @@ the same weights, bitwise on a CPU.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from sluicegate.deprecated import renamed
 from sluicegate.engine.encoding import Batch
 from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.oom import INSTEAD, clear, ran_out
+from sluicegate.engine.optimizers import make_optimizer, stepping_in_backward
 from sluicegate.engine.sampling import seed_of
-from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext
+from sluicegate.errors import UserError, first_line
+from sluicegate.runs.directory import Checkpoint, RunContext
 from sluicegate.runs.ranks import Ranks
 from sluicegate.values.edits import match_parameters
 from sluicegate.values.schedule import Schedule
@@ -28,6 +31,7 @@ from sluicegate.values.schedule import Schedule
 Batches = Mapping[str, Any]
 """A step's batches by name: `encoding.Batch`, or for other models anything with `.split(parts)`."""
 Log = dict[str, float]
+T = TypeVar("T")
 
 
 @dataclass
@@ -175,19 +179,26 @@ def fit(
     """
     if not schedule.lr:
         raise UserError("the learning rate is 0, so nothing would be learnt. Give one, or use Schedule.or_rate.")
-    with run.ranks.spread(model):
+    if schedule.step_in_backward and (run.ranks.world > 1 or guard is not None):
+        other = "Several processes add their gradients up" if guard is None else "Gradient routing looks at all gradients"
+        raise UserError(f"{other} before a step, so it cannot be in the backward pass. Leave --step-in-backward out.")
+    if schedule.optimizer == "adafactor" and guard is not None:
+        raise UserError("adafactor keeps one number for a row, which routing cannot leave alone in part. Set --optimizer adamw-bf16.")
+    with _recomputing(model, schedule.checkpointing), run.ranks.spread(model):
         trained, meter = only_train(model, params), meter or Meter(model)  # type: ignore[arg-type]
-        optimizer = torch.optim.AdamW(
-            trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
-        )
+        # Where weights are divided each process rounds its own; else all must round alike.
+        optimizer = make_optimizer(schedule, trained, (seed, *(run.ranks.own_seed if run.ranks.shard else ())))
         if guard is not None:
             guard(optimizer)
         fitted = Fitted.nothing()
-        # Go on from a checkpoint of this part, where there is one: weights, AdamW's moments, FLOPs and what was
-        # measured.
+        # Go on from a checkpoint of this part, where there is one: weights, the optimiser's memory, FLOPs and what
+        # was measured.
         state = run.load_checkpoint_all_ranks(name)
+        halved = 0
+        """How often the parts of a batch were halved because memory ran out."""
         if state is not None:
-            _restore(state.tensors, trained, optimizer, run.ranks)
+            _restore(state, trained, optimizer, run.ranks)
+            halved = state.values.get("halved", 0)
             fitted = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
             if state.finished:
                 return fitted
@@ -208,8 +219,9 @@ def fit(
             sound()
             ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
             values = {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "stopped": fitted.stopped}
-            tensors = _tensors(trained, optimizer, run.ranks, moments=not finished) if keep_weights or not finished else {}
-            run.save_checkpoint(name, values, tensors, finished=finished)
+            values |= {"halved": halved} if halved else {}
+            tensors = _tensors(trained, optimizer, schedule, moments=not finished) if keep_weights or not finished else {}
+            run.save_checkpoint_all_ranks(name, values, tensors, finished=finished)
 
         def look() -> None:
             if evaluation is None or not evaluation.at(fitted.steps) or any(r["step"] == fitted.steps for r in fitted.records):
@@ -227,10 +239,24 @@ def fit(
         with _own_randomness():
             look()
             while fitted.steps < schedule.steps and not fitted.stopped:
-                torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
-                step_log = _step(
-                    model, objective, batches(fitted.steps), schedule, optimizer, trained, fitted, run, name, keep, meter, around
-                )
+                own = batches(fitted.steps)
+                while True:
+                    torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
+                    parts, most = _parts(own, schedule, halved, run.ranks.world)
+                    try:
+                        step_log = _step(
+                            model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around
+                        )
+                        break
+                    except _RanOut as error:
+                        if parts >= most or schedule.step_in_backward or run.ranks.shard:
+                            at = f"memory ran out at step {fitted.steps + 1} of part {name!r} in stage {run.title}"
+                            raise UserError(f"{at}, and its parts cannot be halved ({error}). {INSTEAD}") from None
+                    for parameter in trained.values():
+                        parameter.grad = None
+                    clear()
+                    halved += 1
+                    _tell_halved(run, name, fitted.steps + 1, own, parts, _parts(own, schedule, halved, run.ranks.world)[0])
                 fitted.steps += 1
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
@@ -241,10 +267,38 @@ def fit(
         return fitted
 
 
+class _RanOut(Exception):
+    """Memory ran out in a step, in some process; no weight was changed."""
+
+
+def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> tuple[int, int]:
+    """Into how many parts each process cuts its share of a step's batches, and how many it could: a row of each."""
+    parts = schedule.accumulate
+    if not (schedule.part_tokens or halved):
+        return parts, min((len(b.index) // world for b in batches.values() if hasattr(b, "index")), default=1)
+    shapes = [b.ids.shape for b in batches.values()] if all(hasattr(b, "ids") for b in batches.values()) else []
+    if schedule.part_tokens and not shapes:
+        raise UserError("part_tokens counts tokens, and these rows have none. Leave --part-tokens out, or set --accumulate.")
+    most = max(min((len(b.index) // world for b in batches.values()), default=1), 1)
+    if schedule.part_tokens:
+        tokens = lambda parts: sum(math.ceil(rows / (parts * world)) * width for rows, width in shapes)  # noqa: E731
+        parts = next((n for n in range(parts, most) if tokens(n) <= schedule.part_tokens), max(parts, most))
+    return (min(parts * 2**halved, most) if halved else parts), most
+
+
+def _tell_halved(run: RunContext, name: str, step: int, batches: Batches, before: int, now: int) -> None:
+    rows = max(len(batch.index) for batch in batches.values()) / run.ranks.world
+    told = f"memory ran out at step {step}: rows a part {math.ceil(rows / before)} -> {math.ceil(rows / now)}"
+    run.log({"part": name, "kind": "memory", "step": step, "told": told})
+    if run.ranks.leads:
+        print(f"{run.title}, part {name}: {told}", file=sys.stderr)  # noqa: T201
+
+
 def _step(
     model: nn.Module,
     objective: Objective,
     batches: Batches,
+    parts: int,
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     trained: Mapping[str, nn.Parameter],
@@ -260,36 +314,51 @@ def _step(
     ranks = run.ranks
     log: Log = {"loss": 0.0}
     teacher = 0.0
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.rate(fitted.steps)
     # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they
     # add up.
-    for batch in ranks.pieces(batches, schedule.accumulate):
-        with around(batch):
-            loss = objective(model, batch)
-            extra = [float(number.detach()) for number in loss.log.values()]
-            value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
-            log["loss"] += value
-            for key, number in zip(loss.log, numbers, strict=True):
-                log[key] = log.get(key, 0.0) + number
-            if not math.isfinite(value):
-                _diverged("loss", value, fitted, run, name, keep, optimizer)
-            if loss.value.requires_grad:  # where nothing that is trained bears on the loss, the check below says so
-                ranks.scaled(loss.value).backward()
-        teacher += cost
+    with stepping_in_backward(optimizer) if schedule.step_in_backward else nullcontext([]) as norms:
+        for batch in ranks.pieces(batches, parts):
+            with around(batch):
+                loss = _in_memory(ranks, lambda batch=batch: objective(model, batch))
+                extra = [float(number.detach()) for number in loss.log.values()]
+                value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
+                log["loss"] += value
+                for key, number in zip(loss.log, numbers, strict=True):
+                    log[key] = log.get(key, 0.0) + number
+                if not math.isfinite(value):
+                    _diverged("loss", value, fitted, run, name, keep, optimizer)
+                # Where nothing that is trained bears on the loss, the check below says so.
+                _in_memory(ranks, lambda loss=loss: ranks.scaled(loss.value).backward() if loss.value.requires_grad else None)
+            teacher += cost
     # 2. The same sum in all processes; then one norm, clipped, over the whole model.
     ranks.add_gradients(trained.values())
     gradients = [p for p in trained.values() if p.grad is not None]
-    if fitted.steps == 0 and not ranks.moved(p.grad for p in gradients if p.grad is not None):
+    moved = any(map(bool, norms)) or ranks.moved(p.grad for p in gradients if p.grad is not None)
+    if fitted.steps == 0 and not moved:
         raise UserError(
             f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
             "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
         )
-    norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
+    if fitted.steps == 0 and schedule.checkpointing and len(gradients) < len(trained) and not schedule.step_in_backward:
+        without = [key for key, p in trained.items() if p.grad is None]
+        run.log({"part": name, "kind": "without gradient", "step": 1, "parameters": without})
+    if schedule.step_in_backward:
+        norm = math.sqrt(sum(float(n) ** 2 for n in norms))
+    else:
+        norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
     if not math.isfinite(norm):
-        _diverged("gradient norm", norm, fitted, run, name, keep, optimizer)
-    # 3. The update. Up to here the weights are untouched, so a step that diverged leaves the last finite ones.
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.rate(fitted.steps)
-    optimizer.step()
+        _diverged("gradient norm", norm, fitted, run, name, None if schedule.step_in_backward else keep, optimizer)
+    # 3. The update. Up to here the weights are untouched (unless they step in the backward pass), so a step that diverged
+    # leaves the last finite ones.
+    if not schedule.step_in_backward:
+        try:
+            optimizer.step()
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            raise UserError(f"memory ran out in the optimiser's update, at step {fitted.steps + 1} of part {name!r}. {INSTEAD}") from None
     optimizer.zero_grad(set_to_none=True)
     # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
     fitted.ledger.teacher += teacher
@@ -297,17 +366,57 @@ def _step(
     return log
 
 
+def _in_memory(ranks: Ranks, run: Callable[[], T]) -> T:
+    """What `run` gives; where memory runs out in it, in some process, `_RanOut` in all of them."""
+    found, out = None, ""
+    try:
+        found = run()
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        out = first_line(error)
+    # With divided weights the others wait in the middle of a pass, and there is no talking to them.
+    if (out if ranks.shard else ranks.any(bool(out))):
+        raise _RanOut(out or "in another process")
+    return cast(T, found)
+
+
 def _diverged(
-    what: str, value: float, fitted: Fitted, run: RunContext, name: str, keep: Callable[[], None], optimizer: torch.optim.Optimizer
+    what: str,
+    value: float,
+    fitted: Fitted,
+    run: RunContext,
+    name: str,
+    keep: Callable[[], None] | None,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Save a checkpoint of the weights, which this step has not changed yet, and raise `Diverged`."""
+    """Save a checkpoint of the weights, if this step has not changed them yet (`keep`), and raise `Diverged`."""
     optimizer.zero_grad(set_to_none=True)
-    keep()
+    if keep is not None:
+        keep()
+    before = f"The weights from before that step are kept in {run.path / 'state'}"
     raise Diverged(
-        f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. The weights from before that "
-        f"step are kept in {run.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip.",
+        f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. "
+        f"{before if keep is not None else 'The weights of that step are lost; what is kept is the last resume point'}. Try a lower "
+        "learning rate (--lr), more --warmup, or a smaller --clip.",
         fitted,
     )
+
+
+@contextmanager
+def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Keep no layer's activations inside, if `wanted`, and compute them again in the backward pass."""
+    if not wanted or getattr(model, "is_gradient_checkpointing", False):
+        yield
+        return
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(f"a {type(model).__name__} cannot compute activations again in the backward pass. Leave --checkpointing out.")
+    # Reentrant recomputation would lose the gradients of an adapter, whose inputs need none.
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()  # type: ignore[operator]
 
 
 def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
@@ -319,24 +428,26 @@ def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks, *, moments: bool) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by a flat name: the trained weights and, while training goes on, AdamW's moments."""
-    flat = {f"weight/{name}": ranks.whole(p.detach()) for name, p in trained.items()}
+def _tensors(
+    trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, schedule: Schedule, *, moments: bool
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by a flat name: the trained weights and, while training goes on, the optimiser's
+    memory."""
+    flat = {f"weight/{name}": p.detach() for name, p in trained.items()}
     for name, parameter in trained.items() if moments else ():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            flat[f"adamw/{key}/{name}"] = ranks.whole(value)
+        flat |= {f"{schedule.optimizer}/{key}/{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
     return flat
 
 
 @torch.no_grad()
-def _restore(flat: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-    for path, tensor in flat.items():
+def _restore(state: Checkpoint, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+    for path, tensor in state.tensors.items():
         kind, _, rest = path.partition("/")
         if kind == "weight":
-            trained[rest].copy_(ranks.place(tensor, trained[rest]))
+            trained[rest].copy_(ranks.place(tensor, trained[rest], own=state.own))
         else:
             key, _, name = rest.partition("/")
-            optimizer.state[trained[name]][key] = ranks.place(tensor, trained[name])
+            optimizer.state[trained[name]][key] = ranks.place(tensor, trained[name], own=state.own)
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class Checkpoint:
     values: dict[str, Any]
     tensors: dict[str, "Tensor"]
     finished: bool
+    own: bool = False
+    """Whether the tensors are this process's shares of divided ones."""
 
 
 class RunContext:
@@ -97,13 +99,38 @@ class RunContext:
         """The resume point of `part`, or None when it starts from nothing."""
         return None
 
+    def save_checkpoint_all_ranks(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
+        """The same where several processes work: of tensors that are divided among them, each writes its own shares."""
+        if not self.ranks.shard:
+            return self.save_checkpoint(part, values, tensors, finished=finished)
+        begun = time.monotonic()
+        if not self.ranks.first(isinstance(self, RunDirectory)):
+            return None
+        name = f"{_file_of(part, values, finished)}-shard-{self.ranks.rank}-of-{self.ranks.world}"
+        local = {key: t.to_local() if hasattr(t, "to_local") else t for key, t in tensors.items()}
+        written = self.ranks.gather(_write_tensors(self.path / "state", name, local) if local else None)
+        self._note(part, values, [w for w in written if w], finished, begun)
+
+    def _note(self, part: str, values: Mapping[str, Any], written: list[tuple[str, str]], finished: bool, begun: float) -> None:
+        """Make what was written, (file, fingerprint), the resume point of `part`."""
+
     def load_checkpoint_all_ranks(self, part: str) -> Checkpoint | None:
-        """The same for all processes that work here: what the one that holds the folder finds."""
-        found = self.load_checkpoint(part)
+        """The resume point for all processes that work here, as the one that holds the folder finds it: each gets its
+        own shares where as many wrote them, and else whole tensors."""
         if self.ranks.world == 1:
-            return found
-        told = self.ranks.first((found.values, found.finished) if found else None)
-        return Checkpoint(told[0], self.ranks.tensors(found.tensors if found else {}), told[1]) if told else None
+            return self.load_checkpoint(part)
+        values, finished, files = self.ranks.first(self._entry(part)) or (None, False, [])
+        if values is None:
+            return None
+        if self.ranks.shard and len(files) == self.ranks.world:
+            return Checkpoint(values, _read_tensors(self.path / "state", *files[self.ranks.rank]), finished, own=True)
+        found = self.load_checkpoint(part)
+        return Checkpoint(values, self.ranks.tensors(found.tensors if found else {}), finished)
+
+    def _entry(self, part: str) -> tuple[dict[str, Any], bool, list[tuple[str, str]]] | None:
+        """Values, whether it is finished, and the files of a resume point."""
+        found = self.load_checkpoint(part)
+        return (found.values, found.finished, []) if found else None
 
 
 class RunDirectory(RunContext):
@@ -147,44 +174,36 @@ class RunDirectory(RunContext):
         return time.monotonic() - self._kept_at >= wait
 
     def save_checkpoint(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
-        from safetensors.torch import save_file
-
         begun = time.monotonic()
-        name = told = None
-        if tensors:
-            name = f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}.safetensors"
-            scratch = self._state / f".{name}"
-            with plain_disk_errors():
-                save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
-            sync(scratch)
-            told = fingerprint(scratch)
-            scratch.replace(self._state / name)
+        name = _file_of(part, values, finished)
+        self._note(part, values, [_write_tensors(self._state, name, tensors)] if tensors else [], finished, begun)
+
+    def _note(self, part: str, values: Mapping[str, Any], written: list[tuple[str, str]], finished: bool, begun: float) -> None:
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
-        old = self._index["parts"].get(part, {}).get("tensors")
-        self._index["parts"][part] = {"values": dict(values), "tensors": name, "finished": finished, "sum": told}
+        old = [name for name, _ in _files(self._index["parts"].get(part, {}))]
+        names, told = ([pair[i] for pair in written] for i in (0, 1))
+        entry = {"tensors": names, "sum": told} if len(written) > 1 else dict(zip(("tensors", "sum"), (written or [(None, None)])[0]))
+        self._index["parts"][part] = {"values": dict(values), "finished": finished, **entry}
         self._index |= {"offset": self._metrics.tell(), "logged": self._logged.hexdigest()}
         plain = json.loads(json.dumps(self._index))  # as it will be read back
         write_atomic(self._state / "index.json", json.dumps(plain | {"sum": _sum(plain)}))
-        if old and old != name:
-            (self._state / old).unlink(missing_ok=True)
+        for name in set(old) - set(names):
+            (self._state / name).unlink(missing_ok=True)
         self._kept_at = time.monotonic()
         self._keeping = self._kept_at - begun
 
-    def load_checkpoint(self, part: str) -> Checkpoint | None:
-        from safetensors.torch import load_file
-
+    def _entry(self, part: str) -> tuple[dict[str, Any], bool, list[tuple[str, str]]] | None:
         entry = self._index["parts"].get(part)
+        return (entry["values"], entry["finished"], _files(entry)) if entry else None
+
+    def load_checkpoint(self, part: str) -> Checkpoint | None:
+        entry = self._entry(part)
         if entry is None:
             return None
-        tensors = {}
-        if entry["tensors"]:
-            file = self._state / entry["tensors"]
-            if not file.is_file() or fingerprint(file) != entry.get("sum", fingerprint(file)):
-                raise damaged(file, "it is missing, or not what was written")
-            # By copy: what is mapped would keep the space of the file until the process ends.
-            tensors = {key: t.clone() for key, t in load_file(file).items()}
-        return Checkpoint(entry["values"], tensors, entry["finished"])
+        values, finished, files = entry
+        shares = [_read_tensors(self._state, *file) for file in files] or [{}]
+        return Checkpoint(values, shares[0] if len(shares) == 1 else _joined(shares), finished)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write what was found, then DONE, then drop the resume point."""
@@ -341,6 +360,48 @@ def read_index(file: Path) -> dict[str, Any]:
     if not whole or told not in (None, _sum(index)):
         raise damaged(file)
     return index
+
+
+def _file_of(part: str, values: Mapping[str, Any], finished: bool) -> str:
+    return f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}"
+
+
+def _files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The files of a part's resume point with their fingerprints: one, or each process's shares."""
+    names, sums = entry.get("tensors"), entry.get("sum")
+    return list(zip(names, sums, strict=True)) if isinstance(names, list) else [(names, sums or "")] if names else []
+
+
+def _write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"]) -> tuple[str, str]:
+    """Write a file of tensors, whole or not at all; return its name and fingerprint."""
+    from safetensors.torch import save_file
+
+    file = folder / f"{name}.safetensors"
+    scratch = folder / f".{file.name}"
+    with plain_disk_errors():
+        save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
+    sync(scratch)
+    told = fingerprint(scratch)
+    scratch.replace(file)
+    return file.name, told
+
+
+def _read_tensors(folder: Path, name: str, told: str) -> dict[str, "Tensor"]:
+    from safetensors.torch import load_file
+
+    file = folder / name
+    if not file.is_file() or (told and fingerprint(file) != told):
+        raise damaged(file, "it is missing, or not what was written")
+    # By copy: what is mapped would keep the space of the file until the process ends.
+    return {key: t.clone() for key, t in load_file(file).items()}
+
+
+def _joined(shares: list[dict[str, "Tensor"]]) -> dict[str, "Tensor"]:
+    """Whole tensors from the shares that processes had of them, cut along the first dimension; a number all have
+    alike."""
+    import torch
+
+    return {key: torch.cat([own[key] for own in shares]) if shares[0][key].dim() else shares[0][key] for key in shares[0]}
 
 
 def _sum(index: Mapping[str, Any]) -> str:

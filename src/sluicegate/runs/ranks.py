@@ -108,6 +108,10 @@ class Ranks:
         dist.all_reduce(sums)
         return list(map(float, sums))
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return flag if self.world == 1 else self.total([float(flag)])[0] > 0
+
     def scaled(self, loss: "Tensor") -> "Tensor":
         """The loss to go backward from: FSDP2 divides gradients by the number of processes, and here they are to add
         up."""
@@ -135,8 +139,7 @@ class Ranks:
 
     def moved(self, gradients: "Iterable[Tensor]") -> bool:
         """Whether any gradient, of any process, is not zero everywhere."""
-        own = any(bool((g.to_local() if hasattr(g, "to_local") else g).any()) for g in gradients)
-        return own if self.world == 1 else self.total([float(own)])[0] > 0
+        return self.any(any(bool((g.to_local() if hasattr(g, "to_local") else g).any()) for g in gradients))
 
     # ------------------------------------------------------------------------------- weights
 
@@ -181,15 +184,17 @@ class Ranks:
                 "same revision of a hub id."
             )
 
-    def place(self, tensor: "Tensor", like: "Tensor") -> "Tensor":
-        """A whole tensor, on the device of `like` and divided as it is."""
+    def place(self, tensor: "Tensor", like: "Tensor", *, own: bool = False) -> "Tensor":
+        """A whole tensor, on the device of `like` and divided as it is; or this process's `own` share of one."""
         tensor = tensor.to(like.device)
-        if not self.shard or tensor.shape != like.shape:
+        if not self.shard or not (own or tensor.shape == like.shape) or not tensor.dim():
             return tensor
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         if not isinstance(like, DTensor):
             return tensor
+        if own:
+            return DTensor.from_local(tensor, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
         return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
     def whole(self, tensor: "Tensor") -> "Tensor":

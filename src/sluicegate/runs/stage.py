@@ -88,14 +88,15 @@ class Stage(Checked):
 
     def _table(self, *, earliest: bool, added: bool) -> dict[str, Any]:
         """The settings, under their earliest names where `earliest`; with those added later at their default where
-        `added`."""
+        `added` (the stage's own: of nested ones none were written out)."""
+        own = {field.name for field in dataclasses.fields(self)} if added else ()
         flat: dict[str, Any] = {"verb": self.VERB}
         for name, field, content in _flat(self):
             history = field.metadata if field else {}
             name = (history.get("was") or name) if earliest else name
             if name in flat:
                 raise TypeError(f"two settings of one stage are called {name!r}")
-            if field is None or added or not (history.get("added") and content == field.default):
+            if field is None or field.name in own or not (history.get("added") and content == field.default):
                 flat[name] = list(content) if isinstance(content, tuple) else content
         return flat
 
