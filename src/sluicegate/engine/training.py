@@ -86,6 +86,8 @@ class Fitted:
     """What `evaluate` returned, with the step it was called at."""
     stopped: bool
     """Whether `evaluate` asked to stop before the last step."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be known of it: that memory ran out, and what was done."""
 
     @classmethod
     def nothing(cls) -> "Fitted":
@@ -200,8 +202,10 @@ def fit(
             _restore(state, trained, optimizer, run.ranks)
             halved = state.values.get("halved", 0)
             fitted = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
+            fitted.notes += state.values.get("notes", [])
             if state.finished:
                 return fitted
+            state = None  # its tensors, which are in place now
 
         def broken(what: str) -> Diverged:
             last = replace(fitted, steps=max(fitted.steps - 1, 0))  # nothing is kept of the step that broke them
@@ -219,7 +223,7 @@ def fit(
             sound()
             ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
             values = {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "stopped": fitted.stopped}
-            values |= {"halved": halved} if halved else {}
+            values |= {"halved": halved, "notes": fitted.notes} if halved else {}
             tensors = _tensors(trained, optimizer, schedule, moments=not finished) if keep_weights or not finished else {}
             run.save_checkpoint_all_ranks(name, values, tensors, finished=finished)
 
@@ -256,7 +260,7 @@ def fit(
                         parameter.grad = None
                     clear()
                     halved += 1
-                    _tell_halved(run, name, fitted.steps + 1, own, parts, _parts(own, schedule, halved, run.ranks.world)[0])
+                    _tell_halved(run, name, fitted, own, parts, _parts(own, schedule, halved, run.ranks.world)[0])
                 fitted.steps += 1
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
@@ -286,10 +290,12 @@ def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> tup
     return (min(parts * 2**halved, most) if halved else parts), most
 
 
-def _tell_halved(run: RunContext, name: str, step: int, batches: Batches, before: int, now: int) -> None:
+def _tell_halved(run: RunContext, name: str, fitted: Fitted, batches: Batches, before: int, now: int) -> None:
+    step = fitted.steps + 1
     rows = max(len(batch.index) for batch in batches.values()) / run.ranks.world
     told = f"memory ran out at step {step}: rows a part {math.ceil(rows / before)} -> {math.ceil(rows / now)}"
     run.log({"part": name, "kind": "memory", "step": step, "told": told})
+    fitted.notes.append(f"{name}: {told}")
     if run.ranks.leads:
         print(f"{run.title}, part {name}: {told}", file=sys.stderr)  # noqa: T201
 
