@@ -97,9 +97,7 @@ class Economical(torch.optim.Optimizer):
         if self.plan.rounding == "master" and p.dtype == torch.bfloat16:
             state["master"] = p.detach().float()
 
-    def _adamw(
-        self, weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, lr: float, rounding: "_Rounding"
-    ) -> None:
+    def _adamw(self, weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, lr: float, rounding: "_Rounding") -> None:
         beta1, beta2, eps = 0.9, self.plan.beta2, 1e-8
         for w, g, m, v in _pieces(weight, gradient, mean, square):
             work = torch.promote_types(w.dtype, torch.float32)

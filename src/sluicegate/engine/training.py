@@ -248,9 +248,7 @@ def fit(
                     torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
                     parts, most = _parts(own, schedule, halved, run.ranks.world)
                     try:
-                        step_log = _step(
-                            model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around
-                        )
+                        step_log = _step(model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around)
                         break
                     except _RanOut as error:
                         if parts >= most or schedule.step_in_backward or run.ranks.shard:
@@ -382,7 +380,7 @@ def _in_memory(ranks: Ranks, run: Callable[[], T]) -> T:
             raise
         out = first_line(error)
     # With divided weights the others wait in the middle of a pass, and there is no talking to them.
-    if (out if ranks.shard else ranks.any(bool(out))):
+    if out if ranks.shard else ranks.any(bool(out)):
         raise _RanOut(out or "in another process")
     return cast(T, found)
 
