@@ -21,8 +21,8 @@ from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger, fit, only_train
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
-from sluicegate.unlearning.objectives import rmu as rmu_module
 from sluicegate.unlearning.objectives import Method, method, methods
+from sluicegate.unlearning.objectives import rmu as rmu_module
 from sluicegate.unlearning.objectives.repnoise import BANDWIDTHS, distance_to_noise
 from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.schedule import Schedule

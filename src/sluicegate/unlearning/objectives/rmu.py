@@ -75,7 +75,7 @@ class RMU(Checked):
             if any(hasattr(p, "full_tensor") for p in model.parameters()):  # FSDP2 would put its own over what is swapped in
                 raise UserError(
                     f"the hidden states of the retain rows take {size / 2**30:.1f} GiB, and at most {CACHE_LIMIT / 2**30:.0f} are kept; "
-                    "the other way swaps whole weights in, which a divided model cannot do. Hand in fewer retain rows, or leave --shard out."
+                    "the other way swaps whole weights in, which a divided model cannot do. Hand in fewer retain rows, or no --shard."
                 )
             was_training = model.training
             model.eval()
