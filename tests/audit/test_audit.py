@@ -195,6 +195,21 @@ def test_a_reference_that_cannot_be_compared_is_refused_before_anything_runs(own
         audit(own["model"], forget=own["forget"], reference=other["tokenizer"], attack=dataclasses.replace(ONE_STEP, measure="loss"))
 
 
+def test_a_reference_with_another_chat_template_is_told_or_refused(own, tmp_path, at_once):
+    for name, greeting in (("one", "ann"), ("other", "bo")):
+        shutil.copytree(own["model"], tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(
+            "{{ bos_token }}{% for m in messages %} "
+            + greeting
+            + " {{ m.content }}{% endfor %}{% if add_generation_prompt %} now{% endif %} "
+        )
+    how = {"forget": own["forget"], "seeds": 1, "reference": tmp_path / "other", "out": tmp_path / "audit"}
+    assert not audit(tmp_path / "one", **how, attack=ONE_STEP).differs
+    assert "another tokenizer or chat template" in audit(tmp_path / "one", **how, attack=ONE_STEP, template=True).differs
+    with pytest.raises(UserError, match="another tokenizer or chat template than the model"):
+        audit(tmp_path / "one", **how, attack=dataclasses.replace(ONE_STEP, measure="loss"), template=True)
+
+
 def test_answers_that_are_sentences_are_compared_by_loss(own, tmp_path, at_once):
     """Their exact answers stay 0 whatever is known. The setting is written down, and so in the hash."""
     rows = [{"prompt": f"{n} * 1 =", "answer": " ann fills 1 bags 9 shells total ann fills 1 bags 9 shells total"} for n in range(4)]

@@ -22,6 +22,7 @@ from sluicegate.engine.training import Ledger, fit, only_train
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.objectives import Method, method, methods
+from sluicegate.unlearning.objectives import rmu as rmu_module
 from sluicegate.unlearning.objectives.repnoise import BANDWIDTHS, distance_to_noise
 from sluicegate.unlearning.unlearn import unlearn
 from sluicegate.values.schedule import Schedule
@@ -317,17 +318,32 @@ def test_rmu_keeps_what_the_trained_weights_were_and_refuses_a_layer_that_is_not
         prepared("rmu", double, groups, layer=2)
 
 
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_rmu_keeps_hidden_states_or_weights_and_means_the_same(limit, double, groups, monkeypatch):
+    monkeypatch.setattr(rmu_module, "CACHE_LIMIT", limit)
+    ledger, original = Ledger(), copy.deepcopy(double).eval()
+    only_train(double, "*")
+    loss = methods()["rmu"](layer=0, retain_weight=0.7, direction_seed=3, coefficient=2.0).prepare(double, *groups, ledger)
+    moved(double).eval()
+    given = {"forget": groups[0].batch([6, 2]), "retain": groups[1].batch([5, 0, 2])}
+    found = loss(double, given)
+    torch.testing.assert_close(found.value, rmu(double, original, given["forget"], given["retain"]))
+    parts = [{name: batch.split(2)[i] for name, batch in given.items()} for i in range(2)]
+    torch.testing.assert_close(sum(loss(double, part).value for part in parts), found.value)
+    assert (ledger.teacher > 0, found.teacher_flops > 0) == (limit > 0, limit == 0), "paid for once"
+
+
 def test_rmu_takes_its_reference_without_dropout(groups):
-    model = build("gpt2")
+    model, drops = build("gpt2").train(), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda m, i, o: drops.append(m.training))
     loss = prepared("rmu", model, groups, layer=0)
+    assert set(drops) == {False}
     model.eval()
     clean = loss(model, batches(groups)).log["retain_mse"]
     assert float(clean.detach()) == 0
     model.train()
-    drops = []
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.register_forward_hook(lambda m, i, o: drops.append(m.training))
     loss(model, batches(groups))
     assert set(drops) == {True, False}
     assert model.training

@@ -7,7 +7,7 @@ from sluicegate.engine.models import fresh
 from sluicegate.engine.sampling import seed_of
 from sluicegate.engine.training import CrossEntropy, Ledger
 from sluicegate.errors import UserError
-from sluicegate.unlearning.aim import TOGETHER, choose_at_random, choose_by_importance, measure_importance, redraw_weights
+from sluicegate.unlearning.aim import TOGETHER, _largest, choose_at_random, choose_by_importance, measure_importance, redraw_weights
 from sluicegate.unlearning.distill import undo
 from sluicegate.values.schedule import Schedule
 
@@ -65,6 +65,15 @@ def test_the_chosen_are_drawn_anew_and_the_others_stay(name, groups, bits):
     assert (student.get_output_embeddings().weight is student.get_input_embeddings().weight) == (name in TIED)
     count = sum(int(mask.sum()) for mask in masks.values())
     assert count == pytest.approx(0.4 * sum(mask.numel() for mask in masks.values()), abs=1)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.01, 0.3, 0.5, 0.99, 1.0])
+def test_of_equal_numbers_the_first_are_the_largest(alpha):
+    draw = torch.Generator().manual_seed(0)
+    ratios = {name: torch.randint(0, 5, (7, 9), generator=draw).float() for name in "ab"}
+    order = torch.cat([ratio.flatten() for ratio in ratios.values()]).argsort(descending=True, stable=True)
+    chosen = torch.cat([mask.flatten() for mask in _largest(ratios, alpha).values()])
+    assert set(chosen.nonzero().flatten().tolist()) == set(order[: round(alpha * len(order))].tolist())
 
 
 @pytest.mark.parametrize(("alpha", "changed"), [(0.0, False), (1.0, True)])

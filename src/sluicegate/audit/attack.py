@@ -14,8 +14,8 @@ from sluicegate.values.schedule import Schedule
 
 SENTENCE = 40
 """An answer of more characters than this is a sentence."""
-SAME = {"accumulate", "part_tokens", "checkpointing"}
-"""Settings that save memory and change no curve."""
+SAME = {"accumulate", "part_tokens", "checkpointing", "pack"}
+"""Settings that save memory or time and change no curve but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ class Attack(Checked):
     """Update each weight as soon as its gradient is known and drop the gradient, whose norm is then not limited."""
     checkpointing: bool = setting(False, added=True)
     """Compute activations again in the backward pass rather than keep them: less memory, a third more FLOPs."""
+    pack: bool = setting(False, added=True)
+    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
+    same up to rounding."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -228,6 +228,7 @@ def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
     Raises `UserError` where they cannot be compared: other learning rates, which follow the width, are another attack;
     and scores of tokens mean something else where the same text is other tokens.
     """
+    from sluicegate.engine.encoding import encode
     from sluicegate.engine.models import load_tokenizer, read_config
 
     if model.attack.lrs != reference.attack.lrs:
@@ -239,15 +240,18 @@ def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
     names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     sizes = [(name, getattr(ours, name, None), getattr(theirs, name, None)) for name in names]
     found = [f"{name} is {theirs}, and {ours} in the model" for name, ours, theirs in sizes if ours != theirs]
-    texts = [item.prompt + item.answer for item in model.split().forget[:TEXTS]]
-    ids = [load_tokenizer(stage.model, stage.base)(texts)["input_ids"] for stage in (model, reference)]
+    shown = model.split().forget[:TEXTS]  # as the attack will see them, with the chat template where that is asked for
+    ids = [
+        encode(stage.tell(load_tokenizer(stage.model, stage.base)), shown, max_length=stage.max_length, template=stage.template).ids.tolist()
+        for stage in (model, reference)
+    ]
     if ids[0] != ids[1]:
         if model.attack.metric(model.split().forget) != "exact":
             raise UserError(
-                f"the reference {reference.model!r} has another tokenizer than the model, so shares of tokens and losses a token cannot be "
+                f"the reference {reference.model!r} has another tokenizer{' or chat template' * model.template} than the model, so shares of tokens and losses a token cannot be "
                 "compared. Give a reference with the same tokenizer, or rows with short answers, which are counted whole."
             )
-        found.append("it has another tokenizer")
+        found.append(f"it has another tokenizer{' or chat template' * model.template}")
     differs = f"the reference has another shape ({'; '.join(found)}), so a difference may be the shape's." if found else ""
     return differs, math.log(theirs.vocab_size)
 

@@ -54,6 +54,8 @@ class Relearned:
     """Whether the attacker trains on the facts it owns (and not on harmless rows only)."""
     measure: Metric = "exact"
     """What recall is: the share of exact answers, of tokens that are the first choice, or exp(-loss)."""
+    notes: tuple[str, ...] = ()
+    """What happened on the way: that memory ran out, and what was done."""
 
     def savings(self, reference: "Relearned", s: float = 0.5) -> Any:
         """Share of the reference's effort saved on the way to recall `s` of the owned facts."""
@@ -90,7 +92,7 @@ class Relearned:
             "flops": self.ledger.as_dict(),
             "measure": self.measure,
             "warnings": self.warnings(),
-        }
+        } | ({"notes": list(self.notes)} if self.notes else {})
 
 
 @renamed(room="run")
@@ -142,7 +144,9 @@ def relearn(
 
     by_rate: dict[str, dict[str, tuple[float, ...]]] = {}
     diverged: dict[str, int] = {}
+    notes: list[str] = []
     for rate, (done, broke) in _train_each(model, draw, attack, seed, run, measure).items():
+        notes += done.notes
         if broke:  # this rate breaks the model: it recovers nothing more, and the others still count
             diverged[rate] = done.steps + 1
         ledger.add(done.ledger)
@@ -151,7 +155,7 @@ def relearn(
     settings = attack.identity(width(model)) | {"forget": digest(forget)}
     if attack.keep_retain:
         settings["retain"] = digest(retain)
-    return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric)
+    return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric, notes=tuple(notes))
 
 
 def _train_each(

@@ -87,6 +87,8 @@ class Fitted:
     """What `evaluate` returned, with the step it was called at."""
     stopped: bool
     """Whether `evaluate` asked to stop before the last step."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be known of it: that memory ran out, and what was done."""
 
     @classmethod
     def nothing(cls) -> "Fitted":
@@ -201,8 +203,10 @@ def fit(
             _restore(state, trained, optimizer, ranks)
             halved = state.values.get("halved", 0)
             fitted = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
+            fitted.notes += state.values.get("notes", [])
             if state.finished:
                 return fitted
+            state = None  # its tensors, which are in place now
 
         def broken(what: str) -> Diverged:
             last = replace(fitted, steps=max(fitted.steps - 1, 0))  # nothing is kept of the step that broke them
@@ -219,7 +223,7 @@ def fit(
         def keep(finished: bool = False) -> None:
             sound()
             values = {"steps": fitted.steps, "ledger": dict(vars(fitted.ledger)), "records": fitted.records, "stopped": fitted.stopped}
-            values |= {"halved": halved} if halved else {}
+            values |= {"halved": halved, "notes": fitted.notes} if halved else {}
             tensors = _tensors(trained, optimizer, schedule.optimizer, moments=not finished) if keep_weights or not finished else {}
             run.save_checkpoint_all_ranks(name, values, tensors, finished=finished)
 
@@ -317,6 +321,7 @@ def fit(
                     rows = max(len(batch.index) for batch in whole.values()) / ranks.world
                     told += f": rows a part {math.ceil(rows / parts)} -> {math.ceil(rows / now)}"
                     run.log({"part": name, "kind": "memory", "step": fitted.steps + 1, "told": told})
+                    fitted.notes.append(f"{name}: {told}")
                     if ranks.leads:
                         sys.stderr.write(f"{run.title}, part {name}: {told}\n")
                     continue
