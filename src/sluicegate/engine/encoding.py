@@ -171,7 +171,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     """Ids of one item with exactly one BOS, and the position of the first answer token."""
     prompt = item.prompt
     if template and prompt:
-        prompt = chat(tokenizer, prompt)
+        prompt = chat(tokenizer, prompt, turns=[{"role": role, "content": words} for role, words in item.turns])
     answer = item.answer.lstrip() if template and prompt else item.answer
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
@@ -187,15 +187,17 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     return ids, start
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def chat(tokenizer: PreTrainedTokenizerBase, prompt: str = "", *, turns: Sequence[Mapping[str, Any]] = ()) -> str:
     """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
 
+    turns: a whole conversation ({"role", "content"}) in place of the prompt; the answer follows its last turn.
     Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
     so that an answer and not a thought follows. Raises `UserError` as `render` does.
     """
-    text = render(tokenizer, [{"role": "user", "content": prompt}], enable_thinking=False)
-    if prompt.strip() not in text:
-        raise UserError(f"the chat template changes the prompt {prompt[:60]!r}: its text does not hold it. Leave --template out.")
+    said = [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
+    text = render(tokenizer, said, enable_thinking=False)
+    if missing := [turn["content"] for turn in said if turn["role"] != "assistant" and turn["content"].strip() not in text]:
+        raise UserError(f"the chat template changes the prompt {missing[0][:60]!r}: its text does not hold it. Leave --template out.")
     return text + _closing(tokenizer, tokenizer.get_chat_template())
 
 
