@@ -1,6 +1,7 @@
 """A language model's forward pass over a batch: its logits, and what it costs in FLOPs."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,13 @@ from sluicegate.errors import UserError
 
 def logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """[b, s-1, V] next-token logits for every position that has a next token."""
-    answer = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
-    out: Tensor = answer.logits
+    out: Tensor = forward(model, batch).logits
     return out[:, :-1]
+
+
+def forward(model: PreTrainedModel, batch: Batch, **asked: Any) -> Any:
+    """The model's own answer to a batch."""
+    return model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False, **asked)
 
 
 def matrices(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str, Tensor]]:

@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from sluicegate.engine.encoding import Rows
-from sluicegate.engine.forward import Meter, logits
-from sluicegate.engine.training import Ledger, NotFinite, token_losses
+from sluicegate.engine.forward import Meter
+from sluicegate.engine.losses import cross_entropy, portions, reduce_logits
+from sluicegate.engine.training import Ledger, NotFinite
 from sluicegate.values.items import Item
 
 
@@ -37,24 +38,24 @@ class Scores:
 
 @torch.no_grad()
 def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size: int = 256) -> Scores:
-    """Score every row's answer; `size` rows at a time, which does not change the numbers.
+    """Score every row's answer; `size` rows at a time or fewer (see `portions`), which does not change the numbers.
 
-    The forward passes are entered in `ledger` as evaluation. Rows of mixed lengths score as they
+    Logits are made in pieces, so that memory above the weights does not depend on the vocabulary. The forward passes are entered in `ledger` as evaluation. Rows of mixed lengths score as they
     would alone, up to rounding. Raises `NotFinite` for the first row whose loss is NaN or infinity.
     """
     was_training = model.training
     model.eval()
     meter = Meter(model)
     exact, argmax, probability, loss = [], [], [], []
-    for batch in rows.everything(size):
-        out = logits(model, batch)
-        count = batch.answer.sum(1)
-        losses = token_losses(out, batch) * batch.answer
-        hits = (out.argmax(-1) == batch.ids[:, 1:]) & batch.answer
-        exact.append((hits.sum(1) == count).float().cpu())
-        argmax.append((hits.sum(1) / count).cpu())
-        probability.append((-losses.sum(1)).exp().cpu())
-        loss.append((losses.sum(1) / count).cpu())
+    for batch in portions(model, rows, size):
+        answer = batch.answer.cpu()
+        each = reduce_logits(model, batch, "answer", lambda z, y: torch.stack([cross_entropy(z, y), z.argmax(-1) == y], 1)).cpu()
+        losses, hits = (torch.zeros(answer.shape, dtype=each.dtype).masked_scatter(answer, column) for column in each.unbind(1))
+        count = answer.sum(1)
+        exact.append((hits.sum(1) == count).float())
+        argmax.append(hits.sum(1) / count)
+        probability.append((-losses.sum(1)).exp())
+        loss.append(losses.sum(1) / count)
         if ledger is not None:
             ledger.evaluation += meter(batch)
     model.train(was_training)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sluicegate.deprecated import renamed
+from sluicegate.engine import losses
 from sluicegate.engine.encoding import Batch
-from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.sampling import seed_of
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
@@ -121,8 +121,8 @@ def masked_mean(values: Tensor, batch: Batch, mask: Literal["real", "answer"]) -
 
 
 def token_losses(scores: Tensor, batch: Batch) -> Tensor:
-    """[b, s-1] cross-entropy of every next token, in nats."""
-    return F.cross_entropy(scores.transpose(1, 2), batch.ids[:, 1:], reduction="none")
+    """[b, s-1] cross-entropy of every next token, in nats, of logits [b, s-1, V]. See `losses.token_losses`."""
+    return losses.cross_entropy(scores, batch.ids[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class CrossEntropy:
 
     def __call__(self, model: Any, batches: Batches) -> Loss:
         batch = batches["train"]
-        value = masked_mean(token_losses(logits(model, batch), batch), batch, self.on)
+        value = masked_mean(losses.token_losses(model, batch, self.on), batch, self.on)
         return Loss(value)
 
 
@@ -224,7 +224,7 @@ def fit(
             run.log({"part": name, "kind": "evaluation", **record})
             fitted.stopped = fitted.steps < schedule.steps and evaluation.stop(record)
 
-        with _own_randomness():
+        with _own_randomness(), losses.packed(model, schedule.pack, routed=guard is not None):
             look()
             while fitted.steps < schedule.steps and not fitted.stopped:
                 torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any

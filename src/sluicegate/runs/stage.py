@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes, from_elsewhere
 from sluicegate.values.ranges import Checked, Range, range_of
+from sluicegate.values.ranges import setting as setting  # where stages look for it
 
 if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
@@ -26,15 +27,6 @@ Kind = Literal["model", "run", "data"]
 def source(kind: Kind, default: str = "") -> Any:
     """A field that names something the stage is made from; its content is hashed, not its name."""
     return dataclasses.field(default=default, metadata={"source": kind})
-
-
-def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
-    """A setting whose history is known.
-
-    added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of
-    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it.
-    """
-    return dataclasses.field(default=default, metadata={"added": added, "was": was})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +92,15 @@ class Stage(Checked):
 
     def _table(self, *, earliest: bool, added: bool) -> dict[str, Any]:
         """The settings, under their earliest names where `earliest`; with those added later at their default where
-        `added`."""
+        `added` (the stage's own: of nested ones none were written out)."""
+        own = {field.name for field in dataclasses.fields(self)} if added else ()
         flat: dict[str, Any] = {"verb": self.VERB}
         for name, field, content in _flat(self):
             history = field.metadata if field else {}
             name = (history.get("was") or name) if earliest else name
             if name in flat:
                 raise TypeError(f"two settings of one stage are called {name!r}")
-            if field is None or added or not (history.get("added") and content == field.default):
+            if field is None or field.name in own or not (history.get("added") and content == field.default):
                 flat[name] = list(content) if isinstance(content, tuple) else content
         return flat
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.deprecated import renamed
 from sluicegate.engine.encoding import Batch, Rows, encode, fitting
 from sluicegate.engine.forward import Meter, logits
+from sluicegate.engine.losses import Outputs, portions
 from sluicegate.engine.models import fresh, width
 from sluicegate.engine.sampling import Mixture, seed_of
 from sluicegate.engine.scoring import single_score
@@ -21,6 +22,7 @@ from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.unlearning.aim import choose_at_random, choose_by_importance, redraw_weights
 from sluicegate.unlearning.hidden import HiddenMatching
+from sluicegate.unlearning.teacher import TopWords, divergence_of_top, in_host_memory
 from sluicegate.values.edits import Noise
 from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule, distilling_rate
@@ -53,6 +55,8 @@ class Distilled:
     """Mean KL from teacher to student over the pool's tokens at the end, in nats."""
     teacher_score: float
     """The teacher's score under the stop rule (NaN where there was none)."""
+    held: float = 1.0
+    """Share of the teacher's probability that its cached top words hold."""
 
 
 class Matching:
@@ -61,44 +65,77 @@ class Matching:
     ``L = sum_v p_T(v) * (log p_T(v) - log p_S(v))``, averaged over all real tokens.
 
     Source: Lee et al. 2025 (arXiv 2506.06278), after Hinton et al. 2015. With `cached`, the
-    teacher's outputs on the whole pool are computed once, in order, and looked up.
+    teacher's outputs on the whole pool are computed once, in order, and looked up; with `top` those of its likeliest
+    words, the others' probability being summed (see `TopWords`).
     """
 
-    def __init__(self, teacher: PreTrainedModel, rows: Rows, ledger: Ledger, *, cached: bool) -> None:
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        rows: Rows,
+        ledger: Ledger,
+        *,
+        cached: bool,
+        top: int = 0,
+        run: RunContext | None = None,
+        name: str = "distill",
+    ) -> None:
         self.teacher = teacher.eval()
         self._cache: Tensor | None = None
         self._meter = Meter(teacher)
-        if cached:
-            vocabulary = teacher.config.get_text_config().vocab_size
+        self.top: TopWords | None = None
+        vocabulary = teacher.config.get_text_config().vocab_size
+        if top >= vocabulary or (top and not cached):
+            raise UserError(
+                f"teacher_top is {top}; it is how many of the teacher's {vocabulary} words are cached, fewer than all, and needs "
+                "--cache-teacher."
+            )
+        if top:
+            self.top = TopWords(teacher, rows, top, ledger, run or RunContext(), name)
+        elif cached:
             size = rows.ids.numel() * vocabulary * 4
             if size > CACHE_LIMIT:
                 raise UserError(
                     f"caching the teacher's outputs would take {size / 2**30:.1f} GiB, and {CACHE_LIMIT / 2**30:.0f} GiB are allowed. "
-                    "Leave --cache-teacher out, or hand in fewer or shorter unlabelled rows."
+                    "Keep its likeliest words only (--teacher-top 64), leave --cache-teacher out, or hand in fewer or shorter rows."
                 )
             self._cache = torch.zeros(len(rows), rows.ids.shape[1] - 1, vocabulary)
             with torch.no_grad():
-                for batch in rows.everything():
-                    out = self.ask(batch)
+                for batch in portions(teacher, rows):
+                    out = logits(teacher, batch).log_softmax(-1)
                     self._cache[batch.index.cpu(), : out.shape[1]] = out.cpu()
                     ledger.teacher += self._meter(batch)
 
-    @torch.no_grad()
-    def ask(self, batch: Batch) -> Tensor:
-        """[b, s-1, V] the teacher's log-probabilities."""
-        return logits(self.teacher, batch).log_softmax(-1)
-
     def __call__(self, model: PreTrainedModel, batches: Batches) -> Loss:
         batch = batches["pool"]
-        cost = 0.0
-        if self._cache is None:
-            target = self.ask(batch)
-            cost = self._meter(batch)
-        else:
-            target = self._cache[batch.index.cpu(), : batch.ids.shape[1] - 1].to(batch.ids.device)
-        student = logits(model, batch).log_softmax(-1)
-        value = masked_mean((target.exp() * (target - student)).sum(-1), batch, "real")
-        return Loss(value, teacher_flops=cost)
+        if self.top is None:
+            return Loss(masked_mean(self.gaps(model, batch), batch, "real"), teacher_flops=0.0 if self.cached else self._meter(batch))
+        logs, words = self.top.of(batch)
+        gaps = Outputs(model, batch, "real", small=False).values(lambda z, piece: divergence_of_top(z, logs[piece], words[piece]))
+        return Loss(masked_mean(gaps, batch, "real"))
+
+    @property
+    def cached(self) -> bool:
+        return self._cache is not None
+
+    def gaps(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """[b, s-1] KL at every real token from the teacher, as cached or asked now, to `model`."""
+        mine = Outputs(model, batch, "real")
+        with torch.no_grad():
+            theirs = Outputs(self.teacher, batch, "real", small=mine.small) if self._cache is None else None
+
+        def target(piece: slice) -> Tensor:
+            with torch.no_grad():
+                if theirs is not None:
+                    return theirs.at(piece).log_softmax(-1)
+                assert self._cache is not None
+                return mine.pick(self._cache[batch.index.cpu(), : batch.ids.shape[1] - 1].to(batch.ids.device), piece)
+
+        def of(z: Tensor, piece: slice) -> Tensor:
+            known = target(piece)
+            return (known.exp() * (known - z.log_softmax(-1))).sum(-1)
+
+        return mine.values(of)
 
 
 @renamed(room="run")
@@ -118,14 +155,17 @@ def distill(
     name: str = "distill",
     retain: Sequence[Item] = (),
     match_hidden: float = 0.0,
+    teacher_top: int = 0,
+    teacher_on: Literal["device", "host"] = "device",
 ) -> Distilled:
     """Train a student on the teacher's outputs over the whole unlabelled mixture.
 
     `student` is trained in place; without one, a newly initialised model of the teacher's shape is
     drawn from `seed`. The teacher's forward passes are in the ledger. `name` tells it from another part of the same
     run folder. With `match_hidden`, a weight, the teacher's hidden states on the `retain` rows are matched too
-    (see `HiddenMatching`), on as many of them a step as of the pool. Raises `UserError` for an
-    empty pool, or where the two vocabularies differ.
+    (see `HiddenMatching`), on as many of them a step as of the pool. With `cache_teacher`, `teacher_top` keeps that
+    many words of the teacher's outputs; a teacher on the host lends the device one module at a time. Raises
+    `UserError` for an empty pool, or where the two vocabularies differ.
     """
     if not unlabelled:
         raise UserError("distillation needs unlabelled rows, and there are none. Hand them in with --unlabelled.")
@@ -140,7 +180,7 @@ def distill(
     rows = encode(tokenizer, unlabelled, max_length=max_length, template=template)
     batches = Mixture(rows, schedule.batch, seed_of(seed, "pool"))
     before = Ledger()
-    matching = Matching(teacher, rows, before, cached=cache_teacher)
+    matching = Matching(teacher, rows, before, cached=cache_teacher, top=teacher_top, run=run, name=name)
     objective: Objective = matching
     draw = {"pool": batches}
     if match_hidden:
@@ -158,21 +198,22 @@ def distill(
             every(stop.interval, schedule.steps),
             lambda record: record["retain"] >= target,
         )
-    fitted = fit(
-        student,
-        objective,
-        lambda step: {group: of(step) for group, of in draw.items()},
-        schedule,
-        seed=seed,
-        run=run,
-        name=name,
-        evaluation=evaluation,
-    )
+    with in_host_memory(teacher, teacher_on == "host"):
+        fitted = fit(
+            student,
+            objective,
+            lambda step: {group: of(step) for group, of in draw.items()},
+            schedule,
+            seed=seed,
+            run=run,
+            name=name,
+            evaluation=evaluation,
+        )
     fitted.ledger.add(before)
     reached = evaluation is None or fitted.records[-1]["retain"] >= target
     divergence = _divergence(matching, student, rows)
     score_of_teacher = target / stop.share if stop is not None and stop.share > 0 else math.nan
-    return Distilled(student, fitted, reached, divergence, score_of_teacher)
+    return Distilled(student, fitted, reached, divergence, score_of_teacher, matching.top.held if matching.top else 1.0)
 
 
 @renamed(room="run", sites="params")
@@ -195,6 +236,8 @@ def undo(
     match_hidden: float = 0.0,
     forget: Sequence[Item] = (),
     aim: Literal["all", "fisher", "gradient", "random"] = "all",
+    teacher_top: int = 0,
+    teacher_on: Literal["device", "host"] = "device",
 ) -> Distilled:
     """Unlearn, noise, distil (UNDO): noise a copy of the suppressed `model`, then distil `model` into it.
 
@@ -229,6 +272,8 @@ def undo(
         run=run,
         retain=retain,
         match_hidden=match_hidden,
+        teacher_top=teacher_top,
+        teacher_on=teacher_on,
     )
     done.fitted.ledger.add(before)
     return done
@@ -240,10 +285,8 @@ def _divergence(matching: Matching, student: PreTrainedModel, rows: Rows, most: 
     was_training = student.training
     student.eval()
     total = tokens = 0.0
-    for batch in rows.select(range(min(most, len(rows)))).everything(64):
-        target = matching.ask(batch)
-        gap = (target.exp() * (target - logits(student, batch).log_softmax(-1))).sum(-1)
-        total += float((gap * batch.real).sum())
+    for batch in portions(student, rows.select(range(min(most, len(rows)))), 64):
+        total += float(matching.gaps(student, batch).sum())
         tokens += float(batch.real.sum())
     student.train(was_training)
     return total / tokens

@@ -5,7 +5,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sluicegate.engine.encoding import Batch, Rows
-from sluicegate.engine.forward import Meter
+from sluicegate.engine.forward import Meter, forward
+from sluicegate.engine.losses import without_logits
 from sluicegate.engine.training import Batches, Ledger, Loss, Objective
 from sluicegate.errors import UserError
 
@@ -39,7 +40,8 @@ class HiddenMatching:
 
     @staticmethod
     def _states(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
-        answer = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False, output_hidden_states=True)
+        with without_logits(model):
+            answer = forward(model, batch, output_hidden_states=True)
         states: tuple[Tensor, ...] = answer.hidden_states[1:]
         return states
 

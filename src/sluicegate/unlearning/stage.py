@@ -99,6 +99,10 @@ class Distill(OnData):
     """A finished run whose number of steps is taken instead of --steps, with no stopping early."""
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
+    teacher_top: Whole = setting(0, added=True)
+    """With --cache-teacher: keep this many of the teacher's likeliest words at every token, on disk; 0: all, in memory."""
+    teacher_on: Literal["device", "host"] = setting("device", added=True)
+    """Where the teacher's weights lie while the student is trained: host lends the device one module at a time."""
     match_hidden: Weight = setting(0.0, added=True)
     """Weight of matching the teacher's hidden states too, on retain rows only; 0: outputs alone."""
     small: Share = setting(0.0, added=True)
@@ -150,6 +154,8 @@ class Distill(OnData):
             cache_teacher=self.cache_teacher,
             retain=split.retain,
             match_hidden=self.match_hidden,
+            teacher_top=self.teacher_top,
+            teacher_on=self.teacher_on,
             **self._shared(run),
         )
         if before:
@@ -186,7 +192,9 @@ class Distill(OnData):
     ) -> dict[str, Any]:
         before = self.score(teacher, tokenizer, Split(retain=split.retain))
         result = self.finish(run, done.student, tokenizer, split, done.fitted)
-        return result | compared(result["scores"], before, split, self.ADVICE) | {"reached": done.reached, "divergence": done.divergence}
+        held = {"teacher_held": done.held} if self.teacher_top else {}
+        found = {"reached": done.reached, "divergence": done.divergence}
+        return result | compared(result["scores"], before, split, self.ADVICE) | found | held
 
 
 @dataclass(frozen=True)
@@ -246,6 +254,8 @@ class Undo(Distill):
             match_hidden=self.match_hidden,
             forget=split.forget,
             aim=self.aim,
+            teacher_top=self.teacher_top,
+            teacher_on=self.teacher_on,
             **self._shared(run),
         )
         if choice:

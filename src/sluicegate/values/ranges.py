@@ -51,6 +51,15 @@ PositiveShare = Annotated[float, Range(0, 1, above=True)]
 """A share of something that may not be nothing."""
 
 
+def setting(default: Any, *, added: bool = False, was: str = "") -> Any:
+    """A setting whose history is known.
+
+    added: it came after runs had been made, and at its default the stage does what it did before. It is then no part of
+    the hash. was: its earlier name. It stands in the hash under that name, and may still be given by it.
+    """
+    return dataclasses.field(default=default, metadata={"added": added, "was": was})
+
+
 class Checked:
     """Settings: a dataclass whose numbers and choices are checked when it is made."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from sluicegate.errors import UserError
-from sluicegate.values.ranges import Checked, Count, Range, Rows, Weight, Whole
+from sluicegate.values.ranges import Checked, Count, Range, Rows, Weight, Whole, setting
 
 
 def training_rate(width: int) -> float:
@@ -59,11 +59,34 @@ class Schedule(Checked):
     """AdamW's decoupled weight decay."""
     clip: Weight = 1.0
     """Largest norm of the gradient; 0: no limit."""
+    optimizer: Literal["adamw", "adamw-bf16", "adafactor"] = setting("adamw", added=True)
+    """What takes the steps, and its memory a weight: adamw 8 bytes; adamw-bf16 4; adafactor next to none (for a matrix
+    one number a row and a column; no momentum)."""
+    rounding: Literal["auto", "nearest", "stochastic", "master"] = setting("auto", added=True)
+    """How weights in bfloat16 take a step smaller than their last digit: nearest loses it; stochastic rounds up or down
+    at random so that the mean is right; master keeps a float32 copy (4 bytes a weight). auto: stochastic."""
+    step_in_backward: bool = setting(False, added=True)
+    """Update each weight as soon as its gradient is known and drop the gradient, so that no two are held at a time;
+    needs --clip 0 and a batch in one piece."""
+    checkpointing: bool = setting(False, added=True)
+    """Compute activations again in the backward pass rather than keep them: less memory, a third more FLOPs."""
+    part_tokens: Whole = setting(0, added=True)
+    """Most tokens, padding included, of the parts that a step's batch is cut into (at least a row of each group); the
+    result is the same. 0: as --accumulate says."""
+    pack: bool = setting(False, added=True)
+    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
+    same up to rounding."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.accumulate > self.batch:
             raise UserError(f"accumulate is {self.accumulate}, but a batch of {self.batch} rows cannot be cut into that many parts.")
+        if self.step_in_backward and (wrong := [n for n, v in (("clip", 0), ("accumulate", 1), ("part_tokens", 0)) if getattr(self, n) != v]):
+            name, right = wrong[0], {"clip": "0", "accumulate": "1", "part_tokens": "0"}[wrong[0]]
+            raise UserError(
+                f"{name} is {getattr(self, name)}, but a step in the backward pass (step_in_backward) sees one gradient at a time and a "
+                f"batch once. Set --{name.replace('_', '-')} {right}, or leave --step-in-backward out."
+            )
 
     def or_rate(self, rate: float) -> "Schedule":
         """Fill in a learning rate that was left open."""

@@ -2,7 +2,8 @@
 
 Both run in turn in one process on one thread, and the ratio is the median over the turns. The plain loop is the floor:
 forward, cross-entropy, backward, clipping, AdamW, nothing else, on batches that were cut beforehand. `kept` writes a
-run folder with metrics and a resume point; `distil` adds a teacher's forward pass.
+run folder with metrics and a resume point; `distil` adds a teacher's forward pass. Steps of unlearning at the size of
+SmolLM2-135M are in `steps`, and measured with these.
 """
 
 import copy
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from sluicegate.engine.sampling import Mixture
 from sluicegate.engine.training import CrossEntropy, Ledger, fit
 from sluicegate.runs.directory import Progress, RunContext, open_run
 from sluicegate.unlearning.distill import Matching
+from sluicegate_papers.benchmarks import steps
 
 VARIANTS = ("fit", "kept", "distil")
 BATCH = 64
@@ -37,6 +40,8 @@ class Measured:
     """Milliseconds of a step of the plain loop, median over turns."""
     ratios: Mapping[str, Sequence[float]]
     """Variant -> time over the plain loop's, one number a turn, in order of size."""
+    large: steps.Measured | None = None
+    """The same at the size of SmolLM2-135M, by method."""
 
 
 def plain(model: torch.nn.Module, rows: Rows, steps: int) -> float:
@@ -67,21 +72,21 @@ def ours(model: "PreTrainedModel", rows: Rows, steps: int, run: RunContext, teac
 
 
 def run(*, quick: bool = False, progress: Progress | None = None) -> Measured:
-    """Measure: nine turns of 60 steps each, or when `quick` three of 20."""
-    repeats, steps = (3, 20) if quick else (9, 60)
+    """Measure: nine turns of 60 steps each, or when `quick` three of 20; then the steps of a larger model."""
+    repeats, count = (3, 20) if quick else (9, 60)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model, tokenizer = sg.load("arithmetic-tiny")
     rows = encode(tokenizer, sg.tasks.arithmetic().split().unlabelled)
     times: dict[str, list[float]] = {name: [] for name in ("plain", *VARIANTS)}
     for turn in range(repeats + 1):
-        took = {"plain": plain(copy.deepcopy(model), rows, steps)}
-        took["fit"] = ours(copy.deepcopy(model), rows, steps, RunContext())
+        took = {"plain": plain(copy.deepcopy(model), rows, count)}
+        took["fit"] = ours(copy.deepcopy(model), rows, count, RunContext())
         with tempfile.TemporaryDirectory() as place:
             opened = open_run(Path(place) / "run", digest="x", config={"verb": "x"}, parents={}, environment={}, title="x")
             with opened as folder:
-                took["kept"] = ours(copy.deepcopy(model), rows, steps, folder)
-        took["distil"] = ours(copy.deepcopy(model), rows, steps, RunContext(), copy.deepcopy(model))
+                took["kept"] = ours(copy.deepcopy(model), rows, count, folder)
+        took["distil"] = ours(copy.deepcopy(model), rows, count, RunContext(), copy.deepcopy(model))
         if turn:  # the first turn warms up
             for name, seconds in took.items():
                 times[name].append(seconds)
@@ -89,12 +94,13 @@ def run(*, quick: bool = False, progress: Progress | None = None) -> Measured:
             progress("turns", turn, repeats, {})
     torch.set_num_threads(threads)
     ratios = {name: sorted(a / b for a, b in zip(times[name], times["plain"], strict=True)) for name in VARIANTS}
-    return Measured(statistics.median(times["plain"]) / steps * 1e3, ratios)
+    return Measured(statistics.median(times["plain"]) / count * 1e3, ratios, steps.run(quick=quick, progress=progress))
 
 
-def summary(found: Measured) -> dict[str, float]:
-    """The figures, by name: medians."""
-    return {"plain_ms": found.plain_ms, **{name: statistics.median(each) for name, each in found.ratios.items()}}
+def summary(found: Measured) -> dict[str, Any]:
+    """The figures, by name: medians; of the larger model, by method."""
+    small = {name: statistics.median(each) for name, each in found.ratios.items()}
+    return {"plain_ms": found.plain_ms, **small, **(steps.summary(found.large) if found.large else {})}
 
 
 def markdown(found: Measured) -> str:
@@ -103,4 +109,4 @@ def markdown(found: Measured) -> str:
     lines += ["| variant | time / plain loop | range |", "|---|---|---|"]
     for name, each in found.ratios.items():
         lines.append(f"| {name} | {statistics.median(each):.2f} | {each[0]:.2f} to {each[-1]:.2f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["", steps.markdown(found.large)] if found.large else [])])

@@ -34,10 +34,10 @@ class GradDiff(Checked):
         return self
 
     def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
-        from sluicegate.engine.forward import logits
-        from sluicegate.engine.training import Loss, masked_mean, token_losses
+        from sluicegate.engine.losses import token_losses
+        from sluicegate.engine.training import Loss, masked_mean
 
         forget, retain = batches["forget"], batches["retain"]
-        known = masked_mean(token_losses(logits(model, forget), forget).clamp(max=self.cap), forget, self.on)
-        kept = masked_mean(token_losses(logits(model, retain), retain), retain, self.on)
+        known = masked_mean(token_losses(model, forget, self.on).clamp(max=self.cap), forget, self.on)
+        kept = masked_mean(token_losses(model, retain, self.on), retain, self.on)
         return Loss(-known + self.retain_weight * kept, {"forget_loss": known, "retain_loss": kept})

@@ -33,11 +33,11 @@ class MaxEnt(Checked):
     def __call__(self, model: "PreTrainedModel", batches: "Batches") -> "Loss":
         import math
 
-        from sluicegate.engine.forward import logits
-        from sluicegate.engine.training import Loss, masked_mean, token_losses
+        from sluicegate.engine.losses import Outputs, token_losses
+        from sluicegate.engine.training import Loss, masked_mean
 
         forget, retain = batches["forget"], batches["retain"]
-        logs = logits(model, forget).log_softmax(-1)
-        flat = masked_mean(-math.log(logs.shape[-1]) - logs.mean(-1), forget, self.on)
-        kept = masked_mean(token_losses(logits(model, retain), retain), retain, self.on)
+        apart = Outputs(model, forget, self.on).values(lambda z, _: -math.log(z.shape[-1]) - z.log_softmax(-1).mean(-1))
+        flat = masked_mean(apart, forget, self.on)
+        kept = masked_mean(token_losses(model, retain, self.on), retain, self.on)
         return Loss(flat + self.retain_weight * kept, {"forget_kl": flat, "retain_loss": kept})

@@ -31,13 +31,14 @@ class NPO(Checked):
         import torch
 
         from sluicegate.engine.forward import Meter
+        from sluicegate.engine.losses import portions
         from sluicegate.unlearning.likelihood import answer_log_probability
 
         model.eval()
         with torch.no_grad():
             parts = []
             meter = Meter(model)
-            for batch in forget.everything(64):
+            for batch in portions(model, forget, 64):
                 parts.append(answer_log_probability(model, batch))
                 ledger.teacher += meter(batch)
         reference = torch.cat(parts)

@@ -61,14 +61,15 @@ class RepNoise(Checked):
         """[b] distance to noise, and [b] log(1 + the loss at every layer), both means over layers."""
         import torch
 
-        from sluicegate.engine.training import token_losses
+        from sluicegate.engine.losses import Outputs, cross_entropy
 
-        answer = model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False, output_hidden_states=True)
-        states = answer.hidden_states[1:]  # without the embeddings; the last one is already normalised
+        out = Outputs(model, batch, "answer", output_hidden_states=True)
+        states = out.answer.hidden_states[1:]  # without the embeddings; the last one is already normalised
         norm, head = final_norm(model), model.get_output_embeddings()
-        scores = [head(norm(state)) for state in states[:-1]] + [answer.logits]
+        seen = [out.through(norm(state), head) for state in states[:-1]] + [out]
         count = batch.answer.sum(1).clamp(min=1)
-        losses = [(token_losses(s[:, :-1], batch) * batch.answer).sum(1) / count for s in scores]
+        each = (o.values(lambda z, piece: cross_entropy(z, out.pick(batch.ids[:, 1:], piece))) for o in seen)
+        losses = [loss.sum(1) / count for loss in each]
         noise = torch.stack([distance_to_noise(state, batch.attention) for state in states]).mean(0)
         return noise, torch.log1p(torch.stack(losses).mean(0))
 
