@@ -91,7 +91,7 @@ def needed(benchmark: str, data_dir: str = "", most: int = 0) -> dict[str, Rows]
         if configuration not in known:
             raise UserError(f"RWKU has no target {configuration!r}. Nearest: {nearest(configuration, sorted(known))}.")
         found = {group: [(where, row) for where, row in these if row["subject"] == configuration] for group, these in found.items()}
-    for where, row in found.get("accuracy", ()):
+    for where, row in found.get("choices", ()):
         if type(row["answer"]) is not int or not 0 <= row["answer"] < len(row["choices"]):
             raise UserError(f"{where}: the answer is {row['answer']!r}; of {len(row['choices'])} choices, expected a number from 0.")
     return {group: these[: most or None] for group, these in found.items() if these}

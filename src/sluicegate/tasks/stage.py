@@ -159,7 +159,8 @@ class Score(OnData):
         if not (split.forget or split.retain or split.adjacent or self.benchmark or self.lm_eval):
             raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent, or name a --benchmark.")
         model, tokenizer = self.load()
-        found = {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+        found: dict[str, Any] = {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split)}
+        found["flops"] = Ledger().as_dict()
         found |= self.beside(model, tokenizer, split, run)
         if self.lm_eval:
             from sluicegate.tasks.metrics.harness import harness
