@@ -64,9 +64,8 @@ def rows(name: str, columns: Collection[str], data_dir: str = "") -> Rows:
     try:
         found = list(decoded(source))
     except UserError as error:
-        more = (
-            f" Or name a folder that holds {name.partition('/')[2]}.jsonl: --data-dir, or {DATA_DIR}." if source.startswith("hub:") else ""
-        )
+        file = f"{name.partition('/')[2]}.jsonl"
+        more = f" Or name a folder that holds {file}: --data-dir, or {DATA_DIR}." if source.startswith("hub:") else ""
         raise UserError(f"{error}{more}") from None
     for where, row in found or [(source, {})]:
         if missing := [column for column in columns if not isinstance(row, dict) or row.get(column) in (None, "", [])]:

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sluicegate.engine.encoding import encode
+from sluicegate.errors import UserError
 from sluicegate.tasks.metrics import subject as measured
 from sluicegate.tasks.metrics.measure import compare, letters, measure, privleak
 from sluicegate.tasks.metrics.subject import LOGP, Subject, of_tokens
@@ -43,6 +44,13 @@ def test_tokens_are_those_of_the_answer_however_rows_are_put_together():
     alone = [Subject(model, of_bytes()).tokens([pair], "test")[0] for pair in pairs]
     assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(found, alone, strict=True))
     assert np.all(np.concatenate(found)[:, LOGP] < 0)
+
+
+def test_a_broken_model_is_refused():
+    model = small()
+    model.lm_head.weight.data.fill_(math.nan)
+    with pytest.raises(UserError, match=r"not finite"):
+        Subject(model, of_bytes()).losses([("a", "b")], "test")
 
 
 def test_rouge_is_recall_or_f1_and_says_where_texts_say_nothing(monkeypatch):
@@ -97,4 +105,4 @@ def test_muse_looks_at_writing_and_at_what_is_familiar(monkeypatch):
     assert numbers["knowmem_forget"] == 1
     assert asked[1].prompt == "Question: e?\nAnswer: e\n\nQuestion: q?\nAnswer:"
     assert compared.tolist() == [numbers["unfamiliar"]]
-    assert numbers["auc_loss"] + 0 == numbers["auc_loss"]
+    assert {f"auc_{name}" for name in ("loss", "zlib", "min_k", "min_k_pp", "blind")} < {*numbers}

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sluicegate.engine.encoding import Rows, encode, fitting
 from sluicegate.engine.generation import generate, rouge_l
 from sluicegate.engine.losses import portions, reduce_logits
+from sluicegate.engine.training import NotFinite
 from sluicegate.runs.directory import Progress
 from sluicegate.values.items import Item
 
@@ -48,6 +49,8 @@ class Subject:
         rows, found = self.encoded(items), list[Array]()
         for batch in portions(self.model.eval(), rows, size):
             told = reduce_logits(self.model, batch, "answer", of_tokens).double().cpu().numpy()
+            if not np.isfinite(told).all():
+                raise NotFinite(f"{part}: the model's outputs are not finite. Train it at a lower learning rate (--lr).")
             found += np.split(told, np.cumsum(batch.answer.sum(1).tolist())[:-1])
             if self.progress:
                 self.progress(part, len(found), len(rows), {})
