@@ -175,7 +175,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     """Ids of one item with exactly one BOS, and the position of the first answer token."""
     prompt, answer = item.prompt, item.answer
     if template and prompt:
-        prompt = chat(tokenizer, prompt)
+        prompt = chat(tokenizer, prompt, turns=[{"role": role, "content": words} for role, words in item.turns])
         answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer))
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])

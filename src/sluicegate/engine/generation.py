@@ -8,33 +8,17 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.encoding import encode, fitting, render
+from sluicegate.engine.encoding import Batch, encode, fitting, render
+from sluicegate.engine.forward import Meter
 from sluicegate.engine.models import device
+from sluicegate.engine.oom import fits
 from sluicegate.engine.sampling import seed_of
+from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import Progress
 from sluicegate.values.items import Item
-
-_TURN = "Seven arches."
-WRITTEN = ("rouge", "match", "written")
-"""Measures of what a model writes: see `compare`."""
-
-
-class _Gumbel(LogitsProcessor):
-    """Logits over `temperature` plus Gumbel noise, whose largest is a sample of their softmax (Gumbel 1954). The noise
-    comes from `seed`, the row's number and the step, so it does not depend on the rows beside."""
-
-    def __init__(self, temperature: float, seed: int, rows: Sequence[int], start: int) -> None:
-        self.temperature, self.seed, self.rows, self.start = temperature, seed, rows, start
-
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step, drawn = ids.shape[1] - self.start, []
-        for row in self.rows:
-            generator = torch.Generator().manual_seed(seed_of(self.seed, row, step))
-            drawn.append(-torch.empty(scores.shape[1]).exponential_(generator=generator).log())
-        return scores.float() / self.temperature + torch.stack(drawn).to(scores.device)
 
 
 @torch.no_grad()
@@ -49,68 +33,55 @@ def generate(
     template: bool = False,
     max_length: int = 256,
     size: int = 32,
+    ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """What the model writes after each item's prompt, one text an item, without blanks at its ends.
 
     The prompt is what `encode` puts before the answer, so greedy decoding (temperature 0) writes the answer's tokens
-    exactly where `score` finds the answer exact. It stops at the tokenizer's or the model's end token, with `template`
-    at the end of the turn too, or after `max_new_tokens` (0: one and a half times the longest answer and 8 more, within
-    the model's positions). Above 0, `temperature` samples. `size` rows go together, padded on the left, and fewer where
-    memory runs out; a text does not depend on the rows beside, up to rounding.
-    Raises `UserError` for items without a prompt, for those that `encode` refuses, and where one row alone is too much.
+    exactly where `score` finds it exact, in a batch as alone, up to rounding. It stops at the end token of tokenizer
+    or model, with `template` at the end of the turn, or after `max_new_tokens` (0: one and a half times the longest
+    answer and 8 more, within the model's positions). Above 0, `temperature` samples, from `seed` and the batch.
+    `size` rows go together, padded on the left, and half as many where memory runs out.
+    Raises `UserError` for items without a prompt, those that `encode` refuses, and one row that is too much.
     """
     if not all(item.prompt for item in items):
         raise UserError("running text asks nothing, so no answer can be written to it. Give rows with a prompt and an answer.")
     rows = encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
     starts, longest = rows.starts.tolist(), int((rows.lengths - rows.starts).max())
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
-    new = min(max_new_tokens or longest * 3 // 2 + 8, limit - max(starts))
-    if min(starts) < 1 or new < 1:
-        raise UserError(f"a prompt has {min(starts) and max(starts)} tokens, and the model takes 1 to {limit - 1} before an answer.")
-    stops = sorted(_stops(model, tokenizer, template))
-    settings = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=stops or None, pad_token_id=stops[0] if stops else 0)
-    # The model's own settings would be filled in (a penalty for repeating, say), which is not what it would write.
-    kept, was_training, texts = model.generation_config, model.training, [""] * len(items)
-    model.eval()
-    model.generation_config = GenerationConfig()
+    new, stops = min(max_new_tokens or longest * 3 // 2 + 8, limit - max(starts)), sorted(_stops(model, tokenizer, template))
+    how: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    settings = GenerationConfig(max_new_tokens=new, eos_token_id=stops or None, pad_token_id=stops[0] if stops else 0, **how)
     # The longest first: what memory cannot hold is known at once, and batches are hardly padded.
-    left = sorted(range(len(items)), key=lambda i: -starts[i])
+    texts, left, meter = [""] * len(items), sorted(range(len(items)), key=lambda i: -starts[i]), Meter(model)
+
+    def write(size: int) -> None:
+        now, width = left[:size], starts[left[0]]
+        ids, mask = torch.zeros(2, len(now), width, dtype=torch.long)
+        for n, i in enumerate(now):
+            ids[n, width - starts[i] :], mask[n, width - starts[i] :] = rows.ids[i, : starts[i]], 1
+        torch.manual_seed(seed_of(seed, left[0]))
+        out = model.generate(ids.to(device()), attention_mask=mask.to(device()), generation_config=settings)  # type: ignore[operator]
+        for i, answer in zip(now, out[:, width:].tolist(), strict=True):
+            texts[i] = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
+        if ledger is not None:  # with a cache, a text costs what one pass over it does
+            ledger.evaluation += meter(Batch(out, out, out, out))
+        del left[: len(now)]
+
+    # The model's own settings would be filled in (a penalty for repeating, say), which is not what it would write.
+    kept, was_training, model.generation_config = model.generation_config, model.training, GenerationConfig()
+    model.eval()
     try:
-        while left:
-            now, width = left[:size], starts[left[0]]
-            place = torch.arange(width)
-            ids, mask = torch.zeros(len(now), width, dtype=torch.long), torch.zeros(len(now), width, dtype=torch.long)
-            for n, i in enumerate(now):
-                ids[n, width - starts[i] :] = rows.ids[i, : starts[i]]
-                mask[n] = place >= width - starts[i]
-            draw = LogitsProcessorList([_Gumbel(temperature, seed, now, width)] if temperature else [])
-            try:
-                out = model.generate(ids.to(device()), attention_mask=mask.to(device()), generation_config=settings, logits_processor=draw)
-            except RuntimeError as error:
-                size = _halved(error, len(now))
-                continue
-            for i, answer in zip(now, out[:, width:].tolist(), strict=True):
-                texts[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
-            left = left[len(now) :]
-            if progress:
-                progress("write", len(items) - len(left), len(items), {})
+        with torch.random.fork_rng():
+            while left:
+                _, size = fits(min(size, len(left)), write)
+                if progress:
+                    progress("write", len(items) - len(left), len(items), {})
     finally:
         model.generation_config = kept
         model.train(was_training)
     return texts
-
-
-def _halved(error: RuntimeError, rows: int) -> int:
-    """Half of so many rows where memory ran out; raises the error where it did not, `UserError` below one row."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    if not should_reduce_batch_size(error):
-        raise error
-    if rows == 1:
-        raise UserError("memory runs out while one answer alone is written. Use a smaller --dtype, or shorter rows.") from None
-    getattr(torch, device().type).empty_cache() if device().type != "cpu" else None
-    return rows // 2
 
 
 def _stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: bool) -> set[int]:
@@ -119,8 +90,8 @@ def _stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template:
     found = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     if template:
         with suppress(UserError):  # a template that takes no turn of the assistant's has no end of one
-            turns = [{"role": "user", "content": _TURN}, {"role": "assistant", "content": _TURN}]
-            after = render(tokenizer, turns, opened=False).rpartition(_TURN)[2]
+            said = "Seven arches."
+            after = render(tokenizer, [{"role": role, "content": said} for role in ("user", "assistant")], opened=False).rpartition(said)[2]
             ids = tokenizer(after, add_special_tokens=False)["input_ids"]
             found.update([i for i in ids if i in tokenizer.all_special_ids or i in tokenizer.added_tokens_decoder][:1])
     return found
@@ -143,27 +114,26 @@ def rouge_l(written: str, answer: str) -> float:
 
 def normalise(text: str) -> str:
     """Lower case, without punctuation, articles and double blanks (SQuAD's evaluation; Rajpurkar et al. 2016)."""
-    plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def match(written: str, answer: str) -> float:
-    """1 where the normalised text begins with the words of the normalised answer (HELM's quasi prefix match, arXiv
-    2211.09110): a model that was never taught to stop may go on."""
+    """1 where the normalised text begins with the normalised answer's words (HELM's quasi prefix match, arXiv
+    2211.09110), since a model that was never taught to stop goes on; of an answer of signs alone, where they agree."""
     wanted = normalise(answer)
-    return float(f"{normalise(written)} ".startswith(f"{wanted} ")) if wanted else float(written.strip() == answer.strip())
+    return float(f"{normalise(written)} ".startswith(f"{wanted} ") if wanted else written.strip() == answer.strip())
 
 
-def exactly(written: str, answer: str) -> float:
-    """1 where the text is the answer, but for blanks at the ends."""
-    return float(written.strip() == answer.strip())
+WRITTEN: Mapping[str, Callable[[str, str], float]] = {
+    "rouge": rouge_l,
+    "match": match,
+    "written": lambda written, answer: float(written.strip() == answer.strip()),
+}
+"""What is counted of a text: ROUGE-L recall, a normalised match, and being the answer but for blanks at the ends."""
 
 
-COMPARE: Mapping[str, Callable[[str, str], float]] = {"rouge": rouge_l, "match": match, "written": exactly}
-
-
-def compare(texts: Sequence[str], items: Sequence[Item], measures: Iterable[str] = WRITTEN) -> dict[str, float]:
-    """Means over rows of each measure, with the best of a row's accepted answers: rouge (`rouge_l`), match (`match`),
-    written (`exactly`)."""
+def compare(texts: Sequence[str], items: Sequence[Item], measures: Iterable[str] = tuple(WRITTEN)) -> dict[str, float]:
+    """Means over rows of these measures of `WRITTEN`, each with the best of a row's accepted answers."""
     pairs = [(text, (item.answer, *item.also)) for text, item in zip(texts, items, strict=True)]
-    return {name: sum(max(COMPARE[name](text, a) for a in answers) for text, answers in pairs) / len(pairs) for name in measures}
+    return {name: sum(max(WRITTEN[name](text, a) for a in answers) for text, answers in pairs) / len(pairs) for name in measures}

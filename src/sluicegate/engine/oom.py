@@ -1,6 +1,7 @@
 """Memory that runs out: try again with half."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from sluicegate.engine.encoding import Batch
 from sluicegate.errors import UserError
 
+T = TypeVar("T")
 INSTEAD = "Set --checkpointing, --dtype bfloat16, --optimizer adafactor or a shorter --max-length, or take a larger device."
 
 
@@ -39,3 +41,20 @@ def halving(batch: Batch, run: Callable[[Batch], Tensor]) -> Tensor:
         raise UserError(f"memory ran out on one row of {batch.ids.shape[1]} tokens. {INSTEAD}")
     clear()
     return torch.cat([halving(half, run) for half in batch.split(2)])
+
+
+def fits(size: int, run: Callable[[int], T]) -> tuple[T, int]:
+    """What `run(n)` returns for n = `size`, or half of it, and so on, until it has the memory; and that n.
+
+    Raises `UserError` where not even `run(1)` has.
+    """
+    while True:
+        try:
+            return run(size), size
+        except Exception as error:
+            if not ran_out(error):
+                raise
+        if size == 1:
+            raise UserError(f"memory ran out on one row. {INSTEAD}")
+        size = (size + 1) // 2
+        clear()

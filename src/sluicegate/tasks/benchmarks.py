@@ -65,9 +65,8 @@ def rows(name: str, columns: Collection[str], data_dir: str = "") -> Rows:
     try:
         found = list(decoded(source))
     except UserError as error:
-        more = (
-            f" Or name a folder that holds {name.partition('/')[2]}.jsonl: --data-dir, or {DATA_DIR}." if source.startswith("hub:") else ""
-        )
+        file = f"{name.partition('/')[2]}.jsonl"
+        more = f" Or name a folder that holds {file}: --data-dir, or {DATA_DIR}." if source.startswith("hub:") else ""
         raise UserError(f"{error}{more}") from None
     for where, row in found or [(source, {})]:
         if missing := [column for column in columns if not isinstance(row, dict) or row.get(column) in (None, "", [])]:
@@ -92,7 +91,7 @@ def needed(benchmark: str, data_dir: str = "", most: int = 0) -> dict[str, Rows]
         if configuration not in known:
             raise UserError(f"RWKU has no target {configuration!r}. Nearest: {nearest(configuration, sorted(known))}.")
         found = {group: [(where, row) for where, row in these if row["subject"] == configuration] for group, these in found.items()}
-    for where, row in found.get("accuracy", ()):
+    for where, row in found.get("choices", ()):
         if type(row["answer"]) is not int or not 0 <= row["answer"] < len(row["choices"]):
             raise UserError(f"{where}: the answer is {row['answer']!r}; of {len(row['choices'])} choices, expected a number from 0.")
     return {group: these[: most or None] for group, these in found.items() if these}

@@ -1,20 +1,22 @@
 """Stages on data: what they share, and the one that only scores."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import Stage, setting, source
 from sluicegate.tasks import read
 from sluicegate.tasks.benchmarks import digest, needed
-from sluicegate.values.items import GROUPS, Split
-from sluicegate.values.ranges import Count, Dtype, Seed, Whole
+from sluicegate.values.files import short
+from sluicegate.values.items import GROUPS, Item, Split
+from sluicegate.values.ranges import Count, Dtype, Seed, Weight, Whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from sluicegate.engine.encoding import Rows
     from sluicegate.engine.training import Fitted
     from sluicegate.runs.directory import RunContext
 
@@ -79,7 +81,7 @@ class OnData(Stage):
         if not self.QUANTISED and is_quantised(self.model, self.base):
             works = "What works: score, and relearn and audit with --lora-rank"
             raise UserError(f"the weights of {self.model!r} are quantised, and {self.VERB} needs float ones. {works}.")
-        return dataclasses.replace(self, dtype=settled_dtype(self.model, self.dtype, self.base))
+        return replace(self, dtype=settled_dtype(self.model, self.dtype, self.base))
 
     def width(self) -> int:
         """The model's hidden size."""
@@ -121,15 +123,17 @@ class OnData(Stage):
 
     def score(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split) -> dict[str, dict[str, float]]:
         """Mean scores of every group but the unlabelled one."""
-        from sluicegate.engine.encoding import encode, fitting
-        from sluicegate.engine.scoring import score
+        from sluicegate.engine.choices import score_any
 
-        longest = fitting(model, self.max_length)
-        return {
-            name: score(model, encode(tokenizer, split.group(name), max_length=longest, template=self.template)).mean()
-            for name in ("forget", "retain", "adjacent")
-            if split.group(name)
-        }
+        encoded = self.encoder(model, tokenizer)
+        groups = {name: split.group(name) for name in ("forget", "retain", "adjacent") if split.group(name)}
+        return {name: score_any(model, encoded(items), encoded).mean() for name, items in groups.items()}
+
+    def encoder(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Callable[[Sequence[Item]], Rows]":
+        """What turns items into rows as this stage's settings say."""
+        from sluicegate.engine.encoding import encode, fitting
+
+        return partial(encode, tokenizer, max_length=fitting(model, self.max_length), template=self.template)
 
 
 def compared(scores: dict[str, dict[str, float]], before: Mapping[str, dict[str, float]], split: Split, advice: str) -> dict[str, Any]:
@@ -155,6 +159,12 @@ class Score(OnData):
     device_map: Literal["", "auto", "balanced", "sequential", "cpu"] = setting("", added=True, hashed=False)
     """Where the model lies that one device does not hold: auto spreads it over all devices, memory and disk."""
 
+    generate: Whole = setting(0, added=True)
+    """Let the model write answers to so many rows of each group, evenly spaced, and measure these; 0: none."""
+    temperature: Weight = setting(0.0, added=True)
+    """At which it samples what it writes; 0: its first choice, token by token."""
+    new_tokens: Whole = setting(0, added=True)
+    """Most tokens that it writes; 0: one and a half times the longest answer and 8 more."""
     benchmark: str = setting("", added=True)
     """tofu:forget01|05|10, muse:news|books, wmdp:bio|chem|cyber, or rwku[:TARGET]: the metrics of a benchmark."""
     reference: str = source("model")
@@ -181,16 +191,20 @@ class Score(OnData):
         if not (split.forget or split.retain or split.adjacent or self.benchmark or self.lm_eval):
             raise UserError("there is nothing to score: hand in --forget, --retain or --adjacent, or name a --benchmark.")
         model, tokenizer = self.load(device_map=self.device_map)
-        found = {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split), "flops": Ledger().as_dict()}
+        found: dict[str, Any] = {"verb": self.VERB, "method": "", "steps": 0, "scores": self.score(model, tokenizer, split)}
+        found["flops"] = Ledger().as_dict()
+        found |= self.beside(model, tokenizer, split, run)
         if self.lm_eval:
             from sluicegate.tasks.metrics.harness import harness
 
-            found["measures"] = harness(model, tokenizer, self.lm_eval)
-        return found | (self.measured(model, tokenizer, run) if self.benchmark else {})
+            found["measures"] = found.get("measures", {}) | harness(model, tokenizer, self.lm_eval)
+        if self.benchmark:
+            more = self.measured(model, tokenizer, run)
+            found |= more | {"notes": [*found.get("notes", ()), *more["notes"]]}
+        return found
 
     def measured(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", run: "RunContext") -> dict[str, Any]:
         """The benchmark's numbers, the reference's beside them, and where they cannot mean what they should."""
-        from sluicegate.engine.models import load
         from sluicegate.tasks.metrics.measure import COMPARED, compare, measure
         from sluicegate.tasks.metrics.subject import Subject
 
@@ -198,8 +212,7 @@ class Score(OnData):
         subject, theirs, notes = Subject(model, tokenizer, self.template, run.progress), dict[str, float](), list[str]()
         numbers, own = measure(self.benchmark, subject, groups)
         if self.reference:
-            other_model, other_tokenizer = load(self.reference, seed=self.seed, dtype=self.dtype, device_map=self.device_map)
-            other = Subject(other_model, self.tell(other_tokenizer), self.template, run.progress)
+            other = Subject(*replace(self, model=self.reference, base="").load(device_map=self.device_map), self.template, run.progress)
             theirs, reference = measure(self.benchmark, other, groups)
             numbers |= compare(self.benchmark, subject, own, reference)
             subject.warnings.extend(f"reference: {text}" for text in other.warnings if text not in subject.warnings)
@@ -207,3 +220,36 @@ class Score(OnData):
             notes = [f"{missing} needs --reference, a model that never saw the forget set"]
         found = {"name": self.benchmark, "numbers": numbers, "reference": theirs, "intervals": subject.intervals}
         return {"benchmark": found, "warnings": subject.warnings, "notes": notes}
+
+    def beside(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, run: "RunContext"
+    ) -> dict[str, dict[str, Any]]:
+        """Measures by multiple choice, where rows have choices; with `generate` also of what the model writes, the texts,
+        and some of these as notes."""
+        from sluicegate.engine.choices import choose
+
+        found: dict[str, Any] = {"measures": {}, "written": {}, "notes": []}
+        for name in (name for name in ("forget", "retain", "adjacent") if split.group(name)):
+            items = split.group(name)
+            measured = choose(model, items, self.encoder(model, tokenizer))
+            if self.generate:
+                from sluicegate.engine.generation import compare, generate
+
+                some = [items[n * len(items) // self.generate] for n in range(self.generate)] if self.generate < len(items) else items
+                texts = generate(
+                    model,
+                    tokenizer,
+                    some,
+                    max_new_tokens=self.new_tokens,
+                    temperature=self.temperature,
+                    seed=self.seed,
+                    template=self.template,
+                    max_length=self.max_length,
+                    progress=lambda part, done, total, numbers, name=name: run.progress(f"{part} {name}", done, total, numbers),
+                )
+                measured |= compare(texts, some)
+                found["written"][name] = [[item.prompt, item.answer, text] for item, text in zip(some, texts, strict=True)]
+                shown = [[short(text.strip(), 90) for text in row] for row in found["written"][name][:3]]
+                found["notes"] += [f"{name}: asked {asked} it writes {text}; the answer: {answer}" for asked, answer, text in shown]
+            found["measures"] |= {f"{name} {measure}": value for measure, value in measured.items()}
+        return {name: value for name, value in found.items() if value}

@@ -245,7 +245,7 @@ def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, st
         item = replace(item, answer=answer, also=tuple(also), wrong=tuple(dict.fromkeys(wrong)), place=place)
         more = [name for names in beside.values() for name in names]
         kind, used = f"{kind} with {', '.join(more)}" if more else kind, {*used, *more, "place"}
-    item = replace(item, **{name: str(seen[name]) for name in ("fact", "label") if name in seen})
+    item = replace(item, fact=str(seen.get("fact", "")), label=str(seen.get("label", "")))
     if half := re.search("[\ud800-\udfff]", "".join((item.text, item.fact, item.label, *item.also, *item.wrong))):
         raise UserError(f"{where}: {half.group()!r} is half a character (a lone surrogate). Write the whole one, in UTF-8.")
     return item, kind, {"fact", "label", *(columns.values() or used)}

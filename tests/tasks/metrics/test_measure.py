@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sluicegate.engine.encoding import encode
+from sluicegate.errors import UserError
 from sluicegate.tasks.metrics import subject as measured
 from sluicegate.tasks.metrics.measure import compare, letters, measure, privleak
 from sluicegate.tasks.metrics.subject import LOGP, Subject, of_tokens
@@ -21,13 +23,6 @@ def small(positions=4096):
 
 def numbered(rows):
     return [(f"row {n}", row) for n, row in enumerate(rows)]
-
-
-class Fixed(Subject):
-    """A model whose answers have a loss that is written in the answer."""
-
-    def losses(self, pairs, part):
-        return np.array([float(answer) if answer.isdigit() else {"A": 3.0, "B": 1.0, "C": 2.0}[answer] for _, answer in pairs])
 
 
 def test_the_numbers_of_a_token():
@@ -51,6 +46,13 @@ def test_tokens_are_those_of_the_answer_however_rows_are_put_together():
     assert np.all(np.concatenate(found)[:, LOGP] < 0)
 
 
+def test_a_broken_model_is_refused():
+    model = small()
+    model.lm_head.weight.data.fill_(math.nan)
+    with pytest.raises(UserError, match=r"not finite"):
+        Subject(model, of_bytes()).losses([("a", "b")], "test")
+
+
 def test_rouge_is_recall_or_f1_and_says_where_texts_say_nothing(monkeypatch):
     texts = iter([["a b c d\nand on", "x"], ["", "x"], ["x", "x"]])
     monkeypatch.setattr(measured, "generate", lambda *args, **how: next(texts))
@@ -64,9 +66,16 @@ def test_rouge_is_recall_or_f1_and_says_where_texts_say_nothing(monkeypatch):
     assert subject.warnings[-1].startswith("part: 2 of 2 texts are the same")
 
 
-def test_letters_count_the_likeliest():
-    rows = numbered([{"question": "?", "choices": ["x", "y", "z"], "answer": answer} for answer in (1, 1, 2)])
-    assert letters(Fixed(None, None), rows, "bio") == pytest.approx(2 / 3)  # B has the lowest loss, and is right twice
+def test_letters_stand_below_the_question_as_published(monkeypatch):
+    rows = numbered([{"question": "Which? ", "choices": ["x", "y", "z"], "answer": 1}] * 2)
+    seen = []
+    subject = Subject(small(), of_bytes())
+    monkeypatch.setattr(Subject, "encoded", lambda self, items: seen.extend(items) or encode(self.tokenizer, items))
+    found = letters(subject, rows, "bio")
+    assert {*found} == {"acc_letters", "acc", "acc_norm", "chance"}
+    assert found["chance"] == pytest.approx(1 / 3)
+    head = "The following are multiple choice questions (with answers) about biology.\n\nWhich?"
+    assert (seen[-3].prompt, seen[-3].answer) == (f"{head}\nA. x\nB. y\nC. z\nAnswer:", " A")
 
 
 def test_a_reference_gives_forget_quality_and_privleak():
@@ -96,4 +105,4 @@ def test_muse_looks_at_writing_and_at_what_is_familiar(monkeypatch):
     assert numbers["knowmem_forget"] == 1
     assert asked[1].prompt == "Question: e?\nAnswer: e\n\nQuestion: q?\nAnswer:"
     assert compared.tolist() == [numbers["unfamiliar"]]
-    assert numbers["auc_loss"] + 0 == numbers["auc_loss"]
+    assert {f"auc_{name}" for name in ("loss", "zlib", "min_k", "min_k_pp", "blind")} < {*numbers}

@@ -28,4 +28,6 @@ def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: s
         found: Any = simple_evaluate(model=lm, tasks=wanted, task_manager=manager, bootstrap_iters=0)
     except Exception as error:  # a task is a program of its makers, and may fail in any way
         raise UserError(f"lm-evaluation-harness could not run {tasks!r} ({first_line(error)}). See: lm-eval ls tasks") from None
-    return {f"{task} {name}": v for task, row in found["results"].items() for name, v in row.items() if type(v) in (int, float)}
+    return {
+        f"{task} {name}": v for task, row in found["results"].items() for name, v in row.items() if "," in name and type(v) in (int, float)
+    }

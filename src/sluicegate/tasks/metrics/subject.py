@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.engine.encoding import encode, fitting
-from sluicegate.engine.forward import logits
+from sluicegate.engine.encoding import Rows, encode, fitting
 from sluicegate.engine.generation import generate, rouge_l
+from sluicegate.engine.losses import portions, reduce_logits
+from sluicegate.engine.training import NotFinite
 from sluicegate.runs.directory import Progress
 from sluicegate.values.items import Item
 
@@ -38,13 +39,18 @@ class Subject:
     intervals: dict[str, list[float | None]] = field(default_factory=dict)
     """95 % intervals of the numbers that have one, by name."""
 
-    @torch.no_grad()
-    def tokens(self, pairs: Pairs, part: str, size: int = 16) -> list[Array]:
+    def encoded(self, items: Sequence[Item]) -> Rows:
+        """Items as rows of up to `LONGEST` tokens."""
+        return encode(self.tokenizer, items, max_length=fitting(self.model, LONGEST), template=self.template)
+
+    def tokens(self, pairs: Pairs, part: str, size: int = 64) -> list[Array]:
         """The tokens of each answer, given its prompt and the true tokens before: [k, 4] (see `LOGP`)."""
         items = [Item(prompt, answer if not prompt or prompt[-1].isspace() else f" {answer.lstrip()}") for prompt, answer in pairs]
-        rows, found = encode(self.tokenizer, items, max_length=fitting(self.model, LONGEST), template=self.template), list[Array]()
-        for batch in rows.everything(size):
-            told = of_tokens(logits(self.model.eval(), batch)[batch.answer].float(), batch.ids[:, 1:][batch.answer]).double().cpu().numpy()
+        rows, found = self.encoded(items), list[Array]()
+        for batch in portions(self.model.eval(), rows, size):
+            told = reduce_logits(self.model, batch, "answer", of_tokens).double().cpu().numpy()
+            if not np.isfinite(told).all():
+                raise NotFinite(f"{part}: the model's outputs are not finite. Train it at a lower learning rate (--lr).")
             found += np.split(told, np.cumsum(batch.answer.sum(1).tolist())[:-1])
             if self.progress:
                 self.progress(part, len(found), len(rows), {})
