@@ -1,6 +1,6 @@
 """sluicegate audit: attack a model, set it beside a reference, and say what follows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -49,17 +49,11 @@ class Audit:
         with watching() as progress:
             found = audit(
                 self.audited or data.model,
-                forget=data.forget,
-                retain=data.retain,
-                adjacent=data.adjacent,
-                columns=data.columns,
+                **{field.name: getattr(data, field.name) for field in fields(data) if field.name not in ("model", "seed")},
                 reference=self.reference,
                 attack=self.attack,
                 seeds=seeds_from(data.seed, self.seeds),
                 out=self.out,
-                max_length=data.max_length,
-                template=data.template,
-                **{name: getattr(data, name) for name in ("system", "template_args", "end_of_turn", "dtype", "base")},
                 workers=self.workers,
                 procs=self.procs,
                 shard=self.shard,

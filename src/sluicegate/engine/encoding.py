@@ -176,7 +176,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     prompt, answer = item.prompt, item.answer
     if template and prompt:
         prompt = chat(tokenizer, prompt, turns=[{"role": role, "content": words} for role, words in item.turns])
-        answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer))
+        answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), getattr(tokenizer, "filling", Filling()))
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
     if tokenizer.is_fast:
@@ -200,17 +200,19 @@ class Filling(NamedTuple):
     end_of_turn: bool = False
 
 
-def _filling(tokenizer: PreTrainedTokenizerBase) -> Filling:
-    return getattr(tokenizer, "filling", None) or Filling()
-
-
 def fill_template(tokenizer: Any, *, system: str = "", args: str | Mapping[str, Any] = "", end_of_turn: bool = False) -> Any:
     """Tell a tokenizer how `encode` and `chat` fill its chat template from now on (see `Filling`), and return it.
 
     `args` are the template's variables, as a table or as ``enable_thinking=false,key=value`` with JSON or words as
     values. Raises `UserError` for a variable that the template does not mention: it would change nothing.
     """
-    given = dict(args) if isinstance(args, Mapping) else _variables(args)
+    given = dict(args) if isinstance(args, Mapping) else {}
+    for part in re.split(r",(?=\s*\w+\s*=)", args) if args and isinstance(args, str) else ():
+        if not (pair := re.fullmatch(r"\s*(\w+)\s*=\s*(.*?)\s*", part)):
+            raise UserError(f"--template-args is {args!r}; expected key=value, several joined by commas: enable_thinking=false.")
+        given[pair[1]] = pair[2]
+        with suppress(ValueError):
+            given[pair[1]] = json.loads(pair[2])
     tokenizer.filling = Filling(system, json.dumps({"enable_thinking": False, **given}, sort_keys=True), end_of_turn)
     if given and tokenizer.chat_template:
         with suppress(TemplateSyntaxError):  # which comes again where the template is filled
@@ -222,18 +224,6 @@ def fill_template(tokenizer: Any, *, system: str = "", args: str | Mapping[str, 
     return tokenizer
 
 
-def _variables(text: str) -> dict[str, Any]:
-    """``key=value,key=value`` as a table; a value is JSON where it can be read as such, else a word."""
-    found: dict[str, Any] = {}
-    for part in re.split(r",(?=\s*\w+\s*=)", text) if text else ():
-        if not (pair := re.fullmatch(r"\s*(\w+)\s*=\s*(.*?)\s*", part)):
-            raise UserError(f"--template-args is {text!r}; expected key=value, several joined by commas: enable_thinking=false.")
-        found[pair[1]] = pair[2]
-        with suppress(ValueError):
-            found[pair[1]] = json.loads(pair[2])
-    return found
-
-
 def chat(tokenizer: PreTrainedTokenizerBase, prompt: str = "", *, turns: Sequence[Mapping[str, Any]] = ()) -> str:
     """A prompt as the user's turn by the tokenizer's chat template, up to where the answer begins.
 
@@ -241,7 +231,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, prompt: str = "", *, turns: Sequenc
     Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
     so that an answer and not a thought follows. Filled as `fill_template` says. Raises `UserError` as `render` does.
     """
-    filling, said = _filling(tokenizer), [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
+    filling, said = getattr(tokenizer, "filling", Filling()), [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
     if filling.system and said[0]["role"] != "system":
         said.insert(0, {"role": "system", "content": filling.system})
     text = render(tokenizer, said, **json.loads(filling.variables))
@@ -321,7 +311,7 @@ def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
     identity."""
     if not tokenizer.chat_template:
         return ""
-    ours, plain = chat(tokenizer, _PROBE) + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer)), ""
+    ours, plain = chat(tokenizer, _PROBE) + _ending(tokenizer, tokenizer.get_chat_template(), getattr(tokenizer, "filling", Filling())), ""
     with suppress(Exception):
         plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))
     return "" if ours == plain else hashlib.sha256(ours.encode()).hexdigest()

@@ -95,7 +95,7 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a configuration that is quantised as is not read, names other files or code, or would be built for ever."""
+    """Refuse a configuration that is quantised as is not read, names other files or code, or is built for ever."""
     path = folder / "config.json"
     whole = read_json(path)
     for settings in (whole, *(value for value in whole.values() if isinstance(value, dict))):

@@ -53,13 +53,15 @@ class Meter:
         # layer. Of e experts a token sees some.
         chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "moe_topk", None)
         weights = 0
-        packed = [m for m in model.modules() if hasattr(m, "qweight")]  # GPTQ, AWQ
+        packed: list[Any] = [m for m in model.modules() if hasattr(m, "qweight")]  # GPTQ, AWQ
         for _, module, _, weight in matrices(model):
             experts = len(weight) if weight.dim() == 3 else 1
             used = min(chosen, experts) if isinstance(chosen, int) else experts
-            weights += weight.numel() // experts * used if weight.is_floating_point() else 0
-            packed += [] if weight.is_floating_point() else [module]  # bitsandbytes
-        weights += sum(int(m.in_features) * int(m.out_features) for m in packed)  # type: ignore[arg-type]
+            if weight.is_floating_point():
+                weights += weight.numel() // experts * used
+            else:
+                packed.append(module)  # bitsandbytes
+        weights += sum(m.in_features * m.out_features for m in packed)
         mixers = [m for m in model.modules() if isinstance(getattr(m, "ssm_state_size", None), int)]
         state = sum(int(m.intermediate_size) * int(m.ssm_state_size) for m in mixers)  # type: ignore[arg-type, misc]
         self._per_token = 2 * weights + 6 * state

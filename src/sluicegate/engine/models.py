@@ -6,12 +6,11 @@ import shutil
 import sys
 from contextlib import nullcontext
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate import hooks  # type: ignore[import-untyped]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
@@ -124,16 +123,14 @@ def load_model(name: str, *, seed: int = 0, dtype: str = "auto", base: str = "",
     return model
 
 
-def settled_dtype(name: str, dtype: str, base: str = "") -> str:
-    """The type of numbers that "auto" is on this device, as a run records it: on an accelerator that of the model's
-    largest weight, or of what its config.json says; "auto" where it is float32."""
-    if dtype != "auto" or device().type == "cpu":
+def settled_dtype(name: str, dtype: Any, base: str = "") -> Any:
+    """`dtype` as a run records it. On an accelerator "auto" becomes what the model's config.json says that it was saved
+    in; it stays where that is float32, and where the weights are drawn."""
+    if dtype != "auto" or device().type == "cpu" or _is_drawn(name, _parts(name, base)[0]):
         return dtype
-    (place, _), config = _parts(name, base), read_config(name, base)
-    held = files.tensors(Path(place)) if Path(place).is_dir() and not _is_drawn(name, place) else {"": ("F32", (1,))}
-    kind = max(held.values(), key=lambda found: prod(found[1]))[0]
+    config = read_config(name, base)
     said = str(config.dtype or config.get_text_config().dtype).removeprefix("torch.")
-    return {"F32": "auto", "BF16": "bfloat16", "F16": "float16"}.get(kind, said if said in DTYPES[1:] else "auto")
+    return said if said in DTYPES[1:] else "auto"
 
 
 def _computable(dtype: str) -> torch.dtype:
@@ -233,8 +230,8 @@ def _whole(name: str, place: str, dtype: torch.dtype, device_map: Any) -> PreTra
             ignore_mismatched_sizes=not quantised, adapter_kwargs=_NOT_THERE, device_map=there,
         )  # fmt: skip
     files.check_loaded(name, model, info, held)  # type: ignore[has-type]
-    if device_map and not hasattr(model, "_hf_hook"):  # all on one device: its inputs may come from another
-        add_hook_to_module(model, AlignDevicesHook(model.device, io_same_device=True))
+    if device_map and not hasattr(model, "_hf_hook"):  # type: ignore[has-type]  # all on one device: its inputs may come from another
+        hooks.add_hook_to_module(model, hooks.AlignDevicesHook(model.device, io_same_device=True))  # type: ignore[has-type]
     return model  # type: ignore[has-type, no-any-return]
 
 
@@ -280,8 +277,7 @@ def load_once(name: str, *, seed: int = 0, base: str = "", **how: Any) -> tuple[
     stamps = _file_stamps(Path(place)) + (_file_stamps(Path(where)) if adapter else ())
     key = (place, where, stamps, seed if _is_drawn(name, where) else None, str(sorted(how.items())))
     if key not in _loaded:
-        found = load(name, seed=seed, base=base, **how)
-        _loaded[key] = found
+        _loaded[key] = load(name, seed=seed, base=base, **how)
     return _loaded[key]
 
 

@@ -25,12 +25,12 @@ def identity(stage: Stage) -> tuple[str, dict[str, str]]:
     """The stage's hash, and the hashes of what it is made from."""
     from sluicegate.engine.models import model_digest
 
-    parents = {}
+    parents, base = {}, stage.base if isinstance(stage, OnData) else ""
     for name, value in (stage.sources("model") | stage.sources("run")).items():
         own = read_identity(Path(value)) if Path(value).is_dir() else None
         if own:  # its hash stands for its files only while they are what it wrote
             check_finished(Path(value), every=True)
-        parents[name] = own["hash"] if own else model_digest(value, getattr(stage, "base", "") if name == "model" else "")
+        parents[name] = own["hash"] if own else model_digest(value, base if name == "model" else "")
     for name, value in stage.sources("data").items():
         parents[name] = digest(read(value, name, getattr(stage, "columns", "")), choices=stage.VERB == "score")
     if rendered := _rendering(stage):
@@ -47,8 +47,9 @@ def _rendering(stage: Stage) -> str:
     from sluicegate.engine.models import load_tokenizer
 
     with suppress(UserError):  # which comes again where the stage encodes its rows
-        tokenizer = load_tokenizer(stage.model, getattr(stage, "base", ""))  # type: ignore[attr-defined]
-        return rendering(stage.tell(tokenizer) if isinstance(stage, OnData) else tokenizer)
+        if isinstance(stage, OnData):
+            return rendering(stage.tell(load_tokenizer(stage.model, stage.base)))
+        return rendering(load_tokenizer(stage.model))  # type: ignore[attr-defined]
     return ""
 
 

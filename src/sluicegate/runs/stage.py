@@ -100,8 +100,10 @@ class Stage(Checked):
             name = (history.get("was") or name) if earliest else name
             if name in flat:
                 raise TypeError(f"two settings of one stage are called {name!r}")
-            placed = earliest and not history.get("hashed", True)
-            if not placed and (field is None or field.name in own or not (history.get("added") and content == field.default)):
+            if earliest and not history.get("hashed", True):
+                continue
+            written = field is not None and field.name in own and field.name != "dtype"  # which came after that form of the hash
+            if field is None or written or not (history.get("added") and content == field.default):
                 flat[name] = list(content) if isinstance(content, tuple) else content
         return flat
 

@@ -17,7 +17,7 @@ from sluicegate.errors import UserError
 from sluicegate.execution.runner import run_stage
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.trial import Trial
-from sluicegate.steering.fit_stage import SteerFit
+from sluicegate.steering.fit_stage import OnModel, SteerFit
 from sluicegate.steering.score_stage import SteerScore
 from sluicegate.steering.twins_stage import SteerTwins
 from sluicegate.values.ranges import Dtype
@@ -128,13 +128,11 @@ class Report:
         return 0
 
 
-def _loaded(name: str, dtype: str, progress: Any) -> Any:
-    from sluicegate.engine.models import load
-
+def _loaded(name: str, dtype: Dtype, progress: Any) -> Any:
     progress(f"loading {name}", 0, 1, {})
-    model, tokenizer = load(name, dtype=dtype)
+    loaded = OnModel(model=name, dtype=dtype).load()
     progress(f"loading {name}", 1, 1, {})
-    return model.eval().requires_grad_(False), tokenizer
+    return loaded
 
 
 def _answers(

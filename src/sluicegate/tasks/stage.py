@@ -104,7 +104,7 @@ class OnData(Stage):
         model, tokenizer = (load_once if once else load)(self.model, seed=self.seed, dtype=self.dtype, base=self.base, **how)
         return model, self.tell(tokenizer)
 
-    def tell(self, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    def tell(self, tokenizer: Any) -> Any:
         """The tokenizer, told how its chat template is to be filled."""
         from sluicegate.engine.encoding import fill_template
 
