@@ -32,7 +32,7 @@ class Relearn(OnData):
         if is_quantised(self.model, self.base) and (self.attack.round_bits or not self.attack.lora_rank):
             raise UserError(f"the weights of {self.model!r} are quantised: attack them with an adapter (--lora-rank 8, no --round-bits).")
         attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
-        if attack.metric(read(self.forget, "forget")) == "loss":  # written down: the hash is to tell it from exact answers
+        if attack.metric(read(self.forget, "forget", self.columns)) == "loss":  # written down: the hash is to tell it from exact answers
             attack = dataclasses.replace(attack, measure="loss")
         return dataclasses.replace(stage, attack=attack)
 
