@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -120,7 +120,7 @@ def shape(of: Any, params: str = "*") -> Shape:
         inner=round(max(inner, 0)),
         heads=heads,
         vocabulary=text.vocab_size,
-        tied=head is not None and head.weight is model.get_input_embeddings().weight,  # type: ignore[union-attr]
+        tied=head is not None and head.weight is model.get_input_embeddings().weight,
         dtype=dtype,
         forward=forward,
     )
@@ -128,7 +128,6 @@ def shape(of: Any, params: str = "*") -> Shape:
 
 _shape = cache(shape)
 
-Kind = Literal["score", "train", "unlearn", "distill", "undo", "relearn", "audit"]
 KINDS: Mapping[str, int] = {"score": 0, "train": 1, "unlearn": 2, "distill": 1, "undo": 1, "relearn": 1, "audit": 1}
 """The stages, and how many batches each trains on at once: suppression on forget and retain rows."""
 
@@ -200,7 +199,7 @@ class Memory:
         yield from ((field.name, getattr(self, field.name)) for field in fields(self)[:-2])
 
 
-def estimate(of: Any, kind: "Kind | Plan", **settings: Any) -> Memory:
+def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     """The bytes that a stage holds on each device, by what they are; `settings` are those of a `Plan`.
 
     Weights and gradients take the bytes of their dtype. The optimiser keeps two float32 numbers for each weight
@@ -363,8 +362,8 @@ def table(of: str, kinds: tuple[str, ...], free: float, plans: Mapping[str, Any]
             ways = ("none",) if kind == "score" else ("adamw", "adamw-bf16", "adafactor") if optimizer == "all" else (optimizer,)
             ranks = (0,) if kind not in ("relearn", "audit") else (plans["lora_rank"],) if plans["lora_rank"] else (16, 0)
             for rank, way in ((r, w) for r in ranks for w in (ways[:1] if r else ways)):  # an adapter's moments are small
-                own = {} if way == "none" else {"optimizer": way}
-                plan = Plan(kind, size, **{**plans, "lora_rank": rank, "shard": plans["devices"] > 1}, **own)
+                own = {"lora_rank": rank, "shard": plans["devices"] > 1} | ({} if way == "none" else {"optimizer": way})
+                plan = Plan(kind, size, **{**plans, **own})
                 found = estimate(model, plan)
                 fits = found.most <= free
                 rows.append(
