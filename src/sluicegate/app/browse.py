@@ -145,15 +145,15 @@ def doctor(model: str, rows: str, template: bool, columns: str = "") -> dict[str
     return found
 
 
-def what_fits(model: str, stage: str, memory: float, plan: dict[str, Any], dtype: str, optimizer: str) -> dict[str, Any]:
+def what_fits(model: str, base: str, stage: str, memory: float, plan: dict[str, Any], dtype: str, optimizer: str) -> dict[str, Any]:
     """What a stage (or all) of a model holds in memory, by dtype and optimiser, and whether it fits in `memory` GB."""
-    from sluicegate.engine.memory import KINDS, available, table
+    from sluicegate.engine.memory import KINDS, available, shape, table
 
     if not model:
         raise UserError("doctor --for works out what a model needs: name one, or a shape: 1B, 8B or 70B.")
     size = memory * 1e9 or available(free=False)
     kinds = tuple(kind for kind in KINDS if kind != "relearn") if stage == "all" else (stage,)
-    rows = table(model, kinds, size, plan, dtype, optimizer)
+    rows = table(shape(model, base=base), kinds, size, plan, dtype, optimizer)
     return {"model": model, "memory": size, "devices": plan["devices"], "plan": plan, "rows": rows}
 
 

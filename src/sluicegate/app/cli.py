@@ -44,6 +44,8 @@ class Doctor:
     """A model, the same as --model; with --for also a shape: 1B, 8B or 70B."""
     model: str = ""
     """A model whose tokens to show."""
+    base: str = ""
+    """What an adapter's folder goes on, where that is not found by the name in the adapter."""
     forget: str = ""
     """Rows whose first prompt to show; without them an example is made up."""
     columns: str = ""
@@ -84,7 +86,7 @@ class Doctor:
         if self.stage:
             names = ("accumulate", "part_tokens", "checkpointing", "step_in_backward", "lora_rank", "devices")
             plan = {name: getattr(self, name) for name in names} | {"rows": self.batch, "length": self.max_length}
-            found = browse.what_fits(model, self.stage, self.memory, plan, self.dtype, self.optimizer)
+            found = browse.what_fits(model, self.base, self.stage, self.memory, plan, self.dtype, self.optimizer)
             show.what_fits(found)
         else:
             found = browse.doctor(model, self.forget, self.template, self.columns)

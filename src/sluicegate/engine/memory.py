@@ -65,27 +65,27 @@ class Shape:
     vocabulary: int
     tied: bool
     """Whether the output layer is the embedding, whose gradient is then held until the end of the backward pass."""
-    dtype: str
-    """The checkpoint's own."""
+    quantised: bool
+    """Whether the weights are packed in few bits, so that their bytes are not known here."""
     forward: Callable[[int, int], float]
     """FLOPs of one forward pass over (rows, tokens a row), by the ledger's meter."""
 
 
-def shape(of: Any, params: str = "*") -> Shape:
+def shape(of: Any, params: str = "*", base: str = "") -> Shape:
     """The shape of a model, a configuration, a model's name (see `engine.models.load`), or of 1B, 8B and 70B: those of
     Llama 3.2 1B, Llama 3.1 8B and 70B. No weights are made or read.
 
-    `params` are those that are trained (globs over full names). Raises `UserError` for a model whose FLOPs are unknown.
+    `params` are those that are trained (globs over full names), `base` is an adapter's. Raises `UserError` for a model
+    whose FLOPs are unknown.
     """
     if isinstance(of, str) and of in _SIZES:
         width, inner, layers, heads = _SIZES[of]
         of = LlamaConfig(
             hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8,
-            head_dim=width // heads, vocab_size=128256, tie_word_embeddings=of == "1B", dtype="bfloat16",
+            head_dim=width // heads, vocab_size=128256, tie_word_embeddings=of == "1B",
         )  # fmt: skip
-    config = of.config if isinstance(of, PreTrainedModel) else read_config(of) if isinstance(of, str) else of
+    config = of.config if isinstance(of, PreTrainedModel) else read_config(*[of, base][: 1 + bool(base)]) if isinstance(of, str) else of
     text = config.get_text_config()
-    dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     trained = list(match_parameters(model, params).values())
@@ -121,7 +121,7 @@ def shape(of: Any, params: str = "*") -> Shape:
         heads=heads,
         vocabulary=text.vocab_size,
         tied=head is not None and head.weight is model.get_input_embeddings().weight,
-        dtype=dtype,
+        quantised=any(getattr(part, "quantization_config", None) for part in (config, text)),
         forward=forward,
     )
 
@@ -180,7 +180,7 @@ class Memory:
 
     weights: float
     others: float
-    """Other whole models: a teacher, a sharpness-aware step's copy."""
+    """Other whole models, a teacher or a sharpness-aware step's copy; an adapter's beginning."""
     gradients: float
     """Those that are held at once: with the step inside the backward pass, of one parameter."""
     moments: float
@@ -210,6 +210,8 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     """
     plan = kind if isinstance(kind, Plan) else Plan(kind, **settings)
     model = of if isinstance(of, Shape) else shape(of)
+    if model.quantised:
+        raise UserError("the weights are quantised, and how many bytes they take is not worked out. Ask for the model they were made from.")
     size, divided = DTYPES[plan.dtype], plan.devices if plan.shard else 1
     weights = size * model.parameters
     positions = min(plan.rows * plan.length, SCORED) if plan.kind == "score" else plan.parts()[1]
@@ -230,7 +232,7 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     gradients = (largest + head * (model.tied and head != largest) if plan.step_in_backward else trained) * size / divided
     kept = {"adamw": 8 * trained, "adamw-bf16": 4 * trained, "adafactor": size * factors}[plan.optimizer]
     moments = (kept + (4 * trained if plan.rounding == "master" and size < 4 else 0)) / divided
-    others = weights * (plan.copies + (distils and plan.teacher == "device"))
+    others = weights * (plan.copies + (distils and plan.teacher == "device")) + size * rank * model.targets  # where an adapter starts
     # A layer keeps its two norms' inputs in float32 and outputs before and after the gain (a frozen gain needs none),
     # queries, keys and values, attention's output and a float32 number a head, and the MLP's gate, its activation, the
     # other factor and the product. Recomputing keeps one width a layer, and one layer.
@@ -310,16 +312,14 @@ def available(free: bool = True) -> float:
     return float(left + torch.accelerator.memory_reserved() if free else total)
 
 
-def plan_of(stage: Any, length: int = 0, devices: int = 1, shard: bool = False) -> Plan:
+def plan_of(stage: Any, devices: int = 1, shard: bool = False) -> Plan:
     """The plan of a stage: what its settings say, and the same names on its schedule or its attack."""
     how = getattr(stage, "schedule", None) or getattr(stage, "attack", None)
-    dtype = getattr(stage, "dtype", "auto")
-    if dtype == "auto":
-        dtype = "float32" if device().type == "cpu" else _shape(stage.model).dtype
+    dtype = getattr(stage, "dtype", "auto").replace("auto", "float32")  # a resolved stage names any other
     names = {f.name for f in fields(Plan)} - {"kind", "dtype", "rows", "length", "devices", "shard", "copies"}
     told = {name: getattr(how, name) for name in names if hasattr(how, name)}
     return Plan(
-        stage.VERB, dtype, rows=getattr(how, "batch", 1), length=length or stage.max_length, copies=int(bool(getattr(stage, "sam", 0))),
+        stage.VERB, dtype, rows=getattr(how, "batch", 1), length=stage.max_length, copies=int(bool(getattr(stage, "sam", 0))),
         devices=devices, shard=shard, **told,
     )  # fmt: skip
 
@@ -331,9 +331,9 @@ def check_fits(stage: Any, devices: int = 1, shard: bool = False) -> None:
     """
     if stage.VERB not in KINDS or not getattr(stage, "model", "") or (device().type == "cpu" and "SLUICEGATE_MEMORY" not in os.environ):
         return
-    model, free = _shape(stage.model, getattr(stage, "params", "*")), available()
-    plan = plan_of(stage, devices=devices, shard=shard)
-    if estimate(model, plan).most <= free:
+    model, free = _shape(stage.model, getattr(stage, "params", "*"), getattr(stage, "base", "")), available()
+    plan = plan_of(stage, devices, shard)
+    if model.quantised or estimate(model, plan).most <= free:
         return
     rows = [item for group in ("forget", "retain", "adjacent", "unlabelled") for item in getattr(stage.split(), group, ())]
     longest = encode(load_tokenizer(stage.model), rows, max_length=stage.max_length, template=stage.template).ids.shape[1]
@@ -351,12 +351,12 @@ def check_fits(stage: Any, devices: int = 1, shard: bool = False) -> None:
     sys.stderr.write(f"warning: {said}\n")
 
 
-def table(of: str, kinds: tuple[str, ...], free: float, plans: Mapping[str, Any], dtype: str, optimizer: str) -> list[dict[str, Any]]:
+def table(model: Shape, kinds: tuple[str, ...], free: float, plans: Mapping[str, Any], dtype: str, optimizer: str) -> list[dict[str, Any]]:
     """What of these stages fits into `free` bytes: a row for each dtype and optimiser, with the bytes by part.
 
     `plans` are settings of a `Plan` that hold for all; "all" stands for every dtype or optimiser.
     """
-    model, rows = shape(of), []
+    rows = []
     for kind in kinds:
         for size in ("float32", "bfloat16") if dtype == "all" else (dtype,):
             ways = ("none",) if kind == "score" else ("adamw", "adamw-bf16", "adafactor") if optimizer == "all" else (optimizer,)

@@ -227,7 +227,8 @@ CASES: tuple[tuple[str, str, int, Mapping[str, Any]], ...] = (
 def measured_stage(name: str, kind: str, vocabulary: int, settings: Mapping[str, Any], width: int) -> list[str]:
     """One stage on a model of 4 layers, from its folder to its end: bytes by torch's profiler, and by formula."""
     how = dict(settings)
-    dtype, (config, length) = how.pop("dtype", "float32"), (small(width, 4, vocabulary, 64), 32)
+    dtype, config, length = how.pop("dtype", "float32"), small(width, 4, vocabulary, 64), 32
+    kept: dict[str, Any] = {"dtype": dtype}
     tokenizer = load_tokenizer("arithmetic-tiny")
     words = [word for word in tokenizer.get_vocab() if word.isdigit()]
     texts = [" ".join(words[(n + k * k) % len(words)] for k in range(length - 2)) for n in range(64 if kind == "score" else 8)]
@@ -236,7 +237,7 @@ def measured_stage(name: str, kind: str, vocabulary: int, settings: Mapping[str,
         save(fresh(config, 0).to(getattr(torch, dtype)), tokenizer, Path(folder) / "model")
 
         def job() -> None:
-            model, _ = load(f"{folder}/model", dtype=dtype)
+            model, _ = load(f"{folder}/model", **kept)
             if kind == "score":
                 sg.score(model, sg.encode(tokenizer, items))
             elif kind == "relearn":
