@@ -29,6 +29,8 @@ WHOLE = 2**24
 """Numbers of outputs over the vocabulary up to which they are computed at once; more are taken in pieces."""
 PIECE = 512
 """Positions of a piece."""
+UPDATED = 2**20
+"""Numbers that an optimiser other than torch's own updates at a time, in float32."""
 SCORED = 2048
 """Tokens that are scored at once."""
 ABOUT = 1.1
@@ -193,7 +195,7 @@ class Memory:
     """With sharding: layers that are whole for the moment."""
     most: float
     host: float = 0.0
-    """In host memory, where the device is not the CPU: what an attack goes back to, or a teacher."""
+    """In host memory: a teacher. What an attack goes back to is read from the model's files."""
 
     def parts(self) -> Iterator[tuple[str, float]]:
         yield from ((field.name, getattr(self, field.name)) for field in fields(self)[:-2])
@@ -230,7 +232,7 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     )
     head = 0 if rank else model.vocabulary * model.width
     gradients = (largest + head * (model.tied and head != largest) if plan.step_in_backward else trained) * size / divided
-    kept = {"adamw": 8 * trained, "adamw-bf16": 4 * trained, "adafactor": size * factors}[plan.optimizer]
+    kept = {"adamw": 8 * trained, "adamw-bf16": 4 * trained, "adafactor": 4 * factors}[plan.optimizer]
     moments = (kept + (4 * trained if plan.rounding == "master" and size < 4 else 0)) / divided
     others = weights * (plan.copies + (distils and plan.teacher == "device")) + size * rank * model.targets  # where an adapter starts
     # A layer keeps its two norms' inputs in float32 and outputs before and after the gain (a frozen gain needs none),
@@ -246,9 +248,11 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     # when the second is computed. The output layer's gradient comes while all activations are held.
     busy = activations + max(logits, passing, size * head / divided)
     held = gradients + busy if plan.parts()[0] > 1 and not plan.step_in_backward else max(gradients, busy)
+    work = 20 * min(largest, UPDATED) if plan.optimizer != "adamw" or size < 4 else 0
     own = weights / divided
-    most = max(own + others + moments + gathered + held, weights + others + moments if divided > 1 else 0)  # undivided at the end
-    host = weights * ((plan.kind in ("relearn", "audit") and not rank) + (distils and plan.teacher == "host"))
+    ending = weights + others + moments if divided > 1 else 0  # the model is put together
+    most = max(own + others + moments + gathered + max(held, work), ending)
+    host = weights * (distils and plan.teacher == "host")
     return Memory(own, others, gradients, moments, activations, max(logits, passing), gathered, most, host)
 
 
@@ -271,7 +275,7 @@ def changes(plan: Plan) -> Iterator[Change]:
             "--step-in-backward" + " --clip 0" * (not attacks),
             {"step_in_backward": True, "accumulate": 1, "part_tokens": 0},
         ),
-        (trains and plan.optimizer != "adafactor", "--optimizer adafactor", {"optimizer": "adafactor"}),
+        (trains and plan.optimizer != "adafactor" and not plan.shard, "--optimizer adafactor", {"optimizer": "adafactor"}),
         (attacks and not plan.lora_rank, "--lora-rank 16", {"lora_rank": 16}),
     ]
     yield from ((words, change) for makes_sense, words, change in known if makes_sense)

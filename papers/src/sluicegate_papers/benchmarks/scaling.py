@@ -7,7 +7,7 @@ sets both beside what is predicted. For the memory of two processes with --shard
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -164,12 +164,15 @@ def some_rows(vocabulary: int, count: int, length: int) -> Rows:
     return Rows(ids, torch.full((count,), length), torch.ones(count, dtype=torch.long), tuple(Item("", "x") for _ in range(count)))
 
 
-def most_held(job: Callable[[], object]) -> float:
-    """The most bytes that were allocated at once during `job`, by torch's profiler: kernels' own scratch included."""
+def most_held(job: Callable[[], object], files: Sequence[int] = ()) -> float:
+    """The most bytes that were allocated at once during `job`, by torch's profiler: kernels' own scratch included.
+
+    A file that is mapped into memory counts there as an allocation of its size; those of the sizes `files` do not here.
+    """
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         job()
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]" and abs(e.nbytes()) not in files]
     now = most = 0.0
     for event in sorted(events, key=lambda e: e.start_ns()):
         now += event.nbytes()
@@ -221,11 +224,11 @@ CASES: tuple[tuple[str, str, int, Mapping[str, Any]], ...] = (
     ("relearn, adafactor in the backward pass", "relearn", 512, LEANEST | {"checkpointing": False}),
     ("undo, float32", "undo", 512, {}),
 )
-"""Whole stages, loading and scoring included: name, kind, vocabulary, settings."""
+"""Whole stages, scoring included: name, kind, vocabulary, settings."""
 
 
 def measured_stage(name: str, kind: str, vocabulary: int, settings: Mapping[str, Any], width: int) -> list[str]:
-    """One stage on a model of 4 layers, from its folder to its end: bytes by torch's profiler, and by formula."""
+    """One stage on a loaded model of 4 layers: bytes by torch's profiler, the weights added, and by formula."""
     how = dict(settings)
     dtype, config, length = how.pop("dtype", "float32"), small(width, 4, vocabulary, 64), 32
     kept: dict[str, Any] = {"dtype": dtype}
@@ -236,8 +239,9 @@ def measured_stage(name: str, kind: str, vocabulary: int, settings: Mapping[str,
     with TemporaryDirectory() as folder:
         save(fresh(config, 0).to(getattr(torch, dtype)), tokenizer, Path(folder) / "model")
 
+        model, _ = load(f"{folder}/model", **kept)
+
         def job() -> None:
-            model, _ = load(f"{folder}/model", **kept)
             if kind == "score":
                 sg.score(model, sg.encode(tokenizer, items))
             elif kind == "relearn":
@@ -246,7 +250,7 @@ def measured_stage(name: str, kind: str, vocabulary: int, settings: Mapping[str,
             else:
                 sg.undo(model, tokenizer, items, sg.Schedule(steps=2, batch=4, lr=1e-4, **how), alpha=0.5)
 
-        most = most_held(job)
+        most = sum(p.nbytes for p in model.parameters()) + most_held(job, [f.stat().st_size for f in Path(folder).rglob("*.safetensors")])
     found = estimate(shape(config), kind, dtype=dtype, rows=len(items) if kind == "score" else 4, length=length, **how)
     apart = most - found.most + found.weights + found.others + found.moments + found.gradients
     cells = [f"{found.weights / 1e6:.0f}", f"{most / 1e6:.0f}", f"{most / found.weights:.2f}", f"{apart / found.weights:.2f}"]
