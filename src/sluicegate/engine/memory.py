@@ -25,14 +25,12 @@ from sluicegate.values.edits import match_parameters
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
-WHOLE = 2**24
-"""Numbers of outputs over the vocabulary up to which they are computed at once; more are taken in pieces."""
-PIECE = 512
-"""Positions of a piece."""
+PIECE = 2**25
+"""Outputs over the vocabulary that are held at a time, in float32."""
+STATES = 2**22
+"""Numbers of one hidden state that scoring computes at a time: tokens times width."""
 UPDATED = 2**20
-"""Numbers that an optimiser other than torch's own updates at a time, in float32."""
-SCORED = 2048
-"""Tokens that are scored at once."""
+"""Numbers that an optimiser other than torch's own updates at a time, in five float32 ones each."""
 ABOUT = 1.1
 """An estimate may be off by a tenth: up to so much more than there is, a stage is warned of and not refused."""
 _SIZES = {"1B": (2048, 8192, 16, 32), "8B": (4096, 14336, 32, 32), "70B": (8192, 28672, 80, 64)}
@@ -154,7 +152,7 @@ class Plan:
     step_in_backward: bool = False
     lora_rank: int = 0
     teacher: str = "device"
-    """Where a distillation's teacher lies: device, host, or top (its first choices on disk)."""
+    """Where a distillation's teacher lies: device or host."""
     copies: int = 0
     """Further copies of the weights, as a sharpness-aware step keeps one."""
     devices: int = 1
@@ -216,11 +214,10 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
         raise UserError("the weights are quantised, and how many bytes they take is not worked out. Ask for the model they were made from.")
     size, divided = DTYPES[plan.dtype], plan.devices if plan.shard else 1
     weights = size * model.parameters
-    positions = min(plan.rows * plan.length, SCORED) if plan.kind == "score" else plan.parts()[1]
+    positions = min(plan.rows * plan.length, max(STATES // model.width, 1)) if plan.kind == "score" else plan.parts()[1]
     distils = plan.kind in ("distill", "undo")
     # Of the outputs: logits, log-softmax and the gradients of both, and for a KL the teacher's too.
-    over = positions if positions * model.vocabulary <= WHOLE else min(positions, PIECE)
-    logits = 4.0 * over * model.vocabulary * (2 if plan.kind == "score" else 6 if distils else 4 if over == positions else 2)
+    logits = 4.0 * min(positions * model.vocabulary, PIECE) * (2 if plan.kind == "score" else 6 if distils else 4)
     if plan.kind == "score":
         activations = float(size * positions * (3 * model.inner + 4 * model.width))
         return Memory(weights, 0, 0, 0, activations, logits, 0, weights + max(activations, logits))
@@ -234,7 +231,8 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     gradients = (largest + head * (model.tied and head != largest) if plan.step_in_backward else trained) * size / divided
     kept = {"adamw": 8 * trained, "adamw-bf16": 4 * trained, "adafactor": 4 * factors}[plan.optimizer]
     moments = (kept + (4 * trained if plan.rounding == "master" and size < 4 else 0)) / divided
-    others = weights * (plan.copies + (distils and plan.teacher == "device")) + size * rank * model.targets  # where an adapter starts
+    teacher = distils * (size * model.layer if plan.teacher == "host" else weights)  # the host lends a layer at a time
+    others = weights * plan.copies + teacher + size * rank * model.targets  # what an adapter begins as
     # A layer keeps its two norms' inputs in float32 and outputs before and after the gain (a frozen gain needs none),
     # queries, keys and values, attention's output and a float32 number a head, and the MLP's gate, its activation, the
     # other factor and the product. Recomputing keeps one width a layer, and one layer.
@@ -247,11 +245,14 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     # Activations go as gradients come, so the larger counts; of a batch in parts, the first part's gradients are there
     # when the second is computed. The output layer's gradient comes while all activations are held.
     busy = activations + max(logits, passing, size * head / divided)
-    held = gradients + busy if plan.parts()[0] > 1 and not plan.step_in_backward else max(gradients, busy)
     work = 20 * min(largest, UPDATED) if plan.optimizer != "adamw" or size < 4 else 0
+    if plan.step_in_backward:
+        held = max(gradients, busy) + work
+    else:
+        held = max(gradients + work, busy + (gradients if plan.parts()[0] > 1 else 0))
     own = weights / divided
     ending = weights + others + moments if divided > 1 else 0  # the model is put together
-    most = max(own + others + moments + gathered + max(held, work), ending)
+    most = max(own + others + moments + gathered + held, ending)
     host = weights * (distils and plan.teacher == "host")
     return Memory(own, others, gradients, moments, activations, max(logits, passing), gathered, most, host)
 
@@ -320,11 +321,11 @@ def plan_of(stage: Any, devices: int = 1, shard: bool = False) -> Plan:
     """The plan of a stage: what its settings say, and the same names on its schedule or its attack."""
     how = getattr(stage, "schedule", None) or getattr(stage, "attack", None)
     dtype = getattr(stage, "dtype", "auto").replace("auto", "float32")  # a resolved stage names any other
-    names = {f.name for f in fields(Plan)} - {"kind", "dtype", "rows", "length", "devices", "shard", "copies"}
+    names = {f.name for f in fields(Plan)} - {"kind", "dtype", "rows", "length", "devices", "shard", "copies", "teacher"}
     told = {name: getattr(how, name) for name in names if hasattr(how, name)}
     return Plan(
         stage.VERB, dtype, rows=getattr(how, "batch", 1), length=stage.max_length, copies=int(bool(getattr(stage, "sam", 0))),
-        devices=devices, shard=shard, **told,
+        teacher=getattr(stage, "teacher_on", "device"), devices=devices, shard=shard, **told,
     )  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def measured_stage(name: str, kind: str, vocabulary: int, settings: Mapping[str,
     tokenizer = load_tokenizer("arithmetic-tiny")
     words = [word for word in tokenizer.get_vocab() if word.isdigit()]
     texts = [" ".join(words[(n + k * k) % len(words)] for k in range(length - 2)) for n in range(64 if kind == "score" else 8)]
-    items = [Item(text, f" {words[n]}", f"{n}") for n, text in enumerate(texts)]  # with <bos>, rows of `length` tokens
+    items = [Item("", f"{text} {words[0]}") if kind == "score" else Item(text, f" {words[n]}", f"{n}") for n, text in enumerate(texts)]
     with TemporaryDirectory() as folder:
         save(fresh(config, 0).to(getattr(torch, dtype)), tokenizer, Path(folder) / "model")
 
