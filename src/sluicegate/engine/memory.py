@@ -287,7 +287,8 @@ def advice(model: Shape, plan: Plan, free: float, together: bool = True) -> str:
 
     Several devices are thought of where the stage can be done `together` and is not yet.
     """
-    for devices in (1, 2, 4, 8, 16, 64) if together and plan.devices == 1 and plan.kind != "score" else (plan.devices,):
+    spreads = together and plan.devices == 1 and plan.kind != "score" and plan.optimizer != "adafactor"
+    for devices in (1, 2, 4, 8, 16, 64) if spreads else (plan.devices,):
         spread = replace(plan, devices=devices, shard=devices > 1, step_in_backward=plan.step_in_backward and devices == 1)
         known = list(changes(spread))
         for chosen in (chosen for count in range(5) for chosen in combinations(known, count)):
