@@ -145,6 +145,18 @@ def doctor(model: str, rows: str, template: bool, columns: str = "") -> dict[str
     return found
 
 
+def what_fits(model: str, base: str, stage: str, memory: float, plan: dict[str, Any], dtype: str, optimizer: str) -> dict[str, Any]:
+    """What a stage (or all) of a model holds in memory, by dtype and optimiser, and whether it fits in `memory` GB."""
+    from sluicegate.engine.memory import KINDS, available, shape, table
+
+    if not model:
+        raise UserError("doctor --for works out what a model needs: name one, or a shape: 1B, 8B or 70B.")
+    size = memory * 1e9 or available(free=False)
+    kinds = tuple(kind for kind in KINDS if kind != "relearn") if stage == "all" else (stage,)
+    rows = table(shape(model, base=base), kinds, size, plan, dtype, optimizer)
+    return {"model": model, "memory": size, "devices": plan["devices"], "plan": plan, "rows": rows}
+
+
 def _first(tokenizer: Any, rows: str, template: bool, columns: str) -> Any:
     """The first row of the user's, or an example whose answer the tokenizer knows."""
     from sluicegate.engine.encoding import encode

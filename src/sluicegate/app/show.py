@@ -26,6 +26,26 @@ def doctor(found: dict[str, Any]) -> None:
         console.print(f"  BOS {escape(prompt['bos'])}, {prompt['bos_count']} of it in front; {template}")
 
 
+def what_fits(found: dict[str, Any]) -> None:
+    """A row for each stage, dtype and optimiser: GB by part and the most at once; below, what would make it fit."""
+    console, rows, plan = terminal(), found["rows"], found["plan"]
+    parts = [part for part in rows[0] if part not in ("stage", "dtype", "optimizer", "host", "fits", "with") and any(r[part] for r in rows)]
+    devices = f"each of {found['devices']} devices" if found["devices"] > 1 else "a device"
+    told = f"GB on {devices} of {found['memory'] / 1e9:.3g}, for {plan['rows']} rows of {plan['length']} tokens a step"
+    console.print(_plain(f"{found['model']}: {told}"), soft_wrap=True)
+    table = Table(
+        "stage", "dtype", "optimiser", *(part.replace("others", "other models") for part in parts), "fits", box=None, pad_edge=False
+    )
+    for row in rows:
+        fits = "yes" if row["fits"] else "no"
+        table.add_row(row["stage"], row["dtype"], row["optimizer"], *(f"{row[part] / 1e9:.3g}" for part in parts), fits)
+    console.print(table)
+    for row in rows:
+        if not row["fits"]:
+            way = f"fits with {row['with']}" if row["with"] else "fits with none of the settings"
+            console.print(_plain(f"{row['stage']}, {row['dtype']}, {row['optimizer']}: {way}"), soft_wrap=True)
+
+
 def browsed(action: str, found: Any) -> None:
     """What `runs` found."""
     console = terminal()

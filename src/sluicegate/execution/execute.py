@@ -97,6 +97,7 @@ def execute(
     """
     import torch
 
+    from sluicegate.engine.memory import check_fits
     from sluicegate.engine.models import device
     from sluicegate.execution.torchrun import clear_launches, launch
     from sluicegate.runs.ranks import ALONE, join, launched
@@ -113,6 +114,7 @@ def execute(
             check_finished(folder)
             clear_finished(folder)
         return folder
+    check_fits(stage, world, shard)
     if starts:
         launch(stage.config(), folder, world, shard=shard, title=title or folder.name, show=progress is not None)
         return folder

@@ -6,18 +6,19 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, LlamaConfig
+from transformers import LlamaConfig
 
 import sluicegate as sg
 from sluicegate.audit.attack import Attack
+from sluicegate.engine.memory import shape
 from sluicegate.engine.models import fresh
 from sluicegate.engine.scoring import score
-from sluicegate.engine.training import CrossEntropy, Ledger, fit, token_losses
+from sluicegate.engine.training import CrossEntropy, Ledger, fit
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.values.items import Item, Split
 from sluicegate_papers.benchmarks import scaling
-from sluicegate_papers.benchmarks.cost import DAY, Work, attacked, audit, device_hours, kept, memory, paper, shape, sizes, spent
+from sluicegate_papers.benchmarks.cost import DAY, Work, attacked, audit, device_hours, paper, spent
 
 ROOT = Path(__file__).parents[3]
 
@@ -96,65 +97,6 @@ def _batch(config, count, length):
     return Rows(ids, torch.full((count,), length), torch.ones(count, dtype=torch.long), (Item("", "x"),) * count).batch(range(count))
 
 
-@pytest.mark.parametrize("config", [llama(64), llama(128, layers=3, keys=4), llama(96, vocabulary=500)])
-def test_what_is_kept_for_the_backward_pass(config):
-    """Every storage that autograd saves, weights aside, beside the formula, which adds what the backward pass holds in
-    passing."""
-    model, batch = fresh(config, 0), _batch(config, 4, 16)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = (storage.nbytes(), tensor)  # holding on, or another would get its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        token_losses(model(input_ids=batch.ids).logits[:, :-1], batch).sum()
-    layers, _ = kept(shape(config))
-    measured = sum(size for size, _ in held.values()) / 4 / (4 * 16) - config.vocab_size  # the log-softmax
-    assert layers == pytest.approx(measured, rel=0.05)
-
-
-def test_a_shape_is_the_models():
-    config = llama(64, layers=3, keys=2)
-    found, model = shape(config), fresh(config, 0)
-    assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert found.layer == sum(p.numel() for p in model.model.layers[0].parameters())
-    assert found.apart == found.parameters - 3 * found.layer
-    assert (found.queries, found.keys, found.inner) == (64, 32, 192)
-    assert shape("biographies-tiny").width == 128
-
-
-def test_memory_by_hand():
-    model = shape(llama(64))
-    whole = memory(model, 100)
-    bytes_ = 4 * model.parameters
-    assert (whole.weights, whole.gradients, whole.moments, whole.gathered, whole.others) == (bytes_, bytes_, 2 * bytes_, 0, 0)
-    assert memory(model, 200).activations == 2 * whole.activations
-    assert memory(model, 100, distils=True).activations > whole.activations
-    many = memory(model, 10**6)
-    assert many.step == 3 * bytes_ + many.activations  # activations outweigh the gradients
-    few = memory(model, 1)
-    assert few.step == 4 * bytes_
-    assert memory(model, 1, others=2).step == few.step + 2 * bytes_
-
-
-def test_memory_on_several_devices():
-    """Without --shard only activations are divided; with it, weights and what belongs to them, but no other model."""
-    model = shape(llama(64, layers=8))
-    bytes_ = 4 * model.parameters
-    plain, divided = (memory(model, 400, others=1, devices=4, shard=shard) for shard in (False, True))
-    assert plain.activations == divided.activations == memory(model, 100).activations
-    assert (plain.weights, plain.moments) == (bytes_, 2 * bytes_)
-    assert (divided.weights, divided.gradients, divided.moments) == (bytes_ / 4, bytes_ / 4, bytes_ / 2)
-    assert divided.others == plain.others == bytes_
-    assert divided.gathered == 4 * (model.apart + 3 * model.layer)
-    assert divided.keeping == bytes_ / 4 * 3 + bytes_ + 3 * bytes_
-    assert plain.keeping == 4 * bytes_
-
-
 def test_the_papers_stages():
     works = {work.name: work for work in paper(2e9)}
     assert works["base"].tokens == pytest.approx(2e9, rel=1e-3)
@@ -177,29 +119,33 @@ def test_time_on_devices():
 
 
 def test_a_large_shape_takes_no_memory():
-    found = sizes()
+    found = {name: shape(name) for name in scaling.SIZES}
     assert found["70B"].parameters == 70_553_706_496
     assert found["8B"].forward(1, 1) == 2 * (8_030_261_248 - 128256 * 4096 - 65 * 4096) + 4 * 4096 * 32
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="Llama-like"):
-        shape(GPT2Config())
     with pytest.raises(UserError, match="rows is 0"):
         Work("x", 1, 0, 1)
-    with pytest.raises(UserError, match="at least 1"):
-        memory(shape(llama()), 10, devices=0)
 
 
 def test_the_page_holds_what_the_command_prints(script):
     page = (ROOT / "docs" / "scaling.md").read_text()
-    for line in filter(None, script.tables(sizes(), 1e14, 64, 80).splitlines()):
+    for line in filter(None, script.tables({name: shape(name) for name in script.SIZES}, 1e14, 64, 80).splitlines()):
         assert line in page
 
 
 def test_the_most_that_is_held_is_measured(script):
     held = script.most_held(lambda: torch.zeros(1000).add(1).sum())
     assert 8000 <= held < 12000
+
+
+def test_a_mapped_file_is_no_allocation(script, tmp_path):
+    size = 40960
+    (tmp_path / "file").write_bytes(bytes(size))
+    job = lambda: torch.UntypedStorage.from_file(str(tmp_path / "file"), False, size)  # noqa: E731
+    assert script.most_held(job) >= size
+    assert script.most_held(job, [size]) < size
 
 
 def test_scoring_is_kept_apart(tokenizer):

@@ -83,13 +83,13 @@ class Scaling:
     """Set the formulas beside small runs instead; about two CPU minutes."""
 
     def run(self) -> int:
+        from sluicegate.engine.memory import shape
         from sluicegate_papers.benchmarks import scaling
-        from sluicegate_papers.benchmarks.cost import shape, sizes
 
         if self.measure:
             scaling.main()
             return 0
-        models = {self.config: shape(self.config)} if self.config else sizes()
+        models = {name: shape(name) for name in ((self.config,) if self.config else scaling.SIZES)}
         print(scaling.tables(models, self.throughput, self.devices, self.memory))
         return 0
 
