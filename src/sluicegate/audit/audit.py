@@ -245,14 +245,14 @@ def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
     found = [f"{name} is {theirs}, and {ours} in the model" for name, ours, theirs in sizes if ours != theirs]
     shown = model.split().forget[:TEXTS]  # as the attack will see them, with the chat template where that is asked for
     ids = [
-        encode(stage.tell(load_tokenizer(stage.model, stage.base)), shown, max_length=stage.max_length, template=stage.template).ids.tolist()
-        for stage in (model, reference)
+        encode(tokenizer, shown, max_length=model.max_length, template=model.template).ids.tolist()
+        for tokenizer in (stage.tell(load_tokenizer(stage.model, stage.base)) for stage in (model, reference))
     ]
     if ids[0] != ids[1]:
         if model.attack.metric(model.split().forget) != "exact":
             raise UserError(
-                f"the reference {reference.model!r} has another tokenizer{' or chat template' * model.template} than the model, so shares of tokens and losses a token cannot be "
-                "compared. Give a reference with the same tokenizer, or rows with short answers, which are counted whole."
+                f"the reference {reference.model!r} has another tokenizer{' or chat template' * model.template} than the model, so shares of "
+                "tokens and losses a token cannot be compared. Give a reference with the same tokenizer, or rows with short answers, which are counted whole."
             )
         found.append(f"it has another tokenizer{' or chat template' * model.template}")
     differs = f"the reference has another shape ({'; '.join(found)}), so a difference may be the shape's." if found else ""

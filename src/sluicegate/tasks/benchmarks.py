@@ -104,7 +104,7 @@ def digest(groups: Mapping[str, Rows]) -> str:
 
 
 def sources() -> Sources:
-    """``task:tofu/forget10`` and all the other rows, as data for every verb; labelled forget or retain by their name."""
+    """``task:tofu/forget10`` and all the other rows, as data for every verb, labelled by their name."""
     return {f"task:{name}": partial(_labelled, name) for name in table()["places"]}
 
 
