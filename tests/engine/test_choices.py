@@ -11,6 +11,7 @@ import torch
 from architectures import build, learner
 from sluicegate.engine.choices import _listing, choose, score_any
 from sluicegate.engine.encoding import encode
+from sluicegate.engine.generation import generate
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train
 from sluicegate.engine.training import Ledger
@@ -37,14 +38,16 @@ def log_p(model, tokenizer, item):
 
 def test_any_accepted_answer_counts(learnt, tokenizer):
     encoded = partial(encode, tokenizer)
-    items = [Item("3 * 4 =", " 11", also=(" 12", " 12 2")), Item("5 + 5 =", " 11"), Item("", "the old fox")]
+    longer = f" {generate(learnt, tokenizer, KNOWN[:1], max_new_tokens=2)[0]}"  # the likeliest that begins with " 12"
+    assert math.exp(log_p(learnt, tokenizer, Item("3 * 4 =", longer))) > 1e-3
+    items = [Item("3 * 4 =", " 11", also=(" 12", longer)), Item("5 + 5 =", " 11"), Item("", "the old fox")]
     rows, ledger = encoded(items), Ledger()
     plain, found = score(learnt, rows), score_any(learnt, rows, encoded, ledger)
     assert plain.exact.tolist() == [0, 0, 0]
     assert found.exact.tolist() == [1, 0, 0]
     for name in ("exact", "argmax", "probability", "loss"):
         assert torch.equal(getattr(found, name)[1:], getattr(plain, name)[1:])
-    # " 12 2" begins with " 12": whatever begins so is in that answer's probability already.
+    # `longer` begins with " 12": whatever begins so is in that answer's probability already.
     by_hand = sum(math.exp(log_p(learnt, tokenizer, Item("3 * 4 =", text))) for text in (" 11", " 12"))
     assert float(found.probability[0]) == pytest.approx(by_hand, abs=1e-5)
     assert float(found.loss[0]) == pytest.approx(-log_p(learnt, tokenizer, KNOWN[0]), abs=1e-4)
@@ -63,20 +66,23 @@ def test_an_answer_that_is_told_twice_counts_once(learnt, tokenizer):
 
 
 def test_choices_are_told_apart_by_their_log_probability(tokenizer):
-    model = build("llama", seed=3)
-    encoded = partial(encode, tokenizer)
-    texts = (" 12", " 3 4 5 6", " 11 12", " 7")
-    items = [Item(prompt, texts[n], wrong=texts[:n] + texts[n + 1 :], place=n) for prompt in ("3 * 4 =", "1 + 1 =") for n in range(4)]
-    found = choose(model, [*items, Item("5 + 5 =", " 10")], encoded)
-    sums = [[log_p(model, tokenizer, replace(item, answer=text)) for text in texts] for item in items]
-    best = [max(range(4), key=own.__getitem__) for own in sums]
-    per_character = [[value / len(text.strip()) for value, text in zip(own, texts, strict=True)] for own in sums]
-    best_norm = [max(range(4), key=own.__getitem__) for own in per_character]
-    assert best != best_norm
-    assert found["acc"] == sum(a == item.place for a, item in zip(best, items, strict=True)) / 8 == 0.25
-    assert found["acc_norm"] == sum(a == item.place for a, item in zip(best_norm, items, strict=True)) / 8 == 0.25
-    one = choose(model, [items[best[0]]], encoded)
-    assert (one["acc"], one["acc_norm"]) == (1, float(best[0] == best_norm[0]))
+    """The likeliest text, the likeliest by its characters and the likeliest by its tokens are three different ones."""
+    encoded, texts = partial(encode, tokenizer), (" 12", " 3 4 5 6", " 11 12", " 7 plums", " coins")
+    model = next(model for model in (build("llama", seed) for seed in range(200)) if len({*best_of(model, tokenizer, texts)}) == 3)
+    whole, per_character, _ = best_of(model, tokenizer, texts)
+    items = [Item("3 * 4 =", texts[n], wrong=texts[:n] + texts[n + 1 :], place=n) for n in range(5)]
+    for n, item in enumerate(items):
+        found = choose(model, [item, Item("5 + 5 =", " 10")], encoded)
+        assert (found["acc"], found["acc_norm"], found["chance"]) == (float(n == whole), float(n == per_character), 0.2)
+    assert choose(model, items, encoded)["acc"] == 0.2
+
+
+def best_of(model, tokenizer, texts):
+    """The number of the best text by its log-probability, by that over its characters, and over its tokens."""
+    sums = [log_p(model, tokenizer, Item("3 * 4 =", text)) for text in texts]
+    for lengths in ([1] * len(texts), [len(text.strip()) for text in texts], [len(text.split()) for text in texts]):
+        values = [value / length for value, length in zip(sums, lengths, strict=True)]
+        yield values.index(max(values))
 
 
 def test_choices_of_one_model_that_knows(learnt, tokenizer, caplog):
