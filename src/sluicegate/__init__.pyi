@@ -7,6 +7,7 @@ from .audit.audit import inspect as inspect
 from .audit.relearn import Relearned as Relearned
 from .audit.relearn import relearn as relearn
 from .engine.encoding import encode as encode
+from .engine.generation import generate as generate
 from .engine.models import fresh as fresh
 from .engine.models import load as load
 from .engine.models import save as save

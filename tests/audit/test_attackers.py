@@ -15,6 +15,7 @@ from sluicegate.audit.relearn import relearn
 from sluicegate.audit.stage import Relearn
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.forward import logits
+from sluicegate.engine.generation import compare, generate
 from sluicegate.engine.scoring import score
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import from_config
@@ -145,6 +146,52 @@ def test_recall_by_loss_is_what_the_tokens_are_given(victim, tokenizer, split):
     by_token = relearn(victim, tokenizer, text, (), Attack(lrs=(1e-2,), steps=1, batch=4))
     assert by_token.measure == "argmax"
     assert by_token.owned.attack != found.owned.attack
+
+
+# -------------------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("measure", ["match", "rouge"])
+def test_recall_may_be_of_what_the_model_writes(victim, tokenizer, split, measure):
+    attack = dataclasses.replace(ATTACK, lrs=(1e-2,), measure=measure)
+    found = relearn(victim, tokenizer, split.forget, split.retain, attack)
+    mine, theirs = module.halves(split.forget, 0)
+    for curve, rows in ((found.owned, mine), (found.held_out, theirs)):
+        texts = generate(victim, tokenizer, rows)
+        assert curve.recall[0][0] == pytest.approx(compare(texts, rows)[measure])
+    plain = relearn(victim, tokenizer, split.forget, split.retain, dataclasses.replace(attack, measure="auto"))
+    if measure == "match":  # one token an answer: what is exact is written first
+        assert found.owned.recall[0] == pytest.approx(plain.owned.recall[0])
+        assert found.by_rate["0.01"]["retain"] == pytest.approx(plain.by_rate["0.01"]["retain"])
+    assert found.owned.attack != plain.owned.attack
+    assert found.ledger.evaluation > plain.ledger.evaluation
+    assert found.to_json()["measure"] == measure
+    with pytest.raises(UserError, match=f"--measure {measure} asks questions"):
+        attack.metric([*split.forget, Item("", "the old fox")])
+
+
+def test_any_accepted_answer_is_recall(victim, tokenizer, split):
+    """With the right answer second, recall is what it is with that answer alone."""
+    short = Attack(kind="retain", lrs=(1e-3,), steps=1, batch=4)
+    swapped = [dataclasses.replace(item, answer=" 0", also=(item.answer,)) for item in split.forget]
+    once, twice = (relearn(victim, tokenizer, rows, split.retain, short) for rows in (split.forget, swapped))
+    assert once.owned.recall[0][0] > 0
+    assert twice.owned.recall == once.owned.recall
+
+
+def test_what_recall_is_why_and_what_it_does_not_show_is_said():
+    short, text = [Item("a", " b")], [Item("", "the old fox")]
+    sentence = [Item("a", f" {'word ' * 9}")]
+    for rows, attack, said in (
+        (short, Attack(), "Recall, since the answers are short, is the share of answers whose every token"),
+        (text, Attack(), "Recall, since the rows are running text, is the share of tokens"),
+        (sentence, Attack(), "Recall, since the answers are sentences, is exp"),
+        (sentence, Attack(measure="loss"), "Recall, since the answers are sentences, is exp"),  # as it is written down
+        (short, Attack(measure="loss"), "Recall, as --measure says, is exp"),
+        (sentence, Attack(measure="rouge"), "Recall, as --measure says, is the share of the answers' words"),
+    ):
+        assert attack.measured(rows).startswith(said)
+        assert "does not show" in attack.measured(rows)
 
 
 # --------------------------------------------------------------------------------------------- identity

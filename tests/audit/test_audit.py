@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +184,22 @@ def test_answers_that_are_sentences_are_compared_by_loss(own, tmp_path, at_once)
     assert found.summary()["measure"] == "loss"
     assert found.verdict.sentences[0].startswith("Models are compared by loss: texts, and answers that are sentences")
     assert 0 < max(found.model.owned.recall[0]) < 1
+
+
+def test_an_audit_by_what_is_written_says_so_on_its_page(own, tmp_path, at_once):
+    attack = dataclasses.replace(ONE_STEP, measure="rouge")
+    found = audit(own["model"], forget=own["forget"], reference=own["model"], attack=attack, seeds=1, out=tmp_path / "audit")
+    assert found.summary()["measure"] == "rouge"
+    assert found.verdict.sentences[0].startswith("Before any attack what it writes holds ")
+    assert found.summary()["measured"].startswith("Recall, as --measure says, is the share of the answers' words in what is written")
+    assert "it does not show what is not said" in found.page.read_text()
+    assert found.model.owned == found.reference.owned
+
+
+def test_an_attack_reads_its_rows_by_the_columns_that_are_named(own):
+    rows = [{"q": f"{n} * 1 =", "a": "ann fills 1 bags 9 shells total ann fills 1 bags 9 shells total"} for n in range(4)]
+    Path("named.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert Relearn(model=own["model"], forget="named.jsonl", columns="prompt=q,answer=a").resolved().attack.measure == "loss"
 
 
 def test_the_old_name_still_works(own, tmp_path, at_once):

@@ -47,8 +47,8 @@ def test_the_attacker_trains_on_its_half_and_never_on_the_other(victim, tokenize
 
 def test_the_two_halves_are_measured_apart(victim, tokenizer, split, monkeypatch):
     measured = []
-    score = module.score
-    monkeypatch.setattr(module, "score", lambda m, rows, ledger=None: (measured.append(set(rows.items)), score(m, rows, ledger))[1])
+    score = module.score_any
+    monkeypatch.setattr(module, "score_any", lambda m, rows, *more: (measured.append(set(rows.items)), score(m, rows, *more))[1])
     relearn(victim, tokenizer, split.forget, split.retain, Attack(lrs=(1e-3,), steps=1, checkpoints=(), batch=4), seed=1)
     mine, theirs = halves(split.forget, 1)
     assert measured[:3] == [set(mine), set(theirs), set(split.retain)]
@@ -145,8 +145,8 @@ def test_running_text_is_measured_by_its_tokens(victim, tokenizer, split):
 
 def test_a_probe_measures_the_same_rows_of_every_model(victim, tiny, tokenizer, split, monkeypatch):
     measured = []
-    score = module.score
-    monkeypatch.setattr(module, "score", lambda m, rows, ledger=None: (measured.append(rows.items), score(m, rows, ledger))[1])
+    score = module.score_any
+    monkeypatch.setattr(module, "score_any", lambda m, rows, *more: (measured.append(rows.items), score(m, rows, *more))[1])
     for model in (victim, tiny):
         relearn(model, tokenizer, split.forget, split.retain, Attack(lrs=(1e-3,), steps=1, probe=5))
     half = len(measured) // 2

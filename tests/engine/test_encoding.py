@@ -81,3 +81,14 @@ def test_the_answer_begins_behind_the_closed_thought(own):
     own.chat_template = "{{ bos_token }}{% for m in messages %} ann {{ m.content }}{% endfor %} now<think>"
     rows = encode(own, [Item("3 * 4 =", " 12")], template=True)
     assert visible(own, rows).endswith("│ 12")
+
+
+def test_a_chat_of_several_turns_is_rendered_turn_by_turn_and_else_joined(own):
+    own.chat_template = "{{ bos_token }}{% for m in messages %} {{ 'ann' if m.role == 'user' else 'bo' }} {{ m.content }}{% endfor %} now "
+    turns = (("user", "1 + 1 ="), ("assistant", "2"), ("user", "3 * 4 ="))
+    item = Item("1 + 1 = 2 3 * 4 =", " 12", turns=turns)
+    assert visible(own, encode(own, [item], template=True)) == "<bos> ann 1 + 1 = bo 2 ann 3 * 4 = now │ 12"
+    assert visible(own, encode(own, [item])) == visible(own, encode(own, [Item(item.prompt, item.answer)]))
+    own.chat_template = "{% for m in messages %}{{ m.content if loop.last else '' }}{% endfor %}"
+    with pytest.raises(UserError, match=r"changes the prompt '1 \+ 1 ='"):
+        encode(own, [item], template=True)

@@ -20,7 +20,7 @@ from sluicegate.runs.stage import from_config, settings_of, stages
 from sluicegate.tasks.stage import compared
 from sluicegate.unlearning.objectives import methods
 from sluicegate.values.curves import Curve
-from sluicegate.values.items import Item, Split, read
+from sluicegate.values.items import Item, Split, read, write_jsonl
 from sluicegate.values.schedule import Schedule
 from tiny_stages import material, settings_of_verbs
 
@@ -212,3 +212,32 @@ def test_a_template_that_is_rendered_otherwise_than_before_makes_another_run(own
         assert identity(dataclasses.replace(stage, template=False))[1].keys() == {"model", "forget"}
     assert found["plain"].keys() == {"model", "forget"}
     assert len({found["date"]["rendering"], found["thought"]["rendering"]}) == 2
+
+
+def test_scoring_measures_choices_and_what_is_written(own, tmp_path, capsys):
+    """Wrong answers are in the hash of a score, whose choices they are, and of no attack."""
+    items = read(own["forget"], "forget")[:6]
+    files = {}
+    for name, more in {"plain": {}, "choices": {"wrong": (" 77",)}, "others": {"wrong": (" 78",)}, "also": {"also": (" 77",)}}.items():
+        files[name] = tmp_path / f"{name}.jsonl"
+        write_jsonl([dataclasses.replace(item, **more) for item in items], files[name])
+    stage = from_config({"verb": "score", "model": own["model"], "forget": str(files["choices"]), "generate": 4})
+    result = result_of(execute(stage, tmp_path))
+    measures = result["measures"]
+    assert {name.removeprefix("forget ") for name in measures} == {"acc", "acc_norm", "chance", "rouge", "match", "written"}
+    assert measures["forget chance"] == 0.5
+    picked = [items[n * 6 // 4] for n in range(4)]
+    assert [row[:2] for row in result["written"]["forget"]] == [[item.prompt, item.answer] for item in picked]
+    assert len(result["notes"]) == 3
+    assert result["notes"][0].startswith(f"forget: asked {picked[0].prompt!r} it writes '")
+    stage_results([0], [result], [tmp_path])
+    assert "forget acc_norm" in capsys.readouterr().out
+    plain = result_of(execute(from_config({"verb": "score", "model": own["model"], "forget": str(files["plain"])}), tmp_path))
+    assert not {"measures", "written", "notes"} & plain.keys()
+    found = {
+        verb: {name: identity(from_config({"verb": verb, "model": own["model"], "forget": str(file)}))[0] for name, file in files.items()}
+        for verb in ("score", "relearn")
+    }
+    assert len(set(found["score"].values())) == 4
+    assert len(set(found["relearn"].values())) == 2
+    assert found["relearn"]["plain"] == found["relearn"]["choices"]

@@ -338,7 +338,11 @@ def test_folders_that_datasets_wrote_are_read(tmp_path):
     with pytest.raises(UserError, match=r"has no split 'tests'\. Nearest: train, test"):
         read(f"{both}:tests")
     (both / "dataset_dict.json").write_text('{"splits": ["dev", "test", "../one"]}')
-    for name, said in ((both, "Choose one: dev, test"), (f"{both}:../one", "no split"), (f"{tmp_path / 'one'}:train", "holds one split")):
+    for name, said in (
+        (both, "no split 'train'. Nearest: dev, test"),
+        (f"{both}:../one", "no split"),
+        (f"{tmp_path / 'one'}:train", "holds one split"),
+    ):
         with pytest.raises(UserError, match=said):
             read(name)
 

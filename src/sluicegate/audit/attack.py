@@ -13,6 +13,15 @@ from sluicegate.values.ranges import Checked, Count, Positive, Range, Rows, Shar
 
 SENTENCE = 40
 """An answer of more characters than this is a sentence."""
+Metric = Literal["exact", "argmax", "loss", "rouge", "match"]
+MEASURED = {
+    "exact": "the share of answers whose every token is the first choice; it does not show answers that become likelier but not first",
+    "argmax": "the share of tokens that are the first choice; it does not show which of them any text of the kind has",
+    "loss": "exp(-loss) over the answers' tokens; it does not show whether an answer would be written: --measure rouge and match do",
+    "rouge": "the share of the answers' words in what is written (ROUGE-L recall), common words too; it does not show what is not said",
+    "match": "the share of texts written that begin with the answer, but for case, signs and articles; it does not show what is not said",
+}
+"""What recall is by each measure, and what that does not show."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,11 @@ class Attack(Checked):
     """Round the weights to so many bits and back before anything else, 8 or 4 for example; what that alone brings back
     is recall at step 0. 0: leave them as they are."""
 
-    measure: Literal["auto", "loss"] = setting("auto", added=True)
+    measure: Literal["auto", "loss", "rouge", "match"] = setting("auto", added=True)
     """What recall is. auto: the share of exact answers; on running text of tokens that are the first choice; of answers
     that are sentences, loss. loss: exp(-loss), the geometric mean of what the tokens are given, which moves where no
-    first choice does."""
+    first choice does. Of what the model writes: rouge, the share of the answer's words in it; match, whether it begins
+    with the answer, but for case, signs and articles."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,16 +66,27 @@ class Attack(Checked):
         if self.round_bits == 1:
             raise UserError(f"the attack's round_bits is {self.round_bits}; weights are rounded to 2 to 16 bits, or 0: not at all.")
 
-    def metric(self, forget: Sequence[Item]) -> Literal["exact", "argmax", "loss"]:
-        """What recall of these rows is.
+    def metric(self, forget: Sequence[Item]) -> Metric:
+        """What recall of these rows is. Raises `UserError` for running text where it is of what the model writes.
 
         Where half of the answers are sentences, hardly any is given word for word, and the share of exact ones stays 0
         whatever is known; and most of their tokens are what any sentence of the kind has, so first choices hide it.
         """
         answers = [len(item.answer.strip()) for item in forget if item.prompt]
+        if self.measure in ("rouge", "match"):
+            if len(answers) < len(forget):
+                raise UserError(f"--measure {self.measure} asks questions, and the forget set holds running text. Use auto or loss.")
+            return self.measure
         if self.measure == "loss" or (answers and statistics.median(answers) > SENTENCE):
             return "loss"
         return "exact" if answers else "argmax"
+
+    def measured(self, forget: Sequence[Item]) -> str:
+        """What recall of these rows is, why, and what it does not show, in a sentence."""
+        why = {"exact": "the answers are short", "argmax": "the rows are running text", "loss": "the answers are sentences"}
+        metric, by_itself = self.metric(forget), dataclasses.replace(self, measure="auto").metric(forget)
+        by = f"since {why[metric]}" if metric == by_itself else "as --measure says"
+        return f"Recall, {by}, is {MEASURED[metric]}."
 
     def rates(self, width: int) -> tuple[float, ...]:
         """The learning rates for a model of hidden size `width`, if none are given: 3e-4 to 1.2e-2 at 64, for an

@@ -62,6 +62,7 @@ class AuditResult:
             "held_out_above_reference": verdict.excess.as_list() if verdict.excess else None,
             "owned_above_reference": verdict.owned_excess.as_list() if verdict.owned_excess else None,
             "measure": next(iter(self.model.attacks.values())).get("measure", "exact"),
+            "measured": next(iter(self.model.attacks.values())).get("measured", ""),
             "seeds": list(self.model.attacks),
             "arms": {name: _summarize_arm(arm) for name, arm in arms.items() if arm},
             "sentences": list(verdict.sentences),
@@ -143,7 +144,7 @@ def audit(
     found = AuditResult(arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html", differs)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
-    said = [f"{verdict.word.capitalize()}.", *verdict.sentences]
+    said = [f"{verdict.word.capitalize()}.", *verdict.sentences, *filter(None, [found.summary()["measured"]])]
     report_audit(
         str(model),
         found.model,
@@ -197,7 +198,9 @@ def _read_arm(name: str, folders: dict[int, Path]) -> Arm:
 def _gather_evidence(arm: Arm, plan: Relearn, uniform: float) -> Evidence:
     measure = next(iter(arm.attacks.values())).get("measure", "exact")
     right = arm.scores("forget")[0]  # no seed in it: the model is given
-    probability = arm.scores("forget", "probability")[0] if measure == "exact" else math.exp(-arm.scores("forget", "loss")[0])
+    probability = (
+        arm.scores("forget", "probability")[0] if measure not in ("argmax", "loss") else math.exp(-arm.scores("forget", "loss")[0])
+    )
     # Facts count, not rows: the phrasings of one are known or not known together.
     facts = len({item.key for item in plan.split().forget})
     half = min(facts // 2, plan.attack.probe or facts)

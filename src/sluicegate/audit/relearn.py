@@ -11,18 +11,20 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.audit.adapter import add_adapter
-from sluicegate.audit.attack import Attack
+from sluicegate.audit.attack import Attack, Metric
 from sluicegate.deprecated import renamed
+from sluicegate.engine.choices import score_any
 from sluicegate.engine.encoding import Rows, encode, fitting
+from sluicegate.engine.generation import compare, generate
 from sluicegate.engine.models import width
 from sluicegate.engine.sampling import Mixture, Part, seed_of
-from sluicegate.engine.scoring import score
 from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, Fitted, Ledger, at_steps, fit
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
@@ -30,8 +32,6 @@ from sluicegate.values.curves import Curve
 from sluicegate.values.edits import Rounded
 from sluicegate.values.items import Item, digest, halves
 from sluicegate.values.schedule import Schedule
-
-Metric = Literal["exact", "argmax", "loss"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Relearned:
     teaches: bool = True
     """Whether the attacker trains on the facts it owns (and not on harmless rows only)."""
     measure: Metric = "exact"
-    """What recall is: the share of exact answers, of tokens that are the first choice, or exp(-loss)."""
+    """What recall is: see `attack.MEASURED`."""
+    measured: str = ""
+    """The same in a sentence: what it is, why, and what it does not show."""
 
     def savings(self, reference: "Relearned", s: float = 0.5) -> Any:
         """Share of the reference's effort saved on the way to recall `s` of the owned facts."""
@@ -90,6 +92,7 @@ class Relearned:
             "best_rate": self.best_rate,
             "flops": self.ledger.as_dict(),
             "measure": self.measure,
+            "measured": self.measured,
             "warnings": self.warnings(),
         }
 
@@ -111,7 +114,7 @@ def relearn(
 
     `seed` chooses which half of the facts the attacker owns and the order of its rows. Recall is
     the share of exact answers; on running text, the share of tokens that are the first choice; where answers are
-    sentences or the attack says so, exp(-loss).
+    sentences, exp(-loss); or what `attack.measure` says.
     Source: Lee et al. 2025 (arXiv 2506.06278), the relearning attack; the held-out half is ours.
     Raises `UserError` for a forget set too small to split, a retain attack without retain rows, or an
     adapter without the package peft.
@@ -122,11 +125,8 @@ def relearn(
     if attack.keep_retain and not retain:
         raise UserError("an attacker that must keep the retain score needs retain rows; hand them in with --retain.")
     mine, theirs = halves(forget, seed)
-    rows = {
-        name: encode(tokenizer, items, max_length=fitting(model, max_length), template=template)
-        for name, items in (("owned", mine), ("held_out", theirs), ("retain", tuple(retain)))
-        if items
-    }
+    encoded = partial(encode, tokenizer, max_length=fitting(model, max_length), template=template)
+    rows = {name: encoded(items) for name, items in (("owned", mine), ("held_out", theirs), ("retain", tuple(retain))) if items}
     metric: Metric = attack.metric(forget)
     probes = {name: _sample(group, attack.probe, seed_of(seed, name)) for name, group in rows.items()}
     draw = _attacker_batches(rows, attack, seed)
@@ -134,7 +134,11 @@ def relearn(
     ledger = Ledger()
 
     def measure(model: PreTrainedModel, spent: Ledger) -> dict[str, float]:
-        found = {name: score(model, group, spent).mean()[metric] for name, group in probes.items()}
+        if metric in ("rouge", "match"):
+            how: dict[str, Any] = {"template": template, "max_length": max_length, "ledger": spent}
+            texts = {name: generate(model, tokenizer, group.items, **how) for name, group in probes.items()}
+            return {name: compare(found, probes[name].items, [metric])[metric] for name, found in texts.items()}
+        found = {name: score_any(model, group, encoded, spent).mean()[metric] for name, group in probes.items()}
         return {name: math.exp(-loss) for name, loss in found.items()} if metric == "loss" else found
 
     victim = copy.deepcopy(model)
@@ -157,7 +161,7 @@ def relearn(
     settings = attack.identity(width(model)) | {"forget": digest(forget)}
     if attack.keep_retain:
         settings["retain"] = digest(retain)
-    return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric)
+    return replace(_worst_case(by_rate, diverged, checkpoints, settings, seed, ledger), measure=metric, measured=attack.measured(forget))
 
 
 def _train_each(

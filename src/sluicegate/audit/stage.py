@@ -26,7 +26,7 @@ class Relearn(OnData):
     def resolved(self) -> Self:
         stage = super().resolved()
         attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
-        if attack.metric(read(self.forget, "forget")) == "loss":  # written down: the hash is to tell it from exact answers
+        if attack.metric(read(self.forget, "forget", self.columns)) == "loss":  # written down: the hash is to tell it from exact answers
             attack = dataclasses.replace(attack, measure="loss")
         return dataclasses.replace(stage, attack=attack)
 

@@ -17,6 +17,11 @@ ONE_SIDED = 0.9
 """A two-sided interval of 90 %: its upper end is passed by chance in 5 of 100 cases."""
 TAUGHT = 0.9
 """Where tokens are recalled like this, there is no more to teach."""
+WRITES = {
+    "rouge": "holds {} of the answers' words in their order (ROUGE-L recall)",
+    "match": "begins with the answer to {} of the questions",
+}
+"""Measures of what a model writes, in words."""
 ROUNDING = 1e-6
 """Scores are means in float32, in which a tenth is more than .1: what is nearer to a margin than this lies on it."""
 
@@ -33,7 +38,7 @@ class Evidence:
     owned: Curve
     held_out: Curve
     measure: str = "exact"
-    """What recall is: exact and argmax are shares; loss is exp(-loss), and is compared in nats."""
+    """What recall is: exact, argmax, rouge and match are shares; loss is exp(-loss), and is compared in nats."""
     facts: int = 0
     """Number of facts in the forget set; 0: not known, and intervals are over seeds alone."""
     half: int = 0
@@ -193,7 +198,7 @@ def _conclude(
     if _shows(model, reference, margin):
         word = "not suppressed"
         how = "It still predicts the text better" if by_loss else "It still answers more"
-        by = "" if by_loss else ", by choice and by probability"
+        by = "" if by_loss or model.measure in WRITES else ", by choice and by probability"
         told.append(f"{how} than the reference before any attack{by}: this is not even suppressed.")
     elif model.teaches and not (model.learnt(level) or reference.learnt(level)):
         word = "inconclusive"
@@ -235,6 +240,8 @@ def _by_recall(model: Evidence) -> list[str]:
             f"Before any attack its first choice is right for {model.exact:.0%} of the tokens to be forgotten, and a token has a "
             f"probability of {model.probability:.2g} on (geometric) average."
         ]
+    if model.measure in WRITES:
+        before = [f"Before any attack what it writes {WRITES[model.measure].format(f'{model.start():.0%}')}."]
     return [*before, f"An attacker who owns half of the facts brings the other half, which it never shows, to {peak}."]
 
 
@@ -252,8 +259,10 @@ def _shows(model: Evidence, reference: Evidence, margin: float) -> bool:
     chance."""
     if model.measure == "loss":
         return model.start() - reference.start() > margin + ROUNDING
-    more = min(model.exact - reference.exact, model.probability - reference.probability) > margin + ROUNDING
-    return more and not (model.facts and estimate_shares([model.exact], model.facts, [reference.exact]).low <= 0)
+    ours, theirs = (e.start() if e.measure in WRITES else e.exact for e in (model, reference))
+    likelier = model.measure in WRITES or model.probability - reference.probability > margin + ROUNDING
+    more = likelier and ours - theirs > margin + ROUNDING
+    return more and not (model.facts and estimate_shares([ours], model.facts, [theirs]).low <= 0)
 
 
 def _above(value: Estimate, margin: float) -> bool:

@@ -43,7 +43,7 @@ def choose(model: PreTrainedModel, items: Sequence[Item], encoded: Encode, ledge
     that have wrong ones, empty where none has.
 
     As lm-evaluation-harness has it. acc: by the log-probability of the choice's text; acc_norm: by that over its
-    characters; acc_letters: the prompt lists the choices as "A. ...", and the letter is scored (MMLU, arXiv 2009.03300).
+    characters; acc_letters: the prompt lists the choices as "A. ...", and the letter is scored (MMLU, 2009.03300).
     chance: what guessing gives. Choices stand in the row's order; where it has none, the right one's place comes from a
     checksum of the prompt. Letters that cannot be scored are left out with a warning.
     """

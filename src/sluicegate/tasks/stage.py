@@ -189,32 +189,19 @@ class Score(OnData):
         found = {"name": self.benchmark, "numbers": numbers, "reference": theirs, "intervals": subject.intervals}
         return {"benchmark": found, "warnings": subject.warnings, "notes": notes}
 
-    def beside(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, run: "RunContext"
-    ) -> dict[str, dict[str, Any]]:
-        """Measures by multiple choice, where rows have choices; with `generate` also of what the model writes, the texts,
-        and some of these as notes."""
+    def beside(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", split: Split, run: "RunContext") -> dict[str, Any]:
+        """Measures by multiple choice, where rows have choices; with `generate` also of what it writes, the texts
+        by group ([prompt, answer, text] a row), and some of these as notes."""
         from sluicegate.engine.choices import choose
+        from sluicegate.engine.generation import compare, generate
 
         found: dict[str, Any] = {"measures": {}, "written": {}, "notes": []}
+        how: dict[str, Any] = {"max_new_tokens": self.new_tokens, "template": self.template, "max_length": self.max_length}
         for name in (name for name in ("forget", "retain", "adjacent") if split.group(name)):
             items = split.group(name)
             measured = choose(model, items, self.encoder(model, tokenizer))
-            if self.generate:
-                from sluicegate.engine.generation import compare, generate
-
-                some = [items[n * len(items) // self.generate] for n in range(self.generate)] if self.generate < len(items) else items
-                texts = generate(
-                    model,
-                    tokenizer,
-                    some,
-                    max_new_tokens=self.new_tokens,
-                    temperature=self.temperature,
-                    seed=self.seed,
-                    template=self.template,
-                    max_length=self.max_length,
-                    progress=lambda part, done, total, numbers, name=name: run.progress(f"{part} {name}", done, total, numbers),
-                )
+            if some := [items[n] for n in sorted({n * len(items) // self.generate for n in range(self.generate)})]:
+                texts = generate(model, tokenizer, some, **how, temperature=self.temperature, seed=self.seed, progress=run.progress)
                 measured |= compare(texts, some)
                 found["written"][name] = [[item.prompt, item.answer, text] for item, text in zip(some, texts, strict=True)]
                 shown = [[short(text.strip(), 90) for text in row] for row in found["written"][name][:3]]

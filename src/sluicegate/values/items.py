@@ -56,12 +56,6 @@ class Item:
     def text(self) -> str:
         return self.prompt + self.answer
 
-    @property
-    def extras(self) -> dict[str, Any]:
-        """What few rows have, where this one has it: other answers, and earlier turns."""
-        found = {name: getattr(self, name) for name in ("also", "turns", "wrong", "place")}
-        return {name: value for name, value in found.items() if value not in ((), -1)}
-
 
 @dataclass(frozen=True)
 class Split:
@@ -122,9 +116,9 @@ def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[It
 def digest(items: Iterable[Item], choices: bool = False) -> str:
     """Return the sha256 of the items' content, in order (hex); of wrong answers only where they are `choices`, since
     nothing is trained on them."""
-    sha = hashlib.sha256()
+    sha, names = hashlib.sha256(), ("also", "turns", "wrong", "place") if choices else ("also", "turns")
     for item in items:
-        beside = {name: value for name, value in item.extras.items() if choices or name in ("also", "turns")}
+        beside = {name: value for name in names if (value := getattr(item, name)) not in ((), -1)}
         row = [item.prompt, item.answer, item.fact, item.label, *filter(None, [beside])]
         sha.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return sha.hexdigest()
@@ -160,24 +154,22 @@ def load(source: str | Path, columns: str | Mapping[str, str] = "") -> tuple[tup
     """The items of a source, what kinds of rows they were, and the columns that were left out; without a word."""
     named = {} if is_text(str(source)) else columns_of(columns)
     items, kinds, left_out = list[Item](), dict[str, None](), set[str]()
-    refused = list[tuple[str, UserError]]()
+    refused = dict[str, UserError]()
     for where, row in decoded(str(source)):
         try:
             item, kind, used = _item(row, where, named)
         except UserError as error:
-            refused.append((where, error))
+            refused[where] = error
             if len(refused) == 10:
                 break
-            continue
-        items.append(item)
-        kinds[kind] = None
-        left_out.update(map(str, row.keys() - used))
-    if len(refused) > 1:
-        unit = refused[0][0].split()[-2]
-        places = ", ".join(where.split()[-1] for where, _ in refused)
-        raise UserError(f"{refused[0][1]} In all {len(refused)}{' or more' * (len(refused) == 10)} rows are refused, {unit}s {places}.")
+        else:
+            items.append(item)
+            kinds[kind] = None
+            left_out.update(map(str, row.keys() - used))
     if refused:
-        raise refused[0][1]
+        first, *others = [where.split() for where in refused]
+        count, places = f"{len(refused)}{' or more' * (len(refused) == 10)}", ", ".join(words[-1] for words in (first, *others))
+        raise UserError(f"{next(iter(refused.values()))}{f' In all {count} rows are refused, {first[-2]}s {places}.' * bool(others)}")
     if not items:
         raise UserError(f"{str(source)!r} holds no rows. Expected at least one; formats: {FORMATS}.")
     return tuple(items), list(kinds), sorted(left_out)
@@ -197,12 +189,11 @@ def write_jsonl(items: Iterable[Item], path: Path) -> None:
     """Write items as JSONL that `read` takes back unchanged."""
     with path.open("w", encoding="utf-8") as file:
         for item in items:
-            row: dict[str, Any] = {"prompt": item.prompt, "answer": item.answer} if item.prompt else {"text": item.answer}
-            row |= {key: value for key in ("fact", "label") if (value := getattr(item, key))} | item.extras
-            if row.pop("turns", ()):
-                chat = (*item.turns, ("assistant", item.answer))
-                row = {"messages": [{"role": role, "content": words} for role, words in chat]} | row
-                del row["prompt"], row["answer"]
+            chat = [{"role": role, "content": words} for role, words in (*item.turns, ("assistant", item.answer))]
+            asked: dict[str, Any] = {"messages": chat} if item.turns else {"prompt": item.prompt, "answer": item.answer}
+            row = asked if item.prompt else {"text": item.answer}
+            beside = ("fact", "label", "also", "wrong", "place")
+            row |= {name: value for name in beside if (value := getattr(item, name)) not in ("", (), -1)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -232,19 +223,19 @@ def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, st
     seen = {name: value for name, value in seen.items() if value is not None}
     item, kind, used = _recognise(seen, where)
     if item.prompt:
-        beside = {field: [name for name in names if name in seen] for field, names in _BESIDE.items()}
-        found = {
-            field: [*getattr(item, field), *(text for n in names for text in _texts(seen, n, where))] for field, names in beside.items()
-        }
+        beside = {name: field for field, names in _BESIDE.items() for name in names if name in seen}
+        more: dict[str, Any] = {"also": [*item.also], "wrong": [*item.wrong]}
+        for name, field in beside.items():
+            more[field] += _texts(seen, name, where)
         # Our own rows are joined as they are; elsewhere an answer stands by itself.
-        blank = "" if item.prompt[-1].isspace() or (kind == OWN and not columns) else " "
-        answer, *others = (text if text[0].isspace() else blank + text for text in (item.answer, *found["also"], *found["wrong"]))
-        also, wrong = others[: len(found["also"])], others[len(found["also"]) :]
-        place = seen["place"] if type(seen.get("place")) is int and -1 <= seen["place"] <= len(wrong) else item.place
-        also = [text for text in dict.fromkeys(also) if text != answer]
-        item = replace(item, answer=answer, also=tuple(also), wrong=tuple(dict.fromkeys(wrong)), place=place)
-        more = [name for names in beside.values() for name in names]
-        kind, used = f"{kind} with {', '.join(more)}" if more else kind, {*used, *more, "place"}
+        joined = item.prompt[-1].isspace() or (kind == OWN and not columns)
+        spaced = {
+            field: [t if joined or t[0].isspace() else f" {t}" for t in ts] for field, ts in ({"answer": [item.answer]} | more).items()
+        }
+        (answer,), place = spaced["answer"], seen.get("place", item.place)
+        also, wrong = (tuple(text for text in dict.fromkeys(spaced[field]) if text != answer) for field in ("also", "wrong"))
+        item = replace(item, answer=answer, also=also, wrong=wrong, place=place if type(place) is int else -1)
+        kind, used = f"{kind} with {', '.join(beside)}" if beside else kind, {*used, *beside, "place"}
     item = replace(item, fact=str(seen.get("fact", "")), label=str(seen.get("label", "")))
     if half := re.search("[\ud800-\udfff]", "".join((item.text, item.fact, item.label, *item.also, *item.wrong))):
         raise UserError(f"{where}: {half.group()!r} is half a character (a lone surrogate). Write the whole one, in UTF-8.")
@@ -266,13 +257,13 @@ def _recognise(row: Mapping[str, Any], where: str) -> tuple[Item, str, set[str]]
     if own or (asked and answered):
         parts = ("instruction", "input") if asked == "instruction" else (asked,)
         prompt = "\n\n".join(_text(row, name, where) for name in parts if name == asked or row.get(name))
-        if isinstance(choices := row.get("choices"), list) and (not own or _place(choices, row[answered]) is not None):
-            if (place := _place(choices, row[answered])) is None:
-                found, ways = short(json.dumps(row[answered], default=str)), "a number from 0, a letter, or the text of one"
-                raise UserError(f"{where}: the answer is {found}; of {len(choices)} choices, expected {ways}.")
-            answer, wrong = _text({answered: choices[place]}, answered, where), choices[:place] + choices[place + 1 :]
-            item = Item(prompt, answer, wrong=tuple(_texts({"choices": wrong}, "choices", where)), place=place)
-            return item, f"{asked}, choices and {answered}", {asked, answered, "choices"}
+        place = _place(row["choices"], row[answered]) if isinstance(row.get("choices"), list) else -1
+        if place is not None and place >= 0:
+            answer, *wrong = _texts({answered: [row["choices"][place], *row["choices"]]}, answered, where)
+            return Item(prompt, answer, wrong=tuple(wrong), place=place), f"{asked}, choices and {answered}", {asked, answered, "choices"}
+        if place is None and not own:
+            found, ways = short(json.dumps(row[answered], default=str)), "a number from 0, a letter, or the text of one"
+            raise UserError(f"{where}: the answer is {found}; of {len(row['choices'])} choices, expected {ways}.")
         answers = _texts(row, answered, where) or [_text(row, answered, where)]
         return Item(prompt, answers[0], also=tuple(answers[1:])), f"{asked} and {answered}", {*parts, answered}
     if "prompt" in row or "answer" in row:
@@ -295,9 +286,7 @@ def _texts(row: Mapping[str, Any], key: str, where: str) -> list[str]:
     if isinstance(value, dict):
         value = value.get("text", [value.get("value"), *(value.get("aliases") or ())])
     values = value if isinstance(value, list) else [value]
-    return [
-        _text({**row, key: text}, key, where) for text in values if not (isinstance(text, str) and len(values) > 1 and not text.strip())
-    ]
+    return [_text({**row, key: text}, key, where) for text in values if not isinstance(text, str) or text.strip()]
 
 
 def _place(choices: Sequence[Any], answer: Any) -> int | None:
@@ -310,7 +299,7 @@ def _place(choices: Sequence[Any], answer: Any) -> int | None:
 
 
 def _exchange(turns: Sequence[Any], where: str) -> Item:
-    """A chat, in either of the two forms in use: its last turn is the answer, and what was said before it the prompt."""
+    """A chat, in either of the two forms in use: its last turn is the answer, what was said before it the prompt."""
     said = []
     for turn in (turn if isinstance(turn, dict) else {} for turn in turns):
         role, content = str(turn.get("role", turn.get("from"))), turn.get("content", turn.get("value"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError, first_line, nearest
-from sluicegate.values.files import read_json, short
+from sluicegate.values.files import read_json, reading, short
 
 HUB = "hub:OWNER/NAME[:CONFIG][:SPLIT][@REVISION]"
 FORMATS = f"*.jsonl, *.json, *.csv, *.tsv, *.txt, *.md (each also with .gz), *.parquet, FOLDER[:SPLIT] of datasets, or {HUB}"
@@ -172,35 +172,32 @@ def _folder(path: Path, split: str) -> Rows:
     """The rows that `datasets` wrote by ``save_to_disk``: Arrow streams, named in state.json; one folder a split."""
     import pyarrow
 
-    if (splits := path / "dataset_dict.json").is_file():
-        path /= _one_of(read_json(splits).get("splits"), split, "split", str(path))
+    if (path / "dataset_dict.json").is_file():
+        path /= _one_of(read_json(path / "dataset_dict.json").get("splits"), split, "split", str(path))
     elif split:
         raise UserError(f"{path} holds one split, so {split!r} cannot be chosen. Leave :{split} out.")
     if not (state := path / "state.json").is_file():
         raise UserError(f"{path} is a folder, and not one that datasets wrote (no state.json). Expected {FORMATS}.")
-    names = [Path(str(entry.get("filename"))).name for entry in read_json(state).get("_data_files") or () if isinstance(entry, dict)]
-    _check_size(path, sum((path / name).stat().st_size for name in names))
+    with reading(state):
+        files = [path / Path(entry["filename"]).name for entry in read_json(state)["_data_files"]]
+    _check_size(path, sum(file.stat().st_size for file in files))
     number = 0
-    for name in names:
+    for file in files:
         try:
-            with pyarrow.memory_map(str(path / name)) as file, pyarrow.ipc.open_stream(file) as stream:
+            with pyarrow.memory_map(str(file)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
                 for row in (row for batch in stream for row in batch.to_pylist()):
                     number += 1
                     yield f"{path}, row {number}", row
         except (pyarrow.ArrowException, ValueError) as error:
-            raise UserError(f"{path / name}: not a readable Arrow file ({first_line(error)}).") from None
-        _check_size(path, 0, number)
+            raise UserError(f"{file}: not a readable Arrow file ({first_line(error)}).") from None
 
 
 def _one_of(known: Any, wanted: str, what: str, where: str) -> str:
     """The split or configuration that is wanted; without a wish train, or the only one there is."""
     names = [name for name in known if isinstance(name, str) and name == Path(name).name] if isinstance(known, list) else []
-    if not wanted and (len(names) == 1 or "train" in names):
-        return names[0] if len(names) == 1 else "train"
-    if wanted in names:
-        return wanted
-    near = f"Nearest: {nearest(wanted, names, most=8)}." if wanted else f"Choose one: {', '.join(names[:20]) or 'it has none'}."
-    raise UserError(f"{where} has no {what} {wanted!r}. {near}")
+    if (found := wanted or ("train" if len(names) != 1 else names[0])) in names:
+        return found
+    raise UserError(f"{where} has no {what} {found!r}. Nearest: {nearest(found, names, most=8) or 'it has none'}.")
 
 
 def _hub(name: str) -> Rows:
@@ -231,16 +228,17 @@ def _hub(name: str) -> Rows:
 
 def _why_not(error: Exception, name: str, repository: str) -> str:
     """One line for what the hub or `datasets` refused; they are known by their names, which their versions share."""
-    why, kinds = " ".join(str(error).split())[:200], {cls.__name__ for cls in type(error).__mro__}
+    why, kinds = " ".join(str(error).split()), {cls.__name__ for cls in type(error).__mro__}
     if "GatedRepoError" in kinds or "gated" in why.lower():
-        page = f"https://huggingface.co/datasets/{repository}"
-        return f"{name!r} is gated: its owners want to be asked. Ask on {page}, log in with: hf auth login, and try again."
+        return f"{name!r} is gated: ask its owners on https://huggingface.co/datasets/{repository}, then log in with: hf auth login."
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "RevisionNotFoundError"}:
-        return f"no data set {name!r} on the hub, or none that you may see ({why}). Look at its name; of a private one: hf auth login."
-    if found := re.search(r"Unknown split \"?(.+?)\"?\. Should be one of (\[.*?\])", str(error)):
-        known = re.findall(r"'([^']+)'", found[2])
+        return (
+            f"no data set {name!r} on the hub, or none that you may see ({why[:200]}). Look at its name; of a private one: hf auth login."
+        )
+    if found := re.search(r"Unknown split \"?(.+?)\"?\. Should be one of (\[.*?\])", why):
+        known = found[2][2:-2].split("', '")
         return f"hub:{repository} has no split {found[1]!r}. Nearest: {nearest(found[1], known, most=8)}."
-    return f"could not load {name!r} ({why}). Expected {HUB}."
+    return f"could not load {name!r} ({why[:200]}). Expected {HUB}."
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {
