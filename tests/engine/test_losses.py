@@ -153,7 +153,8 @@ def test_bfloat16_gives_float32_losses_and_keeps_what_is_done_to_logits(monkeypa
     for kind in ("softcap", "factor", "divided", "tied"):
         model = model_of(kind).to(torch.bfloat16)
         found = token_losses(model, batch, "answer")
-        assert found.dtype == torch.float32 and model not in losses._WHOLE, kind
+        assert found.dtype == torch.float32
+        assert model not in losses._WHOLE, kind
         torch.testing.assert_close(found.double(), plain(model, batch, batch.answer), atol=0.05, rtol=0.01)
         found.sum().backward()
 
@@ -171,7 +172,9 @@ def test_rows_that_a_model_cannot_take_behind_one_another_stay_beside_padding(ca
         token_losses(model, batch, "real")
         with torch.no_grad():
             token_losses(model, batch, "real")
-    assert seen[-2:] == [(1, 20), (3, 9)] and not caplog.text
+    assert seen[-2:] == [(1, 20), (3, 9)]
+    assert not caplog.text
     with packed(model, True, routed=True):
         token_losses(model, batch, "real")
-    assert seen[-1] == (3, 9) and "labels" in caplog.text
+    assert seen[-1] == (3, 9)
+    assert "labels" in caplog.text

@@ -63,7 +63,9 @@ def test_top_words_lie_in_the_runs_state_and_are_not_computed_again(rows, tmp_pa
         files[1].write_bytes(b"broken")
     asked = []
     real = module.reduce_logits
-    monkeypatch.setattr(module, "reduce_logits", lambda model, batch, *rest: asked.append(batch.index.tolist()) or real(model, batch, *rest))
+    monkeypatch.setattr(
+        module, "reduce_logits", lambda model, batch, *rest: asked.append(batch.index.tolist()) or real(model, batch, *rest)
+    )
     with open_run(tmp_path / "run", **opened) as run:
         again = TopWords(teacher, rows, 5, Ledger(), run, "distill")
     assert asked == [[2, 3]]
@@ -72,7 +74,7 @@ def test_top_words_lie_in_the_runs_state_and_are_not_computed_again(rows, tmp_pa
         logs, words = plain.of(batch)
         assert logs.shape == (int(batch.real.sum()), 5)
         for found in (again.of(batch), TopWords.of(first, batch) if batch.index[0] == 4 else again.of(batch)):
-            assert torch.equal(found[0], logs) and torch.equal(found[1], words)
+            assert all(map(torch.equal, found, (logs, words)))
         out = teacher(input_ids=batch.ids, attention_mask=batch.attention.long()).logits[:, :-1][batch.real].log_softmax(-1)
         torch.testing.assert_close(logs, out.topk(5).values)
     assert paid.teacher == pytest.approx(sum(Meter(teacher)(rows.batch(i)) for i in ([0, 1], [2, 3], [4])))
@@ -93,5 +95,6 @@ def test_distilling_takes_both(tokenizer, split):
     teacher = learner()
     schedule = Schedule(steps=3, lr=3e-3, batch=8)
     done = distill(teacher, tokenizer, split.unlabelled[:24], schedule, cache_teacher=True, teacher_top=20, teacher_on="host")
-    assert 0 < done.held < 1 and done.divergence > 0
+    assert 0 < done.held < 1
+    assert done.divergence > 0
     assert done.fitted.ledger.teacher == pytest.approx(done.fitted.ledger.student / 3, rel=0.1)

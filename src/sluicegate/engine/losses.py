@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from sluicegate.engine.encoding import Batch, Rows
 from sluicegate.engine.forward import forward
-from sluicegate.engine.models import width
+from sluicegate.engine.models import device, width
 from sluicegate.values.items import LOG
 
 SMALL, SMALL_VOCABULARY = 2**24, 4096
@@ -67,8 +67,13 @@ class Outputs:
         self.pieces = [slice(None)] if self.small else [slice(i, i + step) for i in range(0, max(int(self.where.sum()), 1), step)]
 
     def _ask(self, model: PreTrainedModel, head: nn.Module, vocabulary: int, asked: dict[str, Any]) -> None:
-        inputs, place = _pack(self._batch, self.where) if _packs(model) and not asked else _unpacked(self._batch, self.where)
-        own, caught = head.forward, []
+        batch, own, caught = self._batch, head.forward, []
+        inputs, place = (
+            {"input_ids": batch.ids, "attention_mask": batch.attention.long()},
+            F.pad(self.where, (0, 1)).flatten().nonzero()[:, 0],
+        )
+        if _packs(model) and not asked:
+            inputs, place = _pack(batch, self.where)
         # FSDP2 gathers the output layer's weight for the model's own pass only, so its logits are all made there.
         at_once = len(place) * vocabulary <= PIECE or hasattr(model, "unshard")
 
@@ -94,7 +99,11 @@ class Outputs:
     def at(self, piece: slice) -> Tensor:
         """[c, V] of a piece of the positions in row order; [b, s-1, V] where the vocabulary is small."""
         states = self._states if self.small else self._states[piece]
-        return _at_least_float32(self._after(self._head(states)))
+        return self._float32(self._head(states))
+
+    def _float32(self, z: Tensor) -> Tensor:
+        z = self._after(z)
+        return z.float() if z.itemsize < 4 else z
 
     def pick(self, values: Tensor, piece: slice) -> Tensor:
         """Of values [b, s-1, ...], those that belong to the logits of a piece."""
@@ -110,7 +119,7 @@ class Outputs:
         again = len(self.pieces) > 1 and torch.is_grad_enabled()
         if again and type(self._head) is nn.Linear and "forward" not in vars(self._head):
             weight, bias = self._head.weight, self._head.bias
-            flat = _Pieces.apply(self._states, weight, bias, lambda z, p: of(_at_least_float32(self._after(z)), p), self.pieces)
+            flat = _Pieces.apply(self._states, weight, bias, lambda z, p: of(self._float32(z), p), self.pieces)
         elif again:
             flat = torch.cat([checkpoint(lambda p: of(self.at(p), p), p, use_reentrant=False) for p in self.pieces])
         else:
@@ -127,7 +136,7 @@ class Outputs:
 
 
 class _Pieces(torch.autograd.Function):
-    """[n] of(logits of a piece), with logits = states [n, d] times weight [V, d]; no more than a piece's logits are held.
+    """[n] of(logits of a piece), with logits = states [n, d] times weight [V, d]; a piece of logits at a time.
 
     Each value depends on its own row of logits alone, so dL/dlogits is its slope times dL/dvalue. Gradients of the
     weight are added up in place: one copy of it, however many pieces.
@@ -191,8 +200,8 @@ def token_losses(model: PreTrainedModel, batch: Batch, where: Where) -> Tensor:
 
 @torch.no_grad()
 def reduce_logits(model: PreTrainedModel, batch: Batch, where: Where, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """[n, k] what `reduce` makes of logits [c, V] float32 and the true next tokens [c], over the n positions that count,
-    in row order."""
+    """[n, k] what `reduce` makes of logits [c, V] float32 and true next tokens [c], over all n positions that count, in
+    row order."""
     out = Outputs(model, batch, where)
     y = batch.ids[:, 1:][out.where]
     if out.small:
@@ -219,61 +228,47 @@ def without_logits(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def packed(model: nn.Module, wanted: bool, routed: bool = False) -> Iterator[None]:
+def packed(model: Any, wanted: bool, routed: bool = False) -> Iterator[None]:
     """Inside, trained rows of `model` lie behind one another, each seeing itself alone, instead of beside padding.
 
     Where the model cannot take that (two short rows have other losses than alone), or where `routed` and rows have
     labels, one line says so and rows stay as they are.
     """
-    why = "rows have labels, which are told apart by their place" if routed else "" if not wanted else _cannot_pack(model)
+    why, training = "rows have labels, which are told apart by their place" if routed else "", model.training
+    if wanted and not routed:
+        ids = torch.arange(1, 11, device=device()).view(2, 5)
+        batch = Batch(ids, ids != 5, ids[:, 1:] != 5, ids[:, 0])
+        model.eval()
+        try:
+            alone = token_losses(model, batch, "real").detach()
+            _PACKS.add(model)
+            gap = float((token_losses(model, batch, "real").detach() - alone).abs().max())
+            if gap > (1e-4 if model.dtype == torch.float32 else 0.05):
+                why = f"in this model a row's loss depends on its neighbours, by {gap:.2g} nats"
+        except (TypeError, ValueError, RuntimeError) as error:
+            why = f"the model does not take them ({type(error).__name__})"
+        model.train(training)
     if wanted and why:
         LOG.warning("rows are not packed: %s", why)
-    if wanted and not why:
-        _PACKS.add(model)
+        _PACKS.discard(model)
     try:
         yield
     finally:
         _PACKS.discard(model)
 
 
-@torch.no_grad()
-def _cannot_pack(model: Any) -> str:
-    ids = torch.arange(1, 11, device=next(model.parameters()).device).view(2, 5)
-    attention = torch.ones_like(ids, dtype=torch.bool)
-    attention[0, 4] = False
-    batch = Batch(ids, attention, attention[:, 1:], torch.arange(2))
-    training = model.training
-    model.eval()
-    try:
-        alone = model(input_ids=ids, attention_mask=attention.long(), use_cache=False).logits[attention]
-        inputs, _ = _pack(batch, batch.real)
-        beside = model(**inputs, use_cache=False).logits[0]  # in one line, as row by row
-    except (TypeError, ValueError, RuntimeError) as error:
-        return f"the model does not take them ({type(error).__name__})"
-    finally:
-        model.train(training)
-    gap = float((alone.float().log_softmax(-1) - beside.float().log_softmax(-1)).abs().max())
-    limit = 1e-4 if alone.dtype == torch.float32 else 0.05
-    return "" if gap <= limit else f"a row's logits depend on its neighbours in this model, by {gap:.2g} nats"
-
-
 def _packs(model: nn.Module) -> bool:
     return model in _PACKS and torch.is_grad_enabled()
 
 
-def _unpacked(batch: Batch, where: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """What the model is called with, and the places of the counted positions among all of its positions."""
-    return {"input_ids": batch.ids, "attention_mask": batch.attention.long()}, F.pad(where, (0, 1)).flatten().nonzero()[:, 0]
-
-
 def _pack(batch: Batch, where: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The same, with rows behind one another in as few lines of `PACKED` tokens as they fit in, in order. Given positions
-    and no mask, attention lets a token see those since the last position 0."""
+    """What the model is called with, and where the counted positions are among all of its positions, with rows behind
+    one another in lines of at most `PACKED` tokens. Given positions and no mask, attention sees back to position 0."""
     lengths = batch.attention.sum(1).tolist()
-    width = max(PACKED, *lengths)
+    most = max(PACKED, *lengths)
     starts, line, used, longest = [], 0, 0, 0
     for length in lengths:
-        if used + length > width:
+        if used + length > most:
             line, used = line + 1, 0
         starts.append((line, used))
         used += length
@@ -304,10 +299,6 @@ def _plain_head(model: Any) -> nn.Module | None:
     return None if replaced else head
 
 
-def _at_least_float32(z: Tensor) -> Tensor:
-    return z.float() if z.itemsize < 4 else z
-
-
 @contextmanager
 def _instead(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
     before = vars(head).get("forward")
@@ -325,13 +316,7 @@ def _afterwards(model: PreTrainedModel, marks: Tensor, found: Tensor) -> Callabl
     """What turned `marks` into `found`: nothing, a factor or soft cap that the configuration names; None if unknown."""
     z, found = marks.double().cpu(), found.detach().flatten().double().cpu()
     loose = 1e-5 if marks.dtype == torch.float32 else 1e-2
-    if found.shape != z.shape or found.equal(z):
-        return (lambda z: z) if found.equal(z) else None
-    for c in vars(model.config.get_text_config()).values():
-        if isinstance(c, bool) or not isinstance(c, int | float) or not c:
-            continue
-        forms: list[Callable[[Tensor], Tensor]] = [lambda z, c=c: z * c, lambda z, c=c: z / c, lambda z, c=c: torch.tanh(z / c) * c]  # type: ignore[misc]
-        for form in forms:
-            if torch.allclose(found, form(z), rtol=loose, atol=1e-5):
-                return form
-    return None
+    numbers = [c for c in vars(model.config.get_text_config()).values() if isinstance(c, int | float) and c]
+    shapes = (lambda c: lambda z: z * c), (lambda c: lambda z: z / c), (lambda c: lambda z: torch.tanh(z / c) * c)
+    forms = [lambda z: z, *(shape(c) for c in numbers for shape in shapes)]
+    return next((form for form in forms if found.shape == z.shape and torch.allclose(found, form(z), rtol=loose, atol=1e-5)), None)

@@ -40,8 +40,9 @@ class Scores:
 def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size: int = 256) -> Scores:
     """Score every row's answer; `size` rows at a time or fewer (see `portions`), which does not change the numbers.
 
-    Logits are made in pieces, so that memory above the weights does not depend on the vocabulary. The forward passes are entered in `ledger` as evaluation. Rows of mixed lengths score as they
-    would alone, up to rounding. Raises `NotFinite` for the first row whose loss is NaN or infinity.
+    Logits are made in pieces, so that memory above the weights does not depend on the vocabulary. The forward passes
+    are entered in `ledger` as evaluation. Rows of mixed lengths score as they would alone, up to rounding. Raises
+    `NotFinite` for the first row whose loss is NaN or infinity.
     """
     was_training = model.training
     model.eval()

@@ -100,7 +100,7 @@ class Distill(OnData):
     cache_teacher: bool = False
     """Compute the teacher's outputs on the whole mixture once and keep them in memory."""
     teacher_top: Whole = setting(0, added=True)
-    """With --cache-teacher: keep this many of the teacher's likeliest words at every token, on disk; 0: all, in memory."""
+    """With --cache-teacher: keep that many of the teacher's likeliest words a token, on disk; 0: all, in memory."""
     teacher_on: Literal["device", "host"] = setting("device", added=True)
     """Where the teacher's weights lie while the student is trained: host lends the device one module at a time."""
     match_hidden: Weight = setting(0.0, added=True)

@@ -1,4 +1,4 @@
-"""What of a teacher is kept while a student learns from it: its likeliest words on disk, or its weights in host memory."""
+"""A teacher that takes little room while a student learns: its likeliest words on disk, its weights in host memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

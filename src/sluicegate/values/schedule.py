@@ -81,7 +81,9 @@ class Schedule(Checked):
         super().__post_init__()
         if self.accumulate > self.batch:
             raise UserError(f"accumulate is {self.accumulate}, but a batch of {self.batch} rows cannot be cut into that many parts.")
-        if self.step_in_backward and (wrong := [n for n, v in (("clip", 0), ("accumulate", 1), ("part_tokens", 0)) if getattr(self, n) != v]):
+        if self.step_in_backward and (
+            wrong := [n for n, v in (("clip", 0), ("accumulate", 1), ("part_tokens", 0)) if getattr(self, n) != v]
+        ):
             name, right = wrong[0], {"clip": "0", "accumulate": "1", "part_tokens": "0"}[wrong[0]]
             raise UserError(
                 f"{name} is {getattr(self, name)}, but a step in the backward pass (step_in_backward) sees one gradient at a time and a "

@@ -38,7 +38,7 @@ class Routing(Measured):
 
 @dataclass(frozen=True)
 class Training(Measured):
-    """Steps of training and distilling against the shortest loop there is, and of unlearning at the size of SmolLM2-135M
+    """Steps of training and distilling against the shortest loop there is, and of unlearning at SmolLM2-135M's size
     against the Hugging Face Trainer; ten minutes, two with --quick."""
 
     WHAT: ClassVar[str] = "training"
