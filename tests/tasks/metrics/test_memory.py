@@ -17,10 +17,10 @@ def told(first=(), logp=()):
 
 
 def test_memorisation_counts_tokens_and_extraction_what_follows_the_last_miss():
-    texts = [told([0, 1, 1, 1]), told([1, 1, 1, 0]), told([1, 1])]
-    assert exact_memorisation(texts) == pytest.approx((3 / 4 + 3 / 4 + 1) / 3)
-    # After the first token all are right: 1 - 1/4. The last one is wrong: 1 - 4/4. All are right: 1 - 0.
-    assert extraction_strength(texts) == pytest.approx((3 / 4 + 0 + 1) / 3)
+    texts = [told([0, 1, 0, 1]), told([1, 1, 1, 0]), told([1, 1])]
+    assert exact_memorisation(texts) == pytest.approx((1 / 2 + 3 / 4 + 1) / 3)
+    # After the third token all are right: 1 - 3/4. The last one is wrong: 1 - 4/4. All are right: 1 - 0.
+    assert extraction_strength(texts) == pytest.approx((1 / 4 + 0 + 1) / 3)
 
 
 def test_min_k_is_the_mean_of_the_lowest():

@@ -14,10 +14,10 @@ def losses(*probabilities):
 
 def test_the_truth_ratio_is_the_wrong_answers_geometric_mean_over_the_right_answer():
     # Row 1: right 1/2; wrong 1/4 and 1/16, whose geometric mean is sqrt(1/64) = 1/8: R = (1/8) / (1/2) = 1/4.
-    # Their arithmetic mean would be 5/32, and R = 5/16. Row 2: right 1/8, wrong 1/2: R = 4.
-    ratio = tofu.truth_ratio(losses(1 / 2, 1 / 8), [losses(1 / 4, 1 / 16), losses(1 / 2)])
-    assert ratio == pytest.approx([1 / 4, 4])
-    assert tofu.forget_truth(ratio) == pytest.approx(1 / 4)  # min(1/4, 4) and min(4, 1/4)
+    # Their arithmetic mean would be 5/32, and R = 5/16. Row 2: right 1/4, wrong 1/2: R = 2.
+    ratio = tofu.truth_ratio(losses(1 / 2, 1 / 4), [losses(1 / 4, 1 / 16), losses(1 / 2)])
+    assert ratio == pytest.approx([1 / 4, 2])
+    assert tofu.forget_truth(ratio) == pytest.approx(3 / 8)  # (min(1/4, 4) + min(2, 1/2)) / 2
     assert tofu.kept_truth(ratio) == pytest.approx(3 / 8)  # (1 - 1/4 + 0) / 2
     assert np.isfinite(tofu.truth_ratio(np.array([1e4]), [np.array([0.0])])).all()
 
