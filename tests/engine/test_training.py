@@ -323,3 +323,131 @@ def test_token_losses_are_cross_entropy_of_the_next_token(tiny, rows):
     out = tiny(input_ids=batch.ids, attention_mask=batch.attention.long()).logits[:, :-1]
     wanted = -out.log_softmax(-1).gather(-1, batch.ids[:, 1:, None])[..., 0]
     torch.testing.assert_close(token_losses(out, batch), wanted)
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+class Full:
+    """Cross-entropy on a device that has no memory for more than so many rows, in the forward or the backward pass."""
+
+    def __init__(self, rows, where="forward", until=10**6):
+        self.rows, self.where, self.until, self.seen = rows, where, until, []
+
+    def __call__(self, model, batches):
+        n = len(batches["train"].ids)
+        self.seen.append(n)
+        loss = CrossEntropy()(model, batches)
+        if n > self.rows and len(self.seen) <= self.until:
+            if self.where == "forward":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            loss.value.register_hook(self.fail)
+        return loss
+
+    @staticmethod
+    def fail(gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_where_memory_runs_out_the_parts_are_halved_and_the_step_repeated(rows, bits, capsys, where):
+    cut, full = dropping(), dropping()
+    run(cut, rows, steps=3, accumulate=4)
+    room, objective = Memory(due=lambda: True), Full(1, where)
+    run(full, rows, room=room, objective=objective, steps=3)
+    assert bits.same(bits.weights(full), bits.weights(cut))  # dropout is drawn anew, and no gradient is left over
+    told = [record["told"] for record in room.logged if record.get("kind") == "memory"]
+    assert told == ["memory ran out at step 1: rows a part 4 -> 2", "memory ran out at step 1: rows a part 2 -> 1"]
+    assert capsys.readouterr().err.count("memory ran out") == 2
+    assert objective.seen == [4, 2] + [1] * 12
+    assert room.kept["fit"].values["halved"] == 2
+
+
+def test_a_resumed_run_goes_on_with_the_halved_parts(rows, bits):
+    room, whole = Memory(due=lambda: True), dropping()
+    room._progress = lambda title, at, *_: (_ for _ in ()).throw(Killed()) if at == 2 else None
+    with pytest.raises(Killed):
+        run(dropping(), rows, room=room, objective=Full(2), steps=4)
+    room._progress = None
+    assert room.kept["fit"].values["halved"] == 1
+    resumed, objective = dropping(), Full(2)
+    run(resumed, rows, room=room, objective=objective, steps=4)
+    assert set(objective.seen) == {2}
+    run(whole, rows, objective=Full(2), steps=4)
+    assert bits.same(bits.weights(resumed), bits.weights(whole))
+
+
+def test_below_a_row_it_says_what_to_set(tiny, rows, bits):
+    before = bits.weights(tiny)
+    with pytest.raises(UserError, match=r"part fit: memory ran out at step 1 \(CUDA out of memory.*Set --checkpointing.*--optimizer"):
+        run(tiny, rows, objective=Full(0))
+    assert bits.same(bits.weights(tiny), before)
+    with pytest.raises(UserError, match="memory ran out at step 1"):  # it has taken part of the step
+        run(tiny, rows, objective=Full(1), step_in_backward=True, clip=0.0)
+
+
+def test_an_update_without_memory_is_not_repeated(tiny, rows, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: Full.fail(None))
+    with pytest.raises(UserError, match="in the optimiser's update, which cannot be repeated: CUDA out of memory"):
+        run(tiny, rows)
+
+
+@pytest.mark.parametrize(("tokens", "parts"), [(10**6, 1), (0.6, 2), (0.3, 4), (1, 4)])
+def test_a_budget_of_tokens_cuts_a_batch(rows, bits, tokens, parts):
+    whole, cut, seen = dropping(), dropping(), []
+    batch = Mixture(rows, 4, 0)(0)
+    budget = int(tokens * batch.ids.numel()) if isinstance(tokens, float) else tokens
+    run(whole, rows, steps=1, accumulate=parts)
+    run(cut, rows, steps=1, part_tokens=budget, objective=lambda m, b: seen.append(b["train"].ids.numel()) or CrossEntropy()(m, b))
+    assert len(seen) == parts
+    assert max(seen) <= budget or parts == 4
+    assert bits.same(bits.weights(whole), bits.weights(cut))
+
+
+@pytest.mark.parametrize("make", [dropping, lambda: build("llama")], ids=["dropout", "llama"])
+def test_recomputed_activations_train_the_same(make, rows, bits):
+    plain, again, counts = make(), make(), []
+    first = next(module for name, module in again.named_modules() if name.endswith(".0.mlp"))
+    first.register_forward_pre_hook(lambda *_: counts.append(0))  # recomputing stops before a layer's end
+    rooms = Memory(), Memory()
+    run(plain, rows, room=rooms[0], steps=3)
+    run(again, rows, room=rooms[1], steps=3, checkpointing=True)
+    assert len(counts) == 6
+    assert rooms[0].logged == rooms[1].logged
+    assert bits.same(bits.weights(plain), bits.weights(again))
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in again.modules())
+    assert not again.get_input_embeddings()._forward_hooks
+
+
+def test_an_adapter_trains_where_activations_are_recomputed(rows, bits):
+    pytest.importorskip("peft")
+    from sluicegate.audit.adapter import add_adapter
+
+    ends = []
+    for checkpointing in (False, True):
+        model = build("llama")
+        add_adapter(model, 4, 0)
+        run(model, rows, steps=3, params="*lora_*", checkpointing=checkpointing)
+        ends.append({n: p.detach().clone() for n, p in model.named_parameters() if "lora_B" in n})
+    assert all(p.any() for p in ends[1].values())
+    assert bits.same(*ends)
+
+
+def test_parameters_without_a_gradient_are_named_where_activations_are_recomputed(tiny, rows):
+    room = Memory()
+
+    def bottom(model, batches):
+        return Loss(model.get_input_embeddings()(batches["train"].ids).square().mean())
+
+    run(tiny, rows, room=room, objective=bottom, steps=1, checkpointing=True)
+    (record,) = [record for record in room.logged if record.get("kind") == "without gradient"]
+    assert set(record["parameters"]) == {n for n, _ in tiny.named_parameters()} - {"model.embed_tokens.weight"}
+
+
+def test_a_model_that_cannot_recompute_is_refused(tiny, rows):
+    type(tiny).supports_gradient_checkpointing, before = False, type(tiny).supports_gradient_checkpointing
+    try:
+        with pytest.raises(UserError, match=r"cannot compute activations again.*Leave --checkpointing out"):
+            run(tiny, rows, checkpointing=True)
+    finally:
+        type(tiny).supports_gradient_checkpointing = before

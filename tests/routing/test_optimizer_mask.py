@@ -6,13 +6,16 @@ import torch
 from torch import nn
 
 from routed_nets import BLOCKS, Net, columns_of, gradients, ids, nll
+from sluicegate.engine.optimizers import Economical
 from sluicegate.errors import UserError
 from sluicegate.routing.router import Router
+from sluicegate.values.schedule import Schedule
 
 SITES = {"mlp": BLOCKS}
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3),
     "adamw-fused": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3, fused=True),
+    "adamw-bf16": lambda p: Economical(Schedule(lr=0.1, weight_decay=0.3, optimizer="adamw-bf16"), dict(enumerate(p)), (0,)),
     "adamw-single": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3, foreach=False),
     "amsgrad": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.3, amsgrad=True),
     "sgd-momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.3),

@@ -138,6 +138,29 @@ def test_resumed_with_another_number_of_processes(verbs, tmp_path):
     assert len((grown / "metrics.jsonl").read_text().splitlines()) == 40
 
 
+@pytest.mark.parametrize("then", [2, 1])
+def test_divided_resume_points_lie_in_shares_and_are_put_together_by_any_number(verbs, tmp_path, then):
+    settings = verbs["train"] | {"steps": 40, "optimizer": "adamw-bf16"}
+    whole = execute(from_config(settings), tmp_path / "whole", exact=True, procs=2, shard=True)
+    folder = tmp_path / "run"
+    process, children = running(words_of(settings, "--procs", "2", "--shard"), folder)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    process.communicate(timeout=100)
+    index = json.loads((folder / "state" / "index.json").read_text())["parts"]["train"]
+    assert 0 < index["values"]["steps"] < 40
+    assert [name.split("-of-")[0][-1] for name, _ in index["files"]] == ["0", "1"]
+    shares = [load_file(folder / "state" / name) for name, _ in index["files"]]
+    for name, first in shares[0].items():  # each has a half, and none the whole
+        rows = first.shape[0] + shares[1][name].shape[0] if first.dim() else 0
+        assert not first.dim() or first.shape[0] == -(-rows // 2)
+    resumed = execute(from_config(settings), folder, exact=True, procs=then, shard=then == 2)
+    if then == 2:
+        assert furthest(whole, resumed) == 0
+    else:
+        alike(whole, resumed, most=lambda: 1e-2)  # one process rounds the moments with other draws
+
+
 def running(words, folder, **more):
     """Start the command line with two processes; return it and, once they have kept a resume point, their process
     numbers."""

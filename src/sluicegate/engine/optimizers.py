@@ -24,20 +24,15 @@ _LEAST = 1e-30
 
 
 def make_optimizer(schedule: Schedule, trained: Mapping[str, nn.Parameter], seed: tuple[int, ...]) -> torch.optim.Optimizer:
-    """The optimiser that a schedule names, for these parameters; `seed` is what random rounding is drawn from.
-
-    AdamW on float32 is torch's own, fused. Raises `UserError` for weights in float16, whose gradients would underflow.
-    """
+    """The optimiser that a schedule names; `seed` is for random rounding. AdamW on float32 is torch's own."""
     dtypes = {p.dtype for p in trained.values()}
     if torch.float16 in dtypes:
         raise UserError("weights in float16 are not trained: their gradients underflow. Load them with --dtype bfloat16, or float32.")
     if schedule.optimizer == "adafactor" and any(hasattr(p, "full_tensor") for p in trained.values()):
         raise UserError("adafactor needs whole matrices, and --shard divides them. Set --optimizer adamw-bf16, or leave --shard out.")
-    if schedule.optimizer == "adamw" and torch.bfloat16 not in dtypes:
-        return torch.optim.AdamW(
-            trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True
-        )
-    return Economical(schedule, trained, seed)
+    if schedule.optimizer != "adamw" or torch.bfloat16 in dtypes:
+        return Economical(schedule, trained, seed)
+    return torch.optim.AdamW(trained.values(), lr=schedule.lr, betas=(0.9, schedule.beta2), weight_decay=schedule.weight_decay, fused=True)
 
 
 class Economical(torch.optim.Optimizer):
@@ -50,108 +45,91 @@ class Economical(torch.optim.Optimizer):
 
     AdamW: Loshchilov & Hutter 2019 (arXiv 1711.05101). Adafactor: Shazeer & Stern 2018 (arXiv 1804.04235), algorithm 4
     without momentum, its second moment decaying as 1 - t^-0.8 and updates clipped to a root mean square of 1. Different
-    from it, a step is not multiplied by the weights' size, so that a learning rate means what it does for AdamW; all
-    leading dimensions but the last two are taken for a stack of matrices.
+    from it, a step is not multiplied by the weights' size, so that a learning rate means what it does for AdamW.
     """
 
     def __init__(self, schedule: Schedule, trained: Mapping[str, nn.Parameter], seed: tuple[int, ...]) -> None:
         super().__init__(trained.values(), {"lr": schedule.lr})
-        self.plan, self.seed = schedule, seed
-        self.place = {p: i for i, p in enumerate(trained.values())}
+        self.plan, self.seed, self.place = schedule, seed, {p: i for i, p in enumerate(trained.values())}
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
+        loss = torch.enable_grad()(closure)() if closure is not None else None
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group["lr"])
+            for p in (p for p in group["params"] if p.grad is not None):
+                state: dict[str, Tensor] = self.state[p] or self._begin(p)
+                state["step"] = state["step"].cpu() + 1  # on the CPU, so that a device is not waited for
+                step = int(state["step"])
+                self._draw = torch.Generator(p.device).manual_seed(seed_of(*self.seed, self.place[p], step))
+                weight, gradient = _local(p), _local(p.grad)
+                values = _local(state["master"]) if "master" in state else weight
+                update = self._adafactor if self.plan.optimizer == "adafactor" else self._adamw
+                update(values, gradient, {key: _local(t) for key, t in state.items()}, step, group["lr"])
+                if values is not weight:
+                    weight.copy_(values)
+        return loss
 
-    def _update(self, parameter: nn.Parameter, lr: float) -> None:
-        state = self.state[parameter]
-        if not state:
-            self._begin(parameter, state)
-        state["step"] = state["step"].cpu() + 1  # on the CPU, so that a device is not waited for
-        step = int(state["step"])
-        rounding = _Rounding(self.plan.rounding, (*self.seed, self.place[parameter], step), parameter.device)
-        weight, gradient = _local(parameter), _local(parameter.grad)  # type: ignore[arg-type]
-        values = _local(state["master"]) if "master" in state else weight
-        if self.plan.optimizer == "adafactor":
-            self._adafactor(values, gradient, state, step, lr, rounding)
-        else:
-            self._adamw(values, gradient, _local(state["exp_avg"]), _local(state["exp_avg_sq"]), step, lr, rounding)
-        if values is not weight:
-            weight.copy_(values)
-
-    def _begin(self, p: nn.Parameter, state: dict[str, Any]) -> None:
+    def _begin(self, p: nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter before its first step."""
+        state: dict[str, Tensor] = self.state[p]
+        shapes = {"row_var": (*p.shape[:-1], 1), "col_var": (*p.shape[:-2], 1, *p.shape[-1:])}
         state["step"] = torch.tensor(0.0)
         if self.plan.optimizer == "adafactor":
-            zeros = lambda *shape: torch.zeros(shape, dtype=torch.float32, device=p.device)  # noqa: E731
-            if p.dim() > 1:
-                state |= {"row_var": zeros(*p.shape[:-1], 1), "col_var": zeros(*p.shape[:-2], 1, p.shape[-1])}
-            else:
-                state["variance"] = zeros(*p.shape)
+            own = shapes if p.dim() > 1 else {"variance": p.shape}
+            state |= {key: torch.zeros(shape, dtype=torch.float32, device=p.device) for key, shape in own.items()}
         else:
-            low = self.plan.optimizer == "adamw-bf16"
-            kind = torch.bfloat16 if low else torch.promote_types(p.dtype, torch.float32)
-            state |= {name: torch.zeros_like(p, dtype=kind) for name in ("exp_avg", "exp_avg_sq")}
+            kind = torch.bfloat16 if self.plan.optimizer == "adamw-bf16" else _work(p)
+            state |= {key: torch.zeros_like(p, dtype=kind) for key in ("exp_avg", "exp_avg_sq")}
         if self.plan.rounding == "master" and p.dtype == torch.bfloat16:
             state["master"] = p.detach().float()
+        return state
 
-    def _adamw(self, weight: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, lr: float, rounding: "_Rounding") -> None:
+    def _put(self, to: Tensor, value: Tensor) -> None:
+        """to <- value, which is overwritten, rounded as the schedule says."""
+        at_random = to.dtype == torch.bfloat16 and self.plan.rounding != "nearest"
+        to.copy_(round_at_random(value, self._draw) if at_random else value)
+
+    def _adamw(self, weight: Tensor, gradient: Tensor, state: Mapping[str, Tensor], step: int, lr: float) -> None:
         beta1, beta2, eps = 0.9, self.plan.beta2, 1e-8
-        for w, g, m, v in _pieces(weight, gradient, mean, square):
-            work = torch.promote_types(w.dtype, torch.float32)
-            g = g.to(work)
-            m_, v_, w_ = (t.to(work, copy=True) for t in (m, v, w))
-            m_.lerp_(g, 1 - beta1)
-            v_.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            w_.mul_(1 - lr * self.plan.weight_decay)
-            w_.addcdiv_(m_, v_.sqrt().div_(math.sqrt(1 - beta2**step)).add_(eps), value=-lr / (1 - beta1**step))
-            rounding.put(w, w_)
-            rounding.put(m, m_)
-            rounding.put(v, v_)
+        for kept in _pieces(weight, state["exp_avg"], state["exp_avg_sq"], gradient):
+            w, mean, square, g = (t.to(_work(kept[0]), copy=True) for t in kept)
+            mean.lerp_(g, 1 - beta1)
+            square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            size = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(eps)
+            w.mul_(1 - lr * self.plan.weight_decay).addcdiv_(mean, size, value=-lr / (1 - beta1**step))
+            for to, value in zip(kept, (w, mean, square), strict=False):
+                self._put(to, value)
 
-    def _adafactor(self, weight: Tensor, gradient: Tensor, state: dict[str, Any], step: int, lr: float, rounding: "_Rounding") -> None:
+    def _adafactor(self, weight: Tensor, gradient: Tensor, state: Mapping[str, Tensor], step: int, lr: float) -> None:
+        new = step**-0.8
         if weight.dim() < 2:
-            mean = state["variance"].lerp_(gradient.float().square() + _LEAST, step**-0.8)
-            self._descend([(weight, gradient, mean)], None, lr, rounding)
+            mean = state["variance"].lerp_(gradient.float().square() + _LEAST, new)
+            self._along([(weight, gradient, mean)], torch.ones_like(mean), lr)
             return
         # A stack of matrices, one at a time; of each, pieces of rows.
         stack = (t.flatten(0, -3) if t.dim() > 2 else t[None] for t in (weight, gradient, state["row_var"], state["col_var"]))
         for w, g, rows, columns in zip(*stack, strict=True):
             pieces = list(zip(*(t.split(max(_PIECE // w.shape[1], 1)) for t in (w, g, rows)), strict=True))
             sums = torch.zeros_like(columns)
-            for _, g_, r in pieces:
-                square = g_.float().square() + _LEAST
-                r.lerp_(square.mean(1, keepdim=True), step**-0.8)
+            for _, part, mean in pieces:
+                square = part.float().square() + _LEAST
+                mean.lerp_(square.mean(1, keepdim=True), new)
                 sums += square.sum(0, keepdim=True)
-            columns.lerp_(sums / len(w), step**-0.8)
-            self._descend(pieces, columns / rows.mean(), lr, rounding)
+            columns.lerp_(sums / len(w), new)
+            self._along(pieces, columns / rows.mean(), lr)
 
-    def _descend(self, pieces: list[tuple[Tensor, ...]], columns: Tensor | None, lr: float, rounding: "_Rounding") -> None:
-        """Go along gradient / root of its mean square (rows x columns), at most as far as a root mean square of 1."""
-        way = lambda g, r: g.float() * (r.rsqrt() if columns is None else r.rsqrt() * columns.rsqrt())  # noqa: E731
-        # The way's length is known once all of it was computed; it is computed again rather than kept.
-        length = math.sqrt(sum(float(way(g, r).square().sum()) for _, g, r in pieces) / max(sum(w.numel() for w, _, _ in pieces), 1))
-        for w, g, r in pieces:
-            value = w.to(torch.promote_types(w.dtype, torch.float32), copy=True)
-            rounding.put(w, value.mul_(1 - lr * self.plan.weight_decay).sub_(way(g, r), alpha=lr / max(length, 1.0)))
-
-
-class _Rounding:
-    """How float32 results go into what is kept in fewer digits; one object an update, drawn from its `seed`."""
-
-    def __init__(self, how: str, seed: tuple[int, ...], device: torch.device) -> None:
-        self.how, self.seed, self.device = how, seed, device
-        self.generator: torch.Generator | None = None
-
-    def put(self, to: Tensor, value: Tensor) -> None:
-        """to <- value, which is overwritten."""
-        if to.dtype == torch.bfloat16 and self.how != "nearest":
-            if self.generator is None:
-                self.generator = torch.Generator(self.device).manual_seed(seed_of(*self.seed))
-            round_at_random(value, self.generator)
-        to.copy_(value)
+    def _along(self, pieces: list[tuple[Tensor, ...]], columns: Tensor, lr: float) -> None:
+        """Go along gradient / sqrt(rows x columns), at most as far as a root mean square of 1."""
+        # The length of the way is known once all of it was computed; it is computed again rather than kept.
+        total, size = 0.0, max(sum(w.numel() for w, *_ in pieces), 1)
+        for last in (False, True):
+            for w, g, mean in pieces:
+                way = g.float() * mean.rsqrt() * columns.rsqrt()
+                if not last:
+                    total += float(way.square().sum())
+                    continue
+                value = w.to(_work(w), copy=True).mul_(1 - lr * self.plan.weight_decay)
+                self._put(w, value.sub_(way, alpha=lr / max(math.sqrt(total / size), 1.0)))
 
 
 def round_at_random(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -166,32 +144,36 @@ def round_at_random(value: Tensor, generator: torch.Generator) -> Tensor:
     return value
 
 
+def _work(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def _local(tensor: Tensor) -> Tensor:
     """What this process has of a tensor."""
     return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach()
 
 
-def _pieces(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of tensors of one shape, piece by piece."""
-    every = (first, *others)
-    if first.is_contiguous():
-        return zip(*(t.contiguous().view(-1).split(_PIECE) for t in every), strict=True)
-    return zip(*(t.split(max(_PIECE * len(t) // max(t.numel(), 1), 1)) for t in every), strict=True)
+    if tensors[0].is_contiguous():
+        return zip(*(t.contiguous().view(-1).split(_PIECE) for t in tensors), strict=True)
+    return zip(*(t.split(max(_PIECE * len(t) // max(t.numel(), 1), 1)) for t in tensors), strict=True)
 
 
 @contextmanager
 def stepping_in_backward(optimizer: torch.optim.Optimizer) -> Iterator[list[Tensor]]:
     """Inside, a backward pass updates each parameter once its gradient is complete, and drops the gradient.
 
-    Yields a list that gets the norm of each gradient. What is updated is needed no more in that pass: a parameter's
-    gradient is complete once every place that uses it is behind.
+    Yields a list that gets the norm of each gradient. A gradient is complete once every place that uses the parameter
+    is behind, so what is updated is needed no more in that pass.
     """
-    group, norms, lock = optimizer.param_groups[0], [], threading.Lock()
+    group, lock = optimizer.param_groups[0], threading.Lock()
+    norms: list[Tensor] = []
     every = group["params"]
 
     def take(p: Tensor) -> None:
         with lock:  # of several devices, each has a thread of its own
-            norms.append(torch.linalg.vector_norm(p.grad, dtype=torch.promote_types(p.dtype, torch.float32)))
+            norms.append(torch.linalg.vector_norm(p.grad, dtype=_work(p)))
             group["params"] = [p]
             optimizer.step()
             p.grad = None

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -186,26 +187,26 @@ def fit(
         raise UserError(f"{other} before a step, so it cannot be in the backward pass. Leave --step-in-backward out.")
     if schedule.optimizer == "adafactor" and guard is not None:
         raise UserError("adafactor keeps one number for a row, which routing cannot leave alone in part. Set --optimizer adamw-bf16.")
-    with _recomputing(model, schedule.checkpointing), run.ranks.spread(model):
+    ranks = run.ranks
+    with _recomputing(model, schedule.checkpointing), ranks.spread(model):
         trained, meter = only_train(model, params), meter or Meter(model)  # type: ignore[arg-type]
         # Where weights are divided each process rounds its own; else all must round alike.
-        optimizer = make_optimizer(schedule, trained, (seed, *(run.ranks.own_seed if run.ranks.shard else ())))
+        optimizer = make_optimizer(schedule, trained, (seed, *(ranks.own_seed if ranks.shard else ())))
         if guard is not None:
             guard(optimizer)
         fitted = Fitted.nothing()
         # Go on from a checkpoint of this part, where there is one: weights, the optimiser's memory, FLOPs and what
         # was measured.
         state = run.load_checkpoint_all_ranks(name)
-        halved = 0
-        """How often the parts of a batch were halved because memory ran out."""
+        halved = 0  # how often the parts of a batch were halved because memory ran out
         if state is not None:
-            _restore(state, trained, optimizer, run.ranks)
+            _restore(state, trained, optimizer, ranks)
             halved = state.values.get("halved", 0)
             fitted = Fitted(state.values["steps"], Ledger(**state.values["ledger"]), state.values["records"], state.values["stopped"])
             fitted.notes += state.values.get("notes", [])
             if state.finished:
                 return fitted
-            state = None  # its tensors, which are in place now
+            state = None  # its tensors, which are in place
 
         def broken(what: str) -> Diverged:
             last = replace(fitted, steps=max(fitted.steps - 1, 0))  # nothing is kept of the step that broke them
@@ -214,17 +215,16 @@ def fit(
 
         def sound() -> None:
             own = [(p.to_local() if hasattr(p, "to_local") else p).detach() for p in trained.values()]
-            bad = run.ranks.total([float(not tensor.isfinite().all()) for tensor in own])
+            bad = ranks.total([float(not tensor.isfinite().all()) for tensor in own])
             for tensor, is_bad in zip(trained, bad, strict=True):
                 if is_bad:
                     raise broken(f"the weights are no longer finite: {tensor} holds NaN or infinity. Try a lower --lr.")
 
         def keep(finished: bool = False) -> None:
             sound()
-            ledger = {"student": fitted.ledger.student, "teacher": fitted.ledger.teacher, "evaluation": fitted.ledger.evaluation}
-            values = {"steps": fitted.steps, "ledger": ledger, "records": fitted.records, "stopped": fitted.stopped}
+            values = {"steps": fitted.steps, "ledger": dict(vars(fitted.ledger)), "records": fitted.records, "stopped": fitted.stopped}
             values |= {"halved": halved, "notes": fitted.notes} if halved else {}
-            tensors = _tensors(trained, optimizer, schedule, moments=not finished) if keep_weights or not finished else {}
+            tensors = _tensors(trained, optimizer, schedule.optimizer, moments=not finished) if keep_weights or not finished else {}
             run.save_checkpoint_all_ranks(name, values, tensors, finished=finished)
 
         def look() -> None:
@@ -235,144 +235,114 @@ def fit(
                 measured = evaluation.measure(model, fitted.ledger)
             except NotFinite as error:
                 raise broken(str(error)) from None
-            record = run.ranks.first({"step": fitted.steps, **measured})
+            record = ranks.first({"step": fitted.steps, **measured})
             fitted.records.append(record)
             run.log({"part": name, "kind": "evaluation", **record})
             fitted.stopped = fitted.steps < schedule.steps and evaluation.stop(record)
 
+        def diverged(what: str, value: float, untouched: bool = True) -> Diverged:
+            """Save a checkpoint of the weights, where this step has not touched them yet."""
+            optimizer.zero_grad(set_to_none=True)
+            if untouched:
+                keep()
+            kept = "The weights from before that step are" if untouched else "Some weights have taken that step; the resume point before is"
+            return Diverged(
+                f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. {kept} kept in "
+                f"{run.path / 'state'}. Try a lower learning rate (--lr), more --warmup, or a smaller --clip.",
+                fitted,
+            )
+
+        def step(whole: Batches, parts: int) -> Log:
+            model.train() if not model.training else None
+            log: Log = {"loss": 0.0}
+            teacher = 0.0
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(fitted.steps)
+            inside = stepping_in_backward(optimizer) if schedule.step_in_backward else None
+            # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so
+            # that they add up.
+            with inside or nullcontext([]) as norms:
+                for batch in ranks.pieces(whole, parts):
+                    with around(batch):
+                        loss = _in_memory(ranks, partial(objective, model, batch))
+                        extra = [float(number.detach()) for number in loss.log.values()]
+                        value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
+                        log["loss"] += value
+                        for key, number in zip(loss.log, numbers, strict=True):
+                            log[key] = log.get(key, 0.0) + number
+                        if not math.isfinite(value):
+                            raise diverged("loss", value)
+                        # Where nothing that is trained bears on the loss, the check below says so.
+                        _in_memory(ranks, ranks.scaled(loss.value).backward if loss.value.requires_grad else lambda: None)
+                    teacher += cost
+            # 2. The same sum in all processes; then one norm, clipped, over the whole model.
+            ranks.add_gradients(trained.values())
+            gradients = [p for p in trained.values() if p.grad is not None]
+            if fitted.steps == 0 and not (any(map(bool, norms)) or ranks.moved(p.grad for p in gradients if p.grad is not None)):
+                raise UserError(
+                    f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
+                    "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
+                )
+            if fitted.steps == 0 and schedule.checkpointing and not inside and len(gradients) < len(trained):
+                without = [key for key, p in trained.items() if p.grad is None]
+                run.log({"part": name, "kind": "without gradient", "step": 1, "parameters": without})
+            norm = math.hypot(float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf))), *map(float, norms))
+            if not math.isfinite(norm):
+                raise diverged("gradient norm", norm, untouched=not inside)
+            # 3. The update. Up to here weights are untouched (but for steps in the backward pass), so one that diverged
+            # leaves the last finite ones.
+            if not inside:
+                _in_memory(ranks, optimizer.step, _UPDATE)
+            optimizer.zero_grad(set_to_none=True)
+            # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
+            fitted.ledger.teacher += teacher
+            fitted.ledger.student += sum(3 * meter(batch) for batch in whole.values())
+            return log
+
         with _own_randomness():
             look()
             while fitted.steps < schedule.steps and not fitted.stopped:
-                own = batches(fitted.steps)
-                while True:
-                    torch.manual_seed(seed_of(seed, fitted.steps, *run.ranks.own_seed))  # dropout, if the model has any
-                    parts, most = _parts(own, schedule, halved, run.ranks.world)
-                    try:
-                        step_log = _step(model, objective, own, parts, schedule, optimizer, trained, fitted, run, name, keep, meter, around)
-                        break
-                    except _RanOut as error:
-                        if parts >= most or schedule.step_in_backward or run.ranks.shard:
-                            at = f"memory ran out at step {fitted.steps + 1} of part {name!r} in stage {run.title}"
-                            raise UserError(f"{at}, and its parts cannot be halved ({error}). {INSTEAD}") from None
-                    for parameter in trained.values():
-                        parameter.grad = None
+                whole = batches(fitted.steps)
+                parts = _parts(whole, schedule, halved, ranks.world)
+                torch.manual_seed(seed_of(seed, fitted.steps, *ranks.own_seed))  # dropout, if the model has any
+                step_log, why = None, ""
+                try:
+                    step_log = step(whole, parts)
+                except _RanOut as error:
+                    why = str(error)
+                if step_log is None:  # the error, which held the pass, is gone
+                    now, told = _parts(whole, schedule, halved + 1, ranks.world), f"memory ran out at step {fitted.steps + 1}"
+                    if now == parts or why.startswith(_UPDATE) or schedule.step_in_backward or ranks.shard:
+                        raise UserError(f"stage {run.title}, part {name}: {told} ({why}). {INSTEAD}")
+                    optimizer.zero_grad(set_to_none=True)
                     clear()
                     halved += 1
-                    _tell_halved(run, name, fitted, own, parts, _parts(own, schedule, halved, run.ranks.world)[0])
+                    rows = max(len(batch.index) for batch in whole.values()) / ranks.world
+                    told += f": rows a part {math.ceil(rows / parts)} -> {math.ceil(rows / now)}"
+                    run.log({"part": name, "kind": "memory", "step": fitted.steps + 1, "told": told})
+                    fitted.notes.append(f"{name}: {told}")
+                    print(f"{run.title}, part {name}: {told}", file=sys.stderr) if ranks.leads else None  # noqa: T201
+                    continue
                 fitted.steps += 1
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
                 run.progress(name, fitted.steps, schedule.steps, {**step_log, **(fitted.records[-1] if fitted.records else {})})
-                if run.ranks.first(run.checkpoint_due()):
+                if ranks.first(run.checkpoint_due()):
                     keep()
         keep(finished=True)
         return fitted
 
 
+_UPDATE = "in the optimiser's update, which cannot be repeated: "
+
+
 class _RanOut(Exception):
-    """Memory ran out in a step, in some process; no weight was changed."""
+    """Memory ran out, in some process."""
 
 
-def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> tuple[int, int]:
-    """Into how many parts each process cuts its share of a step's batches, and how many it could: a row of each."""
-    parts = schedule.accumulate
-    if not (schedule.part_tokens or halved):
-        return parts, min((len(b.index) // world for b in batches.values() if hasattr(b, "index")), default=1)
-    shapes = [b.ids.shape for b in batches.values()] if all(hasattr(b, "ids") for b in batches.values()) else []
-    if schedule.part_tokens and not shapes:
-        raise UserError("part_tokens counts tokens, and these rows have none. Leave --part-tokens out, or set --accumulate.")
-    most = max(min((len(b.index) // world for b in batches.values()), default=1), 1)
-    if schedule.part_tokens:
-        tokens = lambda parts: sum(math.ceil(rows / (parts * world)) * width for rows, width in shapes)  # noqa: E731
-        parts = next((n for n in range(parts, most) if tokens(n) <= schedule.part_tokens), max(parts, most))
-    return (min(parts * 2**halved, most) if halved else parts), most
-
-
-def _tell_halved(run: RunContext, name: str, fitted: Fitted, batches: Batches, before: int, now: int) -> None:
-    step = fitted.steps + 1
-    rows = max(len(batch.index) for batch in batches.values()) / run.ranks.world
-    told = f"memory ran out at step {step}: rows a part {math.ceil(rows / before)} -> {math.ceil(rows / now)}"
-    run.log({"part": name, "kind": "memory", "step": step, "told": told})
-    fitted.notes.append(f"{name}: {told}")
-    if run.ranks.leads:
-        print(f"{run.title}, part {name}: {told}", file=sys.stderr)  # noqa: T201
-
-
-def _step(
-    model: nn.Module,
-    objective: Objective,
-    batches: Batches,
-    parts: int,
-    schedule: Schedule,
-    optimizer: torch.optim.Optimizer,
-    trained: Mapping[str, nn.Parameter],
-    fitted: Fitted,
-    run: RunContext,
-    name: str,
-    keep: Callable[[], None],
-    meter: Callable[[Any], float],
-    around: Callable[[Batches], AbstractContextManager[None]],
-) -> Log:
-    if not model.training:
-        model.train()
-    ranks = run.ranks
-    log: Log = {"loss": 0.0}
-    teacher = 0.0
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.rate(fitted.steps)
-    # 1. Gradients, over the parts of this process. Each part's loss is divided by the whole step's count, so that they
-    # add up.
-    with stepping_in_backward(optimizer) if schedule.step_in_backward else nullcontext([]) as norms:
-        for batch in ranks.pieces(batches, parts):
-            with around(batch):
-                loss = _in_memory(ranks, lambda batch=batch: objective(model, batch))
-                extra = [float(number.detach()) for number in loss.log.values()]
-                value, cost, *numbers = ranks.total([float(loss.value.detach()), loss.teacher_flops, *extra])
-                log["loss"] += value
-                for key, number in zip(loss.log, numbers, strict=True):
-                    log[key] = log.get(key, 0.0) + number
-                if not math.isfinite(value):
-                    _diverged("loss", value, fitted, run, name, keep, optimizer)
-                # Where nothing that is trained bears on the loss, the check below says so.
-                _in_memory(ranks, lambda loss=loss: ranks.scaled(loss.value).backward() if loss.value.requires_grad else None)
-            teacher += cost
-    # 2. The same sum in all processes; then one norm, clipped, over the whole model.
-    ranks.add_gradients(trained.values())
-    gradients = [p for p in trained.values() if p.grad is not None]
-    moved = any(map(bool, norms)) or ranks.moved(p.grad for p in gradients if p.grad is not None)
-    if fitted.steps == 0 and not moved:
-        raise UserError(
-            f"stage {run.title}, part {name}: none of the {len(trained)} trainable parameters received any gradient, so nothing "
-            "would be learnt. Check that the trained parameters (--params) lie before what the objective reads."
-        )
-    if fitted.steps == 0 and schedule.checkpointing and len(gradients) < len(trained) and not schedule.step_in_backward:
-        without = [key for key, p in trained.items() if p.grad is None]
-        run.log({"part": name, "kind": "without gradient", "step": 1, "parameters": without})
-    if schedule.step_in_backward:
-        norm = math.sqrt(sum(float(n) ** 2 for n in norms))
-    else:
-        norm = float(ranks.whole(nn.utils.clip_grad_norm_(gradients, schedule.clip or math.inf)))
-    if not math.isfinite(norm):
-        _diverged("gradient norm", norm, fitted, run, name, None if schedule.step_in_backward else keep, optimizer)
-    # 3. The update. Up to here the weights are untouched (unless they step in the backward pass), so a step that diverged
-    # leaves the last finite ones.
-    if not schedule.step_in_backward:
-        try:
-            optimizer.step()
-        except Exception as error:
-            if not ran_out(error):
-                raise
-            raise UserError(f"memory ran out in the optimiser's update, at step {fitted.steps + 1} of part {name!r}. {INSTEAD}") from None
-    optimizer.zero_grad(set_to_none=True)
-    # Charged last: a step that diverges is tried again on resume, and must not be paid for twice.
-    fitted.ledger.teacher += teacher
-    fitted.ledger.student += sum(3 * meter(batch) for batch in batches.values())
-    return log
-
-
-def _in_memory(ranks: Ranks, run: Callable[[], T]) -> T:
+def _in_memory(ranks: Ranks, run: Callable[[], T], what: str = "") -> T:
     """What `run` gives; where memory runs out in it, in some process, `_RanOut` in all of them."""
-    found, out = None, ""
+    found, out = cast(T, None), ""
     try:
         found = run()
     except Exception as error:
@@ -381,46 +351,38 @@ def _in_memory(ranks: Ranks, run: Callable[[], T]) -> T:
         out = first_line(error)
     # With divided weights the others wait in the middle of a pass, and there is no talking to them.
     if out if ranks.shard else ranks.any(bool(out)):
-        raise _RanOut(out or "in another process")
-    return cast(T, found)
+        raise _RanOut(what + (out or "in another process"))
+    return found
 
 
-def _diverged(
-    what: str,
-    value: float,
-    fitted: Fitted,
-    run: RunContext,
-    name: str,
-    keep: Callable[[], None] | None,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Save a checkpoint of the weights, if this step has not changed them yet (`keep`), and raise `Diverged`."""
-    optimizer.zero_grad(set_to_none=True)
-    if keep is not None:
-        keep()
-    before = f"The weights from before that step are kept in {run.path / 'state'}"
-    raise Diverged(
-        f"the {what} became {value} at step {fitted.steps + 1} of part {name!r} in stage {run.title}. "
-        f"{before if keep is not None else 'The weights of that step are lost; what is kept is the last resume point'}. Try a lower "
-        "learning rate (--lr), more --warmup, or a smaller --clip.",
-        fitted,
-    )
+def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> int:
+    """Into how many parts each process cuts its share of a step's batches: at most so many that each has a row."""
+    parts = schedule.accumulate
+    shapes = [b.ids.shape for b in batches.values() if hasattr(b, "ids")] if schedule.part_tokens or halved else []
+    if not shapes:
+        return parts
+    most = max(min(rows for rows, _ in shapes) // world, parts)
+    small = lambda n: sum(math.ceil(rows / (n * world)) * width for rows, width in shapes) <= schedule.part_tokens  # noqa: E731
+    parts = next(filter(small, range(parts, most)), most) if schedule.part_tokens else parts
+    return min(parts << halved, most)
 
 
 @contextmanager
 def _recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Keep no layer's activations inside, if `wanted`, and compute them again in the backward pass."""
-    if not wanted or getattr(model, "is_gradient_checkpointing", False):
+    if not wanted or any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         yield
         return
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise UserError(f"a {type(model).__name__} cannot compute activations again in the backward pass. Leave --checkpointing out.")
     # Reentrant recomputation would lose the gradients of an adapter, whose inputs need none.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # as transformers called it
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    getattr(model, "disable_input_require_grads", lambda: None)()  # which reentrant recomputation alone would need
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
@@ -432,15 +394,11 @@ def only_train(model: nn.Module, params: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def _tensors(
-    trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, schedule: Schedule, *, moments: bool
-) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by a flat name: the trained weights and, while training goes on, the optimiser's
-    memory."""
-    flat = {f"weight/{name}": p.detach() for name, p in trained.items()}
-    for name, parameter in trained.items() if moments else ():
-        flat |= {f"{schedule.optimizer}/{key}/{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
-    return flat
+def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, kind: str, *, moments: bool) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by a flat name: the weights and, while training goes on, the optimiser's memory."""
+    memory = {name: optimizer.state.get(p, {}) for name, p in trained.items()} if moments else {}
+    own = {f"{kind}/{key}/{name}": value for name, state in memory.items() for key, value in state.items()}
+    return {f"weight/{name}": p.detach() for name, p in trained.items()} | own
 
 
 @torch.no_grad()

@@ -101,15 +101,14 @@ class RunContext:
 
     def save_checkpoint_all_ranks(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
         """The same where several processes work: of tensors that are divided among them, each writes its own shares."""
-        if not self.ranks.shard:
-            return self.save_checkpoint(part, values, tensors, finished=finished)
+        ranks, state = self.ranks, self.path / "state"
+        shares = ranks.shard and ranks.first(isinstance(self, RunDirectory)) and not ranks.any(not state.is_dir())
+        if not shares:  # or not all of them see the folder
+            return self.save_checkpoint(part, values, {key: ranks.whole(t) for key, t in tensors.items()}, finished=finished)
         begun = time.monotonic()
-        if not self.ranks.first(isinstance(self, RunDirectory)):
-            return None
-        name = f"{_file_of(part, values, finished)}-shard-{self.ranks.rank}-of-{self.ranks.world}"
         local = {key: t.to_local() if hasattr(t, "to_local") else t for key, t in tensors.items()}
-        written = self.ranks.gather(_write_tensors(self.path / "state", name, local) if local else None)
-        self._note(part, values, [w for w in written if w], finished, begun)
+        file = state / _file_of(part, values, finished, f"-{ranks.rank}-of-{ranks.world}")
+        return self._note(part, values, ranks.gather(_write_tensors(file, local)), finished, begun)
 
     def _note(self, part: str, values: Mapping[str, Any], written: list[tuple[str, str]], finished: bool, begun: float) -> None:
         """Make what was written, (file, fingerprint), the resume point of `part`."""
@@ -119,18 +118,18 @@ class RunContext:
         own shares where as many wrote them, and else whole tensors."""
         if self.ranks.world == 1:
             return self.load_checkpoint(part)
-        values, finished, files = self.ranks.first(self._entry(part)) or (None, False, [])
-        if values is None:
+        entry = self.ranks.first(self._entry(part))
+        if entry is None:
             return None
+        values, finished, files = entry
         if self.ranks.shard and len(files) == self.ranks.world:
             return Checkpoint(values, _read_tensors(self.path / "state", *files[self.ranks.rank]), finished, own=True)
         found = self.load_checkpoint(part)
         return Checkpoint(values, self.ranks.tensors(found.tensors if found else {}), finished)
 
     def _entry(self, part: str) -> tuple[dict[str, Any], bool, list[tuple[str, str]]] | None:
-        """Values, whether it is finished, and the files of a resume point."""
-        found = self.load_checkpoint(part)
-        return (found.values, found.finished, []) if found else None
+        """Values, whether it is finished, and the files of a resume point with their fingerprints."""
+        return None
 
 
 class RunDirectory(RunContext):
@@ -175,35 +174,39 @@ class RunDirectory(RunContext):
 
     def save_checkpoint(self, part: str, values: Mapping[str, Any], tensors: Mapping[str, "Tensor"], *, finished: bool) -> None:
         begun = time.monotonic()
-        name = _file_of(part, values, finished)
-        self._note(part, values, [_write_tensors(self._state, name, tensors)] if tensors else [], finished, begun)
+        file = self._state / _file_of(part, values, finished)
+        self._note(part, values, [_write_tensors(file, tensors)] if tensors else [], finished, begun)
 
     def _note(self, part: str, values: Mapping[str, Any], written: list[tuple[str, str]], finished: bool, begun: float) -> None:
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
-        old = [name for name, _ in _files(self._index["parts"].get(part, {}))]
-        names, told = ([pair[i] for pair in written] for i in (0, 1))
-        entry = {"tensors": names, "sum": told} if len(written) > 1 else dict(zip(("tensors", "sum"), (written or [(None, None)])[0]))
-        self._index["parts"][part] = {"values": dict(values), "finished": finished, **entry}
+        old = self._entry(part)
+        self._index["parts"][part] = {"values": dict(values), "files": [list(file) for file in written], "finished": finished}
         self._index |= {"offset": self._metrics.tell(), "logged": self._logged.hexdigest()}
         plain = json.loads(json.dumps(self._index))  # as it will be read back
         write_atomic(self._state / "index.json", json.dumps(plain | {"sum": _sum(plain)}))
-        for name in set(old) - set(names):
+        for name in {name for name, _ in (old[2] if old else [])} - {name for name, _ in written}:
             (self._state / name).unlink(missing_ok=True)
         self._kept_at = time.monotonic()
         self._keeping = self._kept_at - begun
 
     def _entry(self, part: str) -> tuple[dict[str, Any], bool, list[tuple[str, str]]] | None:
         entry = self._index["parts"].get(part)
-        return (entry["values"], entry["finished"], _files(entry)) if entry else None
+        if entry is None:
+            return None
+        old = [(entry["tensors"], entry.get("sum", ""))] if entry.get("tensors") else []  # as earlier versions wrote it
+        return entry["values"], entry["finished"], entry.get("files", old)
 
     def load_checkpoint(self, part: str) -> Checkpoint | None:
         entry = self._entry(part)
         if entry is None:
             return None
-        values, finished, files = entry
-        shares = [_read_tensors(self._state, *file) for file in files] or [{}]
-        return Checkpoint(values, shares[0] if len(shares) == 1 else _joined(shares), finished)
+        first, *others = [_read_tensors(self._state, *file) for file in entry[2]] or [{}]
+        if others:  # the shares of several processes, cut along the first dimension; a number all have alike
+            from torch import cat
+
+            first = {key: cat([own, *(o[key] for o in others)]) if own.dim() else own for key, own in first.items()}
+        return Checkpoint(entry[0], first, entry[1])
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write what was found, then DONE, then drop the resume point."""
@@ -362,22 +365,15 @@ def read_index(file: Path) -> dict[str, Any]:
     return index
 
 
-def _file_of(part: str, values: Mapping[str, Any], finished: bool) -> str:
-    return f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}"
+def _file_of(part: str, values: Mapping[str, Any], finished: bool, share: str = "") -> str:
+    return f"{part.replace('/', '_')}-{values.get('steps', 0)}{'-end' if finished else ''}{share}.safetensors"
 
 
-def _files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The files of a part's resume point with their fingerprints: one, or each process's shares."""
-    names, sums = entry.get("tensors"), entry.get("sum")
-    return list(zip(names, sums, strict=True)) if isinstance(names, list) else [(names, sums or "")] if names else []
-
-
-def _write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"]) -> tuple[str, str]:
+def _write_tensors(file: Path, tensors: Mapping[str, "Tensor"]) -> tuple[str, str]:
     """Write a file of tensors, whole or not at all; return its name and fingerprint."""
     from safetensors.torch import save_file
 
-    file = folder / f"{name}.safetensors"
-    scratch = folder / f".{file.name}"
+    scratch = file.with_name(f".{file.name}")
     with plain_disk_errors():
         save_file({key: t.contiguous() for key, t in tensors.items()}, scratch)
     sync(scratch)
@@ -394,14 +390,6 @@ def _read_tensors(folder: Path, name: str, told: str) -> dict[str, "Tensor"]:
         raise damaged(file, "it is missing, or not what was written")
     # By copy: what is mapped would keep the space of the file until the process ends.
     return {key: t.clone() for key, t in load_file(file).items()}
-
-
-def _joined(shares: list[dict[str, "Tensor"]]) -> dict[str, "Tensor"]:
-    """Whole tensors from the shares that processes had of them, cut along the first dimension; a number all have
-    alike."""
-    import torch
-
-    return {key: torch.cat([own[key] for own in shares]) if shares[0][key].dim() else shares[0][key] for key in shares[0]}
 
 
 def _sum(index: Mapping[str, Any]) -> str:

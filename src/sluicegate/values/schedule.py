@@ -78,14 +78,10 @@ class Schedule(Checked):
         super().__post_init__()
         if self.accumulate > self.batch:
             raise UserError(f"accumulate is {self.accumulate}, but a batch of {self.batch} rows cannot be cut into that many parts.")
-        if self.step_in_backward and (
-            wrong := [n for n, v in (("clip", 0), ("accumulate", 1), ("part_tokens", 0)) if getattr(self, n) != v]
-        ):
-            name, right = wrong[0], {"clip": "0", "accumulate": "1", "part_tokens": "0"}[wrong[0]]
-            raise UserError(
-                f"{name} is {getattr(self, name)}, but a step in the backward pass (step_in_backward) sees one gradient at a time and a "
-                f"batch once. Set --{name.replace('_', '-')} {right}, or leave --step-in-backward out."
-            )
+        for name, right in (("clip", 0), ("accumulate", 1), ("part_tokens", 0)) if self.step_in_backward else ():
+            if (given := getattr(self, name)) != right:
+                needs = f"--{name.replace('_', '-')} {right}, or leave --step-in-backward out."
+                raise UserError(f"{name} is {given}, but a step in the backward pass sees one gradient at a time, and once. Set {needs}")
 
     def or_rate(self, rate: float) -> "Schedule":
         """Fill in a learning rate that was left open."""
