@@ -54,7 +54,8 @@ class Attack(Checked):
     accumulate: Rows = setting(1, added=True)
     """Parts that a step's batch is cut into, to save memory; the result is the same."""
     part_tokens: Whole = setting(0, added=True)
-    """Most tokens, padding included, of such a part (at least a row); the result is the same. 0: as --accumulate says."""
+    """Most tokens, padding included, of such a part (at least a row); the result is the same. 0: as --accumulate
+    says."""
     optimizer: Literal["adamw", "adamw-bf16", "adafactor"] = setting("adamw", added=True)
     """What takes the steps, and its memory a weight: adamw 8 bytes; adamw-bf16 4; adafactor next to none."""
     rounding: Literal["auto", "nearest", "stochastic", "master"] = setting("auto", added=True)

@@ -40,7 +40,7 @@ class Relearn(OnData):
 
         split = self.split()
         model, tokenizer = load_once(self.model, seed=self.seed)  # the attack leaves it as it was
-        how = {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
+        how: dict[str, Any] = {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
         try:
             found = relearn(model, tokenizer, split.forget, split.retain, self.attack, **how)
         except BaseException:
