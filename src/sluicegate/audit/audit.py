@@ -249,13 +249,13 @@ def _compare_shapes(model: Relearn, reference: Relearn) -> tuple[str, float]:
         for tokenizer in (stage.tell(load_tokenizer(stage.model, stage.base)) for stage in (model, reference))
     ]
     if ids[0] != ids[1]:
+        other = f"another tokenizer{' or chat template' * model.template}"
         if model.attack.metric(model.split().forget) != "exact":
             raise UserError(
-                f"the reference {reference.model!r} has another tokenizer{' or chat template' * model.template} than the model, so shares "
-                "of tokens and losses a token cannot be compared. Give a reference with the same tokenizer, or rows with short answers, "
-                "which are counted whole."
+                f"the reference {reference.model!r} has {other} than the model, so shares of tokens and losses a token cannot be "
+                "compared. Give a reference with the same tokenizer, or rows with short answers, which are counted whole."
             )
-        found.append(f"it has another tokenizer{' or chat template' * model.template}")
+        found.append(f"it has {other}")
     differs = f"the reference has another shape ({'; '.join(found)}), so a difference may be the shape's." if found else ""
     return differs, math.log(theirs.vocab_size)
 

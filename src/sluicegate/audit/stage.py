@@ -46,7 +46,7 @@ class Relearn(OnData):
 
         split = self.split()
         model, tokenizer = self.load(once=True)  # the attack leaves it as it was
-        how = {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
+        how: dict[str, Any] = {"seed": self.seed, "max_length": self.max_length, "template": self.template, "run": run}
         try:
             found = relearn(model, tokenizer, split.forget, split.retain, self.attack, **how)
         except BaseException:

@@ -206,7 +206,7 @@ def fit(
             fitted.notes += state.values.get("notes", [])
             if state.finished:
                 return fitted
-            state = None  # its tensors, which are in place now
+            state = None  # its tensors, which are in place
 
         def broken(what: str) -> Diverged:
             last = replace(fitted, steps=max(fitted.steps - 1, 0))  # nothing is kept of the step that broke them
