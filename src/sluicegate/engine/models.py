@@ -148,8 +148,7 @@ def _computable(dtype: str) -> torch.dtype:
 
 def is_quantised(name: str, base: str = "") -> bool:
     """Whether a model's weights are packed in few bits (bitsandbytes, GPTQ, AWQ)."""
-    config = read_config(name, base)
-    return any(getattr(part, "quantization_config", None) for part in (config, config.get_text_config()))
+    return any(getattr(part, "quantization_config", None) for part in ((c := read_config(name, base)), c.get_text_config()))
 
 
 def _parts(name: str, base: str = "") -> tuple[str, Path | None]:

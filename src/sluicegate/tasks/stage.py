@@ -75,8 +75,7 @@ class OnData(Stage):
         attack: Any = getattr(self, "attack", None)  # with an adapter, and on weights as they are
         able = self.VERB == "score" or (attack and attack.lora_rank and not attack.round_bits)
         if not able and is_quantised(self.model, self.base):
-            what = "score them, or attack them with --lora-rank 8 and no --round-bits"
-            raise UserError(f"{self.VERB} needs float weights, and those of {self.model!r} are quantised: {what}.")
+            raise UserError(f"{self.VERB} needs float weights, {self.model!r} is quantised: score, or attack with --lora-rank, unrounded.")
         return dataclasses.replace(self, dtype=settled_dtype(self.model, self.dtype, self.base))
 
     def width(self) -> int:
