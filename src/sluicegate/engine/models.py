@@ -148,7 +148,8 @@ def _computable(dtype: str) -> torch.dtype:
 
 def is_quantised(name: str, base: str = "") -> bool:
     """Whether a model's weights are packed in few bits (bitsandbytes, GPTQ, AWQ)."""
-    return any(getattr(part, "quantization_config", None) for part in ((c := read_config(name, base)), c.get_text_config()))
+    config = read_config(name, base)
+    return any(getattr(part, "quantization_config", None) for part in (config, config.get_text_config()))
 
 
 def _parts(name: str, base: str = "") -> tuple[str, Path | None]:
@@ -192,7 +193,7 @@ def _weights_at(name: Any) -> str:
     try:
         where = locate(name) if isinstance(name, str) and name else ""
     except UserError:
-        return ""
+        where = ""
     return "" if not where or (Path(where) / "adapter_config.json").exists() or _is_drawn("", where) else where
 
 
