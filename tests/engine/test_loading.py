@@ -216,9 +216,9 @@ def test_packed_weights_are_loaded_where_they_are_to_be_and_scored_or_attacked_a
     Score(model=str(packed), **rows).resolved()
     Relearn(model=str(packed), **rows, attack=Attack(lora_rank=4)).resolved()
     for attack in (Attack(), Attack(lora_rank=4, round_bits=4)):
-        with pytest.raises(UserError, match=r"are quantised: attack them with an adapter \(--lora-rank 8"):
+        with pytest.raises(UserError, match=r"relearn needs float weights.* is quantised: score, or attack with --lora-rank, unrounded"):
             Relearn(model=str(packed), **rows, attack=attack).resolved()
-    with pytest.raises(UserError, match=r"are quantised, and unlearn needs float ones\. What works: score"):
+    with pytest.raises(UserError, match=r"unlearn needs float weights, .* is quantised: score"):
         Unlearn(model=str(packed), **rows).resolved()
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sluicegate.audit.attack import Attack
-from sluicegate.errors import UserError
 from sluicegate.tasks import read
 from sluicegate.tasks.stage import OnData
 
@@ -21,16 +20,11 @@ class Relearn(OnData):
     GROUP: ClassVar[str] = "audit and attack"
     TOGETHER: ClassVar[bool] = True
     NEEDS: ClassVar[tuple[str, ...]] = ("forget",)
-    QUANTISED: ClassVar[bool] = True
 
     attack: Attack = Attack()
 
     def resolved(self) -> Self:
-        from sluicegate.engine.models import is_quantised
-
         stage = super().resolved()
-        if is_quantised(self.model, self.base) and (self.attack.round_bits or not self.attack.lora_rank):
-            raise UserError(f"the weights of {self.model!r} are quantised: attack them with an adapter (--lora-rank 8, no --round-bits).")
         attack = dataclasses.replace(self.attack, lrs=self.attack.rates(self.width()))
         if attack.metric(read(self.forget, "forget", self.columns)) == "loss":  # written down: the hash is to tell it from exact answers
             attack = dataclasses.replace(attack, measure="loss")

@@ -192,8 +192,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
 
 
 class Filling(NamedTuple):
-    """What a chat template is told beside the turns: the system's turn, the template's own variables (JSON); and
-    whether the token that ends a turn belongs to the answer."""
+    """What a chat template is told beside the turns (JSON), and whether the token that ends one is of the answer."""
 
     system: str = ""
     variables: str = '{"enable_thinking": false}'

@@ -111,8 +111,7 @@ def check_config(folder: Path) -> None:
 
 def check_quantised(name: str, settings: Mapping[str, Any]) -> None:
     """Refuse weights that are packed in a way that is not read, or whose library is not installed."""
-    found = settings.get("quantization_config")
-    if not found:
+    if not (found := settings.get("quantization_config")):
         return
     how = str(found.get("quant_method", "a method without a name") if isinstance(found, dict) else found)
     lacks = [package for package in QUANTISED.get(how, ()) if find_spec(package) is None]

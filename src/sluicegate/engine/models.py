@@ -153,23 +153,18 @@ def is_quantised(name: str, base: str = "") -> bool:
 
 
 def _parts(name: str, base: str = "") -> tuple[str, Path | None]:
-    """Where a model's configuration and whole weights lie, and the folder of the adapter that goes on them, if any.
-
-    `base` is where the adapter's weights go on; without it, that is found by the name in the adapter.
-    """
-    place = locate(name)
-    folder = adapter_folder(name)
+    """Where a model's configuration and whole weights (or an adapter's base) lie, and the folder of its adapter."""
+    place, folder = locate(name), adapter_folder(name)
     if folder is None:
         if base:
             raise UserError(f"--base {base} is for an adapter, and {name!r} holds whole weights. Leave --base out.")
         return place, None
     if not base and (folder / "config.json").exists() and (name.startswith(FRESH) or files.shards(folder)):
         return place, folder
-    said = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    where = _weights_at(base or said)
-    if not where:
+    base = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path", "")
+    if not (where := _weights_at(base)):
         raise UserError(
-            f"{name!r} holds an adapter ({files.ADAPTER}) and no weights of its own, and its base {base or said!r} is no model with "
+            f"{name!r} holds an adapter ({files.ADAPTER}) and no weights of its own, and its base {base!r} is no model with "
             "weights here. Name the base: --base FOLDER, or put its config.json and weights beside the adapter."
         )
     return where, folder
@@ -177,8 +172,7 @@ def _parts(name: str, base: str = "") -> tuple[str, Path | None]:
 
 def adapter_folder(name: str) -> Path | None:
     """The folder of the adapter that a name stands for, alone or beside whole weights; None where it is none."""
-    place = locate(name)
-    found = _file_of(place, "adapter_config.json")
+    found = _file_of(place := locate(name), "adapter_config.json")
     if found and (Path(place).is_dir() or _file_of(place, files.ADAPTER)):  # of the hub, both are brought here
         return found.parent
     return None
@@ -199,7 +193,7 @@ def _weights_at(name: Any) -> str:
     try:
         where = locate(name) if isinstance(name, str) and name else ""
     except UserError:
-        return ""
+        where = ""
     return "" if not where or (Path(where) / "adapter_config.json").exists() or _is_drawn("", where) else where
 
 

@@ -27,8 +27,6 @@ class OnData(Stage):
 
     NEEDS: ClassVar[tuple[str, ...]] = ()
     """Sources without which the verb has nothing to do, beside the model."""
-    QUANTISED: ClassVar[bool] = False
-    """Whether it can be done with weights that are packed in few bits."""
     ADVICE: ClassVar[str] = ""
     """What to do where the retain score fell by more than a tenth."""
 
@@ -71,16 +69,16 @@ class OnData(Stage):
             raise UserError(f"{self.VERB} needs {' and '.join(missing)}. See: sluicegate {self.VERB} --help")
 
     def resolved(self) -> Self:
-        """Check that what the verb needs is there, and fill in what depends on the model and the device: the learning
-        rates, the type of numbers."""
+        """Check that what the verb needs is there, and fill in what depends on the model: rates, type of numbers."""
         self.need("model", *self.NEEDS)
         if not self.template and (self.system or self.template_args or self.end_of_turn):
             raise UserError("--system, --template-args and --end-of-turn say how a chat template is filled: add --template.")
         from sluicegate.engine.models import is_quantised, settled_dtype
 
-        if not self.QUANTISED and is_quantised(self.model, self.base):
-            works = "What works: score, and relearn and audit with --lora-rank"
-            raise UserError(f"the weights of {self.model!r} are quantised, and {self.VERB} needs float ones. {works}.")
+        attack: Any = getattr(self, "attack", None)  # with an adapter, and on weights as they are
+        able = self.VERB == "score" or (attack and attack.lora_rank and not attack.round_bits)
+        if not able and is_quantised(self.model, self.base):
+            raise UserError(f"{self.VERB} needs float weights, {self.model!r} is quantised: score, or attack with --lora-rank, unrounded.")
         return replace(self, dtype=settled_dtype(self.model, self.dtype, self.base))
 
     def width(self) -> int:
@@ -154,7 +152,6 @@ class Score(OnData):
 
     VERB: ClassVar[str] = "score"
     GROUP: ClassVar[str] = "audit and attack"
-    QUANTISED: ClassVar[bool] = True
 
     device_map: Literal["", "auto", "balanced", "sequential", "cpu"] = setting("", added=True, hashed=False)
     """Where the model lies that one device does not hold: auto spreads it over all devices, memory and disk."""
