@@ -221,7 +221,7 @@ def test_how_much_an_attack_holds_beside_the_weights(kind, dtype, aim, tokenizer
     items = tuple(Item("", str(n)) for n in range(8))
     lengths, ones = torch.full((8,), 3), torch.ones(8, dtype=torch.long)
     monkeypatch.setattr(module, "encode", lambda t, chosen, **_: Rows(ids, lengths, ones, items).select(range(len(chosen))))
-    monkeypatch.setattr("sluicegate.engine.optimizers._PIECE", 2**14)  # as small beside this model as it is beside a large one
+    monkeypatch.setattr("sluicegate.engine.optimizers.UPDATED", 2**14)  # as small beside this model as it is beside a large one
     attack = Attack(lrs=(1e30, 1e-3), steps=1, batch=2, checkpoints=(1,), **kind)
     held = most_held(lambda: relearn(model, tokenizer, items, attack=attack)) / weights  # a file that is mapped counts whole
     assert held <= aim

@@ -99,7 +99,7 @@ def test_a_small_step_is_lost_by_the_nearest_number_and_by_nothing_else(kind):
 @pytest.mark.parametrize("piece", [7, 2**20])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_adamw_in_pieces_is_torchs(monkeypatch, piece, contiguous):
-    monkeypatch.setattr(optimizers, "_PIECE", piece)
+    monkeypatch.setattr(optimizers, "UPDATED", piece)
     start = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     own = nn.Parameter(start.clone() if contiguous else start.T.contiguous().T.clone(memory_format=torch.preserve_format))
     assert own.is_contiguous() == contiguous
@@ -120,7 +120,7 @@ def test_adamw_in_pieces_is_torchs(monkeypatch, piece, contiguous):
 def test_adafactor_is_torchs_but_for_the_weights_size(monkeypatch, shape, piece):
     """Torch multiplies a step by the weights' root mean square, and takes a whole stack of matrices for one when it
     clips; so a stack is compared matrix by matrix."""
-    monkeypatch.setattr(optimizers, "_PIECE", piece)
+    monkeypatch.setattr(optimizers, "UPDATED", piece)
     own = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     others = [nn.Parameter(part.detach().clone()) for part in (own if len(shape) == 3 else [own])]
     mine = Economical(Schedule(lr=0.05, optimizer="adafactor", weight_decay=0.1), {"w": own}, (0,))

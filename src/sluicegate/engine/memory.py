@@ -19,18 +19,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from sluicegate.engine.encoding import Batch, encode
 from sluicegate.engine.forward import Meter, matrices
+from sluicegate.engine.losses import PIECE, STATES
 from sluicegate.engine.models import device, load_tokenizer, read_config
+from sluicegate.engine.optimizers import UPDATED
 from sluicegate.errors import UserError, nearest
 from sluicegate.values.edits import match_parameters
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
-PIECE = 2**25
-"""Outputs over the vocabulary that are held at a time, in float32."""
-STATES = 2**22
-"""Numbers of one hidden state that scoring computes at a time: tokens times width."""
-UPDATED = 2**20
-"""Numbers that an optimiser other than torch's own updates at a time, in five float32 ones each."""
 ABOUT = 1.1
 """An estimate may be off by a tenth: up to so much more than there is, a stage is warned of and not refused."""
 _SIZES = {"1B": (2048, 8192, 16, 32), "8B": (4096, 14336, 32, 32), "70B": (8192, 28672, 80, 64)}
@@ -84,7 +80,7 @@ def shape(of: Any, params: str = "*", base: str = "") -> Shape:
             hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8,
             head_dim=width // heads, vocab_size=128256, tie_word_embeddings=of == "1B",
         )  # fmt: skip
-    config = of.config if isinstance(of, PreTrainedModel) else read_config(*[of, base][: 1 + bool(base)]) if isinstance(of, str) else of
+    config = of.config if isinstance(of, PreTrainedModel) else read_config(of, base) if isinstance(of, str) else of
     text = config.get_text_config()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -342,7 +338,9 @@ def check_fits(stage: Any, devices: int = 1, shard: bool = False) -> None:
     if model.quantised or estimate(model, plan).most <= free:
         return
     rows = [item for group in ("forget", "retain", "adjacent", "unlabelled") for item in getattr(stage.split(), group, ())]
-    longest = encode(load_tokenizer(stage.model), rows, max_length=stage.max_length, template=stage.template).ids.shape[1]
+    longest = encode(
+        stage.tell(load_tokenizer(stage.model, stage.base)), rows, max_length=stage.max_length, template=stage.template
+    ).ids.shape[1]
     plan = replace(plan, length=longest)  # most rows are shorter than the longest that is allowed
     most = estimate(model, plan).most
     if most <= free:

@@ -18,7 +18,7 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # It knows what the backends say, and is slow to import.
-    from accelerate.utils.memory import should_reduce_batch_size  # type: ignore[import-untyped]
+    from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
 

@@ -17,7 +17,7 @@ from sluicegate.engine.sampling import seed_of
 from sluicegate.errors import UserError
 from sluicegate.values.schedule import Schedule
 
-_PIECE = 2**20
+UPDATED = 2**20
 """Numbers that are updated at a time: of no more is there ever a float32 copy."""
 _LEAST = 1e-30
 """Added to a squared gradient by Adafactor, so that nothing is divided by 0."""
@@ -36,7 +36,7 @@ def make_optimizer(schedule: Schedule, trained: Mapping[str, nn.Parameter], seed
 
 
 class Economical(torch.optim.Optimizer):
-    """AdamW and Adafactor in float32 arithmetic, `_PIECE` numbers at a time, on weights of any dtype.
+    """AdamW and Adafactor in float32 arithmetic, `UPDATED` numbers at a time, on weights of any dtype.
 
     State a parameter: `step`; AdamW `exp_avg` and `exp_avg_sq`, in float32 or bfloat16; Adafactor the mean square of
     the gradients by row and by column (`row_var`, `col_var`; `variance` where it is no matrix), in float32; `master`,
@@ -109,7 +109,7 @@ class Economical(torch.optim.Optimizer):
         # A stack of matrices, one at a time; of each, pieces of rows.
         stack = (t.flatten(0, -3) if t.dim() > 2 else t[None] for t in (weight, gradient, state["row_var"], state["col_var"]))
         for w, g, rows, columns in zip(*stack, strict=True):
-            pieces = list(zip(*(t.split(max(_PIECE // w.shape[1], 1)) for t in (w, g, rows)), strict=True))
+            pieces = list(zip(*(t.split(max(UPDATED // w.shape[1], 1)) for t in (w, g, rows)), strict=True))
             sums = torch.zeros_like(columns)
             for _, part, mean in pieces:
                 square = part.float().square() + _LEAST
@@ -156,8 +156,8 @@ def _local(tensor: Tensor) -> Tensor:
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of tensors of one shape, piece by piece."""
     if tensors[0].is_contiguous():
-        return zip(*(t.contiguous().view(-1).split(_PIECE) for t in tensors), strict=True)
-    return zip(*(t.split(max(_PIECE * len(t) // max(t.numel(), 1), 1)) for t in tensors), strict=True)
+        return zip(*(t.contiguous().view(-1).split(UPDATED) for t in tensors), strict=True)
+    return zip(*(t.split(max(UPDATED * len(t) // max(t.numel(), 1), 1)) for t in tensors), strict=True)
 
 
 @contextmanager
