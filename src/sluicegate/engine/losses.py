@@ -79,7 +79,7 @@ class Outputs:
 
         def chosen(states: Tensor) -> Tensor:
             caught.append(states.flatten(0, -2).index_select(0, place.to(states.device)))
-            return own(caught[-1][None]) if at_once else _MARKS.to(states)[None, None]  # type: ignore[no-any-return]
+            return own(caught[-1][None]) if at_once else _MARKS.to(states)[None, None]
 
         with _instead(head, chosen):
             self.answer = model(**inputs, use_cache=False, **asked)
@@ -119,7 +119,7 @@ class Outputs:
         again = len(self.pieces) > 1 and torch.is_grad_enabled()
         if again and type(self._head) is nn.Linear and "forward" not in vars(self._head):
             weight, bias = self._head.weight, self._head.bias
-            flat = _Pieces.apply(self._states, weight, bias, lambda z, p: of(self._float32(z), p), self.pieces)
+            flat = _Pieces.apply(self._states, weight, bias, lambda z, p: of(self._float32(z), p), self.pieces)  # type: ignore[no-untyped-call]
         elif again:
             flat = torch.cat([checkpoint(lambda p: of(self.at(p), p), p, use_reentrant=False) for p in self.pieces])
         else:
@@ -187,7 +187,7 @@ class _CrossEntropy(torch.autograd.Function):
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats: [c] of logits [c, V], or [b, s] of [b, s, V]."""
     if scores.dim() == 2:
-        loss: Tensor = _CrossEntropy.apply(scores, targets)
+        loss: Tensor = _CrossEntropy.apply(scores, targets)  # type: ignore[no-untyped-call]
         return loss
     return F.cross_entropy(scores.transpose(1, 2), targets, reduction="none")
 
@@ -302,14 +302,14 @@ def _plain_head(model: Any) -> nn.Module | None:
 @contextmanager
 def _instead(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
     before = vars(head).get("forward")
-    head.forward = forward  # type: ignore[method-assign, assignment]
+    head.forward = forward
     try:
         yield
     finally:
         if before is None:
             del head.forward
         else:
-            head.forward = before  # type: ignore[method-assign]
+            head.forward = before
 
 
 def _afterwards(model: PreTrainedModel, marks: Tensor, found: Tensor) -> Callable[[Tensor], Tensor] | None:
@@ -317,6 +317,10 @@ def _afterwards(model: PreTrainedModel, marks: Tensor, found: Tensor) -> Callabl
     z, found = marks.double().cpu(), found.detach().flatten().double().cpu()
     loose = 1e-5 if marks.dtype == torch.float32 else 1e-2
     numbers = [c for c in vars(model.config.get_text_config()).values() if isinstance(c, int | float) and c]
-    shapes = (lambda c: lambda z: z * c), (lambda c: lambda z: z / c), (lambda c: lambda z: torch.tanh(z / c) * c)
-    forms = [lambda z: z, *(shape(c) for c in numbers for shape in shapes)]
+    shapes: list[Callable[[float], Callable[[Tensor], Tensor]]] = [
+        lambda c: lambda z: z * c,
+        lambda c: lambda z: z / c,
+        lambda c: lambda z: torch.tanh(z / c) * c,
+    ]
+    forms: list[Callable[[Tensor], Tensor]] = [lambda z: z, *(shape(c) for c in numbers for shape in shapes)]
     return next((form for form in forms if found.shape == z.shape and torch.allclose(found, form(z), rtol=loose, atol=1e-5)), None)

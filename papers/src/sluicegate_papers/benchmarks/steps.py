@@ -136,7 +136,7 @@ def trainer(what: str, model: PreTrainedModel, forget: Rows, retain: Rows, steps
         out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
         return F.cross_entropy(out.transpose(1, 2), inputs["labels"][:, 1:], ignore_index=-100, reduction="none").sum(1)
 
-    class Unlearning(Trainer):  # type: ignore[misc]
+    class Unlearning(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             if what == "npo":
                 with torch.no_grad():
@@ -146,7 +146,7 @@ def trainer(what: str, model: PreTrainedModel, forget: Rows, retain: Rows, steps
                 gone = -model(**inputs["forget"]).loss
             return gone + 10.0 * model(**inputs["retain"]).loss
 
-    class Ticks(TrainerCallback):  # type: ignore[misc]
+    class Ticks(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             tick()
 
