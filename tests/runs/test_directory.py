@@ -508,3 +508,34 @@ def test_what_is_measured_between_two_parts_is_logged_once_however_often_it_is_c
             work(run, stop)
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"n": 0}, {"n": 1}, {"n": 2}, {"lost": True}]
+
+
+def test_the_shares_of_several_processes_are_put_together_checked_and_replaced(tmp_path):
+    whole = {"weight/a": torch.arange(10.0).view(5, 2), "adamw/step/a": torch.tensor(3.0)}
+    with opened(tmp_path / "run") as run:
+        state = run.path / "state"
+        cut = [{k: t[own] if t.dim() else t for k, t in whole.items()} for own in (slice(0, 3), slice(3, 5), slice(5, 5))]
+        written = [module._write_tensors(state / f"a-3-{rank}-of-3.safetensors", own) for rank, own in enumerate(cut)]
+        run._note("a", {"steps": 3}, written, False, time.monotonic())
+    with opened(tmp_path / "run") as run:
+        found = run.load_checkpoint("a")
+        assert (found.values, found.finished, found.own) == ({"steps": 3}, False, False)
+        assert set(found.tensors) == set(whole)
+        assert all(torch.equal(found.tensors[name], t) for name, t in whole.items())
+        safetensors.torch.save_file({"weight/a": torch.zeros(2, 2)}, state / written[1][0])
+        with pytest.raises(UserError, match=r"1-of-3.* is damaged"):
+            run.load_checkpoint("a")
+        run.save_checkpoint("a", {"steps": 4}, whole, finished=False)
+        assert sorted(p.name for p in state.iterdir()) == ["a-4.safetensors", "index.json"]
+
+
+def test_a_resume_point_of_an_earlier_version_is_read(tmp_path):
+    with opened(tmp_path / "run") as run:
+        run.save_checkpoint("a", {"steps": 4}, {"weight/a": torch.ones(2)}, finished=False)
+        entry = run._index["parts"]["a"]
+        (name, told), values = entry["files"][0], entry["values"]
+        for old in ({"sum": told}, {}):  # before there were checksums, none
+            run._index["parts"]["a"] = {"values": values, "tensors": name, "finished": False, **old}
+            assert torch.equal(run.load_checkpoint("a").tensors["weight/a"], torch.ones(2))
+        run._index["parts"]["a"] = {"values": values, "tensors": None, "finished": True, "sum": None}
+        assert run.load_checkpoint("a").tensors == {}
