@@ -364,7 +364,7 @@ def _parts(batches: Batches, schedule: Schedule, halved: int, world: int) -> int
     most = max(min(rows for rows, _ in shapes) // world, parts)
     small = lambda n: sum(math.ceil(rows / (n * world)) * width for rows, width in shapes) <= schedule.part_tokens  # noqa: E731
     parts = next(filter(small, range(parts, most)), most) if schedule.part_tokens else parts
-    return min(parts << halved, most)
+    return int(min(parts << halved, most))
 
 
 @contextmanager
