@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from sluicegate.engine.encoding import Rows
 from sluicegate.engine.forward import Meter
 from sluicegate.engine.losses import cross_entropy, portions, reduce_logits
+from sluicegate.engine.oom import halving
 from sluicegate.engine.training import Ledger, NotFinite
 from sluicegate.values.items import Item
 
@@ -50,7 +51,7 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
     exact, argmax, probability, loss = [], [], [], []
     for batch in portions(model, rows, size):
         answer = batch.answer.cpu()
-        each = reduce_logits(model, batch, "answer", lambda z, y: torch.stack([cross_entropy(z, y), z.argmax(-1) == y], 1)).cpu()
+        each = halving(batch, lambda part: reduce_logits(model, part, "answer", _loss_and_hit)).cpu()
         losses, hits = (torch.zeros(answer.shape, dtype=each.dtype).masked_scatter(answer, column) for column in each.unbind(1))
         count = answer.sum(1)
         exact.append((hits.sum(1) == count).float())
@@ -66,6 +67,11 @@ def score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None, size
         said = f"the loss on {rows.items[n].text[:60]!r} is {float(found.loss[n])}: the model's outputs are not finite"
         raise NotFinite(f"{said}. Train it at a lower learning rate (--lr).")
     return found
+
+
+def _loss_and_hit(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[c, 2] cross-entropy of each target, and whether it is the first choice."""
+    return torch.stack([cross_entropy(scores, targets), scores.argmax(-1) == targets], 1)
 
 
 def single_score(model: PreTrainedModel, rows: Rows, ledger: Ledger | None = None) -> float:

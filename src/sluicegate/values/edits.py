@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -281,7 +282,9 @@ def identity_gains(model: nn.Module) -> dict[str, float]:
             continue
         probe = torch.linspace(-1, 1, weight.numel(), device=weight.device, dtype=weight.dtype)[None, None]
         zeroed = {name: torch.zeros_like(p) for name, p in module.named_parameters(recurse=False)}
-        answer = torch.func.functional_call(module, zeroed, (probe,))
+        # A gated norm is handed its gate as well.
+        asked = [p for p in signature(module.forward).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        answer = torch.func.functional_call(module, zeroed, (probe,) * max(len(asked), 1))
         gains[f"{prefix}.weight".lstrip(".")] = 1.0 if bool((answer == 0).all()) else 0.0
     return gains
 
