@@ -28,12 +28,12 @@ ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
         "verb": ("bench", "oversight", "papers"),
         "recipe": (
             *("access-control", "digits-split", "languages", "lora", "mnist-split", "oversight", "oversight-boards", "quiz-biographies"),
-            *("replay", "ripple-biographies", "steering-scalar", "steering-twins", "steering-twins-all"),
+            *("replay", "ripple-biographies", "steering-scalar", "steering-twins", "steering-twins-all", "tofu"),
             *("undo-biographies", "undo-biographies-methods", "undo-biographies-share"),
         ),
         "stage": (
             *("access-control", "biographies-quiz", "biographies-share", "languages", "languages-exposure", "lora", "oversight", "replay"),
-            *("split", "steering-scalar", "steering-twins"),
+            *("split", "steering-scalar", "steering-twins", "tofu"),
         ),
         "task": ("biographies", "biographies-6", "biographies-48", "biographies-city"),
         "model": ("biographies-tiny",),

@@ -200,7 +200,7 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
 
     Weights and gradients take the bytes of their dtype. The optimiser keeps two float32 numbers for each weight
     (AdamW), two bfloat16 ones (adamw-bf16), or one for each row and column (Adafactor); master weights are float32. An
-    attack with an adapter trains and keeps these for the adapter alone. Without `shard` each device holds all of that;
+    attack with an adapter trains and keeps these for the adapter alone, in float32. Without `shard` each device holds all of that;
     with it, its part, and of the layers what is gathered for the moment: embedding and head throughout, two layers and
     one layer's gradients. A teacher stays whole.
     """
@@ -224,16 +224,19 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
         else (model.trained, model.largest, model.factors)
     )
     head = 0 if rank else model.vocabulary * model.width
-    gradients = (largest + head * (model.tied and head != largest) if plan.step_in_backward else trained) * size / divided
+    gradients = (largest + head * (model.tied and head != largest) if plan.step_in_backward else trained) * (4 if rank else size) / divided
     kept = {"adamw": 8 * trained, "adamw-bf16": 4 * trained, "adafactor": 4 * factors}[plan.optimizer]
     moments = (kept + (4 * trained if plan.rounding == "master" and size < 4 else 0)) / divided
     teacher = distils * (size * model.layer if plan.teacher == "host" else weights)  # the host lends a layer at a time
-    others = weights * plan.copies + teacher + size * rank * model.targets  # what an adapter begins as
+    others = weights * plan.copies + teacher + 4 * rank * model.targets  # what an adapter begins as, float32
     # A layer keeps its two norms' inputs in float32 and outputs before and after the gain (a frozen gain needs none),
     # queries, keys and values, attention's output and a float32 number a head, and the MLP's gate, its activation, the
     # other factor and the product. Recomputing keeps one width a layer, and one layer.
     norms = 2 * (4 + (1 if rank else 2) * size) * model.width + 4 * (model.heads + 2)
     layer = norms + size * (2 * model.queries + 2 * model.keys + 4 * model.inner + 7 * rank)
+    if rank and size < 4:  # each of seven matrices hands its adapter a float32 copy of what it is given, and keeps no other
+        layer += 4 * (5 * model.width + model.queries + model.inner) - size * (2 * model.width + model.queries + model.inner)
+        layer += (4 - size) * 7 * rank
     layers = model.layers * size * model.width + layer if plan.checkpointing else model.layers * layer
     activations = float(positions * (layers + norms / 2))
     passing = float(size * positions * (2 * model.inner + model.width))

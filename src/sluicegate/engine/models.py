@@ -260,7 +260,9 @@ def _merged(name: str, model: PreTrainedModel, adapter: Path, base: str) -> PreT
 _loaded: dict[tuple[Any, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
 
-def load_once(name: str, *, seed: int = 0, base: str = "", **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_once(
+    name: str, *, seed: int = 0, dtype: str = "auto", base: str = "", device_map: str = ""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load`, but the same objects again where this process asked for the same model last and its files are unchanged.
 
     For callers that leave the model as it is, or as it was. `load` itself always gives a new one, and lets go of the
@@ -269,9 +271,9 @@ def load_once(name: str, *, seed: int = 0, base: str = "", **how: Any) -> tuple[
     place = locate(name)
     where, adapter = _parts(name, base)
     stamps = _file_stamps(Path(place)) + (_file_stamps(Path(where)) if adapter else ())
-    key = (place, where, stamps, seed if _is_drawn(name, where) else None, str(sorted(how.items())))
+    key = (place, where, stamps, seed if _is_drawn(name, where) else None, dtype, device_map)
     if key not in _loaded:
-        _loaded[key] = load(name, seed=seed, base=base, **how)
+        _loaded[key] = load(name, seed=seed, dtype=dtype, base=base, device_map=device_map)
     return _loaded[key]
 
 
