@@ -199,10 +199,10 @@ def estimate(of: Any, kind: "str | Plan", **settings: Any) -> Memory:
     """The bytes that a stage holds on each device, by what they are; `settings` are those of a `Plan`.
 
     Weights and gradients take the bytes of their dtype. The optimiser keeps two float32 numbers for each weight
-    (AdamW), two bfloat16 ones (adamw-bf16), or one for each row and column (Adafactor); master weights are float32. An
-    attack with an adapter trains and keeps these for the adapter alone, in float32. Without `shard` each device holds all of that;
-    with it, its part, and of the layers what is gathered for the moment: embedding and head throughout, two layers and
-    one layer's gradients. A teacher stays whole.
+    (AdamW), two bfloat16 ones (adamw-bf16), or one for each row and column (Adafactor); master weights are float32.
+    An attack with an adapter trains and keeps these for the adapter alone, in float32. Without `shard` each device
+    holds all of that; with it, its part, and of the layers what is gathered for the moment: embedding and head
+    throughout, two layers and one layer's gradients. A teacher stays whole.
     """
     plan = kind if isinstance(kind, Plan) else Plan(kind, **settings)
     model = of if isinstance(of, Shape) else shape(of)
