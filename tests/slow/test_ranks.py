@@ -140,7 +140,8 @@ def test_resumed_with_another_number_of_processes(verbs, tmp_path):
 
 @pytest.mark.parametrize("then", [2, 1])
 def test_divided_resume_points_lie_in_shares_and_are_put_together_by_any_number(verbs, tmp_path, then):
-    settings = verbs["train"] | {"steps": 40, "optimizer": "adamw-bf16"}
+    # Moments in bfloat16 are rounded at random, share by share: only as many processes end with the same weights.
+    settings = verbs["train"] | {"steps": 40, "optimizer": "adamw-bf16" if then == 2 else "adamw"}
     whole = execute(from_config(settings), tmp_path / "whole", exact=True, procs=2, shard=True)
     folder = tmp_path / "run"
     process, children = running(words_of(settings, "--procs", "2", "--shard"), folder)
@@ -158,7 +159,7 @@ def test_divided_resume_points_lie_in_shares_and_are_put_together_by_any_number(
     if then == 2:
         assert furthest(whole, resumed) == 0
     else:
-        alike(whole, resumed, most=lambda: 1e-2)  # one process rounds the moments with other draws
+        alike(whole, resumed, most=lambda: 1e-5)
 
 
 def running(words, folder, **more):
