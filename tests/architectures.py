@@ -1,5 +1,6 @@
 """Tiny random models of the architectures that people bring, for the tests that hold for all of them."""
 
+from safetensors.torch import load_file
 from transformers import (
     BloomConfig,
     DeepseekV3Config,
@@ -21,7 +22,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from sluicegate.engine.models import fresh
+from sluicegate.engine.models import fresh, load, save
 
 _COMMON = {
     "vocab_size": 132,
@@ -88,3 +89,30 @@ def learner(seed=0):
         **_COMMON | {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 256, "hidden_act": "relu", "initializer_range": 0.05}
     )
     return fresh(config, seed)
+
+
+def llama(width=64, layers=2, vocabulary=132, keys=2, **more):
+    """A configuration of this width, with heads of 16 and three times as many units."""
+    return LlamaConfig(
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 16,
+        num_key_value_heads=keys,
+        head_dim=16,
+        vocab_size=vocabulary,
+        use_cache=False,
+        **more,
+    )
+
+
+def round_trip(model, tokenizer, folder, bits):
+    """Load what transformers saved, save it, and check every weight on both ways."""
+    model.save_pretrained(folder / "theirs")
+    tokenizer.save_pretrained(folder / "theirs")
+    loaded, its_tokenizer = load(str(folder / "theirs"))
+    assert type(loaded) is type(model)
+    assert bits.same(bits.weights(loaded), bits.weights(model))
+    save(loaded, its_tokenizer, folder / "ours")
+    theirs, ours = (load_file(folder / place / "model.safetensors") for place in ("theirs", "ours"))
+    assert bits.same(theirs, ours)

@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from architectures import CONFIGS, TIED, build
+from architectures import CONFIGS, TIED, build, round_trip
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.relearn import relearn
 from sluicegate.engine.encoding import encode
@@ -31,14 +30,7 @@ def model(name):
 
 
 def test_loading_and_saving_keep_every_weight_bitwise(name, model, tokenizer, tmp_path, bits):
-    model.save_pretrained(tmp_path / "theirs")
-    tokenizer.save_pretrained(tmp_path / "theirs")
-    loaded, its_tokenizer = load(str(tmp_path / "theirs"))
-    assert type(loaded) is type(model)
-    assert bits.same(bits.weights(loaded), bits.weights(model))
-    save(loaded, its_tokenizer, tmp_path / "ours")
-    theirs, ours = (load_file(tmp_path / place / "model.safetensors") for place in ("theirs", "ours"))
-    assert bits.same(theirs, ours)
+    round_trip(model, tokenizer, tmp_path, bits)
     again, _ = load(str(tmp_path / "ours"))
     assert bits.same(bits.weights(again), bits.weights(model))
     assert (again.get_output_embeddings().weight is again.get_input_embeddings().weight) == (name in TIED)

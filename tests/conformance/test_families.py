@@ -5,14 +5,12 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from architectures import OTHERS, build
+from architectures import OTHERS, build, round_trip
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.forward import Meter, logits, matrices
-from sluicegate.engine.models import load, save
 from sluicegate.engine.scoring import score
 from sluicegate.unlearning.objectives import methods
 from sluicegate.unlearning.unlearn import unlearn
@@ -28,14 +26,7 @@ def model(name):
 
 
 def test_loading_and_saving_keep_every_weight_bitwise(name, model, tokenizer, tmp_path, bits):
-    model.save_pretrained(tmp_path / "theirs")
-    tokenizer.save_pretrained(tmp_path / "theirs")
-    loaded, its_tokenizer = load(str(tmp_path / "theirs"))
-    assert type(loaded) is type(model)
-    assert bits.same(bits.weights(loaded), bits.weights(model))
-    save(loaded, its_tokenizer, tmp_path / "ours")
-    theirs, ours = (load_file(tmp_path / place / "model.safetensors") for place in ("theirs", "ours"))
-    assert bits.same(theirs, ours)
+    round_trip(model, tokenizer, tmp_path, bits)
 
 
 def test_a_batch_of_mixed_lengths_scores_like_its_rows_alone(name, model, tokenizer, mixed_items):

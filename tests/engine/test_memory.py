@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig, MambaConfig, MixtralConfig
+from transformers import GPT2Config, MambaConfig, MixtralConfig
 
+from architectures import llama
 from sluicegate.app import main
 from sluicegate.audit.adapter import add_adapter
 from sluicegate.engine import memory
@@ -15,20 +16,6 @@ from sluicegate.engine.models import fresh
 from sluicegate.errors import UserError
 
 ROWS = ["--forget", "task:arithmetic/forget", "--retain", "task:arithmetic/retain"]
-
-
-def llama(width=64, layers=2, vocabulary=132, keys=2, **more):
-    return LlamaConfig(
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 16,
-        num_key_value_heads=keys,
-        head_dim=16,
-        vocab_size=vocabulary,
-        use_cache=False,
-        **{"tie_word_embeddings": False} | more,
-    )
 
 
 def kept(model, length):

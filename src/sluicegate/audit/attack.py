@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting
 from sluicegate.values.items import Item
-from sluicegate.values.ranges import Checked, Count, Positive, Range, Rows, Share, Whole
-from sluicegate.values.schedule import Schedule
+from sluicegate.values.ranges import Count, Positive, Range, Rows, Share, Whole
+from sluicegate.values.schedule import Economies, Schedule
 
 SENTENCE = 40
 """An answer of more characters than this is a sentence."""
@@ -28,7 +28,7 @@ MEASURED = {
 
 
 @dataclass(frozen=True)
-class Attack(Checked):
+class Attack(Economies):
     """How the attacker trains: with a constant learning rate, on all of the model's parameters or on an adapter."""
 
     kind: Literal["forget", "retain", "mixed"] = "forget"
@@ -63,20 +63,6 @@ class Attack(Checked):
 
     accumulate: Rows = setting(1, added=True)
     """Parts that a step's batch is cut into, to save memory; the result is the same."""
-    part_tokens: Whole = setting(0, added=True)
-    """Most tokens, padding included, of such a part (at least a row); the result is the same. 0: as --accumulate
-    says."""
-    optimizer: Literal["adamw", "adamw-bf16", "adafactor"] = setting("adamw", added=True)
-    """What takes the steps, and its memory a weight: adamw 8 bytes; adamw-bf16 4; adafactor next to none."""
-    rounding: Literal["auto", "nearest", "stochastic", "master"] = setting("auto", added=True)
-    """How weights in bfloat16 take a step smaller than their last digit (see train --help). auto: stochastic."""
-    step_in_backward: bool = setting(False, added=True)
-    """Update each weight as soon as its gradient is known and drop the gradient, whose norm is then not limited."""
-    checkpointing: bool = setting(False, added=True)
-    """Compute activations again in the backward pass rather than keep them: less memory, a third more FLOPs."""
-    pack: bool = setting(False, added=True)
-    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
-    same up to rounding."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -176,7 +176,7 @@ def _encode_one(tokenizer: PreTrainedTokenizerBase, item: Item, template: bool) 
     prompt, answer = item.prompt, item.answer
     if template and prompt:
         prompt = chat(tokenizer, prompt, turns=[{"role": role, "content": words} for role, words in item.turns])
-        answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), getattr(tokenizer, "filling", Filling()))
+        answer = answer.lstrip() + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer))
     encoded = tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     ids: list[int] = list(encoded["input_ids"])
     if tokenizer.is_fast:
@@ -197,6 +197,10 @@ class Filling(NamedTuple):
     system: str = ""
     variables: str = '{"enable_thinking": false}'
     end_of_turn: bool = False
+
+
+def _filling(tokenizer: PreTrainedTokenizerBase) -> Filling:
+    return getattr(tokenizer, "filling", Filling())
 
 
 def fill_template(tokenizer: Any, *, system: str = "", args: str | Mapping[str, Any] = "", end_of_turn: bool = False) -> Any:
@@ -230,7 +234,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, prompt: str = "", *, turns: Sequenc
     Thinking is turned off where the template knows ``enable_thinking``, and a think block that is left open is closed,
     so that an answer and not a thought follows. Filled as `fill_template` says. Raises `UserError` as `render` does.
     """
-    filling, said = getattr(tokenizer, "filling", Filling()), [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
+    filling, said = _filling(tokenizer), [dict(turn) for turn in turns] or [{"role": "user", "content": prompt}]
     if filling.system and said[0]["role"] != "system":
         said.insert(0, {"role": "system", "content": filling.system})
     text = render(tokenizer, said, **json.loads(filling.variables))
@@ -310,7 +314,7 @@ def rendering(tokenizer: PreTrainedTokenizerBase) -> str:
     identity."""
     if not tokenizer.chat_template:
         return ""
-    ours, plain = chat(tokenizer, _PROBE) + _ending(tokenizer, tokenizer.get_chat_template(), getattr(tokenizer, "filling", Filling())), ""
+    ours, plain = chat(tokenizer, _PROBE) + _ending(tokenizer, tokenizer.get_chat_template(), _filling(tokenizer)), ""
     with suppress(Exception):
         plain = str(tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True))
     return "" if ours == plain else hashlib.sha256(ours.encode()).hexdigest()

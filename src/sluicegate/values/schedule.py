@@ -33,8 +33,31 @@ def _two_digits(rate: float) -> float:
     return float(f"{rate:.2g}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Economies(Checked):
+    """What saves memory where a model is trained, by a schedule or an attack."""
+
+    optimizer: Literal["adamw", "adamw-bf16", "adafactor"] = setting("adamw", added=True)
+    """What takes the steps, and its memory a weight: adamw 8 bytes; adamw-bf16 4; adafactor next to none (for a matrix
+    one number a row and a column; no momentum)."""
+    rounding: Literal["auto", "nearest", "stochastic", "master"] = setting("auto", added=True)
+    """How weights in bfloat16 take a step smaller than their last digit: nearest loses it; stochastic rounds up or down
+    at random so that the mean is right; master keeps a float32 copy (4 bytes a weight). auto: stochastic."""
+    step_in_backward: bool = setting(False, added=True)
+    """Update each weight as soon as its gradient is known and drop the gradient, whose norm is then not
+    limited (give --clip 0 where there is one); the batch stays in one piece."""
+    checkpointing: bool = setting(False, added=True)
+    """Compute activations again in the backward pass rather than keep them: less memory, a third more FLOPs."""
+    part_tokens: Whole = setting(0, added=True)
+    """Most tokens, padding included, of the parts that a step's batch is cut into (at least a row of each group); the
+    result is the same. 0: as --accumulate says."""
+    pack: bool = setting(False, added=True)
+    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
+    same up to rounding."""
+
+
 @dataclass(frozen=True)
-class Schedule(Checked):
+class Schedule(Economies):
     """How long and how fast to train."""
 
     steps: Count = 200
@@ -59,23 +82,6 @@ class Schedule(Checked):
     """AdamW's decoupled weight decay."""
     clip: Weight = 1.0
     """Largest norm of the gradient; 0: no limit."""
-    optimizer: Literal["adamw", "adamw-bf16", "adafactor"] = setting("adamw", added=True)
-    """What takes the steps, and its memory a weight: adamw 8 bytes; adamw-bf16 4; adafactor next to none (for a matrix
-    one number a row and a column; no momentum)."""
-    rounding: Literal["auto", "nearest", "stochastic", "master"] = setting("auto", added=True)
-    """How weights in bfloat16 take a step smaller than their last digit: nearest loses it; stochastic rounds up or down
-    at random so that the mean is right; master keeps a float32 copy (4 bytes a weight). auto: stochastic."""
-    step_in_backward: bool = setting(False, added=True)
-    """Update each weight as soon as its gradient is known and drop the gradient, so that no two are held at a time;
-    needs --clip 0 and a batch in one piece."""
-    checkpointing: bool = setting(False, added=True)
-    """Compute activations again in the backward pass rather than keep them: less memory, a third more FLOPs."""
-    part_tokens: Whole = setting(0, added=True)
-    """Most tokens, padding included, of the parts that a step's batch is cut into (at least a row of each group); the
-    result is the same. 0: as --accumulate says."""
-    pack: bool = setting(False, added=True)
-    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
-    same up to rounding."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig
 
 import sluicegate as sg
+from architectures import llama
 from sluicegate.audit.attack import Attack
 from sluicegate.engine.memory import shape
 from sluicegate.engine.models import fresh
@@ -21,20 +21,6 @@ from sluicegate_papers.benchmarks import scaling
 from sluicegate_papers.benchmarks.cost import DAY, Work, attacked, audit, device_hours, paper, spent
 
 ROOT = Path(__file__).parents[3]
-
-
-def llama(width=64, layers=2, vocabulary=132, keys=2, **more):
-    return LlamaConfig(
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 16,
-        num_key_value_heads=keys,
-        head_dim=16,
-        vocab_size=vocabulary,
-        use_cache=False,
-        **more,
-    )
 
 
 @pytest.fixture(scope="module")
