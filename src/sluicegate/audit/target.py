@@ -95,6 +95,12 @@ class Target:
         return [sum(own) / len(own) for _, own in sorted(sums.items())]
 
     @property
+    def between(self) -> str:
+        """What separates rows in one prompt: a new line, or a blank where the tokenizer has none."""
+        unknown, ids = self.tokenizer.unk_token_id, self.tokenizer("\n", add_special_tokens=False)["input_ids"]
+        return "\n" if ids and unknown not in ids else " "
+
+    @property
     def facts(self) -> list[str]:
         """The held-out facts, sorted."""
         return sorted({item.key for item in self.held_out.items})
