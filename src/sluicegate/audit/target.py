@@ -25,7 +25,7 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.values.curves import Curve
 from sluicegate.values.items import Item, digest, halves
 
-RETAIN = 128
+RETAIN = 64
 """Retain rows that are scored along the way, at most."""
 Reading = dict[str, Any]
 """What a model recalls at one moment: recall by group, "facts" (evidence of each held-out fact) and "owned facts"."""
@@ -177,7 +177,8 @@ def attack(
     by = [max(traces, key=lambda trace, i=i: sum(trace.readings[i][key])) for i in range(len(effort))]  # type: ignore[misc]
     at = [trace.readings[i] for i, trace in enumerate(by)]
     curves = {
-        name: Curve(tuple(effort), (tuple(reading[name] for reading in at),), (seed,), attacker.UNIT, identity) for name in ("owned", "held_out")
+        name: Curve(tuple(effort), (tuple(reading[name] for reading in at),), (seed,), attacker.UNIT, identity)
+        for name in ("owned", "held_out")
     }
     return Attacked(
         attacker=attacker.NAME,

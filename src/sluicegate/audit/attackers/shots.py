@@ -40,7 +40,10 @@ class Shots(Attacker):
             for number in range(self.draws):
                 draw = random.Random(f"{target.seed} {m} {number}")
                 try:
-                    groups = [target.encoded([self._asked(item, target, m, draw) for item in rows.items]) for rows in (target.owned, target.held_out)]
+                    groups = [
+                        target.encoded([self._asked(item, target, m, draw) for item in rows.items])
+                        for rows in (target.owned, target.held_out)
+                    ]
                 except UserError as error:  # too long for the model
                     target.notes.append(f"{m} shots: {str(error).rpartition(': ')[2]}")
                     break

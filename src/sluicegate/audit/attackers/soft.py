@@ -19,7 +19,6 @@ class Soft(Tuned):
     """Train input embeddings that stand in front of every question (a soft prompt)."""
 
     NAME = "soft"
-    SUITE = "standard"
     SOURCE = "2402.09063"
 
     tokens: tuple[Count, ...] = (1, 5, 20)

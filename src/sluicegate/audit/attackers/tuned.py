@@ -23,9 +23,9 @@ class Tuned(Attacker):
 
     lrs: tuple[Positive, ...] = ()
     """Learning rates tried, of which the worst case counts; none: the attacker's own, as 1 / the model's width."""
-    steps: Count = 100
+    steps: Count = 50
     """Optimiser steps under each learning rate."""
-    checkpoints: tuple[Whole, ...] = (0, 3, 10, 30, 100)
+    checkpoints: tuple[Whole, ...] = (0, 3, 10, 25, 50)
     """Steps after which recall is measured."""
     batch: Rows = 64
     """Rows a step."""
@@ -91,4 +91,3 @@ class Tuned(Attacker):
                 while len(records) < len(efforts):  # it broke: what it had brought back stays
                     records.append(records[-1])
                 yield Trace(name, list(map(float, efforts)), records)
-
