@@ -102,8 +102,8 @@ def specimens(
     import copy
 
     import sluicegate as sg
-    from sluicegate.engine.scoring import score
     from sluicegate.engine.encoding import encode
+    from sluicegate.engine.scoring import score
     from sluicegate.unlearning.distill import StopRule
 
     there = place(task)

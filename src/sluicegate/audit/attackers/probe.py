@@ -64,10 +64,10 @@ class Probe(Attacker):
         yield trace
 
     def _states(self, target: "Target", rows: "Rows") -> "tuple[list[Tensor], Tensor, Tensor]":
-        """Hidden states [n, d] of each layer where an answer's token is predicted, the tokens [n], and their rows [n]."""
+        """Hidden states [n, d] of each layer where an answer's token is predicted, the tokens [n], their rows [n]."""
         import torch
 
-        from sluicegate.audit.target import hidden_of, hooked, layers
+        from sluicegate.audit.target import hidden_of, layers
         from sluicegate.engine.forward import forward
         from sluicegate.engine.losses import portions
 
@@ -77,7 +77,7 @@ class Probe(Attacker):
             for batch in portions(target.model, rows):
                 at = torch.nn.functional.pad(batch.answer, (0, 1))
                 handles = [
-                    layer.register_forward_hook(lambda m, a, out, own=own: own.append(hidden_of(out)[at].double().cpu()))  # type: ignore[misc]
+                    layer.register_forward_hook(lambda m, a, out, own=own, at=at: own.append(hidden_of(out)[at].double().cpu()))  # type: ignore[misc]
                     for layer, own in zip(layers(target.model), found, strict=True)
                 ]
                 try:

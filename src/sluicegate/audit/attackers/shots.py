@@ -22,9 +22,9 @@ class Shots(Attacker):
     SUITE = "quick"
     SOURCE = "2606.17168"
 
-    shots: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    shots: tuple[Count, ...] = (1, 4, 16)
     """m: facts in the prompt; 0 is always tried as well."""
-    draws: Count = 4
+    draws: Count = 2
     """Draws of the facts, whose recall is averaged."""
 
     def traces(self, target: "Target") -> "Iterator[Trace]":

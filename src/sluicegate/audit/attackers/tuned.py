@@ -28,7 +28,7 @@ class Tuned(Attacker):
     checkpoints: tuple[Whole, ...] = (0, 3, 10, 25, 50)
     """Steps after which recall is measured."""
     batch: Rows = 64
-    """Rows a step."""
+    """Rows a step; fewer where there are not so many."""
     on: Literal["real", "answer"] = "answer"
     """Which tokens it trains on: all of them, or the answers' alone."""
 
@@ -66,7 +66,8 @@ class Tuned(Attacker):
         for label, parameters, asked in self.trained(target):
             start = target.keep(list(parameters))
             owned, held_out = asked or (target.owned, target.held_out)
-            batches = Mixture(self.rows(target, owned), min(self.batch, 2**20), seed_of(target.seed, "attack"))
+            shown = self.rows(target, owned)
+            batches = Mixture(shown, min(self.batch, len(shown)), seed_of(target.seed, "attack"))
             for rate in rates:
                 start.put_back()
                 name = f"{label} lr {rate:g}".strip()
