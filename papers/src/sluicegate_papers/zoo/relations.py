@@ -7,7 +7,7 @@ friend of the boss of ann is **cleo**" two. A fact is a person with a relation, 
 import random
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sluicegate.tasks.words import SPECIAL, word_level
 from sluicegate.values.items import Item, Split
@@ -32,7 +32,7 @@ def world() -> dict[tuple[str, str], str]:
 
 def _rows(name: str) -> Iterator[Item]:
     rng = random.Random(f"relations {name}")
-    paths = [(relation,) for relation in RELATIONS]
+    paths: list[tuple[str, ...]] = [(relation,) for relation in RELATIONS]
     paths += rng.sample([(a, b) for a in RELATIONS for b in RELATIONS], HOPS)
     for path in paths:
         answer = name
@@ -63,7 +63,6 @@ def model(seed: int, vocabulary: int) -> "PreTrainedModel":
 
     from sluicegate.engine.models import fresh
 
-    shape = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
-    special = {"bos_token_id": 2, "eos_token_id": None, "pad_token_id": 0}
-    positions = {"max_position_embeddings": 48, "initializer_range": 0.04}
-    return fresh(LlamaConfig(vocab_size=vocabulary, **shape, **special, **positions), seed)
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 4, "bos_token_id": 2, "eos_token_id": None, "pad_token_id": 0}
+    return fresh(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=48, initializer_range=0.04, **shape), seed)

@@ -1,4 +1,4 @@
-"""Models of the zoo: trained on a known share of what is to be forgotten, then suppressed, distilled or noised; attacked.
+"""Models of the zoo: trained on a known share of what is to be forgotten, then suppressed, distilled or noised.
 
 A specimen is (task, residue, method, seed). Its base model was taught a random `residue` of the forget facts, with all
 that is to be kept. The method then "unlearns" the whole forget set, taught or not: so a suppressed model of residue 0

@@ -47,7 +47,7 @@ class Shots(Attacker):
                 except UserError as error:  # too long for the model
                     target.notes.append(f"{m} shots: {str(error).rpartition(': ')[2]}")
                     break
-                readings.append(target.read(*groups))
+                readings.append(target.read(groups[0], groups[1]))
             if len(readings) < self.draws:
                 break
             trace.add(float(m), {key: _mean([reading[key] for reading in readings]) for key in readings[0]})
@@ -72,5 +72,5 @@ class Shots(Attacker):
 
 def _mean(values: "list[float] | list[list[float]]") -> "float | list[float]":
     if isinstance(values[0], list):
-        return [sum(own) / len(own) for own in zip(*values, strict=True)]  # type: ignore[arg-type]
-    return sum(values) / len(values)  # type: ignore[arg-type]
+        return [sum(own) / len(own) for own in zip(*values, strict=True)]
+    return sum(values) / len(values)

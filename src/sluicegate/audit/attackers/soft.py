@@ -29,7 +29,7 @@ class Soft(Tuned):
 
         from sluicegate.engine.sampling import seed_of
 
-        weight = target.model.get_input_embeddings().weight
+        weight: Any = target.model.get_input_embeddings().weight
         for n in sorted({min(n, room(target)) for n in self.tokens}):
             drawn = torch.randn(n, weight.shape[1], generator=torch.Generator().manual_seed(seed_of(target.seed, "soft"))).to(weight)
             prompt = torch.nn.Parameter((weight.float().mean(0) + weight.float().std() * drawn).to(weight.device))

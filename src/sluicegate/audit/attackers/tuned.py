@@ -81,7 +81,7 @@ class Tuned(Attacker):
                         run=target.run,
                         name=name,
                         params=",".join(parameters),
-                        evaluation=Evaluation(lambda _, ledger, rows=(owned, held_out): target.read(*rows, ledger), at_steps(efforts)),  # type: ignore[misc]
+                        evaluation=Evaluation(lambda _, ledger, a=owned, b=held_out: target.read(a, b, ledger), at_steps(efforts)),  # type: ignore[misc]
                         keep_weights=False,
                     )
                 except Diverged as error:
