@@ -328,7 +328,8 @@ def fit(
                 fitted.steps += 1
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
-                run.progress(name, fitted.steps, schedule.steps, {**step_log, **(fitted.records[-1] if fitted.records else {})})
+                shown = {**step_log, **(fitted.records[-1] if fitted.records else {})}
+                run.progress(name, fitted.steps, schedule.steps, {key: n for key, n in shown.items() if isinstance(n, float)})
                 if ranks.first(run.checkpoint_due()):
                     keep()
         keep(finished=True)

@@ -1,0 +1,91 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sluicegate.audit.attackers import CannotAttack
+from sluicegate.audit.attackers.tuned import Tuned
+from sluicegate.values.ranges import Count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sluicegate.audit.target import Target
+    from sluicegate.engine.encoding import Rows
+
+
+@dataclass(frozen=True)
+class Soft(Tuned):
+    """Train input embeddings that stand in front of every question (a soft prompt)."""
+
+    NAME = "soft"
+    SOURCE = "2402.09063"
+
+    tokens: tuple[Count, ...] = (1, 5, 20)
+    """How many embeddings are trained; fewer where the model has no more positions left."""
+
+    def trained(self, target: "Target") -> "Iterator[tuple[str, dict[str, Any], tuple[Rows, Rows]]]":
+        import torch
+
+        from sluicegate.engine.sampling import seed_of
+
+        weight: Any = target.model.get_input_embeddings().weight
+        for n in sorted({min(n, room(target)) for n in self.tokens}):
+            drawn = torch.randn(n, weight.shape[1], generator=torch.Generator().manual_seed(seed_of(target.seed, "soft"))).to(weight)
+            prompt = torch.nn.Parameter((weight.float().mean(0) + weight.float().std() * drawn).to(weight.device))
+            target.model.register_parameter("attack_prompt", prompt)
+            with prompted(target, prompt):
+                yield f"{n} tokens", {"attack_prompt": prompt}, (placed(target, target.owned, n), placed(target, target.held_out, n))
+
+    def capacity(self, model: Any) -> int:
+        return max(self.tokens) * int(model.get_input_embeddings().weight.shape[1])
+
+    def passes(self, owned: int, held_out: int) -> float:
+        return len(self.tokens) * super().passes(owned, held_out)
+
+
+def room(target: "Target") -> int:
+    """How many tokens may stand in front of the longest row; `CannotAttack` where there is no room for any."""
+    from sluicegate.engine.encoding import fitting
+
+    longest = max(rows.ids.shape[1] for rows in (target.owned, target.held_out))
+    free = fitting(target.model, 10**6) - longest
+    if free < 1:
+        raise CannotAttack(f"the longest row has {longest} tokens, which are all the positions that the model has: nothing fits in front.")
+    return free
+
+
+def behind_bos(target: "Target") -> int:
+    """Where what is put in front of a row begins: behind the token that opens every row, where there is one."""
+    bos = target.tokenizer.bos_token_id
+    return int(bos is not None and bool((target.owned.ids[:, 0] == bos).all()))
+
+
+def placed(target: "Target", rows: "Rows", n: int, ids: "Tensor | None" = None) -> "Rows":
+    """The rows with n more tokens in front: `ids` [n], or any, for whose embeddings others are put."""
+    from dataclasses import replace
+
+    import torch
+
+    at = behind_bos(target)
+    more = torch.full((len(rows), n), 0) if ids is None else ids.expand(len(rows), n)
+    longer = torch.cat([rows.ids[:, :at], more, rows.ids[:, at:]], 1)
+    return replace(rows, ids=longer, lengths=rows.lengths + n, starts=rows.starts + n)
+
+
+@contextmanager
+def prompted(target: "Target", prompt: "Tensor") -> "Iterator[None]":
+    """Have the embeddings `prompt` [n, d] in the place that `placed` made, for the length of a block."""
+    import torch
+
+    from sluicegate.audit.target import hooked
+
+    at = behind_bos(target)
+
+    def put(module: Any, args: Any, out: "Tensor") -> "Tensor":
+        if out.shape[1] < at + len(prompt):  # retain rows may be shorter, and then have no such place
+            return out
+        return torch.cat([out[:, :at], prompt.to(out).expand(len(out), -1, -1), out[:, at + len(prompt) :]], 1)
+
+    with hooked(target.model.get_input_embeddings(), put):
+        yield
