@@ -7,12 +7,14 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sluicegate.audit.answers import write_answers
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.page import report_audit
+from sluicegate.audit.plan import ORIGINAL, SHOWN, SPIKED, SuitePlan, check_method, check_roles, job_name, pick
 from sluicegate.audit.stage import Relearn
 from sluicegate.audit.verdict import Evidence, Verdict, judge
 from sluicegate.deprecated import alias
@@ -25,6 +27,10 @@ from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.ranks import processes
 from sluicegate.values.items import columns_of
+
+if TYPE_CHECKING:
+    from sluicegate.audit.suite import SuiteVerdict
+    from sluicegate.audit.target import Attacked
 
 RUNS = "runs/audit"
 """Where attacks are kept by default; the page and the numbers of each audit get a folder of their own in it."""
@@ -45,6 +51,14 @@ class AuditResult:
     """The report, as HTML; audit.json lies beside it."""
     differs: str = ""
     """In what the reference is built otherwise than the model; empty where it is not."""
+    suite: "SuiteVerdict | None" = None
+    """What the suite of attackers says; None where there was none."""
+    attacked: "Mapping[str, Mapping[str, Sequence[Attacked]]]" = field(default_factory=dict)
+    """By model (model, reference, reference 2, original, spiked) and attacker: what it found, one a seed."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Attackers that did not attack, and why."""
+    spiked: "SuiteVerdict | None" = None
+    """What the suite says of the spiked model, in which there is something to be found."""
 
     def warnings(self) -> list[str]:
         """What makes the attacks weaker than they could be, once for each arm and text."""
@@ -69,7 +83,7 @@ class AuditResult:
             "arms": {name: _summarize_arm(arm) for name, arm in arms.items() if arm},
             "sentences": list(verdict.sentences),
             "warnings": self.warnings(),
-        }
+        } | ({"suite": _plain(self.suite), "spiked": _plain(self.spiked), "left_out": dict(self.left_out)} if self.attacked else {})
 
 
 def audit(
@@ -79,6 +93,11 @@ def audit(
     retain: str | Path = "",
     adjacent: str | Path = "",
     reference: str | Path = "",
+    original: str | Path = "",
+    suite: str = "standard",
+    attackers: str = "",
+    spike: float = 0.0,
+    spike_method: str = "maxent",
     attack: Attack | None = None,
     seeds: int | Sequence[int] = 3,
     out: str | Path = "",
@@ -94,10 +113,19 @@ def audit(
     """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
 
     Models are names or folders, rows are files or packaged sources (several joined by commas). The `reference` has the
-    same shape and never saw the forget set; without one, recovery cannot be told from learning. `columns` says what is
+    same shape and never saw the forget set; without one, recovery cannot be told from learning. Several, joined by
+    commas, show how models that never knew differ by themselves. `original` is the model from before unlearning, which
+    shows that an attack can find anything at all. `columns` says what is
     read from which column of the rows (see `sluicegate.read`). `loaded`: base, dtype, system, template_args and
-    end_of_turn, as `Relearn` has them. With `retain` rows, the
-    model is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of
+    end_of_turn, as `Relearn` has them.
+
+    The attackers of a `suite` (none, quick, standard or full; see `sluicegate.attackers`), or those named in
+    `attackers` (joined by commas), attack each model alike. One that fails leaves the others and is named. Beside them
+    the model is fine-tuned on forget facts and, with `retain` rows, on those alone, as `attack` says; quick has the
+    attacker gains in place of this. With `spike`, the first reference is taught that share of the forget facts, these
+    are suppressed by `spike_method`, and the result is audited too: what there is to be found has to be found.
+
+    A seed draws which half of the facts the attacker owns, and the order of
     its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core;
     on accelerators never more than one each), so a script calls this under ``if __name__ == "__main__":``. With `procs`
     of 2 or more they run one after another, each by so many processes, which with `shard` divide the weights.
@@ -105,9 +133,12 @@ def audit(
     Writes report.html and audit.json into `out`, where the attacks' run folders lie too; an attack that is finished is
     not run again. By default the attacks lie in runs/audit, and the page in a folder there that is named after the
     model and a hash of all that was asked. Raises `UserError` for a model or rows that cannot be read, and where an
-    attack fails.
+    attack by fine-tuning fails; for a reference that knows the facts, or an original that does not.
     """
-    for name, value in (("model", model), ("reference", reference), ("forget", forget), ("retain", retain), ("adjacent", adjacent)):
+    for name, value in (
+        *(("model", model), ("reference", reference), ("original", original)),
+        *(("forget", forget), ("retain", retain), ("adjacent", adjacent)),
+    ):
         if not isinstance(value, str | Path):
             raise UserError(f"{name} is of type {type(value).__name__}; give the name of a folder or file. Save it there first.")
     if not (model and forget):
@@ -121,6 +152,14 @@ def audit(
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
+    picked, left_out = pick(suite, attackers, {"original": str(original), "retain": str(retain)})
+    check_method(spike, spike_method, str(reference), str(retain))
+    references = [name for name in str(reference).split(",") if name]
+    if suite == "none" and not picked and (original or spike or len(references) > 1):
+        raise UserError("--original, --spike and several references are for a suite of attackers. Leave --suite none out.")
+    if shard and picked:  # each needs the model whole
+        left_out |= dict.fromkeys(picked, "it works in one process, and --shard divides the weights")
+        picked = {}
     own = Relearn(
         model=str(model),
         forget=str(forget),
@@ -132,48 +171,116 @@ def audit(
         attack=attack or Attack(),
         **loaded,
     )
-    plans = {"model": own}
+    plans = {"model": own}  # what is fine-tuned
+    arms = {"model": own}  # what the suite attacks
     if retain and own.attack.kind == "forget":
         plans["harmless"] = dataclasses.replace(own, attack=dataclasses.replace(own.attack, kind="retain"))
-    if reference:
-        from sluicegate.engine.models import adapter_folder
-
-        whole = adapter_folder(str(reference)) is None
-        plans["reference"] = dataclasses.replace(own, model=str(reference), base="" if whole else own.base)
+    for n, name in enumerate(references, 1):
+        arms["reference" if n == 1 else f"reference {n}"] = _beside(own, name)
+    plans |= {name: plan for name, plan in arms.items() if name == "reference"}
+    if original:
+        arms[ORIGINAL] = _beside(own, str(original))
     # What cannot be read is named here, before any process is started.
-    resolved = {name: plan.resolved() for name, plan in plans.items()}
+    resolved = {name: plan.resolved() for name, plan in (arms | plans).items()}
     hashes = [identity(plan)[0] for plan in resolved.values()]
-    differs, uniform = _compare_shapes(resolved["model"], resolved["reference"]) if reference else ("", math.inf)
+    shapes = {name: _compare_shapes(resolved["model"], resolved[name]) for name in arms if name.startswith("reference")}
+    differs = " ".join(text.replace("the reference", f"the {name}", 1) for name, (text, _) in shapes.items() if text)
+    uniform = shapes["reference"][1] if shapes else math.inf
+    suited = SuitePlan(arms, picked, chosen, left_out, spike, spike_method)
     stages = Path(out or RUNS)
-    folder = stages if out else stages / _folder_name(str(model), [*hashes, *map(str, chosen)])
+    asked = [*hashes, *map(str, chosen), *([suite, *picked, str(spike), spike_method * bool(spike)] if picked else [])]
+    folder = stages if out else stages / _folder_name(str(model), asked)
+    rows = own.split().forget
+    if picked and len(arms) > 1:  # what would make all that follows worthless costs one pass to know
+        scored = run_jobs(suited.scores(stages), Here(), progress)
+        check_roles({arm: result_of(at)["scores"]["forget"] for arm, at in scored.items()}, rows)
     # One model after the other: a process that takes several attacks on one model loads it once.
-    jobs = [
+    tuning = [
         Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: dataclasses.replace(plan, seed=seed), stages)  # type: ignore[misc]
         for name, plan in plans.items()
         for seed in chosen
     ]
-    folders = run_jobs(jobs, Here(procs, shard) if together else LocalPool(workers), progress)
-    arms = {name: _read_arm(name, {seed: folders[f"{name} seed {seed}"] for seed in chosen}) for name in plans}
-    evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in arms.items()}
+    failed: dict[str, str] = {}
+    folders: dict[str, Path] = {}
+    attacks, by_gains = list(suited.jobs(stages)) if picked else [], suite == "quick" and "gains" in picked
+    if together and attacks:  # an attacker works in one process
+        folders |= run_jobs(attacks, LocalPool(1), progress, failed)
+    elif attacks:
+        folders |= run_jobs([*([] if by_gains else tuning), *attacks], LocalPool(workers), progress, failed)
+    attacked = suited.gather(folders, failed)
+    if by_gains := by_gains and "gains" not in left_out:
+        plans.pop("harmless", None)
+        gained = dataclasses.replace(own.attack, kind="forget", probe=0)
+        plans = {name: dataclasses.replace(plan, attack=gained) for name, plan in plans.items()}
+    elif any(job.key not in folders for job in tuning):
+        folders |= run_jobs(tuning, Here(procs, shard) if together else LocalPool(workers), progress)
+    tuned = {
+        name: _read_arm(name, {seed: folders[job_name(name, "gains", seed) if by_gains else f"{name} seed {seed}"] for seed in chosen})
+        for name in plans
+    }
+    evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in tuned.items()}
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
     if differs:
         verdict = dataclasses.replace(verdict, sentences=(*verdict.sentences, f"Read this with care: {differs}"))
-    found = AuditResult(arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html", differs)
+    parts = (tuned["model"], tuned.get("reference"), tuned.get("harmless"))
+    if picked or left_out:
+        found = _with_suite(AuditResult(*parts, verdict, folder / "report.html", differs, None, attacked), suited, failed, by_gains)
+    else:
+        found = AuditResult(*parts, verdict, folder / "report.html", differs)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
-    said = [f"{verdict.word.capitalize()}.", *verdict.sentences, *filter(None, [found.summary()["measured"]])]
-    report_audit(
-        str(model),
-        found.model,
-        found.reference,
-        said,
-        found.warnings(),
-        found.page,
-        level=verdict.level,
-        savings=verdict.savings,
-        harmless=found.harmless,
-    )
+    if attacked:
+        write_answers(attacked, rows, folder / "answers.parquet")
+    report_audit(str(model), found, found.page)
     return found
+
+
+def _beside(own: Relearn, name: str) -> Relearn:
+    """The same stage on another model, which stands on the same base where it is an adapter."""
+    from sluicegate.engine.models import adapter_folder
+
+    return dataclasses.replace(own, model=name, base="" if adapter_folder(name) is None else own.base)
+
+
+def _with_suite(found: AuditResult, plan: SuitePlan, failed: Mapping[str, str], by_gains: bool) -> AuditResult:
+    """The findings with what the suite says of the model, and of the spiked one; its sentences come first.
+
+    The word is fine-tuning's, but for this: what the suite found is hidden, not gone.
+    """
+    from sluicegate.audit.suite import judge_suite
+
+    attacked, verdict = found.attacked, found.verdict
+    facts = len({item.key for item in plan.arms["model"].split().forget})
+    told, suite, spiked = list[str](), None, None
+    if "model" in attacked:
+        references = [attacked.get(arm, {}) for arm in plan.references]
+        suite = judge_suite(attacked["model"], references, facts)
+        told += suite.sentences
+        if own := attacked.get(SPIKED):
+            spiked = judge_suite(own, [{name: each[name] for name in own} for each in references], facts)
+    else:
+        told.append("No attacker of the suite could attack the model.")
+    if plan.spike:
+        told.append(_of_spike(plan, spiked, failed))
+    why = {name: text for name, text in plan.left_out.items() if not text.startswith("it needs --")}
+    told += [f"The attacker {name} is left out: {text}" for name, text in list(why.items())[:SHOWN]]
+    told += [f"So are {len(why) - SHOWN} more; the page names them."] * (len(why) > SHOWN)
+    by, word = "The attacker gains" if by_gains else "Fine-tuning", verdict.word
+    if suite and suite.found and word in ("no sign of it left", "inconclusive"):
+        word = "hidden, not gone"
+    told.append(f"{by} by itself gives the verdict {verdict.word!r}:")
+    verdict = dataclasses.replace(verdict, word=word, sentences=(*told, *verdict.sentences))
+    return dataclasses.replace(found, verdict=verdict, suite=suite, spiked=spiked, left_out=plan.left_out)
+
+
+def _of_spike(plan: SuitePlan, spiked: "SuiteVerdict | None", failed: Mapping[str, str]) -> str:
+    """Whether what was put into the spiked model was found, in a sentence."""
+    what = f"a model that never knew, taught {plan.spike:.0%} of the facts and made to suppress them by {plan.spike_method},"
+    if spiked is None:
+        why = next((failed[key] for key in ("teach the spike", SPIKED) if key in failed), "no attacker could attack it")
+        return f"Control: {what} could not be audited: {why}"
+    said = "was found" if spiked.found else "was not found, so as much may lie in the audited model unseen"
+    return f"Control: {what} {said} (z {spiked.z:.1f}, where {spiked.threshold:.1f} is called found)."
 
 
 def inspect(
@@ -188,13 +295,39 @@ def inspect(
 ) -> AuditResult:
     """`audit` under its old name, with the model and rows in a table."""
     warnings.warn("sluicegate.inspect is now sluicegate.audit(model, forget=..., ...)", DeprecationWarning, stacklevel=2)
-    return audit(**{"attack": attack, "reference": reference, "seeds": seeds, "out": out, "workers": workers, "progress": progress, **data})
+    return audit(
+        **{
+            "suite": "none",
+            "attack": attack,
+            "reference": reference,
+            "seeds": seeds,
+            "out": out,
+            "workers": workers,
+            "progress": progress,
+            **data,
+        }
+    )
 
 
 def _folder_name(model: str, parts: Sequence[str]) -> str:
     """``NAME-hash8``: the model's own name, and a hash of what was asked."""
     name = re.sub(r"[^\w.-]+", "-", Path(model).name).strip(".-") or "model"
     return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+
+def _plain(suite: "SuiteVerdict | None") -> dict[str, Any] | None:
+    """A suite's verdict as JSON holds it, which has no NaN."""
+    if suite is None:
+        return None
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    findings = [vars(f) | {"z": number(f.z), "excess": f.excess.as_list()} for f in suite.findings]
+    facts = {name: number(value) for name, value in suite.facts.items()}
+    power = {f"{share:g}": number(value) for share, value in suite.power.items()}
+    plain = {"z": number(suite.z), "threshold": number(suite.threshold), "found": suite.found, "sentences": list(suite.sentences)}
+    return plain | {"findings": findings, "facts": facts, "power": power}
 
 
 def _summarize_arm(arm: Arm) -> dict[str, Any]:
