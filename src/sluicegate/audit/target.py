@@ -126,7 +126,11 @@ class Attacked:
     facts: tuple[str, ...]
     """The held-out facts."""
     evidence: tuple[tuple[float, ...], ...]
-    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure."""
+    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure; the
+    mean over its settings, which a single one's accidents do not move."""
+    owned_facts: tuple[str, ...]
+    owned_evidence: tuple[tuple[float, ...], ...]
+    """The same of the facts that it owns. What was once known is learnt again sooner, fact by fact."""
     capacity: int
     flops: dict[str, float]
     measure: str = "exact"
@@ -142,8 +146,8 @@ class Attacked:
     def from_json(cls, record: dict[str, Any]) -> "Attacked":
         plain = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         plain |= {name: Curve.from_json(record[name]) for name in ("owned", "held_out")}
-        plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "notes")}
-        return cls(**plain | {name: tuple(map(tuple, record.get(name, ()))) for name in ("evidence", "exact")})
+        plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "owned_facts", "notes")}
+        return cls(**plain | {name: tuple(map(tuple, record.get(name, ()))) for name in ("evidence", "owned_evidence", "exact")})
 
 
 def attack(
@@ -189,7 +193,9 @@ def attack(
         retain=tuple(reading["retain"] for reading in at if "retain" in reading),
         settings=tuple(trace.label for trace in by),
         facts=tuple(target.facts),
-        evidence=tuple(tuple(reading["facts"]) for reading in at),
+        evidence=_mean_evidence(traces, "facts"),
+        owned_facts=tuple(sorted({item.key for item in target.owned.items})),
+        owned_evidence=_mean_evidence(traces, "owned facts"),
         capacity=capacity,
         flops=target.ledger.as_dict(),
         measure=target.metric,
@@ -197,6 +203,11 @@ def attack(
         notes=tuple(target.notes),
         exact=tuple(tuple(reading["exact"]) for reading in at) if all("exact" in reading for reading in at) else (),
     )
+
+
+def _mean_evidence(traces: Sequence[Trace], key: str) -> tuple[tuple[float, ...], ...]:
+    at_each = zip(*(trace.readings for trace in traces), strict=True)
+    return tuple(tuple(sum(own) / len(own) for own in zip(*(r[key] for r in readings), strict=True)) for readings in at_each)
 
 
 @contextmanager
