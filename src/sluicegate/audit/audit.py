@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.audit.answers import write_answers
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.page import report_audit
-from sluicegate.audit.plan import ORIGINAL, SHOWN, SPIKED, SuitePlan, check_method, check_roles, job_name, pick
+from sluicegate.audit.plan import LACKS, ORIGINAL, SHOWN, SPIKED, TEACH, SuitePlan, check_roles, check_spike, job_name, pick, write_answers
 from sluicegate.audit.stage import Relearn
 from sluicegate.audit.verdict import Evidence, Verdict, judge
 from sluicegate.deprecated import alias
@@ -27,6 +26,7 @@ from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.ranks import processes
 from sluicegate.values.items import columns_of
+from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
     from sluicegate.audit.suite import SuiteVerdict
@@ -143,6 +143,8 @@ def audit(
             raise UserError(f"{name} is of type {type(value).__name__}; give the name of a folder or file. Save it there first.")
     if not (model and forget):
         raise UserError(f"audit needs {'a forget set (--forget)' if model else 'a model'}. See: sluicegate audit --help")
+    from sluicegate.engine.models import adapter_folder
+
     refuse_launcher()
     together = processes(procs) > 1
     if together and workers:
@@ -153,13 +155,12 @@ def audit(
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
     picked, left_out = pick(suite, attackers, {"original": str(original), "retain": str(retain)})
-    check_method(spike, spike_method, str(reference), str(retain))
     references = [name for name in str(reference).split(",") if name]
-    if suite == "none" and not picked and (original or spike or len(references) > 1):
+    check_spike(spike, spike_method, bool(references and retain))
+    if not picked and (original or spike or len(references) > 1):
         raise UserError("--original, --spike and several references are for a suite of attackers. Leave --suite none out.")
     if shard and picked:  # each needs the model whole
-        left_out |= dict.fromkeys(picked, "it works in one process, and --shard divides the weights")
-        picked = {}
+        left_out, picked = dict.fromkeys(picked, "it works in one process, and --shard divides the weights"), {}
     own = Relearn(
         model=str(model),
         forget=str(forget),
@@ -171,62 +172,55 @@ def audit(
         attack=attack or Attack(),
         **loaded,
     )
-    plans = {"model": own}  # what is fine-tuned
     arms = {"model": own}  # what the suite attacks
+    named = {"reference" if n == 0 else f"reference {n + 1}": name for n, name in enumerate(references)}
+    for arm, name in (named | ({ORIGINAL: str(original)} if original else {})).items():
+        arms[arm] = dataclasses.replace(own, model=name, base=own.base if adapter_folder(name) else "")
+    plans = {"model": own}  # what is fine-tuned
     if retain and own.attack.kind == "forget":
         plans["harmless"] = dataclasses.replace(own, attack=dataclasses.replace(own.attack, kind="retain"))
-    for n, name in enumerate(references, 1):
-        arms["reference" if n == 1 else f"reference {n}"] = _beside(own, name)
-    plans |= {name: plan for name, plan in arms.items() if name == "reference"}
-    if original:
-        arms[ORIGINAL] = _beside(own, str(original))
+    plans |= {"reference": arms["reference"]} if references else {}
     # What cannot be read is named here, before any process is started.
     resolved = {name: plan.resolved() for name, plan in (arms | plans).items()}
     hashes = [identity(plan)[0] for plan in resolved.values()]
-    shapes = {name: _compare_shapes(resolved["model"], resolved[name]) for name in arms if name.startswith("reference")}
+    shapes = {name: _compare_shapes(resolved["model"], resolved[name]) for name in named}
     differs = " ".join(text.replace("the reference", f"the {name}", 1) for name, (text, _) in shapes.items() if text)
     uniform = shapes["reference"][1] if shapes else math.inf
     suited = SuitePlan(arms, picked, chosen, left_out, spike, spike_method)
-    stages = Path(out or RUNS)
-    asked = [*hashes, *map(str, chosen), *([suite, *picked, str(spike), spike_method * bool(spike)] if picked else [])]
+    stages, rows = Path(out or RUNS), own.split().forget
+    asked = [*hashes, *map(str, chosen), *([*map(str, picked.values()), f"{spike} {spike_method}"] if picked else [])]
     folder = stages if out else stages / _folder_name(str(model), asked)
-    rows = own.split().forget
-    if picked and len(arms) > 1:  # what would make all that follows worthless costs one pass to know
+    if picked and len(arms) > 1:  # what would make all that follows worthless is known after one pass
         scored = run_jobs(suited.scores(stages), Here(), progress)
         check_roles({arm: result_of(at)["scores"]["forget"] for arm, at in scored.items()}, rows)
     # One model after the other: a process that takes several attacks on one model loads it once.
     tuning = [
-        Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: dataclasses.replace(plan, seed=seed), stages)  # type: ignore[misc]
+        Job(job_name(name, "", seed), (), lambda done, plan=plan, seed=seed: dataclasses.replace(plan, seed=seed), stages)  # type: ignore[misc]
         for name, plan in plans.items()
         for seed in chosen
     ]
-    failed: dict[str, str] = {}
-    folders: dict[str, Path] = {}
-    attacks, by_gains = list(suited.jobs(stages)) if picked else [], suite == "quick" and "gains" in picked
-    if together and attacks:  # an attacker works in one process
-        folders |= run_jobs(attacks, LocalPool(1), progress, failed)
-    elif attacks:
-        folders |= run_jobs([*([] if by_gains else tuning), *attacks], LocalPool(workers), progress, failed)
+    failed, folders = dict[str, str](), dict[str, Path]()
+    attacks, by_gains = list(suited.jobs(stages)), suite == "quick" and "gains" in picked
+    if attacks:  # with several processes a model first and apart: an attacker works in one
+        first = [] if by_gains or together else tuning
+        folders |= run_jobs([*first, *attacks], LocalPool(1 if together else workers), progress, failed)
     attacked = suited.gather(folders, failed)
     if by_gains := by_gains and "gains" not in left_out:
-        plans.pop("harmless", None)
-        gained = dataclasses.replace(own.attack, kind="forget", probe=0)
-        plans = {name: dataclasses.replace(plan, attack=gained) for name, plan in plans.items()}
+        plans = {
+            name: dataclasses.replace(plan, attack=dataclasses.replace(own.attack, probe=0)) for name, plan in plans.items() if name in arms
+        }
     elif any(job.key not in folders for job in tuning):
         folders |= run_jobs(tuning, Here(procs, shard) if together else LocalPool(workers), progress)
-    tuned = {
-        name: _read_arm(name, {seed: folders[job_name(name, "gains", seed) if by_gains else f"{name} seed {seed}"] for seed in chosen})
-        for name in plans
-    }
+    keys = {name: [job_name(name, "gains" if by_gains else "", seed) for seed in chosen] for name in plans}
+    tuned = {name: _read_arm(name, dict(zip(chosen, map(folders.__getitem__, own), strict=True))) for name, own in keys.items()}
     evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in tuned.items()}
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
     if differs:
         verdict = dataclasses.replace(verdict, sentences=(*verdict.sentences, f"Read this with care: {differs}"))
-    parts = (tuned["model"], tuned.get("reference"), tuned.get("harmless"))
-    if picked or left_out:
-        found = _with_suite(AuditResult(*parts, verdict, folder / "report.html", differs, None, attacked), suited, failed, by_gains)
-    else:
-        found = AuditResult(*parts, verdict, folder / "report.html", differs)
+    found = AuditResult(
+        tuned["model"], tuned.get("reference"), tuned.get("harmless"), verdict, folder / "report.html", differs, None, attacked
+    )
+    found = _with_suite(found, suited, failed, by_gains) if picked or left_out else found
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
     if attacked:
@@ -235,52 +229,36 @@ def audit(
     return found
 
 
-def _beside(own: Relearn, name: str) -> Relearn:
-    """The same stage on another model, which stands on the same base where it is an adapter."""
-    from sluicegate.engine.models import adapter_folder
-
-    return dataclasses.replace(own, model=name, base="" if adapter_folder(name) is None else own.base)
-
-
 def _with_suite(found: AuditResult, plan: SuitePlan, failed: Mapping[str, str], by_gains: bool) -> AuditResult:
     """The findings with what the suite says of the model, and of the spiked one; its sentences come first.
 
     The word is fine-tuning's, but for this: what the suite found is hidden, not gone.
     """
-    from sluicegate.audit.suite import judge_suite
+    from sluicegate.audit.suite import SuiteVerdict, judge_suite
 
     attacked, verdict = found.attacked, found.verdict
     facts = len({item.key for item in plan.arms["model"].split().forget})
-    told, suite, spiked = list[str](), None, None
-    if "model" in attacked:
-        references = [attacked.get(arm, {}) for arm in plan.references]
-        suite = judge_suite(attacked["model"], references, facts)
-        told += suite.sentences
-        if own := attacked.get(SPIKED):
-            spiked = judge_suite(own, [{name: each[name] for name in own} for each in references], facts)
-    else:
-        told.append("No attacker of the suite could attack the model.")
+    told, suites = list[str](), dict[str, SuiteVerdict]()
+    for arm in {"model", SPIKED} & set(attacked):
+        references = [{name: attacked[each][name] for name in attacked[arm]} for each in plan.references]
+        suites[arm] = judge_suite(attacked[arm], references, facts)
+    suite, spiked = suites.get("model"), suites.get(SPIKED)
+    told += suite.sentences if suite else ["No attacker of the suite could attack the model."]
     if plan.spike:
-        told.append(_of_spike(plan, spiked, failed))
-    why = {name: text for name, text in plan.left_out.items() if not text.startswith("it needs --")}
-    told += [f"The attacker {name} is left out: {text}" for name, text in list(why.items())[:SHOWN]]
-    told += [f"So are {len(why) - SHOWN} more; the page names them."] * (len(why) > SHOWN)
-    by, word = "The attacker gains" if by_gains else "Fine-tuning", verdict.word
-    if suite and suite.found and word in ("no sign of it left", "inconclusive"):
-        word = "hidden, not gone"
-    told.append(f"{by} by itself gives the verdict {verdict.word!r}:")
+        what = f"Control: a model that never knew, taught {plan.spike:.0%} of the facts and made to suppress them by {plan.spike_method},"
+        why = next((failed[key] for key in (TEACH, SPIKED) if key in failed), "no attacker could attack it")
+        if spiked:
+            why = "" if spiked.found else ", so as much may lie in the audited model unseen"
+            why = f"was {'' if spiked.found else 'not '}found (z {spiked.z:.1f}, where {spiked.threshold:.1f} is called found){why}."
+        told.append(f"{what} {why if spiked else f'could not be audited: {why}'}")
+    why_not = [f"The attacker {name} is left out: {why}" for name, why in plan.left_out.items() if not why.startswith(LACKS)]
+    told += [*why_not[:SHOWN], *[f"So are {len(why_not) - SHOWN} more; the page names them."] * (len(why_not) > SHOWN)]
+    told.append(f"{'The attacker gains' if by_gains else 'Fine-tuning'} by itself gives the verdict {verdict.word!r}:")
+    # Without an excess the reference is no measure, for a suite neither.
+    worse = suite is not None and suite.found and verdict.excess is not None and verdict.word != "not suppressed"
+    word = "hidden, not gone" if worse else verdict.word
     verdict = dataclasses.replace(verdict, word=word, sentences=(*told, *verdict.sentences))
     return dataclasses.replace(found, verdict=verdict, suite=suite, spiked=spiked, left_out=plan.left_out)
-
-
-def _of_spike(plan: SuitePlan, spiked: "SuiteVerdict | None", failed: Mapping[str, str]) -> str:
-    """Whether what was put into the spiked model was found, in a sentence."""
-    what = f"a model that never knew, taught {plan.spike:.0%} of the facts and made to suppress them by {plan.spike_method},"
-    if spiked is None:
-        why = next((failed[key] for key in ("teach the spike", SPIKED) if key in failed), "no attacker could attack it")
-        return f"Control: {what} could not be audited: {why}"
-    said = "was found" if spiked.found else "was not found, so as much may lie in the audited model unseen"
-    return f"Control: {what} {said} (z {spiked.z:.1f}, where {spiked.threshold:.1f} is called found)."
 
 
 def inspect(
@@ -295,18 +273,8 @@ def inspect(
 ) -> AuditResult:
     """`audit` under its old name, with the model and rows in a table."""
     warnings.warn("sluicegate.inspect is now sluicegate.audit(model, forget=..., ...)", DeprecationWarning, stacklevel=2)
-    return audit(
-        **{
-            "suite": "none",
-            "attack": attack,
-            "reference": reference,
-            "seeds": seeds,
-            "out": out,
-            "workers": workers,
-            "progress": progress,
-            **data,
-        }
-    )
+    told = {"suite": "none", "attack": attack, "reference": reference, "seeds": seeds, "out": out, "workers": workers}
+    return audit(**{**told, "progress": progress, **data})
 
 
 def _folder_name(model: str, parts: Sequence[str]) -> str:
@@ -315,19 +283,16 @@ def _folder_name(model: str, parts: Sequence[str]) -> str:
     return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
 
-def _plain(suite: "SuiteVerdict | None") -> dict[str, Any] | None:
-    """A suite's verdict as JSON holds it, which has no NaN."""
-    if suite is None:
-        return None
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    findings = [vars(f) | {"z": number(f.z), "excess": f.excess.as_list()} for f in suite.findings]
-    facts = {name: number(value) for name, value in suite.facts.items()}
-    power = {f"{share:g}": number(value) for share, value in suite.power.items()}
-    plain = {"z": number(suite.z), "threshold": number(suite.threshold), "found": suite.found, "sentences": list(suite.sentences)}
-    return plain | {"findings": findings, "facts": facts, "power": power}
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it: a dataclass is a table, an estimate a list, and what is no finite number null."""
+    if isinstance(value, Estimate):
+        return value.as_list()
+    value = vars(value) if dataclasses.is_dataclass(value) else value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summarize_arm(arm: Arm) -> dict[str, Any]:

@@ -107,18 +107,15 @@ def _one_model(named: str, model: str) -> str:
 
 def _attack(words: list[str]) -> int:
     """``attack NAME MODEL`` as the stage has it: ``--method NAME --model MODEL``."""
-    names: list[str] = []
-    while words and len(names) < 2 and not words[0].startswith("-"):
-        names.append(words.pop(0))
-    if names:
-        chosen(names=names[0])
-    elif not {"-h", "--help", "--method"} & set(words):
+    at = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+    names, left = words[:at], words[at:]
+    if not names and not {"-h", "--help"} & set(left):
         raise UserError("name an attacker: sluicegate attack NAME MODEL --forget ROWS. See: sluicegate attackers")
-    given = [word for option, value in zip(("--method", "--model"), names, strict=False) for word in (option, value)]
-    for option in given[::2]:
-        if any(word.partition("=")[0] == option for word in words):
-            raise UserError(f"{option[2:]} is given twice, as {given[given.index(option) + 1]!r} and by {option}. Give it once.")
-    return run_stage(Attackers, [*given, *words], "attack", chosen="the first word")
+    chosen(names=",".join(names[:1]))
+    if len(names) > 1 and any(word.partition("=")[0] == "--model" for word in left):
+        raise UserError(f"two models are given, {names[1]!r} and by --model. Give one.")
+    given = [word for pair in zip(("--method", "--model"), names, strict=False) for word in pair]
+    return run_stage(Attackers, [*given, *names[2:], *left], "attack", chosen="the first word")
 
 
 AUDIT = simple("audit", Audit, "audit and attack")

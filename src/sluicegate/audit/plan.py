@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from sluicegate.values.statistics import estimate_shares
 if TYPE_CHECKING:
     from sluicegate.audit.target import Attacked
 
-ORIGINAL, SPIKED = "original", "spiked"
+ORIGINAL, SPIKED, TEACH = "original", "spiked", "teach the spike"
+LACKS = "it needs --"
 SHOWN = 3
 """Attackers of which the verdict says why they found nothing; the page names all."""
 
@@ -43,34 +45,20 @@ class SuitePlan:
     spike_method: str = "maxent"
 
     @property
-    def original(self) -> str:
-        return self.arms[ORIGINAL].model if ORIGINAL in self.arms else ""
-
-    @property
     def references(self) -> list[str]:
         return [arm for arm in self.arms if arm.startswith("reference")]
 
     def scores(self, out: Path) -> list[Job]:
         """Jobs that score every model, before any attack."""
-        return [Job(arm, (), lambda done, plan=plan: Score(**shared(plan)), out) for arm, plan in self.arms.items()]  # type: ignore[misc]
+        return [Job(arm, (), lambda done, plan=plan: Score(**_shared(plan)), out) for arm, plan in self.arms.items()]  # type: ignore[misc]
 
     def jobs(self, out: Path) -> Iterator[Job]:
         """Every attack on every model: one model after the other, since a process loads the same one once."""
-        if self.spike:
-            own = shared(self.arms["reference"]) | {"seed": self.seeds[0]}
-            yield Job("teach the spike", (), lambda done: Spike(**own, share=self.spike), out, spare=True)
-            how = {
-                "verb": "unlearn",
-                "method": self.spike_method,
-                **{name: value for name, value in own.items() if value or name == "seed"},
-            }
-            yield Job(
-                SPIKED,
-                ("teach the spike",),
-                lambda done: from_config(how | {"model": str(done["teach the spike"]), "base": ""}),
-                out,
-                spare=True,
-            )
+        if self.spike and self.attackers:
+            own = _shared(self.arms["reference"]) | {"seed": self.seeds[0]}
+            how = {name: value for name, value in own.items() if value or name == "seed"} | {"verb": "unlearn", "method": self.spike_method}
+            yield Job(TEACH, (), lambda done: Spike(**own, share=self.spike), out, spare=True)
+            yield Job(SPIKED, (TEACH,), lambda done: from_config(how | {"model": str(done[TEACH]), "base": ""}), out, spare=True)
         for arm in [*self.arms, *[SPIKED] * bool(self.spike)]:
             for name, attacker in self.attackers.items():
                 if arm == ORIGINAL and ORIGINAL in attacker.NEEDS:
@@ -80,35 +68,32 @@ class SuitePlan:
                     yield Job(job_name(arm, name, seed), (SPIKED,) * (arm == SPIKED), stage, out, spare=True)
 
     def _stage(self, arm: str, attacker: Attacker, seed: int, done: Mapping[str, Path]) -> Attackers:
-        own = shared(self.arms["reference" if arm == SPIKED else arm]) | {"seed": seed}
+        own = _shared(self.arms["reference" if arm == SPIKED else arm]) | {"seed": seed}
         own |= {"model": str(done[SPIKED]), "base": ""} if arm == SPIKED else {}
-        return Attackers(**own, original=self.original, attacker=attacker)
+        return Attackers(**own, original=self.arms[ORIGINAL].model if ORIGINAL in self.arms else "", attacker=attacker)
 
     def gather(self, done: Mapping[str, Path], failed: Mapping[str, str]) -> "dict[str, dict[str, list[Attacked]]]":
         """What each attacker found in each model, one a seed. One that failed on the model or on a reference is left
         out everywhere, since nothing can be said by it."""
         from sluicegate.audit.target import Attacked
 
-        for arm in ("model", *self.references):
-            for name in self.attackers:
-                told = [failed[key] for seed in self.seeds if (key := job_name(arm, name, seed)) in failed]
-                if told:
-                    where = "" if arm == "model" else f"on the {arm}: "
-                    self.left_out.setdefault(name, where + told[0].splitlines()[0])
         found: dict[str, dict[str, list[Attacked]]] = {}
-        for arm in [*self.arms, SPIKED]:
-            for name in self.attackers:
-                folders = [done[key] for seed in self.seeds if (key := job_name(arm, name, seed)) in done]
-                if name not in self.left_out and len(folders) == len(self.seeds):
-                    found.setdefault(arm, {})[name] = [Attacked.from_json(result_of(folder)) for folder in folders]
-        return found
+        for arm, name in product([*self.arms, SPIKED], self.attackers):
+            keys = [job_name(arm, name, seed) for seed in self.seeds]
+            told = next((failed[key].splitlines()[0] for key in keys if key in failed), "")
+            if told and (arm == "model" or arm in self.references):
+                self.left_out.setdefault(name, told if arm == "model" else f"on the {arm}: {told}")
+            elif all(key in done for key in keys):
+                found.setdefault(arm, {})[name] = [Attacked.from_json(result_of(done[key])) for key in keys]
+        kept = {arm: {name: own for name, own in by.items() if name not in self.left_out} for arm, by in found.items()}
+        return {arm: by for arm, by in kept.items() if by}
 
 
 def job_name(arm: str, attacker: str, seed: int) -> str:
-    return f"{arm} {attacker} seed {seed}"
+    return f"{arm} {attacker} seed {seed}".replace("  ", " ")
 
 
-def shared(plan: OnData) -> dict[str, Any]:
+def _shared(plan: OnData) -> dict[str, Any]:
     """What every stage on a model has in common."""
     return {f.name: getattr(plan, f.name) for f in dataclasses.fields(OnData)}
 
@@ -121,24 +106,20 @@ def pick(suite: str, names: str, sources: Mapping[str, str]) -> tuple[dict[str, 
     if suite not in ("none", *SUITES):
         raise UserError(f"no suite {suite!r}. There are: none, {', '.join(SUITES)}.")
     found = chosen(suite, names) if names or suite != "none" else {}
-    lacks = {name: f"it needs --{need}" for name, a in found.items() for need in a.NEEDS if not sources.get(need)}
+    lacks = {name: f"{LACKS}{need}" for name, a in found.items() for need in a.NEEDS if not sources.get(need)}
     if names and lacks:
         name, why = next(iter(lacks.items()))
         raise UserError(f"the attacker {name!r} was named, and {why}. Hand that in, or leave the attacker out of --attackers.")
     return {name: a for name, a in found.items() if name not in lacks}, lacks
 
 
-def check_method(spike: float, method: str, reference: str, retain: str) -> None:
+def check_spike(share: float, method: str, able: bool) -> None:
     """Raise `UserError` where no spiked model can be made."""
-    if not 0 <= spike <= 1:
-        raise UserError(f"--spike is {spike}; it is the share of the forget facts that is taught, above 0 and at most 1, or 0: none.")
-    if spike:
-        stages()["unlearn"].method_called(method)
-        if not (reference and retain):
-            lack = "--reference" if retain else "--retain"
-            raise UserError(
-                f"--spike teaches the reference a part of the forget set beside retain rows: hand in {lack}, or leave --spike out."
-            )
+    if not 0 <= share <= 1:
+        raise UserError(f"--spike is {share}; it is the share of the forget facts that is taught, above 0 and at most 1, or 0: none.")
+    if share and not able:
+        raise UserError("--spike teaches the reference facts beside retain rows: hand in --reference and --retain, or leave --spike out.")
+    stages()["unlearn"].method_called(method)
 
 
 def check_roles(scores: Mapping[str, Mapping[str, float]], forget: Sequence[Item]) -> None:
@@ -173,3 +154,27 @@ def check_roles(scores: Mapping[str, Mapping[str, float]], forget: Sequence[Item
                 f"the {arm} answers {own['exact']:.0%} of the forget questions before any attack, {told}: it knows them, so it is no "
                 "reference. Hand in a model that never saw the forget set."
             )
+
+
+def write_answers(attacked: "Mapping[str, Mapping[str, Sequence[Attacked]]]", forget: Sequence[Item], path: Path) -> None:
+    """Write a Parquet file with a row for each held-out fact of each attack, at the effort at which the audited model
+    recalls most.
+
+    before, evidence: how likely the fact is before the attack and at that effort, in nats a token or the attacker's own
+    measure. exact: the share of its questions that are answered exactly then; null where the attacker does not say.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    first, rows = {item.key: item for item in reversed(forget)}, []
+    for arm, name in ((arm, name) for arm, by in attacked.items() for name in by):
+        curves = [one.held_out for one in attacked.get("model", attacked[arm]).get(name, attacked[arm][name])]
+        means = [sum(column) for column in zip(*(curve.recall[0] for curve in curves), strict=True)]
+        at = means.index(max(means))
+        for one in attacked[arm][name]:
+            head = {"model": arm, "attacker": name, "seed": one.held_out.seeds[0], "effort": one.held_out.effort[at]}
+            exact = one.exact[at] if one.exact else [None] * len(one.facts)
+            for fact, before, evidence, right in zip(one.facts, one.evidence[0], one.evidence[at], exact, strict=True):
+                asked = {"fact": fact, "question": first[fact].prompt, "answer": first[fact].answer}
+                rows.append(head | asked | {"before": before, "evidence": evidence, "exact": right})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sluicegate.errors import UserError
 from sluicegate.tasks.stage import OnData
 from sluicegate.values.items import Item
-from sluicegate.values.ranges import Count, PositiveShare
+from sluicegate.values.ranges import PositiveShare
 from sluicegate.values.schedule import Schedule, training_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sluicegate.runs.directory import RunContext
+
+REACH, LOOK = 0.95, 10
+"""Recall of the facts at which it stops, and steps between looks."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,6 @@ class Spike(OnData):
 
     share: PositiveShare = 0.1
     """Share of the forget facts that is taught, at least one; drawn by the seed."""
-    reach: PositiveShare = 0.95
-    """Recall of these at which it stops."""
-    check_every: Count = 10
-    """Steps between looks at recall."""
     schedule: Schedule = Schedule(steps=500, batch=32)
 
     def resolved(self) -> Self:
@@ -65,14 +64,14 @@ class Spike(OnData):
             name="spike",
             evaluation=Evaluation(
                 lambda model, ledger: {"recall": single_score(model, taught, ledger)},
-                every(self.check_every, self.schedule.steps),
-                lambda record: record["recall"] >= self.reach,
+                every(LOOK, self.schedule.steps),
+                lambda record: record["recall"] >= REACH,
             ),
         )
         recall = fitted.records[-1]["recall"]
-        if recall < self.reach:
+        if recall < REACH:
             raise UserError(
-                f"{fitted.steps} steps brought recall of the {len(facts)} facts to {recall:.2f}, not to {self.reach:g}: "
+                f"{fitted.steps} steps brought recall of the {len(facts)} facts to {recall:.2f}, not to {REACH:g}: "
                 "teach fewer (a smaller --spike), or hand in facts that a model of this size can learn."
             )
         return self.finish(run, model, tokenizer, split, fitted) | {"taught": facts, "recall": recall}

@@ -103,14 +103,14 @@ def run_jobs(
         return {}
     state = _State(jobs)
     with executor.open_workers(len(jobs), progress) as workers:
+        state.tell(progress, workers.places)
         while state.waiting or state.running:
             for task in state.ready(workers.places):
                 workers.start(task)
             if state.running:
                 for task, found in workers.wait():
                     state.end(task, found)
-                if progress and len(jobs) > 1:
-                    state.tell(progress, len(jobs), workers.places)
+                state.tell(progress, workers.places)
     if failed is not None:
         failed |= state.failed
     if any(job.key in state.failed and not job.spare for job in jobs):
@@ -125,7 +125,7 @@ class _State:
     """What is waited for, what runs, and what became of the rest."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.waiting = list(jobs)
+        self.waiting, self.total = list(jobs), len(jobs)
         self.running: dict[str, list[Job]] = {}
         """Jobs by the task they share."""
         self.done: dict[str, Path] = {}
@@ -173,11 +173,12 @@ class _State:
         if isinstance(found, Exception) and not isinstance(found, UserError):
             self.unforeseen = self.unforeseen or found
 
-    def tell(self, progress: Progress, total: int, places: int) -> None:
-        """Say how many jobs have ended, and how long the others take if each takes as long as those did on average."""
+    def tell(self, progress: Progress | None, places: int) -> None:
+        """Say how many of several jobs have ended, and how long the others take if each takes as long as those did."""
         ended = len(self.done) + len(self.failed)
-        left = sum(self._took) / len(self._took) * (total - ended) / max(places, 1) if self._took else None
-        progress(ALL, ended, total, {} if left is None else {"minutes left": left / 60})
+        minutes = {"minutes left": sum(self._took) / len(self._took) * (self.total - ended) / places / 60} if self._took else {}
+        if progress and self.total > 1:
+            progress(ALL, ended, self.total, minutes)
 
     def _settle(self, jobs: list[Job], found: Path | Exception) -> None:
         if isinstance(found, Path):
