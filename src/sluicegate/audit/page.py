@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sluicegate.report.arms import PROBES, Role, Row, configs, curve_pictures, environment, group_scores, groups, probes, retain_table
 from sluicegate.report.figures import Series
@@ -9,25 +10,18 @@ from sluicegate.report.html import render, write_page
 from sluicegate.runs.arm import Arm
 from sluicegate.values.statistics import Estimate
 
+if TYPE_CHECKING:
+    from sluicegate.audit.audit import AuditResult
 
-def report_audit(
-    name: str,
-    model: Arm,
-    reference: Arm | None,
-    verdict: Sequence[str],
-    warnings: Sequence[str],
-    path: Path,
-    *,
-    level: float = 0.5,
-    savings: Estimate | None = None,
-    harmless: Arm | None = None,
-) -> Path:
+
+def report_audit(name: str, found: "AuditResult", path: Path) -> Path:
     """Write the page of one audited model to `path` and return it.
 
-    `verdict` is what follows, in sentences; `savings` are up to recall `level`; `harmless` is the model under
-    fine-tuning on retain rows alone. Arms are shown as "the model", "the reference" and "harmless fine-tuning".
+    Arms are shown as "the model", "the reference" and "harmless fine-tuning".
     """
-    arms = {"the model": model, "the reference": reference, "harmless fine-tuning": harmless}
+    verdict, savings, level = found.verdict, found.verdict.savings, found.verdict.level
+    said = [f"{verdict.word.capitalize()}.", *verdict.sentences, *filter(None, [found.summary()["measured"]])]
+    arms = {"the model": found.model, "the reference": found.reference, "harmless fine-tuning": found.harmless}
     shown = {label: arm for label, arm in arms.items() if arm is not None}
     colours = {"the model": "suppressed", "the reference": "reference", "harmless fine-tuning": "distilled"}
     dashes = {"harmless fine-tuning": "dashed"}
@@ -36,12 +30,12 @@ def report_audit(
     }
     attacked = {label: arm for label, arm in shown.items() if arm.attacks}
     table = [_audit_row(label, arm, savings if label == "the model" else None) for label, arm in shown.items()]
-    seeds = tuple(model.results)
+    seeds = tuple(found.model.results)
     page = render(
         "audit/audit.html",
         title=f"Audit of {name}",
         name=name,
-        sentences=list(verdict),
+        sentences=said,
         seeds=seeds,
         seeds_note=_audit_note(seeds),
         rows=table,
@@ -49,11 +43,11 @@ def report_audit(
         probes=[label for label, _, _ in PROBES if any(row.at[label] for row in table)],
         savings=savings,
         level=level,
-        has_reference=reference is not None,
+        has_reference=found.reference is not None,
         curves=curve_pictures("audit-", attacked, looks, level if savings else None),
         groups=groups(table),
         left=retain_table(shown),
-        warnings=list(warnings),
+        warnings=found.warnings(),
         configs=configs(shown),
         environment=environment(shown.values()),
     )

@@ -83,6 +83,7 @@ class Target:
         told: Reading = {name: math.exp(-value) if self.metric == "loss" else value for name, value in recall.items()}
         for name, key in (("held_out", "facts"), ("owned", "owned facts")):
             told[key] = self.by_fact(groups[name], (-found[name].loss).tolist())
+        told["exact"] = self.by_fact(groups["held_out"], found["held_out"].exact.tolist())
         return told
 
     def by_fact(self, rows: Rows, values: Sequence[float]) -> list[float]:
@@ -135,6 +136,8 @@ class Attacked:
     measure: str = "exact"
     measured: str = ""
     notes: tuple[str, ...] = ()
+    exact: tuple[tuple[float, ...], ...] = ()
+    """[efforts, facts] the share of each fact's questions that are answered exactly; empty where it does not say."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"warnings": []}
@@ -144,7 +147,7 @@ class Attacked:
         plain = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         plain |= {name: Curve.from_json(record[name]) for name in ("owned", "held_out")}
         plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "owned_facts", "notes")}
-        return cls(**plain | {name: tuple(map(tuple, record[name])) for name in ("evidence", "owned_evidence")})
+        return cls(**plain | {name: tuple(map(tuple, record.get(name, ()))) for name in ("evidence", "owned_evidence", "exact")})
 
 
 def attack(
@@ -198,6 +201,7 @@ def attack(
         measure=target.metric,
         measured=Attack().measured(forget),
         notes=tuple(target.notes),
+        exact=tuple(tuple(reading["exact"]) for reading in at) if all("exact" in reading for reading in at) else (),
     )
 
 
