@@ -7,9 +7,9 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.page import report_audit
@@ -24,7 +24,11 @@ from sluicegate.execution.local import LocalPool
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.ranks import processes
-from sluicegate.values.items import columns_of
+from sluicegate.values.items import Item, columns_of
+
+if TYPE_CHECKING:
+    from sluicegate.audit.suite import SuiteVerdict
+    from sluicegate.audit.target import Attacked
 
 RUNS = "runs/audit"
 """Where attacks are kept by default; the page and the numbers of each audit get a folder of their own in it."""
@@ -45,6 +49,14 @@ class AuditResult:
     """The report, as HTML; audit.json lies beside it."""
     differs: str = ""
     """In what the reference is built otherwise than the model; empty where it is not."""
+    suite: "SuiteVerdict | None" = None
+    """What the suite of attackers says, where one was run."""
+    attacked: "Mapping[str, Mapping[str, Sequence[Attacked]]]" = field(default_factory=dict)
+    """What they found: of each model (model, reference, reference 2, original, spiked), by attacker, one a seed."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Attackers that were not run, and why."""
+    forget: Sequence[Item] = ()
+    """The rows whose facts were attacked."""
 
     def warnings(self) -> list[str]:
         """What makes the attacks weaker than they could be, once for each arm and text."""
@@ -158,21 +170,12 @@ def audit(
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
     if differs:
         verdict = dataclasses.replace(verdict, sentences=(*verdict.sentences, f"Read this with care: {differs}"))
-    found = AuditResult(arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html", differs)
+    found = AuditResult(
+        arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html", differs, forget=own.split().forget
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
-    said = [f"{verdict.word.capitalize()}.", *verdict.sentences, *filter(None, [found.summary()["measured"]])]
-    report_audit(
-        str(model),
-        found.model,
-        found.reference,
-        said,
-        found.warnings(),
-        found.page,
-        level=verdict.level,
-        savings=verdict.savings,
-        harmless=found.harmless,
-    )
+    report_audit(str(model), found, found.page)
     return found
 
 

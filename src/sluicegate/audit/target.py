@@ -28,7 +28,8 @@ from sluicegate.values.items import Item, digest, halves
 RETAIN = 64
 """Retain rows that are scored along the way, at most."""
 Reading = dict[str, Any]
-"""What a model recalls at one moment: recall by group, "facts" (evidence of each held-out fact) and "owned facts"."""
+"""What a model recalls at one moment: recall by group, "facts" (evidence of each held-out fact), "right" (the share of
+its rows that are answered exactly) and "owned facts"."""
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Target:
         told: Reading = {name: math.exp(-value) if self.metric == "loss" else value for name, value in recall.items()}
         for name, key in (("held_out", "facts"), ("owned", "owned facts")):
             told[key] = self.by_fact(groups[name], (-found[name].loss).tolist())
+        told["right"] = self.by_fact(groups["held_out"], found["held_out"].exact.tolist())
         return told
 
     def by_fact(self, rows: Rows, values: Sequence[float]) -> list[float]:
@@ -131,6 +133,8 @@ class Attacked:
     measure: str = "exact"
     measured: str = ""
     notes: tuple[str, ...] = ()
+    right: tuple[tuple[float, ...], ...] = ()
+    """[efforts, facts] share of each held-out fact's rows that are answered exactly."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"warnings": []}
@@ -140,7 +144,7 @@ class Attacked:
         plain = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         plain |= {name: Curve.from_json(record[name]) for name in ("owned", "held_out")}
         plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "notes")}
-        return cls(**plain | {"evidence": tuple(map(tuple, record["evidence"]))})
+        return cls(**plain | {name: tuple(map(tuple, record.get(name, ()))) for name in ("evidence", "right")})
 
 
 def attack(
@@ -192,6 +196,7 @@ def attack(
         measure=target.metric,
         measured=Attack().measured(forget),
         notes=tuple(target.notes),
+        right=tuple(tuple(reading["right"]) for reading in at if "right" in reading),
     )
 
 
