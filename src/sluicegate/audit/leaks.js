@@ -104,7 +104,11 @@
   frame.addEventListener("scroll", () => draw(false), {passive: true});
   find.addEventListener("input", sift);
   by.addEventListener("change", sift);
-  addEventListener("resize", () => { if (frame.clientHeight) measure(); });
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) measure();
+    width = innerWidth;
+  });
   // Print shows as many rows as a page without JavaScript.
   addEventListener("beforeprint", () => body.replaceChildren(...shown.slice(0, 50).map((_, k) => row(k))));
   addEventListener("afterprint", () => draw(true));

@@ -158,7 +158,7 @@ def _told(attacked: "Mapping[str, Found]", attacker: str, effort: float) -> str:
     shares = []
     for arm, own in attacked.items():
         if values := [one.held_out.per_seed(effort)[0] for one in own.get(attacker, ()) if effort in one.held_out.effort]:
-            shares.append(f"{percent(sum(values) / len(values))} of {LABELS.get(arm, arm)}'s facts")
+            shares.append(f"{LABELS.get(arm, arm)} {percent(sum(values) / len(values))}")
     at = [(one, one.held_out.effort.index(effort)) for one in attacked["model"][attacker] if effort in one.held_out.effort]
     settings = Counter(one.settings[i] for one, i in at if one.settings[i]).most_common(1)
     kept = [one.retain[i] for one, i in at if len(one.retain) > i]

@@ -111,7 +111,9 @@ def small_picture(name: str, label: str, lines: Sequence[Line]) -> str:
             set_steps_axis(picture.axes, efforts[-1], lines[0].curve.unit, positive[0], efforts[0])
         else:
             set_number_axis(picture.axes.xaxis, 5, whole=all(x == int(x) for x in efforts))
-            picture.axes.set_xlim(efforts[0], max(efforts[-1], efforts[0] + 1))
+            picture.axes.set_xlim(efforts[0] - (len(efforts) == 1), efforts[-1] + (len(efforts) == 1))
+            if len(efforts) == 1:
+                picture.axes.set_xticks(efforts)
             picture.axes.set_xlabel(lines[0].curve.unit)
         set_shares_axis(picture.axes.yaxis)
         picture.axes.set_ylim(-0.015, 1.02)
