@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+from sluicegate.errors import UserError
 from sluicegate.execution import execute as execution
 from sluicegate.experiments import experiment, sweep
 from sluicegate.runs import stage as stage_module
@@ -85,10 +86,15 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "run_jobs", in_this_process)
 
 
-def in_this_process(jobs, executor, progress=None):
+def in_this_process(jobs, executor, progress=None, failed=None):
     done: dict[str, Path] = {}
     for job in jobs:
-        done[job.key] = execution.execute(job.stage(done), job.out, exact=job.exact, progress=progress)
+        try:
+            done[job.key] = execution.execute(job.stage(done), job.out, exact=job.exact, progress=progress)
+        except UserError as error:
+            if not job.spare:
+                raise
+            failed[job.key] = str(error)
     return done
 
 

@@ -50,7 +50,7 @@ def test_the_overview_fits_the_terminal_and_stands_in_groups(columns, capsys, mo
     groups = [line.rstrip(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert groups == [group for group in GROUPS if any(verb.group == group for verb in verbs().values())]
     listed = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
-    assert listed[:8] == ["demo", "audit", "relearn", "score", "train", "unlearn", "distill", "undo"]
+    assert listed[:8] == ["demo", "audit", "attack", "attackers", "relearn", "score", "train", "unlearn"]
     assert sorted(listed) == sorted(verbs())
 
 
@@ -153,7 +153,21 @@ def test_doctor_shows_the_first_prompt_with_its_special_tokens(capsys: pytest.Ca
 
 def test_an_audit_without_a_reference_says_what_cannot_be_concluded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--forget", "task:arithmetic/forget", "--retain", "task:arithmetic/retain"]
-    attack = ["--steps", "2", "--lrs", "1e-3", "--probe", "20", "--seeds", "1", "--out", str(tmp_path / "audit"), "--json"]
+    attack = [
+        "--steps",
+        "2",
+        "--lrs",
+        "1e-3",
+        "--probe",
+        "20",
+        "--seeds",
+        "1",
+        "--out",
+        str(tmp_path / "audit"),
+        "--json",
+        "--suite",
+        "none",
+    ]
     assert main(["audit", "arithmetic-tiny", *words, *attack]) == 0
     shown = capsys.readouterr().out
     found = json.loads(shown.splitlines()[-1])

@@ -1,6 +1,7 @@
 """An audit attacks model and reference alike, and its page and numbers agree with the runs."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -12,7 +13,7 @@ import architectures
 import sluicegate as sg
 from sluicegate.app import main
 from sluicegate.audit.attack import Attack
-from sluicegate.audit.audit import audit
+from sluicegate.audit.audit import audit as audit_by
 from sluicegate.audit.stage import Relearn
 from sluicegate.engine import models
 from sluicegate.errors import UserError
@@ -22,6 +23,7 @@ from sluicegate.values import items
 from throwaway import in_this_process
 from tiny_stages import material
 
+audit = functools.partial(audit_by, suite="none")
 ONE_STEP = Attack(lrs=(1e-2,), steps=1, checkpoints=(), batch=4)
 
 
@@ -56,9 +58,9 @@ def test_model_and_reference_are_attacked_alike_and_gathered(own, tmp_path):
 def test_attacks_by_several_processes_run_one_after_another(own, tmp_path, monkeypatch):
     asked = []
 
-    def run(jobs, executor, progress):
+    def run(jobs, executor, *more):
         asked.append(executor)
-        return in_this_process(jobs, executor, progress)
+        return in_this_process(jobs, executor, *more)
 
     monkeypatch.setattr("sluicegate.audit.audit.run_jobs", run)
     how = {"forget": own["forget"], "attack": ONE_STEP, "seeds": 1, "out": tmp_path / "audit"}
@@ -84,11 +86,26 @@ def test_without_retain_rows_there_is_no_harmless_attack(own, tmp_path, at_once)
 def test_python_writes_the_page_that_the_command_writes(own, tmp_path, at_once, capsys):
     """The package `sluicegate.audit` answers the call, under the name that the import system gave it."""
     assert sg.audit is sys.modules["sluicegate.audit"]
-    words = ["--forget", own["forget"], "--seeds", "1", "--steps", "1", "--batch", "4", "--lrs", "1e-2", "--checkpoints", "0"]
+    words = [
+        "--forget",
+        own["forget"],
+        "--seeds",
+        "1",
+        "--steps",
+        "1",
+        "--batch",
+        "4",
+        "--lrs",
+        "1e-2",
+        "--checkpoints",
+        "0",
+        "--suite",
+        "none",
+    ]
     assert main(["audit", own["model"], *words, "--out", "command"]) == 0
     assert main(["audit", "--model", own["model"], *words, "--out", "option"]) == 0
     attack = Attack(lrs=(1e-2,), steps=1, checkpoints=(0,), batch=4)
-    found = sg.audit(own["model"], forget=own["forget"], attack=attack, seeds=1, out="python")
+    found = sg.audit(own["model"], forget=own["forget"], suite="none", attack=attack, seeds=1, out="python")
     pages = [(tmp_path / folder / "report.html").read_text() for folder in ("command", "option", "python")]
     assert pages[0] == pages[1] == pages[2]
     assert json.loads((tmp_path / "command" / "audit.json").read_text()) == found.summary()

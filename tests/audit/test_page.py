@@ -37,11 +37,10 @@ def attacked(attacker, arm, seed, names):
     curve = Curve(efforts, (tuple(high * r for r in rise),), (seed,), "attack steps" if attacker == "gains" else "layer", "x")
     evidence = [[-4.0 + 3.9 * high * r * (1 - k / len(mine)) for k in range(len(mine))] for r in rise]
     right = [[float(high * r > 0.5 and k < 2) for k in range(len(mine))] for r in rise]
-    rows = (tuple(map(tuple, table)) for table in (evidence, right))
+    of_facts = {"facts": tuple(mine), "evidence": tuple(map(tuple, evidence)), "exact": tuple(map(tuple, right))}
+    owned = {"owned_facts": (), "owned_evidence": ((),) * len(efforts)}
     told = {"capacity": 1234, "flops": {"total": 3e9}, "notes": (f"{attacker} < broke",)}
-    return Attacked(
-        attacker, curve, curve, (0.93,) * len(efforts), ("lr 0.03",) * len(efforts), tuple(mine), *[next(rows)], **told, right=next(rows)
-    )
+    return Attacked(attacker, curve, curve, (0.93,) * len(efforts), ("lr 0.03",) * len(efforts), **of_facts, **owned, **told)
 
 
 def suite_of(names, z=4.25, threshold=2.5):

@@ -1,5 +1,6 @@
 """Which stage starts when, and what becomes of the others, whatever runs them."""
 
+import dataclasses
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 
+from sluicegate.cli.progress import ALL
 from sluicegate.errors import UserError
 from sluicegate.execution.jobs import Job, run_jobs
 from sluicegate.runs.stage import Stage
@@ -110,3 +112,26 @@ def test_an_interrupt_reaches_the_workers():
     with pytest.raises(KeyboardInterrupt):
         run_jobs([job("a")], where)
     assert isinstance(where.left, KeyboardInterrupt)
+
+
+def test_what_can_be_spared_fails_alone_and_its_reason_is_handed_back():
+    where, failed = Pretended(errors={"b": UserError("no norm gains")}), {}
+    spare = [dataclasses.replace(each, spare=True) for each in (job("b"), job("c", "b"))]
+    done = run_jobs([job("a"), *spare, job("d")], where, None, failed)
+    assert done == {"a": OUT / "a", "d": OUT / "d"}
+    assert failed == {"b": "no norm gains", "c": "not run: it needs b"}
+    with pytest.raises(UserError, match=r"2 of 3 stages did not finish(?s:.*)a: broken"):
+        run_jobs([job("a"), *spare[:1], job("d")], Pretended(errors={"b": UserError("no"), "a": UserError("broken")}), None, {})
+
+
+def test_how_many_stages_have_ended_is_told_with_the_time_left(monkeypatch):
+    clock = iter([0.0, 60.0, 60.0, 60.1, 60.1, 180.1])
+    monkeypatch.setattr("sluicegate.execution.jobs.time.monotonic", lambda: next(clock))
+    told = []
+    run_jobs([job("a"), job("b"), job("c")], Pretended(), lambda *told_of: told.append(told_of))
+    assert [(part, done, total) for part, done, total, _ in told] == [(ALL, n, 3) for n in range(4)]
+    assert [numbers.get("minutes left") for *_, numbers in told] == [None, 2.0, 1.0, 0.0], "b was finished before: it took no time"
+    told.clear()
+    monkeypatch.undo()
+    run_jobs([job("a")], Pretended(), lambda *told_of: told.append(told_of))
+    assert not told

@@ -66,7 +66,7 @@ def test_an_audit_of_texts_is_judged_by_the_loss(outcome, files, tmp_path, monke
     monkeypatch.setattr("sluicegate.audit.audit.run_jobs", in_this_process)
     base, gold = (str(outcome.arms[name].folders[0]) for name in ("base", "gold"))
     attack = Attack(lrs=(3e-3,), steps=5, checkpoints=(1, 3), probe=8, batch=8, measure="loss")
-    found = audit(base, forget=files["forget"], attack=attack, reference=gold, seeds=(0,), out=tmp_path)
+    found = audit(base, forget=files["forget"], suite="none", attack=attack, reference=gold, seeds=(0,), out=tmp_path)
     said = " ".join(found.verdict.sentences)
     assert "nats a token" in said
     assert "forget questions" not in said

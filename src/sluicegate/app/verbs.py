@@ -9,7 +9,7 @@ from sluicegate.runs.stage import Stage, stages
 
 GROUPS = {
     "start here": ("demo",),
-    "audit and attack": ("audit", "relearn", "score"),
+    "audit and attack": ("audit", "attack", "attackers", "relearn", "score"),
     "unlearn and distil": ("train", "unlearn", "distill", "undo"),
     "route": ("route", "ablate"),
     "steer": ("steer",),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sluicegate.audit.attack import Attack
 from sluicegate.audit.page import report_audit
+from sluicegate.audit.plan import LACKS, ORIGINAL, SHOWN, SPIKED, TEACH, SuitePlan, check_roles, check_spike, job_name, pick, write_answers
 from sluicegate.audit.stage import Relearn
 from sluicegate.audit.verdict import Evidence, Verdict, judge
 from sluicegate.deprecated import alias
@@ -25,6 +26,7 @@ from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.ranks import processes
 from sluicegate.values.items import Item, columns_of
+from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
     from sluicegate.audit.suite import SuiteVerdict
@@ -50,11 +52,13 @@ class AuditResult:
     differs: str = ""
     """In what the reference is built otherwise than the model; empty where it is not."""
     suite: "SuiteVerdict | None" = None
-    """What the suite of attackers says, where one was run."""
+    """What the suite of attackers says; None where there was none."""
     attacked: "Mapping[str, Mapping[str, Sequence[Attacked]]]" = field(default_factory=dict)
-    """What they found: of each model (model, reference, reference 2, original, spiked), by attacker, one a seed."""
+    """By model (model, reference, reference 2, original, spiked) and attacker: what it found, one a seed."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Attackers that were not run, and why."""
+    """Attackers that did not attack, and why."""
+    spiked: "SuiteVerdict | None" = None
+    """What the suite says of the spiked model, in which there is something to be found."""
     forget: Sequence[Item] = ()
     """The rows whose facts were attacked."""
 
@@ -81,7 +85,7 @@ class AuditResult:
             "arms": {name: _summarize_arm(arm) for name, arm in arms.items() if arm},
             "sentences": list(verdict.sentences),
             "warnings": self.warnings(),
-        }
+        } | ({"suite": _plain(self.suite), "spiked": _plain(self.spiked), "left_out": dict(self.left_out)} if self.attacked else {})
 
 
 def audit(
@@ -91,6 +95,11 @@ def audit(
     retain: str | Path = "",
     adjacent: str | Path = "",
     reference: str | Path = "",
+    original: str | Path = "",
+    suite: str = "standard",
+    attackers: str = "",
+    spike: float = 0.0,
+    spike_method: str = "maxent",
     attack: Attack | None = None,
     seeds: int | Sequence[int] = 3,
     out: str | Path = "",
@@ -106,10 +115,19 @@ def audit(
     """Attack `model`, and `reference` alike, over several seeds, and judge whether the forget set is gone or hidden.
 
     Models are names or folders, rows are files or packaged sources (several joined by commas). The `reference` has the
-    same shape and never saw the forget set; without one, recovery cannot be told from learning. `columns` says what is
+    same shape and never saw the forget set; without one, recovery cannot be told from learning. Several, joined by
+    commas, show how models that never knew differ by themselves. `original` is the model from before unlearning, which
+    shows that an attack can find anything at all. `columns` says what is
     read from which column of the rows (see `sluicegate.read`). `loaded`: base, dtype, system, template_args and
-    end_of_turn, as `Relearn` has them. With `retain` rows, the
-    model is also fine-tuned on those alone. A seed draws which half of the facts the attacker owns, and the order of
+    end_of_turn, as `Relearn` has them.
+
+    The attackers of a `suite` (none, quick, standard or full; see `sluicegate.attackers`), or those named in
+    `attackers` (joined by commas), attack each model alike. One that fails leaves the others and is named. Beside them
+    the model is fine-tuned on forget facts and, with `retain` rows, on those alone, as `attack` says; quick has the
+    attacker gains in place of this. With `spike`, the first reference is taught that share of the forget facts, these
+    are suppressed by `spike_method`, and the result is audited too: what there is to be found has to be found.
+
+    A seed draws which half of the facts the attacker owns, and the order of
     its rows; `seeds` is their number, or the seeds themselves. The attacks run in `workers` processes (0: one a core;
     on accelerators never more than one each), so a script calls this under ``if __name__ == "__main__":``. With `procs`
     of 2 or more they run one after another, each by so many processes, which with `shard` divide the weights.
@@ -117,13 +135,18 @@ def audit(
     Writes report.html and audit.json into `out`, where the attacks' run folders lie too; an attack that is finished is
     not run again. By default the attacks lie in runs/audit, and the page in a folder there that is named after the
     model and a hash of all that was asked. Raises `UserError` for a model or rows that cannot be read, and where an
-    attack fails.
+    attack by fine-tuning fails; for a reference that knows the facts, or an original that does not.
     """
-    for name, value in (("model", model), ("reference", reference), ("forget", forget), ("retain", retain), ("adjacent", adjacent)):
+    for name, value in (
+        *(("model", model), ("reference", reference), ("original", original)),
+        *(("forget", forget), ("retain", retain), ("adjacent", adjacent)),
+    ):
         if not isinstance(value, str | Path):
             raise UserError(f"{name} is of type {type(value).__name__}; give the name of a folder or file. Save it there first.")
     if not (model and forget):
         raise UserError(f"audit needs {'a forget set (--forget)' if model else 'a model'}. See: sluicegate audit --help")
+    from sluicegate.engine.models import adapter_folder
+
     refuse_launcher()
     together = processes(procs) > 1
     if together and workers:
@@ -133,6 +156,13 @@ def audit(
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
+    picked, left_out = pick(suite, attackers, {"original": str(original), "retain": str(retain)})
+    references = [name for name in str(reference).split(",") if name]
+    check_spike(spike, spike_method, bool(references and retain))
+    if not picked and (original or spike or len(references) > 1):
+        raise UserError("--original, --spike and several references are for a suite of attackers. Leave --suite none out.")
+    if shard and picked:  # each needs the model whole
+        left_out, picked = dict.fromkeys(picked, "it works in one process, and --shard divides the weights"), {}
     own = Relearn(
         model=str(model),
         forget=str(forget),
@@ -144,39 +174,93 @@ def audit(
         attack=attack or Attack(),
         **loaded,
     )
-    plans = {"model": own}
+    arms = {"model": own}  # what the suite attacks
+    named = {"reference" if n == 0 else f"reference {n + 1}": name for n, name in enumerate(references)}
+    for arm, name in (named | ({ORIGINAL: str(original)} if original else {})).items():
+        arms[arm] = dataclasses.replace(own, model=name, base=own.base if adapter_folder(name) else "")
+    plans = {"model": own}  # what is fine-tuned
     if retain and own.attack.kind == "forget":
         plans["harmless"] = dataclasses.replace(own, attack=dataclasses.replace(own.attack, kind="retain"))
-    if reference:
-        from sluicegate.engine.models import adapter_folder
-
-        whole = adapter_folder(str(reference)) is None
-        plans["reference"] = dataclasses.replace(own, model=str(reference), base="" if whole else own.base)
+    plans |= {"reference": arms["reference"]} if references else {}
     # What cannot be read is named here, before any process is started.
-    resolved = {name: plan.resolved() for name, plan in plans.items()}
+    resolved = {name: plan.resolved() for name, plan in (arms | plans).items()}
     hashes = [identity(plan)[0] for plan in resolved.values()]
-    differs, uniform = _compare_shapes(resolved["model"], resolved["reference"]) if reference else ("", math.inf)
-    stages = Path(out or RUNS)
-    folder = stages if out else stages / _folder_name(str(model), [*hashes, *map(str, chosen)])
+    shapes = {name: _compare_shapes(resolved["model"], resolved[name]) for name in named}
+    differs = " ".join(text.replace("the reference", f"the {name}", 1) for name, (text, _) in shapes.items() if text)
+    uniform = shapes["reference"][1] if shapes else math.inf
+    suited = SuitePlan(arms, picked, chosen, left_out, spike, spike_method)
+    stages, rows = Path(out or RUNS), own.split().forget
+    asked = [*hashes, *map(str, chosen), *([*map(str, picked.values()), f"{spike} {spike_method}"] if picked else [])]
+    folder = stages if out else stages / _folder_name(str(model), asked)
+    if picked and len(arms) > 1:  # what would make all that follows worthless is known after one pass
+        scored = run_jobs(suited.scores(stages), Here(), progress)
+        check_roles({arm: result_of(at)["scores"]["forget"] for arm, at in scored.items()}, rows)
     # One model after the other: a process that takes several attacks on one model loads it once.
-    jobs = [
-        Job(f"{name} seed {seed}", (), lambda done, plan=plan, seed=seed: dataclasses.replace(plan, seed=seed), stages)  # type: ignore[misc]
+    tuning = [
+        Job(job_name(name, "", seed), (), lambda done, plan=plan, seed=seed: dataclasses.replace(plan, seed=seed), stages)  # type: ignore[misc]
         for name, plan in plans.items()
         for seed in chosen
     ]
-    folders = run_jobs(jobs, Here(procs, shard) if together else LocalPool(workers), progress)
-    arms = {name: _read_arm(name, {seed: folders[f"{name} seed {seed}"] for seed in chosen}) for name in plans}
-    evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in arms.items()}
+    failed, folders = dict[str, str](), dict[str, Path]()
+    attacks, by_gains = list(suited.jobs(stages)), suite == "quick" and "gains" in picked
+    if attacks:  # with several processes a model first and apart: an attacker works in one
+        first = [] if by_gains or together else tuning
+        folders |= run_jobs([*first, *attacks], LocalPool(1 if together else workers), progress, failed)
+    attacked = suited.gather(folders, failed)
+    if by_gains := by_gains and "gains" not in left_out:
+        plans = {
+            name: dataclasses.replace(plan, attack=dataclasses.replace(own.attack, probe=0)) for name, plan in plans.items() if name in arms
+        }
+    elif any(job.key not in folders for job in tuning):
+        folders |= run_jobs(tuning, Here(procs, shard) if together else LocalPool(workers), progress)
+    keys = {name: [job_name(name, "gains" if by_gains else "", seed) for seed in chosen] for name in plans}
+    tuned = {name: _read_arm(name, dict(zip(chosen, map(folders.__getitem__, own), strict=True))) for name, own in keys.items()}
+    evidence = {name: _gather_evidence(arm, plans[name], uniform) for name, arm in tuned.items()}
     verdict = judge(evidence["model"], evidence.get("reference"), evidence.get("harmless"))
     if differs:
         verdict = dataclasses.replace(verdict, sentences=(*verdict.sentences, f"Read this with care: {differs}"))
     found = AuditResult(
-        arms["model"], arms.get("reference"), arms.get("harmless"), verdict, folder / "report.html", differs, forget=own.split().forget
+        tuned["model"], tuned.get("reference"), tuned.get("harmless"), verdict, folder / "report.html", differs, None, attacked, forget=rows
     )
+    found = _with_suite(found, suited, failed, by_gains) if picked or left_out else found
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "audit.json", json.dumps(found.summary(), indent=1))
+    if attacked:
+        write_answers(attacked, rows, folder / "answers.parquet")
     report_audit(str(model), found, found.page)
     return found
+
+
+def _with_suite(found: AuditResult, plan: SuitePlan, failed: Mapping[str, str], by_gains: bool) -> AuditResult:
+    """The findings with what the suite says of the model, and of the spiked one; its sentences come first.
+
+    The word is fine-tuning's, but for this: what the suite found is hidden, not gone.
+    """
+    from sluicegate.audit.suite import SuiteVerdict, judge_suite
+
+    attacked, verdict = found.attacked, found.verdict
+    facts = len({item.key for item in plan.arms["model"].split().forget})
+    told, suites = list[str](), dict[str, SuiteVerdict]()
+    for arm in {"model", SPIKED} & set(attacked):
+        references = [{name: attacked[each][name] for name in attacked[arm]} for each in plan.references]
+        suites[arm] = judge_suite(attacked[arm], references, facts)
+    suite, spiked = suites.get("model"), suites.get(SPIKED)
+    told += suite.sentences if suite else ["No attacker of the suite could attack the model."]
+    if plan.spike:
+        what = f"Control: a model that never knew, taught {plan.spike:.0%} of the facts and made to suppress them by {plan.spike_method},"
+        why = next((failed[key] for key in (TEACH, SPIKED) if key in failed), "no attacker could attack it")
+        if spiked:
+            why = "" if spiked.found else ", so as much may lie in the audited model unseen"
+            why = f"was {'' if spiked.found else 'not '}found (z {spiked.z:.1f}, where {spiked.threshold:.1f} is called found){why}."
+        told.append(f"{what} {why if spiked else f'could not be audited: {why}'}")
+    why_not = [f"The attacker {name} is left out: {why}" for name, why in plan.left_out.items() if not why.startswith(LACKS)]
+    told += [*why_not[:SHOWN], *[f"So are {len(why_not) - SHOWN} more; the page names them."] * (len(why_not) > SHOWN)]
+    told.append(f"{'The attacker gains' if by_gains else 'Fine-tuning'} by itself gives the verdict {verdict.word!r}:")
+    # Without an excess the reference is no measure, for a suite neither.
+    worse = suite is not None and suite.found and verdict.excess is not None and verdict.word != "not suppressed"
+    word = "hidden, not gone" if worse else verdict.word
+    verdict = dataclasses.replace(verdict, word=word, sentences=(*told, *verdict.sentences))
+    return dataclasses.replace(found, verdict=verdict, suite=suite, spiked=spiked, left_out=plan.left_out)
 
 
 def inspect(
@@ -191,13 +275,26 @@ def inspect(
 ) -> AuditResult:
     """`audit` under its old name, with the model and rows in a table."""
     warnings.warn("sluicegate.inspect is now sluicegate.audit(model, forget=..., ...)", DeprecationWarning, stacklevel=2)
-    return audit(**{"attack": attack, "reference": reference, "seeds": seeds, "out": out, "workers": workers, "progress": progress, **data})
+    told = {"suite": "none", "attack": attack, "reference": reference, "seeds": seeds, "out": out, "workers": workers}
+    return audit(**{**told, "progress": progress, **data})
 
 
 def _folder_name(model: str, parts: Sequence[str]) -> str:
     """``NAME-hash8``: the model's own name, and a hash of what was asked."""
     name = re.sub(r"[^\w.-]+", "-", Path(model).name).strip(".-") or "model"
     return f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it: a dataclass is a table, an estimate a list, and what is no finite number null."""
+    if isinstance(value, Estimate):
+        return value.as_list()
+    value = vars(value) if dataclasses.is_dataclass(value) else value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summarize_arm(arm: Arm) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _picture(attack: Attack, attacked: "Mapping[str, Found]", looks: Mapping[str
 
 
 def _facts(found: "AuditResult", attacks: Sequence[Attack]) -> dict[str, Any]:
-    """Every held-out fact, the likeliest first: the strongest as rows, and all of them as JSON for the page's script."""
+    """Every held-out fact, the likeliest first: the strongest as rows, all of them as JSON for the page's script."""
     if not attacks or found.suite is None:
         return {"facts": [], "data": "", "facts_total": 0}
 
@@ -190,8 +190,8 @@ def _facts(found: "AuditResult", attacks: Sequence[Attack]) -> dict[str, Any]:
         arms = [own for name, own in found.attacked.items() if name.startswith(arm)]
         return [_by_fact([one for own in arms for one in own.get(a.name, ())], a.effort, what) for a in attacks]
 
-    after, right, theirs = read("model"), read("model", "right"), read("reference")
-    before, before_right = (_untouched(found.attacked["model"], what) for what in ("evidence", "right"))
+    after, right, theirs = read("model"), read("model", "exact"), read("reference")
+    before, before_right = (_untouched(found.attacked["model"], what) for what in ("evidence", "exact"))
     comparable = [i for i, attack in enumerate(attacks) if attack.measure.startswith("nats")] or list(range(len(attacks)))
     rows: dict[str, Any] = {}
     for item in found.forget:
@@ -206,8 +206,8 @@ def _facts(found: "AuditResult", attacks: Sequence[Attack]) -> dict[str, Any]:
         return [[_rounded(own.get(fact)) for fact in names] for own in values]
 
     best = [max(comparable, key=lambda i, fact=fact: gain(fact, i)) for fact in names]  # type: ignore[misc]
-    asked = [((item.prompt, item.answer) if (item := rows.get(fact)) else (fact, "")) for fact in names]
-    data = {
+    asked = [(rows[fact].prompt, rows[fact].answer) if fact in rows else (fact, "") for fact in names]
+    data: dict[str, Any] = {
         "question": [question.strip() or "(running text)" for question, _ in asked],
         "answer": [answer.strip() for _, answer in asked],
         "z": columns([likelier])[0],

@@ -1,6 +1,10 @@
-"""Print an audit on the terminal."""
+"""Print an audit on the terminal, and what attackers there are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.markup import escape
+from rich.table import Column, Table
 
 from sluicegate.audit.audit import AuditResult
 from sluicegate.cli.terminal import terminal
@@ -14,9 +18,26 @@ def print_audit(found: AuditResult) -> None:
         result = next(iter(arm.attacks.values()))
         console.print(f"\n[bold]{escape(arm.name)}[/] (seed {next(iter(arm.attacks))} of {len(arm.attacks)})")
         console.print(attack_table(result))
+    if found.suite:
+        table = Table("attacker", "z", "above the reference", "at effort", "numbers it fits", "FLOPs", box=None, pad_edge=False)
+        for own in found.suite.findings:
+            at = f"{own.effort:g} {own.unit}"
+            table.add_row(own.attacker, f"{own.z:.1f}", str(own.excess), at, f"{own.capacity:,}", f"{own.flops:.2g}")
+        console.print("\n[bold]every attacker[/], the strongest first", table, sep="\n")
     console.print(f"\n[bold]{escape(found.verdict.word.upper())}[/]")
     for sentence in found.verdict.sentences:
         console.print(escape(sentence))
     for text in found.warnings():
         console.print(f"[yellow]warning[/] {escape(text)}")
     console.print(f"\nreport: {escape(str(found.page))}", soft_wrap=True)
+
+
+def print_attackers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table of attackers, with what they cost where that is known."""
+    costs = ("numbers it fits", "FLOPs, about", "times an audit") if any("flops" in row for row in rows) else ()
+    table = Table("attacker", "suite", Column("what it does", min_width=40), "effort", "source", *costs, box=None, pad_edge=False)
+    for row in rows:
+        told = [row[name] for name in ("name", "suite", "what", "unit", "source")]
+        told += [f"{row['capacity']:,}", f"{row['flops']:.2g}", f"{row['audits']:.2g}"] if "flops" in row else []
+        table.add_row(*map(escape, told))
+    terminal().print(table)

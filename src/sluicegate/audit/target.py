@@ -28,8 +28,7 @@ from sluicegate.values.items import Item, digest, halves
 RETAIN = 64
 """Retain rows that are scored along the way, at most."""
 Reading = dict[str, Any]
-"""What a model recalls at one moment: recall by group, "facts" (evidence of each held-out fact), "right" (the share of
-its rows that are answered exactly) and "owned facts"."""
+"""What a model recalls at one moment: recall by group, "facts" (evidence of each held-out fact) and "owned facts"."""
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Target:
         told: Reading = {name: math.exp(-value) if self.metric == "loss" else value for name, value in recall.items()}
         for name, key in (("held_out", "facts"), ("owned", "owned facts")):
             told[key] = self.by_fact(groups[name], (-found[name].loss).tolist())
-        told["right"] = self.by_fact(groups["held_out"], found["held_out"].exact.tolist())
+        told["exact"] = self.by_fact(groups["held_out"], found["held_out"].exact.tolist())
         return told
 
     def by_fact(self, rows: Rows, values: Sequence[float]) -> list[float]:
@@ -127,14 +126,18 @@ class Attacked:
     facts: tuple[str, ...]
     """The held-out facts."""
     evidence: tuple[tuple[float, ...], ...]
-    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure."""
+    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure; the
+    mean over its settings, which a single one's accidents do not move."""
+    owned_facts: tuple[str, ...]
+    owned_evidence: tuple[tuple[float, ...], ...]
+    """The same of the facts that it owns. What was once known is learnt again sooner, fact by fact."""
     capacity: int
     flops: dict[str, float]
     measure: str = "exact"
     measured: str = ""
     notes: tuple[str, ...] = ()
-    right: tuple[tuple[float, ...], ...] = ()
-    """[efforts, facts] share of each held-out fact's rows that are answered exactly."""
+    exact: tuple[tuple[float, ...], ...] = ()
+    """[efforts, facts] the share of each fact's questions that are answered exactly; empty where it does not say."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"warnings": []}
@@ -143,8 +146,8 @@ class Attacked:
     def from_json(cls, record: dict[str, Any]) -> "Attacked":
         plain = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         plain |= {name: Curve.from_json(record[name]) for name in ("owned", "held_out")}
-        plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "notes")}
-        return cls(**plain | {name: tuple(map(tuple, record.get(name, ()))) for name in ("evidence", "right")})
+        plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "owned_facts", "notes")}
+        return cls(**plain | {name: tuple(map(tuple, record.get(name, ()))) for name in ("evidence", "owned_evidence", "exact")})
 
 
 def attack(
@@ -190,14 +193,21 @@ def attack(
         retain=tuple(reading["retain"] for reading in at if "retain" in reading),
         settings=tuple(trace.label for trace in by),
         facts=tuple(target.facts),
-        evidence=tuple(tuple(reading["facts"]) for reading in at),
+        evidence=_mean_evidence(traces, "facts"),
+        owned_facts=tuple(sorted({item.key for item in target.owned.items})),
+        owned_evidence=_mean_evidence(traces, "owned facts"),
         capacity=capacity,
         flops=target.ledger.as_dict(),
         measure=target.metric,
         measured=Attack().measured(forget),
         notes=tuple(target.notes),
-        right=tuple(tuple(reading["right"]) for reading in at if "right" in reading),
+        exact=tuple(tuple(reading["exact"]) for reading in at) if all("exact" in reading for reading in at) else (),
     )
+
+
+def _mean_evidence(traces: Sequence[Trace], key: str) -> tuple[tuple[float, ...], ...]:
+    at_each = zip(*(trace.readings for trace in traces), strict=True)
+    return tuple(tuple(sum(own) / len(own) for own in zip(*(r[key] for r in readings), strict=True)) for readings in at_each)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from sluicegate.runs.directory import Progress
 from sluicegate.runs.ranks import launched
 from sluicegate.values.items import LOG
 
+ALL = "all stages"
+"""Under this name it is told how many stages of a command have ended."""
 QUIET_SECONDS = 5.0
 """Between two lines where the output is not a terminal."""
 
@@ -48,11 +50,14 @@ class _Lines:
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self._all = ""
 
     def __call__(self, part: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        if time.monotonic() - self._last >= QUIET_SECONDS:
+        if part == ALL:
+            self._all = f"  ({done} of {total} stages, {_short(numbers)})".replace(", )", ")")
+        elif time.monotonic() - self._last >= QUIET_SECONDS:
             self._last = time.monotonic()
-            print(f"{part}: {done} of {total}  {_short(numbers)}", file=sys.stderr, flush=True)
+            print(f"{part}: {done} of {total}  {_short(numbers)}{self._all}", file=sys.stderr, flush=True)
 
 
 def _short(numbers: Mapping[str, float]) -> str:

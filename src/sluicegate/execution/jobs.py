@@ -6,18 +6,22 @@ three:
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sluicegate.cli.progress import ALL
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import tell_sources
 from sluicegate.runs.directory import Progress
 from sluicegate.runs.ranks import launched
 from sluicegate.runs.stage import Stage
 
+SHORT = 1.0
+"""Seconds: a stage that took less was finished before, and says nothing of how long others take."""
 KEPT = "Finished stages are kept: run the same command again to go on."
 
 
@@ -41,6 +45,8 @@ class Job:
     """Folder in which its run folder is made."""
     exact: bool = False
     """Whether `out` is the run folder itself."""
+    spare: bool = False
+    """Whether what the others find stands without it."""
 
 
 @dataclass(frozen=True)
@@ -84,41 +90,51 @@ class Executor(Protocol):
         they do."""
 
 
-def run_jobs(jobs: Sequence[Job], executor: Executor, progress: Progress | None = None) -> dict[str, Path]:
-    """Run all jobs, earlier ones first where there is a choice; return each one's run folder.
+def run_jobs(
+    jobs: Sequence[Job], executor: Executor, progress: Progress | None = None, failed: dict[str, str] | None = None
+) -> dict[str, Path]:
+    """Run all jobs, earlier ones first where there is a choice; return the run folder of each that is done.
 
     Jobs that are the same stage in the same place run once. A job that fails stops those that need it and no others;
-    what is finished is kept. Raises `UserError` that lists what failed.
+    what is finished is kept. Raises `UserError` that lists what failed, unless all of it can be spared: then `failed`
+    takes the reasons, by the jobs' names.
     """
     if not jobs:
         return {}
     state = _State(jobs)
     with executor.open_workers(len(jobs), progress) as workers:
+        state.tell(progress, workers.places)
         while state.waiting or state.running:
             for task in state.ready(workers.places):
                 workers.start(task)
             if state.running:
                 for task, found in workers.wait():
                     state.end(task, found)
-    if state.failed:
+                state.tell(progress, workers.places)
+    if failed is not None:
+        failed |= state.failed
+    if any(job.key in state.failed and not job.spare for job in jobs):
         told = "\n".join(_one_screen(state.failed))
         again = "Remove the cause and run the same command again: it goes on from there."
         text = f"{len(state.failed)} of {len(jobs)} stages did not finish; the others are kept. {again}\n{told}"
         raise UserError(text) from state.unforeseen
-    return {job.key: state.done[job.key] for job in jobs}  # in their order, and not in that in which they ended
+    return {job.key: state.done[job.key] for job in jobs if job.key in state.done}  # in their order, and not in that in which they ended
 
 
 class _State:
     """What is waited for, what runs, and what became of the rest."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.waiting = list(jobs)
+        self.waiting, self.total = list(jobs), len(jobs)
         self.running: dict[str, list[Job]] = {}
         """Jobs by the task they share."""
         self.done: dict[str, Path] = {}
         self.failed: dict[str, str] = {}
         self.unforeseen: Exception | None = None
         self._ended: dict[str, Path | Exception] = {}
+        self._begun: dict[str, float] = {}
+        self._took: list[float] = []
+        """Seconds of the tasks that were not finished before."""
 
     def ready(self, places: int) -> Iterator[Task]:
         """Tasks to start now: no more than there is room for, and none that another job has had run already."""
@@ -144,16 +160,25 @@ class _State:
                 self.running[same].append(job)
             else:
                 tell_sources(task.stage)
-                self.running[same] = [job]
+                self.running[same], self._begun[same] = [job], time.monotonic()
                 yield task
 
     def end(self, task: Task, found: Path | Exception) -> None:
         """Note what became of a task."""
         same = task.same()
         self._ended[same] = found
+        if (took := time.monotonic() - self._begun[same]) > SHORT:
+            self._took.append(took)
         self._settle(self.running.pop(same), found)
         if isinstance(found, Exception) and not isinstance(found, UserError):
             self.unforeseen = self.unforeseen or found
+
+    def tell(self, progress: Progress | None, places: int) -> None:
+        """Say how many of several jobs have ended, and how long the others take if each takes as long as those did."""
+        ended = len(self.done) + len(self.failed)
+        minutes = {"minutes left": sum(self._took) / len(self._took) * (self.total - ended) / places / 60} if self._took else {}
+        if progress and self.total > 1:
+            progress(ALL, ended, self.total, minutes)
 
     def _settle(self, jobs: list[Job], found: Path | Exception) -> None:
         if isinstance(found, Path):

@@ -17,7 +17,7 @@ from sluicegate.execution.local import LocalPool
 from sluicegate.execution.show import stage_results
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.ranks import is_launched, launched, processes
-from sluicegate.runs.stage import Stage
+from sluicegate.runs.stage import Stage, method_field
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ Shown = Callable[[Sequence[int], Sequence[dict[str, Any]], Sequence[Path]], Mapp
 """Prints seeds, results and run folders of finished stages; what it returns is added to the line of JSON."""
 
 
-def run_stage(cls: type[Stage], words: list[str], name: str = "", show: Shown = stage_results) -> int:
-    """Run one stage from the command line, for one seed or several; `name` is the verb as it was called."""
+def run_stage(cls: type[Stage], words: list[str], name: str = "", show: Shown = stage_results, chosen: str = "--method") -> int:
+    """Run one stage from the command line, for one seed or several; `name` is the verb as it was called, and `chosen`
+    what it says of how its method is chosen."""
     name = name or cls.VERB
     description = (cls.__doc__ or "").strip()
     kind = None
     if known := cls.methods():
         kind, words = _method_of(cls, words)
-        description += f"\n\nThe method is chosen with --method: {', '.join(sorted(known))}. Below are the settings with {kind.NAME}."
+        description += f"\n\nThe method is chosen with {chosen}: {', '.join(sorted(known))}. Below are the settings with {kind.NAME}."
     stage, common = _read(cls, kind, name, words, description)
     seeds = seeds_from(stage.seed, common.seeds)  # type: ignore[attr-defined]
     each = {seed: dataclasses.replace(stage, seed=seed) for seed in seeds}  # type: ignore[call-arg]
@@ -96,8 +97,8 @@ def is_follower() -> bool:
 def _read(cls: type[Stage], kind: type[Any] | None, name: str, words: list[str], description: str) -> tuple[Stage, Common]:
     """The stage and the common options that the words describe; `kind` is the class of the stage's method."""
     shown = cls
-    if kind is not None:  # a class whose field `objective` has the settings of this method
-        shown = dataclasses.make_dataclass(cls.__name__, [("objective", kind, kind())], bases=(cls,), frozen=True)
+    if kind is not None:  # a class whose nested field has the settings of this method
+        shown = dataclasses.make_dataclass(cls.__name__, [(method_field(cls), kind, kind())], bases=(cls,), frozen=True)
     command = dataclasses.make_dataclass(cls.VERB.replace("-", "_"), [("stage", shown, shown()), ("common", Common, Common())], frozen=True)
     parsed = parse(command, name, words, description)
     return cls(**{field.name: getattr(parsed.stage, field.name) for field in dataclasses.fields(cls)}), parsed.common
@@ -105,7 +106,7 @@ def _read(cls: type[Stage], kind: type[Any] | None, name: str, words: list[str],
 
 def _method_of(cls: type[Stage], words: list[str]) -> tuple[type[Any], list[str]]:
     """Take --method out of the words: which other options there are depends on it."""
-    chosen, left = "maxent", []
+    chosen, left = getattr(cls, method_field(cls)).NAME, []
     rest = iter(words)
     for word in rest:
         if word == "--method":

@@ -64,11 +64,12 @@ def _number(value: float | None) -> str:
 
 
 def attack_table(result: Mapping[str, Any]) -> Table:
-    table = Table(
-        title="recall after an attack of so many steps, worst case over learning rates", title_justify="left", box=None, pad_edge=False
-    )
+    unit = result["owned"].get("unit", "attack steps")
+    steps = unit == "attack steps"
+    title = "recall after an attack of so many steps, worst case over learning rates" if steps else f"recall by {unit}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     efforts = result["owned"]["effort"]
-    table.add_column("steps")
+    table.add_column("steps" if steps else unit)
     for effort in efforts:
         table.add_column(f"{effort:g}", justify="right")
     for label, key in (("facts the attacker owns", "owned"), ("facts it never sees", "held_out")):

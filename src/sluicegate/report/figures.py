@@ -112,7 +112,7 @@ class Picture:
 def draw_picture(
     name: str, label: str, height: float, *, width: float = WIDTH, left: float = 52, right: float = 14, top: float = 12, bottom: float = 44
 ) -> Iterator[Picture]:
-    """Draw a picture of `width` by `height` CSS pixels, with these margins; its `svg` can stand inside a page beside others.
+    """Draw a picture of `width` by `height` CSS pixels; its `svg` can stand inside a page beside others.
 
     `name` is unique on the page; `label` says in words what the picture shows.
     """
@@ -178,7 +178,7 @@ def _to_svg(figure: Any, paint: Paint, name: str, label: str) -> str:
 
 
 def set_steps_axis(axes: Any, budget: float, unit: str, least: float = 1.0, start: float = 0.0) -> None:
-    """0, 1, 3, 10, 30, 100: even steps of effort from `start`, the first of them visible: log (1 + x / `least`)."""
+    """0, 1, 3, 10, 30, 100: even steps of effort from `start`, the first visible: by log (1 + x / `least`)."""
     import numpy as np
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 

@@ -165,6 +165,11 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return field.default if field.default is not dataclasses.MISSING else None
 
 
+def method_field(cls: type[Stage]) -> str:
+    """The field that holds the stage's method: the one whose default has a name."""
+    return next(field.name for field in dataclasses.fields(cls) if hasattr(_default(field), "NAME"))
+
+
 def _build(cls: type[Any], left: dict[str, Any], method: type[Any] | None) -> Any:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):

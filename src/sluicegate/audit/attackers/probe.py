@@ -61,7 +61,7 @@ class Probe(Attacker):
             ):
                 margins, right = self._margins(*at, words, len(rows))
                 reading[name], reading[key] = float(right.mean()), target.by_fact(rows, margins.tolist())
-            trace.add(float(layer), reading | {"right": target.by_fact(target.held_out, right.tolist())})
+            trace.add(float(layer), reading | {"exact": target.by_fact(target.held_out, right.tolist())})
         yield trace
 
     def _states(self, target: "Target", rows: "Rows") -> "tuple[list[Tensor], Tensor, Tensor]":

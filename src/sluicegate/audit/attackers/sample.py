@@ -50,5 +50,5 @@ class Sample(Attacker):
         for k in sorted(self.samples):
             leaked = {name: 1 - (1 - p) ** k for name, p in odds.items()}
             right = target.by_fact(target.held_out, leaked["held_out"].tolist())
-            trace.add(float(k), plain | {name: float(p.mean()) for name, p in leaked.items()} | {"right": right})
+            trace.add(float(k), plain | {name: float(p.mean()) for name, p in leaked.items()} | {"exact": right})
         yield trace
