@@ -1,7 +1,9 @@
-"""Small experiments made by hand, for the tests of the reports."""
+"""Small experiments and audits made by hand, for the tests of the reports."""
 
 from pathlib import Path
 
+from sluicegate.audit.audit import AuditResult
+from sluicegate.audit.verdict import Verdict
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.runs.arm import Arm
@@ -92,3 +94,12 @@ def experiment(
 def without(*names):
     """The full recipe's arms without some."""
     return {name: settings for name, settings in FULL.items() if name not in names}
+
+
+def audited(model, reference, sentences, *, warnings=(), savings=None, **suite):
+    """What an audit found, from two arms; `suite` are further fields of its result."""
+    if warnings:
+        attacks = {seed: attack | {"warnings": list(warnings)} for seed, attack in model.attacks.items()}
+        model = Arm(model.name, model.results, attacks, model.flops, model.folders)
+    verdict = Verdict("hidden, not gone", tuple(sentences), savings)
+    return AuditResult(model, reference, None, verdict, Path("nowhere"), **suite)

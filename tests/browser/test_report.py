@@ -3,7 +3,7 @@
 import pytest
 
 from headless import NEEDS_CHROMIUM, opened
-from report_synthetic import FULL, experiment
+from report_synthetic import FULL, audited, experiment
 from sluicegate.audit.page import report_audit
 from sluicegate.experiments.page import report_experiment
 
@@ -41,14 +41,8 @@ def test_pictures_take_the_colour_of_the_page_in_light_and_dark(page, tmp_path):
 
 def test_the_audit_page_fits_a_phone(tmp_path):
     outcome = experiment()
-    path = report_audit(
-        "a/rather/long/path/to/some/model-of-somebody-else",
-        outcome.arms["maxent"],
-        outcome.arms["gold"],
-        ["V."],
-        ["w"],
-        tmp_path / "a.html",
-    )
+    found = audited(outcome.arms["maxent"], outcome.arms["gold"], ["V."], warnings=["w"])
+    path = report_audit("a/rather/long/path/to/some/model-of-somebody-else", found, tmp_path / "a.html")
     found, complaints = opened(path, 400, tmp_path)
     assert (complaints, found["wide"], found["names"]) == ([], [], [])
     assert found["scroll"] <= 400

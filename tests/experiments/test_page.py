@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from report_synthetic import CURVES, FAST, FULL, SLOW, experiment, without
+from report_synthetic import CURVES, FAST, FULL, SLOW, audited, experiment, without
 from sluicegate.audit.page import report_audit
 from sluicegate.experiments.page import report_experiment
 from sluicegate.report.html import Link
@@ -162,7 +162,8 @@ def test_the_audit_page(tmp_path, with_reference):
     reference = outcome.arms["gold"] if with_reference else None
     savings = outcome.savings("maxent") if with_reference else None
     said = ["Hidden & not gone."]
-    path = report_audit("my/<model>", outcome.arms["maxent"], reference, said, ["w<1"], tmp_path / "a.html", savings=savings)
+    found = audited(outcome.arms["maxent"], reference, said, warnings=["w<1"], savings=savings)
+    path = report_audit("my/<model>", found, tmp_path / "a.html")
     source = path.read_text(encoding="utf-8")
     text = text_of(source)
     assert_self_contained(source)
@@ -173,7 +174,7 @@ def test_the_audit_page(tmp_path, with_reference):
     assert ("<th>savings</th>" in source) is with_reference
     assert ("No reference was handed in" in text) is not with_reference
     if with_reference:
-        path = report_audit("m", outcome.arms["maxent"], reference, said, [], tmp_path / "b.html")
+        path = report_audit("m", audited(outcome.arms["maxent"], reference, said), tmp_path / "b.html")
         assert "No savings" in text_of(path.read_text(encoding="utf-8"))
 
 

@@ -25,7 +25,7 @@ from sluicegate.execution.local import LocalPool
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
 from sluicegate.runs.ranks import processes
-from sluicegate.values.items import columns_of
+from sluicegate.values.items import Item, columns_of
 from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class AuditResult:
     """Attackers that did not attack, and why."""
     spiked: "SuiteVerdict | None" = None
     """What the suite says of the spiked model, in which there is something to be found."""
+    forget: Sequence[Item] = ()
+    """The rows whose facts were attacked."""
 
     def warnings(self) -> list[str]:
         """What makes the attacks weaker than they could be, once for each arm and text."""
@@ -218,7 +220,7 @@ def audit(
     if differs:
         verdict = dataclasses.replace(verdict, sentences=(*verdict.sentences, f"Read this with care: {differs}"))
     found = AuditResult(
-        tuned["model"], tuned.get("reference"), tuned.get("harmless"), verdict, folder / "report.html", differs, None, attacked
+        tuned["model"], tuned.get("reference"), tuned.get("harmless"), verdict, folder / "report.html", differs, None, attacked, forget=rows
     )
     found = _with_suite(found, suited, failed, by_gains) if picked or left_out else found
     folder.mkdir(parents=True, exist_ok=True)

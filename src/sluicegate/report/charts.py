@@ -99,6 +99,35 @@ def curves_picture(name: str, label: str, lines: Sequence[Line], level: float | 
     return picture.svg
 
 
+def small_picture(name: str, label: str, lines: Sequence[Line]) -> str:
+    """Recall against effort, for small multiples: the mean as a line, a band from the lowest to the highest seed.
+
+    The scale of effort is logarithmic where it spans a decade or more.
+    """
+    with draw_picture(name, label, 190, width=300, left=44, right=12, top=8, bottom=40) as picture:
+        efforts = sorted({x for line in lines for x in line.curve.effort})
+        positive = [x for x in efforts if x > 0]
+        if positive and positive[-1] >= 10 * positive[0]:
+            set_steps_axis(picture.axes, efforts[-1], lines[0].curve.unit, positive[0], efforts[0])
+        else:
+            set_number_axis(picture.axes.xaxis, 5, whole=all(x == int(x) for x in efforts))
+            picture.axes.set_xlim(efforts[0] - (len(efforts) == 1), efforts[-1] + (len(efforts) == 1))
+            if len(efforts) == 1:
+                picture.axes.set_xticks(efforts)
+            picture.axes.set_xlabel(lines[0].curve.unit)
+        set_shares_axis(picture.axes.yaxis)
+        picture.axes.set_ylim(-0.015, 1.02)
+        picture.axes.grid(axis="y")
+        for line in sorted(lines, key=lambda line: line.series.strong):
+            x, columns, look = line.curve.effort, list(zip(*line.curve.recall, strict=True)), line.series
+            if len(line.curve.recall) > 1:
+                picture.band(look, x, list(map(min, columns)), list(map(max, columns)))
+            marks = {"marker": "o", "ms": 4} if len(x) == 1 else {}
+            means = [sum(column) / len(column) for column in columns]
+            picture.line(look, x, means, lw=2.6 if look.strong else 1.7, clip_on=False, zorder=3, **marks)
+    return picture.svg
+
+
 def dial_picture(name: str, label: str, points: Sequence[Point], *, x_label: str, y_label: str, relative: bool) -> str:
     """Robustness (0 to 1) against cost on a logarithmic scale; points with an order are joined.
 

@@ -59,15 +59,15 @@ class Paint:
 class Picture:
     """One pair of axes to draw on; `svg` is there once the block of `draw_picture` is left."""
 
-    def __init__(self, paint: Paint, height: float, left: float, right: float, top: float, bottom: float) -> None:
+    def __init__(self, paint: Paint, width: float, height: float, left: float, right: float, top: float, bottom: float) -> None:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
         self.paint, self.svg = paint, ""
-        self.figure: Any = Figure(figsize=(WIDTH / 96, height / 96), dpi=72)
+        self.figure: Any = Figure(figsize=(width / 96, height / 96), dpi=72)
         FigureCanvasSVG(self.figure)
         self.axes: Any = self.figure.add_axes(
-            (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
+            (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
         )
         self.axes.set_axisbelow(True)
 
@@ -78,6 +78,10 @@ class Picture:
     def line(self, look: Series, x: Any, y: Any, *marks: str, **more: Any) -> None:
         """One arm's line, with its dashes."""
         self.points(look, x, y, *marks, ls=_LINES[look.dash], **more)
+
+    def band(self, look: Series, x: Any, low: Any, high: Any) -> None:
+        """The room between two lines of one arm."""
+        self.axes.fill_between(x, low, high, color=self.paint(look.colour), lw=0, gid=f"class:seed {look.key}", zorder=2)
 
     def level(self, at: float, look: Series) -> None:
         """A level line across the picture that stands for one arm."""
@@ -106,9 +110,9 @@ class Picture:
 
 @contextmanager
 def draw_picture(
-    name: str, label: str, height: float, *, left: float = 52, right: float = 14, top: float = 12, bottom: float = 44
+    name: str, label: str, height: float, *, width: float = WIDTH, left: float = 52, right: float = 14, top: float = 12, bottom: float = 44
 ) -> Iterator[Picture]:
-    """Draw a picture `height` CSS pixels high, with these margins; its `svg` can stand inside a page beside others.
+    """Draw a picture of `width` by `height` CSS pixels; its `svg` can stand inside a page beside others.
 
     `name` is unique on the page; `label` says in words what the picture shows.
     """
@@ -140,7 +144,7 @@ def draw_picture(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        picture = Picture(paint, height, left, right, top, bottom)
+        picture = Picture(paint, width, height, left, right, top, bottom)
         yield picture
         picture.svg = _to_svg(picture.figure, paint, name, label)
 
@@ -173,17 +177,17 @@ def _to_svg(figure: Any, paint: Paint, name: str, label: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 
-def set_steps_axis(axes: Any, budget: float, unit: str) -> None:
-    """0, 1, 3, 10, 30, 100: even steps of effort, the first of them visible."""
+def set_steps_axis(axes: Any, budget: float, unit: str, least: float = 1.0, start: float = 0.0) -> None:
+    """0, 1, 3, 10, 30, 100: even steps of effort from `start`, the first visible: by log (1 + x / `least`)."""
     import numpy as np
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.set_xscale("function", functions=(np.log1p, np.expm1))
-    ticks = [0.0] + [m * 10.0**e for e in range(9) for m in (1, 3) if m * 10.0**e <= budget]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.set_xscale("function", functions=(lambda x: np.log1p(x / least), lambda y: least * np.expm1(y)))
+    ticks = [0.0] + [m * 10.0**e for e in range(-6, 9) for m in (1, 3) if least * 0.999 <= m * 10.0**e <= budget * 1.001]
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick >= start]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.set_xlim(0, budget)
+    axes.set_xlim(start, budget)
     axes.set_xlabel(unit)
 
 

@@ -33,6 +33,9 @@ class Attacker(Checked):
     SUITE: ClassVar[Suite] = "full"
     """The smallest suite that it is in."""
     SOURCE: ClassVar[str] = ""
+    MEASURE: ClassVar[str] = "nats a token"
+    """What a fact's evidence is in. In nats a token it is a mean log-probability; another measure is an
+    attacker's own."""
     NEEDS: ClassVar[tuple[str, ...]] = ()
     """Beside model and forget set: original, retain."""
     BY: ClassVar[Literal["owned", "held_out"]] = "held_out"

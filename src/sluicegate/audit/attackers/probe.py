@@ -26,6 +26,7 @@ class Probe(Attacker):
     SUITE = "quick"
     SOURCE = "2402.16835"
     BY = "owned"
+    MEASURE = "the right token's score above the best other one's"
 
     penalties: tuple[Positive, ...] = (0.01, 0.1, 1.0, 10.0)
     """Ridge penalties tried, as shares of the states' mean squared length."""
@@ -55,12 +56,12 @@ class Probe(Attacker):
             _, scores, without = best
             reading = dict(plain)
             for name, key, at, rows in (
-                ("held_out", "facts", (scores, held_out[1], held_out[2]), target.held_out),
                 ("owned", "owned facts", (without, owned[1], owned[2]), target.owned),
+                ("held_out", "facts", (scores, held_out[1], held_out[2]), target.held_out),
             ):
                 margins, right = self._margins(*at, words, len(rows))
                 reading[name], reading[key] = float(right.mean()), target.by_fact(rows, margins.tolist())
-            trace.add(float(layer), reading)
+            trace.add(float(layer), reading | {"exact": target.by_fact(target.held_out, right.tolist())})
         yield trace
 
     def _states(self, target: "Target", rows: "Rows") -> "tuple[list[Tensor], Tensor, Tensor]":

@@ -48,6 +48,7 @@ class Sample(Attacker):
         with torch.no_grad():
             odds = {name: chance(getattr(target, name)).exp().double() for name in ("owned", "held_out")}
         for k in sorted(self.samples):
-            leaked = {name: float((1 - (1 - p) ** k).mean()) for name, p in odds.items()}
-            trace.add(float(k), plain | leaked)
+            leaked = {name: 1 - (1 - p) ** k for name, p in odds.items()}
+            right = target.by_fact(target.held_out, leaked["held_out"].tolist())
+            trace.add(float(k), plain | {name: float(p.mean()) for name, p in leaked.items()} | {"exact": right})
         yield trace
