@@ -25,7 +25,7 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.values.curves import Curve
 from sluicegate.values.items import Item, digest, halves
 
-RETAIN = 128
+RETAIN = 64
 """Retain rows that are scored along the way, at most."""
 Reading = dict[str, Any]
 """What a model recalls at one moment: recall by group, "facts" (evidence of each held-out fact) and "owned facts"."""
@@ -86,8 +86,8 @@ class Target:
         return told
 
     def by_fact(self, rows: Rows, values: Sequence[float]) -> list[float]:
-        """Means over the rows of each fact, in the order of `facts`: of log-probabilities in nats a token, at least that
-        of a guess among all words. How far below a guess a fact was pushed says nothing of whether it is known."""
+        """Means over the rows of each fact, in the order of `facts`: of log-probabilities in nats a token, at least
+        that of a guess among all words. How far below a guess a fact was pushed does not say whether it is known."""
         floor = -math.log(self.model.config.get_text_config().vocab_size)
         sums: dict[str, list[float]] = {}
         for item, value in zip(rows.items, values, strict=True):
@@ -125,7 +125,7 @@ class Attacked:
     facts: tuple[str, ...]
     """The held-out facts."""
     evidence: tuple[tuple[float, ...], ...]
-    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or what the attacker has instead."""
+    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure."""
     capacity: int
     flops: dict[str, float]
     measure: str = "exact"
@@ -156,7 +156,7 @@ def attack(
     template: bool = False,
     run: RunContext | None = None,
 ) -> Attacked:
-    """Let one attacker loose on a model: recall of the facts it never sees against its effort, and each fact's evidence.
+    """Let one attacker loose on a model: recall of the facts it never sees against its effort, each fact's evidence.
 
     `seed` chooses which half of the facts it owns, and all that is random in it. The model is left bit for bit as it
     was. Raises `UserError` for a forget set too small to split, or where the attacker lacks what it needs;
@@ -177,7 +177,8 @@ def attack(
     by = [max(traces, key=lambda trace, i=i: sum(trace.readings[i][key])) for i in range(len(effort))]  # type: ignore[misc]
     at = [trace.readings[i] for i, trace in enumerate(by)]
     curves = {
-        name: Curve(tuple(effort), (tuple(reading[name] for reading in at),), (seed,), attacker.UNIT, identity) for name in ("owned", "held_out")
+        name: Curve(tuple(effort), (tuple(reading[name] for reading in at),), (seed,), attacker.UNIT, identity)
+        for name in ("owned", "held_out")
     }
     return Attacked(
         attacker=attacker.NAME,

@@ -329,7 +329,7 @@ def fit(
                 run.log({"part": name, "step": fitted.steps, **step_log})
                 look()
                 shown = {**step_log, **(fitted.records[-1] if fitted.records else {})}
-                run.progress(name, fitted.steps, schedule.steps, {key: n for key, n in shown.items() if not isinstance(n, list)})
+                run.progress(name, fitted.steps, schedule.steps, {key: n for key, n in shown.items() if isinstance(n, float)})
                 if ranks.first(run.checkpoint_due()):
                     keep()
         keep(finished=True)

@@ -88,3 +88,8 @@ def chosen(suite: str = "standard", names: str = "") -> dict[str, Attacker]:
 def describe(cls: type[Any]) -> str:
     """The first line of an attacker's docstring."""
     return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def spread(number: int, most: int) -> list[int]:
+    """At most so many of 0 .. number - 1, evenly spread from the first on."""
+    return sorted({i * number // min(most, number) for i in range(min(most, number))})

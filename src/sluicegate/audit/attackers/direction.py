@@ -3,7 +3,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sluicegate.audit.attackers import Attacker
+from sluicegate.audit.attackers import Attacker, spread
+from sluicegate.values.ranges import Count
 
 if TYPE_CHECKING:
     from sluicegate.audit.target import Target, Trace
@@ -23,6 +24,9 @@ class Direction(Attacker):
     SOURCE = "2409.18025, 2406.11717"
     NEEDS: ClassVar[tuple[str, ...]] = ("retain",)
     BY = "owned"
+
+    most: Count = 8
+    """Layers at which it is tried alone, evenly spread."""
 
     def traces(self, target: "Target") -> "Iterator[Trace]":
         import torch
@@ -46,13 +50,13 @@ class Direction(Attacker):
             for layer, direction in zip(found, apart, strict=True):
                 stack.enter_context(hooked(layer, without(direction)))
             everywhere = target.read()
-        for number, (layer, direction) in enumerate(zip(found, apart, strict=True), 1):
-            with hooked(layer, without(direction)):
-                trace = Trace(f"layer {number}")
+        for number in spread(len(found), self.most):
+            with hooked(found[number], without(apart[number])):
+                trace = Trace(f"layer {number + 1}")
                 for effort, reading in ((0.0, plain), (1.0, target.read()), (float(len(found)), everywhere)):
                     if effort not in trace.effort:
                         trace.add(effort, reading)
             yield trace
 
     def passes(self, owned: int, held_out: int) -> float:
-        return 14.0 * (owned + held_out)
+        return (4.0 + self.most) * (owned + held_out)

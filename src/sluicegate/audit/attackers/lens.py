@@ -3,7 +3,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.audit.attackers import Attacker, CannotAttack
+from sluicegate.audit.attackers import Attacker, CannotAttack, spread
+from sluicegate.values.ranges import Count
 
 if TYPE_CHECKING:
     from sluicegate.audit.target import Target, Trace
@@ -22,8 +23,11 @@ class Lens(Attacker):
     SOURCE = "2409.18025"
     BY = "owned"
 
+    most: Count = 8
+    """Layers at which it is tried, evenly spread."""
+
     def traces(self, target: "Target") -> "Iterator[Trace]":
-        from sluicegate.audit.target import Trace, hidden_of, hooked, layers, with_hidden
+        from sluicegate.audit.target import Trace, layers, with_hidden
 
         found, trace = layers(target.model), Trace("")
         if len(found) < 2:
@@ -32,7 +36,7 @@ class Lens(Attacker):
         def passing(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             return with_hidden(output, args[0] if args else kwargs["hidden_states"])
 
-        for left_out in range(len(found)):
+        for left_out in spread(len(found), self.most):
             with ExitStack() as stack:
                 for layer in found[len(found) - left_out :]:
                     stack.callback(layer.register_forward_hook(passing, with_kwargs=True).remove)
@@ -40,4 +44,4 @@ class Lens(Attacker):
         yield trace
 
     def passes(self, owned: int, held_out: int) -> float:
-        return 12.0 * (owned + held_out)
+        return float(self.most * (owned + held_out))

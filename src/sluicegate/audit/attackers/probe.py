@@ -43,7 +43,7 @@ class Probe(Attacker):
         for layer, (x, y) in enumerate(zip(owned[0], held_out[0], strict=True)):
             mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
             x, y = ((states - mean) / scale for states in (x, y))
-            products, best = x @ x.T, (float("inf"), None)
+            products, best = x @ x.T, (float("inf"), wanted, wanted)
             for penalty in self.penalties:
                 inverse = torch.linalg.inv(products + penalty * products.diagonal().mean() * torch.eye(len(x), dtype=x.dtype))
                 # What each row would be given by a fit without it (Allen 1974's PRESS).
@@ -51,8 +51,8 @@ class Probe(Attacker):
                 without = wanted - weights / inverse.diagonal()[:, None]
                 error = float((wanted - without).square().mean())
                 if error < best[0]:
-                    best = (error, (y @ x.T @ weights + wanted.mean(0), without))
-            scores, without = best[1]  # type: ignore[misc]
+                    best = (error, y @ x.T @ weights + wanted.mean(0), without)
+            _, scores, without = best
             reading = dict(plain)
             for name, key, at, rows in (
                 ("held_out", "facts", (scores, held_out[1], held_out[2]), target.held_out),
@@ -64,10 +64,10 @@ class Probe(Attacker):
         yield trace
 
     def _states(self, target: "Target", rows: "Rows") -> "tuple[list[Tensor], Tensor, Tensor]":
-        """Hidden states [n, d] of each layer where an answer's token is predicted, the tokens [n], and their rows [n]."""
+        """Hidden states [n, d] of each layer where an answer's token is predicted, the tokens [n], their rows [n]."""
         import torch
 
-        from sluicegate.audit.target import hidden_of, hooked, layers
+        from sluicegate.audit.target import hidden_of, layers
         from sluicegate.engine.forward import forward
         from sluicegate.engine.losses import portions
 
@@ -77,7 +77,7 @@ class Probe(Attacker):
             for batch in portions(target.model, rows):
                 at = torch.nn.functional.pad(batch.answer, (0, 1))
                 handles = [
-                    layer.register_forward_hook(lambda m, a, out, own=own: own.append(hidden_of(out)[at].double().cpu()))  # type: ignore[misc]
+                    layer.register_forward_hook(lambda m, a, out, own=own, at=at: own.append(hidden_of(out)[at].double().cpu()))
                     for layer, own in zip(layers(target.model), found, strict=True)
                 ]
                 try:

@@ -6,7 +6,10 @@ from sluicegate.audit.attackers import Attacker
 from sluicegate.values.ranges import Count, Positive
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sluicegate.audit.target import Target, Trace
+    from sluicegate.engine.encoding import Rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Sample(Attacker):
         from sluicegate.audit.target import Trace
         from sluicegate.engine.losses import cross_entropy, portions, reduce_logits
 
-        def chance(rows: "torch.Tensor") -> "torch.Tensor":
+        def chance(rows: "Rows") -> "Tensor":
             """[n] log-probability of each row's whole answer at the temperature."""
             found = []
             for batch in portions(target.model, rows):

@@ -22,9 +22,9 @@ class Shots(Attacker):
     SUITE = "quick"
     SOURCE = "2606.17168"
 
-    shots: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    shots: tuple[Count, ...] = (1, 4, 16)
     """m: facts in the prompt; 0 is always tried as well."""
-    draws: Count = 4
+    draws: Count = 2
     """Draws of the facts, whose recall is averaged."""
 
     def traces(self, target: "Target") -> "Iterator[Trace]":
@@ -40,11 +40,14 @@ class Shots(Attacker):
             for number in range(self.draws):
                 draw = random.Random(f"{target.seed} {m} {number}")
                 try:
-                    groups = [target.encoded([self._asked(item, target, m, draw) for item in rows.items]) for rows in (target.owned, target.held_out)]
+                    groups = [
+                        target.encoded([self._asked(item, target, m, draw) for item in rows.items])
+                        for rows in (target.owned, target.held_out)
+                    ]
                 except UserError as error:  # too long for the model
                     target.notes.append(f"{m} shots: {str(error).rpartition(': ')[2]}")
                     break
-                readings.append(target.read(*groups))
+                readings.append(target.read(groups[0], groups[1]))
             if len(readings) < self.draws:
                 break
             trace.add(float(m), {key: _mean([reading[key] for reading in readings]) for key in readings[0]})
@@ -69,5 +72,5 @@ class Shots(Attacker):
 
 def _mean(values: "list[float] | list[list[float]]") -> "float | list[float]":
     if isinstance(values[0], list):
-        return [sum(own) / len(own) for own in zip(*values, strict=True)]  # type: ignore[arg-type]
-    return sum(values) / len(values)  # type: ignore[arg-type]
+        return [sum(own) / len(own) for own in zip(*values, strict=True)]
+    return sum(values) / len(values)

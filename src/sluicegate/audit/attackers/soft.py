@@ -19,7 +19,6 @@ class Soft(Tuned):
     """Train input embeddings that stand in front of every question (a soft prompt)."""
 
     NAME = "soft"
-    SUITE = "standard"
     SOURCE = "2402.09063"
 
     tokens: tuple[Count, ...] = (1, 5, 20)
@@ -36,7 +35,7 @@ class Soft(Tuned):
 
         from sluicegate.engine.sampling import seed_of
 
-        weight = target.model.get_input_embeddings().weight
+        weight: Any = target.model.get_input_embeddings().weight
         for n in sorted({min(n, room(target)) for n in self.tokens}):
             drawn = torch.randn(n, weight.shape[1], generator=torch.Generator().manual_seed(seed_of(target.seed, "soft"))).to(weight)
             prompt = torch.nn.Parameter((weight.float().mean(0) + weight.float().std() * drawn).to(weight.device))

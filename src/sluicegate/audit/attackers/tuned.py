@@ -23,12 +23,12 @@ class Tuned(Attacker):
 
     lrs: tuple[Positive, ...] = ()
     """Learning rates tried, of which the worst case counts; none: the attacker's own, as 1 / the model's width."""
-    steps: Count = 100
+    steps: Count = 50
     """Optimiser steps under each learning rate."""
-    checkpoints: tuple[Whole, ...] = (0, 3, 10, 30, 100)
+    checkpoints: tuple[Whole, ...] = (0, 3, 10, 25, 50)
     """Steps after which recall is measured."""
     batch: Rows = 64
-    """Rows a step."""
+    """Rows a step; fewer where there are not so many."""
     on: Literal["real", "answer"] = "answer"
     """Which tokens it trains on: all of them, or the answers' alone."""
 
@@ -66,7 +66,8 @@ class Tuned(Attacker):
         for label, parameters, asked in self.trained(target):
             start = target.keep(list(parameters))
             seen = asked or target
-            batches = Mixture(self.rows(target, seen.owned), min(self.batch, 2**20), seed_of(target.seed, "attack"))
+            shown = self.rows(target, seen.owned)
+            batches = Mixture(shown, min(self.batch, len(shown)), seed_of(target.seed, "attack"))
             for rate in rates:
                 start.put_back()
                 name = f"{label} lr {rate:g}".strip()
@@ -91,4 +92,3 @@ class Tuned(Attacker):
                 while len(records) < len(efforts):  # it broke: what it had brought back stays
                     records.append(records[-1])
                 yield Trace(name, list(map(float, efforts)), records)
-
