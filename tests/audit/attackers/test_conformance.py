@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
-from architectures import CONFIGS, OTHERS, build
+from architectures import build
 from sluicegate.audit import target as module
-from sluicegate.audit.attackers import CannotAttack, attackers
+from sluicegate.audit.attackers import attackers
 from sluicegate.audit.target import Attacked, attack
 from sluicegate.engine.encoding import encode
-from sluicegate.engine.models import fresh
 from sluicegate.engine.scoring import score
 from sluicegate.runs.directory import open_run
 from sluicegate.values.items import Split, halves

@@ -71,12 +71,12 @@ def behind_bos(target: "Target") -> int:
 
 
 def placed(target: "Target", rows: "Rows", ids: "Tensor") -> "Rows":
-    """The rows with the tokens `ids` [n] in front."""
+    """The rows with the tokens `ids` [n] in front, or each row with its own of [rows, n]."""
     from dataclasses import replace
 
     import torch
 
-    at, n = behind_bos(target), len(ids)
+    at, n = behind_bos(target), ids.shape[-1]
     longer = torch.cat([rows.ids[:, :at], ids.expand(len(rows), n), rows.ids[:, at:]], 1)
     return replace(rows, ids=longer, lengths=rows.lengths + n, starts=rows.starts + n)
 
@@ -99,7 +99,7 @@ def behind(target: "Target", ids: "Tensor") -> "Target":
 
 @contextmanager
 def prompted(target: "Target", prompt: "Tensor") -> "Iterator[None]":
-    """Have the embeddings `prompt` [n, d] in place of those of the tokens that `placed` put, for the length of a block."""
+    """Have the embeddings `prompt` [n, d] in place of those of the tokens that `placed` put, for a block."""
     import torch
 
     from sluicegate.audit.target import hooked
