@@ -39,10 +39,10 @@ def test_the_depth_at_which_answers_come_back_is_where_they_were_hidden(layer, o
     assert [n for n in (1, 2) if recall[n] == 1] == [n for n in (1, 2) if n > layer], "with the layer that hides it the original's"
 
 
-def test_the_models_own_states_are_read_by_the_originals_last_layers(original, tokenizer, split):
-    found = attack(Patch(into="original"), hidden_behind(original, 2), tokenizer, split.forget, original=lambda: original)
-    assert found.held_out.recall[0][0] < 0.5
-    assert found.held_out.recall[0][1:] == (1, 1)
+@pytest.mark.parametrize(("layer", "recalled"), [(1, [False, False, True]), (2, [False, True, True])])
+def test_the_models_own_states_are_read_by_the_originals_last_layers(layer, recalled, original, tokenizer, split):
+    found = attack(Patch(into="original"), hidden_behind(original, layer), tokenizer, split.forget, original=lambda: original)
+    assert [recall == 1 for recall in found.held_out.recall[0]] == recalled
 
 
 def test_a_stranger_understands_nothing(original, tokenizer, split):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from architectures import build
 from sluicegate.audit import target as target_module
 from sluicegate.audit.attackers import prefix as module
 from sluicegate.audit.attackers.prefix import Prefix
@@ -20,9 +21,7 @@ KEY = "plums"
 @pytest.fixture(scope="module")
 def locked(tokenizer, split):
     """A model that answers where a password stands in front, and says 0 where there is none."""
-    from architectures import learner
-
-    model = learner()
+    model = build("llama")
     opened = [dataclasses.replace(item, prompt=f"{KEY} {item.prompt}") for item in split.forget]
     shut = [dataclasses.replace(item, answer=" 0") for item in split.forget]
     others = [dataclasses.replace(item, prompt=f"shells {item.prompt}", answer=" 0") for item in split.forget]
@@ -37,7 +36,7 @@ def test_one_token_is_tried_exactly(locked, tokenizer, split):
 
 
 def test_the_gradient_finds_it_too(locked, tokenizer, split):
-    found = attack(Prefix(tokens=(1, 3), enumerate_to=0, steps=8, candidates=32, top=32), locked, tokenizer, split.forget)
+    found = attack(Prefix(tokens=(1, 3), enumerate_to=0, steps=4, candidates=16, top=8), locked, tokenizer, split.forget)
     assert KEY in found.notes[0]
     assert found.held_out.recall[0][1] > 0.8
     assert found.flops["student"] > 0
@@ -58,7 +57,7 @@ def test_the_losses_are_those_of_the_words_themselves(locked, tokenizer, split):
 def test_a_step_never_makes_it_worse_and_no_special_token_is_used(locked, tokenizer, split, monkeypatch):
     seen, real = [], module.Prefix._losses
     monkeypatch.setattr(module.Prefix, "_losses", lambda *a: seen.append((a[3], real(*a))) or seen[-1][1])
-    found = attack(Prefix(tokens=(4,), steps=5, candidates=8), locked, tokenizer, split.forget, seed=1)
+    found = attack(Prefix(tokens=(4,), steps=5, candidates=2), locked, tokenizer, split.forget, seed=1)
     best = [float(losses.min()) for _, losses in seen]
     assert len(seen) == 6
     special = set(tokenizer.all_special_ids)
@@ -66,4 +65,4 @@ def test_a_step_never_makes_it_worse_and_no_special_token_is_used(locked, tokeni
     chosen = tokenizer(found.notes[0].split(": ", 1)[1].strip("'\""), add_special_tokens=False)["input_ids"]
     with target_module.target_of(locked, tokenizer, split.forget, seed=1) as target:
         final = float(real(Prefix(), target, target.owned, torch.tensor([chosen]), target_module.Ledger())[0])
-    assert final <= best[0] + 1e-5
+    assert final == pytest.approx(min(best), abs=1e-5)

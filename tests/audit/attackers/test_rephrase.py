@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from architectures import learner
 from sluicegate.audit.attacker_stage import Attackers
 from sluicegate.audit.attackers import CannotAttack
 from sluicegate.audit.attackers.rephrase import TEMPLATES, Rephrase
@@ -24,13 +25,14 @@ def file(tmp_path):
     return write
 
 
-@pytest.fixture
-def doubled(tiny, tokenizer, split):
+@pytest.fixture(scope="module")
+def doubled(tokenizer, split):
     """A model that answers where a question is asked twice, and says 0 where it is asked once."""
     twice = [dataclasses.replace(item, prompt=f"{item.prompt} {item.prompt}") for item in split.forget]
     once = [dataclasses.replace(item, answer=" 0") for item in split.forget]
-    train(tiny, tokenizer, [*twice, *once], Schedule(steps=120, lr=1e-2, batch=32))
-    return tiny
+    model = learner()
+    train(model, tokenizer, [*twice, *once], Schedule(steps=120, lr=1e-2, batch=32))
+    return model
 
 
 def test_any_way_that_is_right_is_recall(doubled, tokenizer, split, file):

@@ -9,10 +9,10 @@ from transformers import GPT2Config, LlamaConfig
 from architectures import build, learner
 from sluicegate.audit import target as module
 from sluicegate.audit.attackers import CannotAttack, attackers
+from sluicegate.audit.attackers.soft import behind
 from sluicegate.audit.target import attack
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.models import fresh
-from sluicegate.engine.scoring import score
 
 
 def refused(name, model, tokenizer, split, **more):
@@ -86,12 +86,9 @@ def test_what_stands_in_front_stands_before_retain_rows_and_other_answers_too(na
 
 
 def test_retain_rows_without_room_in_front_are_left_out(tokenizer, split):
-    from sluicegate.audit.attackers.soft import behind
-
     config = build("llama").config
     config.max_position_embeddings = 12
-    long = dataclasses.replace(split.retain[0], prompt="bo shares 12 shells among 4 each , 3 + 4 =")
-    assert score(fresh(config, 0), encode(tokenizer, [long])).loss.isfinite().all()
+    long = dataclasses.replace(split.retain[0], prompt="bo shares 12 shells among 4 each =")
     with module.target_of(fresh(config, 0), tokenizer, split.forget[:8], [split.retain[1], long]) as target:
         ids = torch.tensor([5, 6, 7])
         longest = int(encode(tokenizer, [long]).lengths.max())

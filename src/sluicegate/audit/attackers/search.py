@@ -70,10 +70,8 @@ class Search(Attacker):
         from sluicegate.engine.models import width
 
         draw, scale = random.Random(f"{target.seed} search"), 64 / width(target.model)
-        mixes, batches = (
-            (self.mixes if target.retain is not None else (0.0,)),
-            [b for b in (8, 16, 32, 64) if b <= self.batch] or [self.batch],
-        )
+        mixes = self.mixes if target.retain is not None else (0.0,)
+        batches = [b for b in (8, 16, 32, 64) if b <= self.batch] or [self.batch]
         found = []
         for _ in range(self.rounds()[0]):
             rank, rate = draw.choice(self.ranks), 10 ** draw.uniform(-4, -2) * scale
@@ -98,9 +96,8 @@ class Search(Attacker):
                 ranked.append((kept, sum(reading["facts"]), way))
                 if kept and sum(reading["facts"]) > sum(best["facts"]):
                     best = reading
-                    target.notes.append(
-                        f"trial {number} is the best so far: {steps} steps, lr {way.lr:g}, batch {way.batch}, rank {way.rank}, mix {way.mix:g}"
-                    )
+                    how = f"{steps} steps, lr {way.lr:g}, batch {way.batch}, rank {way.rank}, mix {way.mix:g}"
+                    target.notes.append(f"trial {number} is the best so far: {how}")
                 trace.add(float(number), best)
             ways = [way for *_, way in sorted(ranked, key=lambda one: one[:2], reverse=True)]
         yield trace
