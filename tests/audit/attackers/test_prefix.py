@@ -36,10 +36,22 @@ def test_one_token_is_tried_exactly(locked, tokenizer, split):
 
 
 def test_the_gradient_finds_it_too(locked, tokenizer, split):
-    found = attack(Prefix(tokens=(1, 3), enumerate_to=0, steps=4, candidates=16, top=8), locked, tokenizer, split.forget)
+    found = attack(Prefix(tokens=(1, 3), enumerate_to=0, steps=8, candidates=32, top=32), locked, tokenizer, split.forget)
     assert KEY in found.notes[0]
     assert found.held_out.recall[0][1] > 0.8
     assert found.flops["student"] > 0
+
+
+def test_the_gradient_favours_tokens_that_lower_the_loss(locked, tokenizer, split):
+    attacker, spent, draw = Prefix(top=8, candidates=64), target_module.Ledger(), torch.Generator().manual_seed(0)
+    with target_module.target_of(locked, tokenizer, split.forget) as target:
+        words, ids = attacker._words(target), torch.tensor(tokenizer("ann fills bags", add_special_tokens=False)["input_ids"])
+        favoured = attacker._replaced(target, target.owned, words, ids, draw, spent)
+        assert bool(((favoured != ids).sum(1) <= 1).all()), "one token at a time"
+        drawn = ids.repeat(64, 1)
+        drawn[torch.arange(64), torch.arange(64) % 3] = words[torch.randint(len(words), (64,), generator=draw)]
+        better, any_ = (float(attacker._losses(target, target.owned, tried, spent).mean()) for tried in (favoured, drawn))
+    assert better < any_
 
 
 def test_the_losses_are_those_of_the_words_themselves(locked, tokenizer, split):
