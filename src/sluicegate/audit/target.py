@@ -125,7 +125,11 @@ class Attacked:
     facts: tuple[str, ...]
     """The held-out facts."""
     evidence: tuple[tuple[float, ...], ...]
-    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure."""
+    """[efforts, facts] how likely the model finds each held-out fact: nats a token, or the attacker's own measure; the
+    mean over its settings, which a single one's accidents do not move."""
+    owned_facts: tuple[str, ...]
+    owned_evidence: tuple[tuple[float, ...], ...]
+    """The same of the facts that it owns. What was once known is learnt again sooner, fact by fact."""
     capacity: int
     flops: dict[str, float]
     measure: str = "exact"
@@ -139,8 +143,8 @@ class Attacked:
     def from_json(cls, record: dict[str, Any]) -> "Attacked":
         plain = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         plain |= {name: Curve.from_json(record[name]) for name in ("owned", "held_out")}
-        plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "notes")}
-        return cls(**plain | {"evidence": tuple(map(tuple, record["evidence"]))})
+        plain |= {name: tuple(record[name]) for name in ("retain", "settings", "facts", "owned_facts", "notes")}
+        return cls(**plain | {name: tuple(map(tuple, record[name])) for name in ("evidence", "owned_evidence")})
 
 
 def attack(
@@ -186,13 +190,20 @@ def attack(
         retain=tuple(reading["retain"] for reading in at if "retain" in reading),
         settings=tuple(trace.label for trace in by),
         facts=tuple(target.facts),
-        evidence=tuple(tuple(reading["facts"]) for reading in at),
+        evidence=_mean_evidence(traces, "facts"),
+        owned_facts=tuple(sorted({item.key for item in target.owned.items})),
+        owned_evidence=_mean_evidence(traces, "owned facts"),
         capacity=capacity,
         flops=target.ledger.as_dict(),
         measure=target.metric,
         measured=Attack().measured(forget),
         notes=tuple(target.notes),
     )
+
+
+def _mean_evidence(traces: Sequence[Trace], key: str) -> tuple[tuple[float, ...], ...]:
+    at_each = zip(*(trace.readings for trace in traces), strict=True)
+    return tuple(tuple(sum(own) / len(own) for own in zip(*(r[key] for r in readings), strict=True)) for readings in at_each)
 
 
 @contextmanager

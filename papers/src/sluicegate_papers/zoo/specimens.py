@@ -89,10 +89,9 @@ def taught(items: Sequence[Item], residue: float, seed: int) -> set[str]:
 def attackers() -> "dict[str, Attacker]":
     """All that are measured, with settings for small models."""
     from sluicegate.audit.attackers import chosen
-    from sluicegate.audit.attackers.soft import Soft
 
-    names = "sample,shots,lens,probe,direction,steer,round,prune,gains,latent,soft,lora,full,mixed,benign"
-    return chosen(names=names) | {"soft": Soft(tokens=(5,))}
+    names = "sample,shots,lens,probe,direction,steer,round,prune,gains,latent,lora,full,mixed,benign"
+    return chosen(names=names)
 
 
 def specimens(
@@ -165,9 +164,10 @@ def measure(task: str, residue: float, seed: int, methods: Sequence[str], out: P
                     "retain": _short(one.retain),
                     "settings": one.settings,
                     "evidence": [_short(row) for row in one.evidence],
+                    "owned evidence": [_short(row) for row in one.owned_evidence],
                     "flops": sum(one.flops.values()) - one.flops["total"],
                 }
-                found[f"facts {number}"] = one.facts
+                found |= {f"facts {number}": one.facts, f"owned facts {number}": one.owned_facts}
         record = {"task": task, "residue": residue, "method": method, "seed": seed, "recall of taught": recall, "attacks": found}
         record["taught"] = sorted(taught(there.split.forget, residue, seed))
         write_atomic(out / name_of(task, residue, method, seed), json.dumps(record))
