@@ -10,7 +10,9 @@ from plugin import documented, install
 from sluicegate import registry, tasks
 from sluicegate.app import main
 from sluicegate.app.verbs import verbs
-from sluicegate.runs.stage import stages
+from sluicegate.audit.attackers import attackers
+from sluicegate.audit.target import attack
+from sluicegate.runs.stage import from_config, stages
 from sluicegate.unlearning.objectives import methods
 
 ROWS = ["--forget", "task:tables/forget", "--retain", "task:tables/retain"]
@@ -41,6 +43,7 @@ def mine(place):
 def test_the_page_shows_a_file_of_every_kind():
     assert {path.rpartition("/")[2] for path in documented()} == {
         "__init__.py",
+        "attackers.py",
         "objectives.py",
         "tasks.py",
         "rules.py",
@@ -69,6 +72,16 @@ def test_its_objective_is_a_method_with_its_own_options(mine, capsys):
     assert main([*words, "--json"]) == 0
     [folder] = json.loads(capsys.readouterr().out.splitlines()[-1])["folders"]
     assert folder.startswith("runs/unlearn/unlearn-unlikelihood-")
+
+
+def test_its_attacker_is_one_of_all_and_leaves_the_model_as_it_was(mine, tokenizer, split, tiny, bits):
+    sharpen, before = attackers()["sharpen"](), bits.weights(tiny)
+    found = attack(sharpen, tiny, tokenizer, split.forget[:8], split.retain[:4])
+    assert found.held_out.effort == (0, 1, 2, 3)
+    assert len(set(found.evidence)) == 4
+    assert bits.same(bits.weights(tiny), before)
+    settings = {"verb": "attack", "method": "sharpen", "model": "arithmetic-tiny", "factors": [1.5], "forget": "task:tables/forget"}
+    assert from_config(settings).attacker == type(sharpen)(factors=(1.5,))
 
 
 def test_its_recipe_is_listed_and_can_be_planned(mine, capsys):

@@ -65,7 +65,7 @@ def folder(prepared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "page")
     monkeypatch.syspath_prepend(tmp_path / "page")
     for block in BLOCKS:
-        if block.file and not block.file.endswith(".py"):
+        if block.file and (block.file.startswith("sluicegate_mine/") or not block.file.endswith(".py")):
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             Path(block.file).write_text(block.text, encoding="utf-8")
     return tmp_path / "page"

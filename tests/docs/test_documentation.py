@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from sluicegate.audit.attackers import attackers
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -24,3 +26,10 @@ def test_gradient_routing(capsys):
     assert float(table["forget"][0]) == 0 < float(table["forget"][1])
     assert "32 units taken out at 1 sites\n224 True" in said
     assert said.rstrip().endswith("True")
+
+
+def test_the_reference_lists_every_attacker_as_it_is():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("`"): (*row[2:4], [n.strip("`-") for n in row[4].split(", ") if n], row[5]) for row in rows}
+    assert told == {name: (cls.UNIT, cls.SUITE, list(cls.NEEDS), cls.SOURCE) for name, cls in attackers().items()}

@@ -37,6 +37,9 @@ class Attackers(OnData):
         stage.need(*(name for name in self.attacker.NEEDS if name in ("original", "retain")))
         return dataclasses.replace(stage, original=self.original if "original" in self.attacker.NEEDS else "")
 
+    def contents(self) -> dict[str, str]:
+        return self.attacker.contents()
+
     def run(self, run: "RunContext") -> dict[str, Any]:
         from sluicegate.audit.target import attack
         from sluicegate.engine.models import let_go, load_model

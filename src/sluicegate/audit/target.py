@@ -177,7 +177,7 @@ def attack(
                 raise CannotAttack(f"the attacker {attacker.NAME!r} needs --{what}.")
         traces = list(attacker.traces(target))
         capacity = attacker.capacity(model)
-    settings = {"attacker": attacker.NAME, **asdict(attacker), "forget": digest(forget)}
+    settings = {"attacker": attacker.NAME, **asdict(attacker), **attacker.contents(), "forget": digest(forget)}
     identity = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     effort = traces[0].effort
     key = "facts" if attacker.BY == "held_out" else "owned facts"

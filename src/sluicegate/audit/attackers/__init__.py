@@ -53,6 +53,10 @@ class Attacker(Checked):
         """How many numbers it fits: what cannot hold the facts cannot have taught them. 0: it fits none."""
         return 0
 
+    def contents(self) -> dict[str, str]:
+        """Hashes of the files that its settings name, by the setting: they stand for the names in a run's identity."""
+        return {}
+
     def passes(self, owned: int, held_out: int) -> float:
         """What it costs, in forward passes over a row: of so many owned and held-out rows."""
         return float(owned + held_out)

@@ -22,6 +22,12 @@ class Benign(Full):
     text: str = ""
     """Rows to train on, in any format that data is read in; empty: the retain rows."""
 
+    def contents(self) -> dict[str, str]:
+        from sluicegate.tasks import read
+        from sluicegate.values.items import digest
+
+        return {"text": digest(read(self.text))} if self.text else {}
+
     def rows(self, target: "Target", owned: "Rows") -> "Rows":
         from sluicegate.tasks import read
 

@@ -43,6 +43,8 @@ class Prune(Attacker):
             trace.add(0.0, plain)
             for share in sorted(self.shares):
                 for name, weight in weights.items():
+                    if name not in forget:  # its layer is never called
+                        continue
                     count = max(int(share * weight.numel()), 1)
                     least = weight.abs() if label == "smallest" else retain[name] / (forget[name] + 1e-9)
                     with torch.no_grad():

@@ -10,7 +10,7 @@ from sluicegate.values.ranges import Count
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sluicegate.audit.target import Target
+    from sluicegate.audit.target import Target, Trace
     from sluicegate.engine.encoding import Rows
 
 
@@ -24,7 +24,13 @@ class Soft(Tuned):
     tokens: tuple[Count, ...] = (1, 5, 20)
     """How many embeddings are trained; fewer where the model has no more positions left."""
 
-    def trained(self, target: "Target") -> "Iterator[tuple[str, dict[str, Any], tuple[Rows, Rows]]]":
+    def traces(self, target: "Target") -> "Iterator[Trace]":
+        plain = target.read()
+        for trace in super().traces(target):
+            trace.readings[0] = plain  # no effort: nothing stands in front
+            yield trace
+
+    def trained(self, target: "Target") -> "Iterator[tuple[str, dict[str, Any], Target]]":
         import torch
 
         from sluicegate.engine.sampling import seed_of
@@ -35,7 +41,7 @@ class Soft(Tuned):
             prompt = torch.nn.Parameter((weight.float().mean(0) + weight.float().std() * drawn).to(weight.device))
             target.model.register_parameter("attack_prompt", prompt)
             with prompted(target, prompt):
-                yield f"{n} tokens", {"attack_prompt": prompt}, (placed(target, target.owned, n), placed(target, target.held_out, n))
+                yield f"{n} tokens", {"attack_prompt": prompt}, behind(target, torch.zeros(n, dtype=torch.long))
 
     def capacity(self, model: Any) -> int:
         return max(self.tokens) * int(model.get_input_embeddings().weight.shape[1])
@@ -46,13 +52,16 @@ class Soft(Tuned):
 
 def room(target: "Target") -> int:
     """How many tokens may stand in front of the longest row; `CannotAttack` where there is no room for any."""
+    longest, positions = max(rows.ids.shape[1] for rows in (target.owned, target.held_out)), _positions(target)
+    if positions <= longest:
+        raise CannotAttack(f"the longest row has {longest} tokens, which are all the positions that the model has: nothing fits in front.")
+    return positions - longest
+
+
+def _positions(target: "Target") -> int:
     from sluicegate.engine.encoding import fitting
 
-    longest = max(rows.ids.shape[1] for rows in (target.owned, target.held_out))
-    free = fitting(target.model, 10**6) - longest
-    if free < 1:
-        raise CannotAttack(f"the longest row has {longest} tokens, which are all the positions that the model has: nothing fits in front.")
-    return free
+    return fitting(target.model, 10**6)
 
 
 def behind_bos(target: "Target") -> int:
@@ -61,21 +70,36 @@ def behind_bos(target: "Target") -> int:
     return int(bos is not None and bool((target.owned.ids[:, 0] == bos).all()))
 
 
-def placed(target: "Target", rows: "Rows", n: int, ids: "Tensor | None" = None) -> "Rows":
-    """The rows with n more tokens in front: `ids` [n], or any, for whose embeddings others are put."""
+def placed(target: "Target", rows: "Rows", ids: "Tensor") -> "Rows":
+    """The rows with the tokens `ids` [n] in front, or each row with its own of [rows, n]."""
     from dataclasses import replace
 
     import torch
 
-    at = behind_bos(target)
-    more = torch.full((len(rows), n), 0) if ids is None else ids.expand(len(rows), n)
-    longer = torch.cat([rows.ids[:, :at], more, rows.ids[:, at:]], 1)
+    at, n = behind_bos(target), ids.shape[-1]
+    longer = torch.cat([rows.ids[:, :at], ids.expand(len(rows), n), rows.ids[:, at:]], 1)
     return replace(rows, ids=longer, lengths=rows.lengths + n, starts=rows.starts + n)
+
+
+def behind(target: "Target", ids: "Tensor") -> "Target":
+    """The target with the tokens `ids` [n] in front of every row that is read, other accepted answers' too; retain rows
+    that they leave no room for are left out."""
+    from dataclasses import replace
+
+    retain = target.retain
+    fits = [] if retain is None else (retain.lengths + len(ids) <= _positions(target)).nonzero()[:, 0].tolist()
+    return replace(
+        target,
+        owned=placed(target, target.owned, ids),
+        held_out=placed(target, target.held_out, ids),
+        retain=placed(target, retain.select(fits), ids) if retain is not None and fits else None,
+        encoded=lambda items: placed(target, target.encoded(items), ids),
+    )
 
 
 @contextmanager
 def prompted(target: "Target", prompt: "Tensor") -> "Iterator[None]":
-    """Have the embeddings `prompt` [n, d] in the place that `placed` made, for the length of a block."""
+    """Have the embeddings `prompt` [n, d] in place of those of the tokens that `placed` put, for a block."""
     import torch
 
     from sluicegate.audit.target import hooked
@@ -83,8 +107,6 @@ def prompted(target: "Target", prompt: "Tensor") -> "Iterator[None]":
     at = behind_bos(target)
 
     def put(module: Any, args: Any, out: "Tensor") -> "Tensor":
-        if out.shape[1] < at + len(prompt):  # retain rows may be shorter, and then have no such place
-            return out
         return torch.cat([out[:, :at], prompt.to(out).expand(len(out), -1, -1), out[:, at + len(prompt) :]], 1)
 
     with hooked(target.model.get_input_embeddings(), put):

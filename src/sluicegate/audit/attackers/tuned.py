@@ -47,9 +47,9 @@ class Tuned(Attacker):
     def passes(self, owned: int, held_out: int) -> float:
         return len(self.rates(64)) * (3.0 * self.steps * self.batch + len(self.efforts()) * (owned + held_out))
 
-    def trained(self, target: "Target") -> "Iterator[tuple[str, dict[str, torch.Tensor], tuple[encoding.Rows, encoding.Rows] | None]]":
+    def trained(self, target: "Target") -> "Iterator[tuple[str, dict[str, torch.Tensor], Target | None]]":
         """Ways to attack, each prepared when it is asked for: a label, what is trained by its name in the model, and
-        owned and held-out rows where they are asked otherwise than they were handed in."""
+        the target where its rows are asked otherwise than they were handed in."""
         raise NotImplementedError
 
     def rows(self, target: "Target", owned: "encoding.Rows") -> "encoding.Rows":
@@ -65,8 +65,8 @@ class Tuned(Attacker):
         rates, efforts = self.rates(width(target.model)), self.efforts()
         for label, parameters, asked in self.trained(target):
             start = target.keep(list(parameters))
-            owned, held_out = asked or (target.owned, target.held_out)
-            shown = self.rows(target, owned)
+            seen = asked or target
+            shown = self.rows(target, seen.owned)
             batches = Mixture(shown, min(self.batch, len(shown)), seed_of(target.seed, "attack"))
             for rate in rates:
                 start.put_back()
@@ -81,14 +81,14 @@ class Tuned(Attacker):
                         run=target.run,
                         name=name,
                         params=",".join(parameters),
-                        evaluation=Evaluation(lambda _, ledger, a=owned, b=held_out: target.read(a, b, ledger), at_steps(efforts)),  # type: ignore[misc]
+                        evaluation=Evaluation(lambda _, ledger, seen=seen: seen.read(ledger=ledger), at_steps(efforts)),  # type: ignore[misc]
                         keep_weights=False,
                     )
                 except Diverged as error:
                     fitted = error.fitted
                     target.notes.append(f"{name}: the model broke at step {fitted.steps + 1}")
                 target.ledger.add(fitted.ledger)
-                records = [dict(record) for record in fitted.records] or [target.read(owned, held_out)]
+                records = [dict(record) for record in fitted.records] or [seen.read()]
                 while len(records) < len(efforts):  # it broke: what it had brought back stays
                     records.append(records[-1])
                 yield Trace(name, list(map(float, efforts)), records)
