@@ -131,9 +131,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     gone = [row for row in rows if row["residue"] and row["method"] in REMOVED]
     shares = sorted({row["residue"] for row in hidden})
 
-    def area(positive: Sequence[Row], score: Callable[[Row], float]) -> float:
+    def area(positive: Sequence[Row], score: Callable[[Row], float]) -> float | None:
         up, down = (np.array([score(row) for row in side]) for side in (positive, nulls))
-        return round(auroc(up, down), 3)
+        return round(auroc(up, down), 3) if len(up) and len(down) else None
 
     names = sorted({name for row in rows for name in row["attackers"]})
 
