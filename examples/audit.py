@@ -39,7 +39,7 @@ def main() -> None:
     # Fine-tunes the model on half of the facts, and looks how much of the other half, which it is never shown, comes
     # back. The reference says what an attacker gets out of a model that never knew; without one no verdict can be
     # given.
-    found = sg.audit(model, forget=forget, reference=reference, attack=attack, seeds=3, out="audit")
+    found = sg.audit(model, forget=forget, reference=reference, suite="none", attack=attack, seeds=3, out="audit")
     print(found.verdict.word.upper())
     for sentence in found.verdict.sentences:
         print(sentence)
