@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sluicegate.audit.audit import AuditResult
+from sluicegate.audit.result import AuditResult
 from sluicegate.audit.verdict import Verdict
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.recipe import Recipe

@@ -19,7 +19,7 @@ from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
-    from sluicegate.audit.audit import AuditResult
+    from sluicegate.audit.result import AuditResult
     from sluicegate.audit.suite import Found
     from sluicegate.audit.target import Attacked
 
