@@ -29,7 +29,7 @@ def test_gradient_routing(capsys):
 
 
 def test_the_reference_lists_every_attacker_as_it_is():
-    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")]
     told = {row[0].strip("`"): (*row[2:4], [n.strip("`-") for n in row[4].split(", ") if n], row[5]) for row in rows}
     assert told == {name: (cls.UNIT, cls.SUITE, list(cls.NEEDS), cls.SOURCE) for name, cls in attackers().items()}

@@ -27,6 +27,10 @@ MEASURED = {
 """What recall is by each measure, and what that does not show."""
 
 
+class CannotAttack(UserError):
+    """A model's shape leaves an attacker nothing to do (no norm gains, no positions left): it is left out and named."""
+
+
 @dataclass(frozen=True)
 class Attack(Economies):
     """How the attacker trains: with a constant learning rate, on all of the model's parameters or on an adapter."""

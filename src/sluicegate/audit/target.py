@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sluicegate.audit.attack import Attack, Metric
-from sluicegate.audit.attackers import Attacker, CannotAttack
+from sluicegate.audit.attack import Attack, CannotAttack, Metric
 from sluicegate.audit.original import Original, left_as_it_was
 from sluicegate.engine.choices import Encode, score_any
 from sluicegate.engine.encoding import Rows, encode, fitting
@@ -110,6 +109,22 @@ class Target:
         self.run.progress("", done, total, {})
 
 
+class Attacking(Protocol):
+    """What `attack` asks of an attacker (see `attackers.Attacker`, which this file must not import)."""
+
+    NAME: ClassVar[str]
+    UNIT: ClassVar[str]
+    NEEDS: ClassVar[tuple[str, ...]]
+    BY: ClassVar[Literal["owned", "held_out"]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def traces(self, target: Target) -> Iterator[Trace]: ...
+
+    def capacity(self, model: PreTrainedModel) -> int: ...
+
+    def contents(self) -> dict[str, str]: ...
+
+
 @dataclass(frozen=True)
 class Attacked:
     """What one attacker found in one model, for one seed."""
@@ -151,7 +166,7 @@ class Attacked:
 
 
 def attack(
-    attacker: Attacker,
+    attacker: Attacking,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     forget: Sequence[Item],

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from sluicegate.audit.attack import CannotAttack as CannotAttack  # where attackers look for it
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes
 from sluicegate.values.ranges import Checked
@@ -60,10 +61,6 @@ class Attacker(Checked):
     def passes(self, owned: int, held_out: int) -> float:
         """What it costs, in forward passes over a row: of so many owned and held-out rows."""
         return float(owned + held_out)
-
-
-class CannotAttack(UserError):
-    """A model's shape leaves an attacker nothing to do (no norm gains, no positions left): it is left out and named."""
 
 
 def attackers() -> dict[str, type[Attacker]]:
