@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sluicegate.audit.audit import AuditResult
+    from sluicegate.audit.result import AuditResult
 
 
 class _CallablePackage(ModuleType):

@@ -11,7 +11,7 @@ from sluicegate.runs.arm import Arm
 from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
-    from sluicegate.audit.audit import AuditResult
+    from sluicegate.audit.result import AuditResult
 
 
 def report_audit(name: str, found: "AuditResult", path: Path) -> Path:

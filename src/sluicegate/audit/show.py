@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sluicegate.audit.audit import AuditResult
+from sluicegate.audit.result import AuditResult
 from sluicegate.cli.terminal import terminal
 from sluicegate.execution.show import attack_table
 
