@@ -1,4 +1,4 @@
-"""What an audit found."""
+"""What an audit found: the models, the verdict, and the numbers as JSON has them."""
 
 import dataclasses
 import math
