@@ -81,8 +81,7 @@ def _answer(words: list[str], told: set[str]) -> int:
 
 
 def _tell_failures(told: set[str]) -> None:
-    """Name the plug-ins that could not be imported and are not in `told`; what they would have brought is missing, and
-    the rest goes on."""
+    """Name the plug-ins that could not be imported and are not in `told`; the rest goes on without them."""
     from sluicegate.registry import failures
 
     for plugin, why in failures().items():

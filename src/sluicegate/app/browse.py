@@ -20,8 +20,7 @@ def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    """One run folder in a few words; where one of its files cannot be read, or is not what was written, that it is
-    damaged."""
+    """One run folder in a few words; "damaged" where a file cannot be read, or is not what was written."""
     row: dict[str, Any] = {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
     try:
         row["hash"] = str((read_identity(path) or {}).get("hash", ""))[:8]

@@ -92,8 +92,7 @@ class Checked:
 
     @property
     def word(self) -> str:
-        """ "holds", "holds on k of n seeds", "does not hold", or "cannot be told" where something was not measured on
-        any seed."""
+        """Whether it holds, and on how many seeds; "cannot be told" where something was measured on none."""
         kept, n = sum(self.holds), len(self.holds)
         if any(not side.value.n for c in self.comparisons for side in (c.left, c.right)):
             return "cannot be told"

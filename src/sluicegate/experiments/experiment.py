@@ -31,8 +31,7 @@ class Outcome:
 
     @property
     def level(self) -> float:
-        """Recall up to which savings are counted: the recipe's, or halfway to the most that the reference was brought
-        to."""
+        """Recall up to which savings are counted: the recipe's, or halfway to the reference's highest."""
         reference = self.arms.get(self.recipe.reference)
         if self.recipe.level or reference is None or not reference.attacks:
             return self.recipe.level or 0.5

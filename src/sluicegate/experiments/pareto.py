@@ -121,8 +121,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def _apart(places: Sequence[float], least: float) -> list[tuple[str, float]]:
-    """What to write above lines at these places of a logarithmic axis, and where: numbers from 1, together where they
-    would overlap."""
+    """Numbers from 1 to write above lines at these places of a log axis, together where they would overlap."""
     found: list[tuple[list[int], list[float]]] = []
     for number, place in sorted(enumerate(places, 1), key=lambda both: both[1]):
         if found and math.log(place / found[-1][1][-1]) < least:

@@ -77,8 +77,7 @@ class Recipe:
     pretrained: str = ""
     """The arm everything starts from, whose cost is not counted to the others."""
     level: float = 0.5
-    """Recall on the owned facts up to which savings are counted; 0: halfway to the most that the reference is brought
-    to."""
+    """Recall on the owned facts up to which savings are counted; 0: halfway to the reference's highest."""
     seeds: int = 5
     claims: Sequence[Mapping[str, Any]] = ()
     """What the experiment is to bear out: `says`, `source`, and a `test` (see `claims`)."""
@@ -204,8 +203,7 @@ class Recipe:
         return self._common(str(own.get("verb", "")), own) | own | {"seed": seed}
 
     def attack_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
-        """Flat settings of the attack on an arm's model: in its run folder, or for an arm that is only scored, its
-        own."""
+        """Flat settings of the attack on an arm's model: in its run folder, or where it is only scored, its own."""
         settings = self.stage_settings(arm, seed, folders)
         model = settings["model"] if settings["verb"] == "score" else str(folders.get(arm, f"@{arm}"))
         return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": model, "seed": seed}

@@ -73,8 +73,7 @@ def _is_arm(value: Any) -> bool:
 
 
 def alpha(arm: Arm, recipe: Recipe) -> float | None:
-    """The alpha that a budget chose (mean over seeds), else that in the run's config.toml; without the folder, the one
-    in the recipe."""
+    """The alpha that a budget chose (mean over seeds), else the run's own; without the folder, the recipe's."""
     chosen = [float(result["alpha"]) for result in arm.results.values() if "alpha" in result]
     if chosen:
         return sum(chosen) / len(chosen)

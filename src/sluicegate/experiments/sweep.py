@@ -69,8 +69,7 @@ def _marked(jobs: Sequence[Job], mark: str) -> Iterator[Job]:
 
 
 def _check_fields(recipe: Recipe, changes: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a setting in `common` that no stage of the recipe has: it would be left out, and all
-    variants be alike."""
+    """Raise `UserError` for a setting in `common` that no stage has: all variants would be alike."""
     tables = [*recipe.arms.values(), *([{"verb": "relearn"} | dict(recipe.attack)] if recipe.attack else [])]
     known: set[str] = set()
     for own in tables:

@@ -125,8 +125,7 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
 
 
 def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> Path:
-    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there; half a minute on two
-    cores."""
+    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there."""
     from sluicegate.experiments.experiment import run_recipe
     from sluicegate.latent.page import page_of
 
@@ -169,8 +168,7 @@ def assemble(outcome: "Outcome", folder: Path) -> None:
 
 
 def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
-    """The routed net's numbers of one seed, `mse_unrouted` of the unrouted control, its lost blocks by name, CPU
-    seconds of the routed run."""
+    """One seed of the routed net: its numbers, the control's `mse_unrouted`, lost blocks by name, CPU seconds."""
     routed, control = (outcome.arms[name] for name in ("routed", "unrouted"))
     measures: Mapping[str, Any] = routed.results[seed]["measures"]
     seconds = routed.folders[seed] / "seconds.json"

@@ -62,8 +62,7 @@ class _Reading:
 
 
 def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, run: RunContext | None = None) -> Judge:
-    """The judge for these training images [n, height, width, channels] from 0 to 1 and their labels: from the cache, or
-    trained now."""
+    """The judge of these images [n, height, width, channels] from 0 to 1: from the cache, or trained now."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
@@ -105,8 +104,7 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
 
 
 def faint(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """What shows nothing, of the shape of images [n, height, width, channels]: the images dimmed to an eighth at most,
-    and faint noise."""
+    """What shows nothing, in the shape of the images: these dimmed to an eighth at most, and faint noise."""
     dim = draw.uniform(0, _FAINT, (2, len(images), 1, 1, 1)) * (draw.random((2, len(images), 1, 1, 1)) < 0.6)
     return (dim[0] * images + dim[1] * draw.random(images.shape)).astype(images.dtype)  # type: ignore[no-any-return]
 

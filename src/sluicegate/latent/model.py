@@ -159,8 +159,7 @@ class Autoencoder(nn.Module):
         return Code(torch.eye(len(self.classes)).to(styles)[chosen] * self.usual_amounts, styles)
 
     def swap(self, code: Code, target: str | int | Tensor) -> Code:
-        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual; all else as it
-        was."""
+        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual."""
         n = len(code.amounts)
         j = target if isinstance(target, Tensor) else torch.full((n,), self.number(target), device=code.amounts.device)
         rows, usual = torch.arange(n, device=code.amounts.device), self.usual()

@@ -32,15 +32,13 @@ BUDGET = 3_000_000
 """Bytes that the page should stay within."""
 _SHOWN, _LOOKED_AT = 100, 2000
 _INK_PER_BOX = 2.25
-"""A digit's line is about so many times as long as its box: with that, a training image's ink tells the width of its
-pen."""
+"""A digit's line is about so many times as long as its box; so ink tells the width of the pen."""
 
 Bits = Literal[16, 8]
 
 
 class Blocks(Protocol):
-    """What the page asks of an autoencoder: linear layers and ReLUs, and a decoder that sees [a, a * styles] of every
-    class."""
+    """What the page asks of a net: linear layers and ReLUs, and a decoder of [a, a * styles] by class."""
 
     encoder: "nn.Module"
     """Pixels -> hidden."""
@@ -205,8 +203,7 @@ class _Look:
 
 
 def _looked_at(grey: np.ndarray) -> _Look:
-    """How the training images were centred and scaled: `grey` [n, height, width]. MNIST: a box of 20, mass at (14, 14),
-    pen 2.3."""
+    """How `grey` images [n, height, width] were centred and scaled. MNIST: box 20, mass at (14, 14), pen 2.3."""
     lit = grey[:_LOOKED_AT] > 0.1
     sides = []
     for across in (1, 2):
@@ -231,8 +228,7 @@ def _first_of(labels: np.ndarray, label: int) -> int:
 
 
 def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: int) -> dict[str, Any]:
-    """Each block on the images of its own class: mean amount, mean and standard deviation of its styles; and where
-    sliders end."""
+    """Each block on its own class: mean amount, mean and deviation of its styles; and where sliders end."""
     import torch
 
     with torch.no_grad():

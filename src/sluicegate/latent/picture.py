@@ -1,5 +1,4 @@
-"""The pictures of a run: every block alone, every digit turned into every other, and which blocks stir on which
-digits."""
+"""The pictures of a run: every block alone, every class as every other, which blocks stir on which."""
 
 from pathlib import Path
 
@@ -16,8 +15,7 @@ STEPS = (-2.0, -1.0, 1.0, 2.0)
 
 @torch.no_grad()
 def traversals(model: Autoencoder) -> tuple[np.ndarray, list[str], list[str]]:
-    """[blocks, columns, height, width, channels]: one block on, its amount then each style varied; names of rows and
-    columns."""
+    """[blocks, columns, height, width, channels]: one block on, its amount then each style varied; names."""
     classes = list(model.classes[:_MOST])
     codes, titles = [], [f"amount × {a:g}" for a in AMOUNTS]
     usual = model.usual(classes)
@@ -34,8 +32,7 @@ def traversals(model: Autoencoder) -> tuple[np.ndarray, list[str], list[str]]:
 
 @torch.no_grad()
 def swaps(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
-    """[classes, columns, height, width, channels]: an image of each class, its drawing, without its block, and as each
-    class."""
+    """[classes, columns, height, width, channels]: an image, drawn, without its block, as each class; names."""
     count = min(len(model.classes), _MOST)
     places = [int(np.argmax(labels == j)) for j in range(count)]
     x = model.rows(images[places])
@@ -50,8 +47,7 @@ def swaps(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> tuple[n
 
 @torch.no_grad()
 def amounts_of(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """[classes, classes] the mean amount of every block (columns) on the images of every class (rows); 0 for a class
-    without images."""
+    """[classes, classes] mean amount of every block (columns) on images of every class (rows); 0 without images."""
     amounts = model.encode(images).amounts.cpu().double().numpy()
     rows = [amounts[labels == j].mean(0) if (labels == j).any() else np.zeros(len(model.classes)) for j in range(len(model.classes))]
     return np.stack(rows)

@@ -47,8 +47,7 @@ def _shared(model: Autoencoder) -> list[tuple[nn.Linear, int]]:
 
 @torch.no_grad()
 def share(model: Autoencoder, own: float) -> None:
-    """Begin: styles are the same function of the image in all blocks, and drawn the same; amounts are each block's own
-    from the first."""
+    """Begin: styles are read and drawn alike in all blocks; amounts are each block's own from the first."""
     count = len(model.classes)
     columns = torch.full((1 + model.k,), own)
     columns[0] = 1.0  # the amounts'

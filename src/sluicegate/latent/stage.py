@@ -1,5 +1,4 @@
-"""An autoencoder whose latent space can be read: every class owns a block, and the label only says where the gradient
-goes."""
+"""An autoencoder whose latent space can be read: a class owns a block; its label says where the gradient goes."""
 
 import dataclasses
 import hashlib
@@ -55,8 +54,7 @@ class Latent(Trial):
     }
 
     variant: Literal["routed", "unrouted", "penalty_routed", "labelled_only", "post"] = setting("routed", was="arm")
-    """routed; or a control: unrouted, penalty_routed (each block is pulled down by its own class only), labelled_only,
-    post."""
+    """routed; or a control: unrouted, penalty_routed (a block is pulled down by its own class), labelled_only, post."""
     data: str = "digits"
     """digits: 8x8, in the package. mnist: fetched. fashion-mnist. Else a folder of IDX files, one of sub-folders of
     images, or an .npz."""
@@ -145,8 +143,7 @@ class Latent(Trial):
         return post, fitted(post, x, known, Settings(), schedule, seed=self.seed, run=run, objective=own, look=look)
 
     def known(self, images: "Images") -> "np.ndarray":
-        """[n] the class of each training image as far as it is known, else -1: drawn from the seed, or read from the
-        file."""
+        """[n] the class of each training image where it is known, else -1: drawn from the seed, or the file's."""
         import numpy as np
 
         from sluicegate.engine.sampling import seed_of

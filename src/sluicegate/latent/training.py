@@ -61,8 +61,7 @@ class Drawing:
 
 
 def moved(images: np.ndarray, most: int, draw: np.random.Generator) -> np.ndarray:
-    """Images [n, height, width, ...], each moved by its own whole number of pixels, up to `most`; what comes in is
-    0."""
+    """Images [n, height, width, ...], each moved by up to `most` whole pixels; what comes in is 0."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (most, most), (most, most)) + ((0, 0),) * (images.ndim - 3))
     y, x = draw.integers(0, 2 * most + 1, (2, len(images), 1, 1))

@@ -127,8 +127,7 @@ class Oversight(Env[np.ndarray, np.int64]):
         return found
 
     def _given(self, drawn: int, options: Mapping[str, Any]) -> int:
-        """The state that `options` ask for, where they say nothing as drawn; raises `UserError` for squares that cannot
-        be."""
+        """The state that `options` ask for, else as drawn; `UserError` for squares that cannot be."""
         names, cells = ("agent", "ghost", "diamond"), self.board.cells
         if unknown := [name for name in options if name not in (*names, "overseen")]:
             raise UserError(f"reset has no option {unknown[0]!r}. There are: {', '.join(names)}, overseen.")

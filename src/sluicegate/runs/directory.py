@@ -269,8 +269,7 @@ def hold(path: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _tidy(path: Path) -> Iterator[None]:
-    """Remove a run folder, while its lock is held, that a user's mistake ended before anything in it was worth
-    keeping."""
+    """Remove a run folder, its lock held, that a user's mistake ended before anything was worth keeping."""
     try:
         yield
     except UserError:
@@ -289,8 +288,7 @@ def _clear(path: Path) -> None:
 
 
 def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
-    """Add another number of processes than the last sitting's to env.json, which otherwise speaks of the first
-    sitting."""
+    """Add this sitting's number of processes to env.json, which speaks of the first, where it is another."""
     before = read_json(file)
     worlds = [*before.get("world_sizes", [before.get("world_size", 1)])]
     if (now := environment.get("world_size", 1)) != worlds[-1]:
@@ -298,8 +296,7 @@ def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
 
 
 def check_strangers(path: Path) -> None:
-    """Raise `UserError` where a folder that holds no run yet holds anything but what one leaves that was stopped as it
-    began."""
+    """Raise `UserError` where a folder without a run holds more than one leaves that was stopped as it began."""
     ours = ("lock", "config.toml", "env.json")
     if not path.is_dir() or (path / "parents.json").exists():
         return
@@ -397,8 +394,7 @@ def _sum(index: Mapping[str, Any]) -> str:
 
 
 def files_of(path: Path) -> Iterator[str]:
-    """The files in a run folder by their names below it, in order; not those of a resume point, half written ones, or
-    those of other runs that lie in it."""
+    """Files of a run by their names below it, in order; no resume point's, half written, or other runs'."""
     for here, folders, names in os.walk(path):
         place = Path(here)
         resume = "state" if place == path else ""
@@ -407,8 +403,7 @@ def files_of(path: Path) -> Iterator[str]:
 
 
 def write_done(path: Path) -> None:
-    """Have all files of a run on the disk, as readable as others made here, and then write DONE, which vouches for
-    them."""
+    """Have all files of a run on the disk, readable as others made here; then write DONE, which vouches for them."""
     files = {name: path / name for name in files_of(path) if name not in APART}
     for file in files.values():
         share(file)
@@ -495,8 +490,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _scratch(path: Path) -> bool:
-    """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``,
-    ``.model-123``."""
+    """Whether this was never moved into place: ``.result.json.123``, ``.model-123``."""
     return re.fullmatch(r"\.(DONE|[\w-]+\.(json|toml|html|safetensors|gguf))\.\d+|\.(model|arriving)-\d+", path.name) is not None
 
 

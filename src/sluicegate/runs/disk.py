@@ -58,8 +58,7 @@ def share(place: Path) -> None:
 
 
 def clear_dead(folder: Path, pattern: str) -> None:
-    """Remove what killed processes left half written in `folder`: what has a name like `pattern`, whose group 1 is the
-    number of a process that is no more."""
+    """Remove what killed processes left in `folder`: names like `pattern`, whose group 1 is a dead process."""
     for left in folder.iterdir():
         if (found := re.fullmatch(pattern, left.name)) and not _is_alive(int(found[1])):
             remove(left)

@@ -84,8 +84,7 @@ class Ranks:
     # ------------------------------------------------------------------------------- a step
 
     def pieces(self, batches: Mapping[str, Any], accumulate: int) -> list[dict[str, Any]]:
-        """This process's part of a step's batches, cut into `accumulate`; `UserError` where some process would get
-        none."""
+        """This process's part of a step's batches, cut into `accumulate`; `UserError` where one would get none."""
         count = self.world * accumulate
         for name, batch in batches.items() if self.world > 1 else ():
             if (rows := len(batch.index)) < count:
@@ -113,8 +112,7 @@ class Ranks:
         return flag if self.world == 1 else self.total([float(flag)])[0] > 0
 
     def scaled(self, loss: "Tensor") -> "Tensor":
-        """The loss to go backward from: FSDP2 divides gradients by the number of processes, and here they are to add
-        up."""
+        """The loss to go backward from: FSDP2 divides gradients by the processes, and here they add up."""
         return loss * self.world if self.shard else loss
 
     def add_gradients(self, parameters: "Iterable[nn.Parameter]") -> None:

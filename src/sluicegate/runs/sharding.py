@@ -1,5 +1,4 @@
-"""Divide a model's weights among processes for the length of a training loop (FSDP2), and put them together again in
-place."""
+"""Divide a model's weights among processes for the length of training (FSDP2), and join them again in place."""
 
 from collections.abc import Callable
 

@@ -86,8 +86,7 @@ class Stage(Checked):
         return {name: value for name in named if (value := getattr(self, name))}
 
     def config(self) -> dict[str, Any]:
-        """All settings, flat, as TOML can hold them. Empty sources are left out, and settings added later at their
-        default."""
+        """All settings, flat, for TOML; without empty sources, and settings added later at their default."""
         return self._table(earliest=False, added=False)
 
     def _table(self, *, earliest: bool, added: bool) -> dict[str, Any]:

@@ -187,8 +187,7 @@ MADE_FROM = {"twins": "--vector", "score": "--vectors"}
 
 
 def _action(action: str) -> Verb:
-    """`steer fit`, `steer twins`, `steer score`: a stage each, whose first word without dashes names what it is made
-    from."""
+    """A stage's verb; its first word without dashes names what the stage is made from."""
     cls = STAGES[action]
 
     def call(words: list[str]) -> int:

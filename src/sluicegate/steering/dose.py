@@ -22,8 +22,7 @@ from sluicegate.values.curves import Curve
 
 @torch.no_grad()
 def kl_to_plain(model: PreTrainedModel, ids: Sequence[Tensor], v: SteeringVector, doses: Sequence[float], *, tokens: int = 12) -> Floats:
-    """[doses, prompts] KL(dose * v || plain model), in nats a token, over the plain model's greedy answer of `tokens`
-    tokens."""
+    """[doses, prompts] KL(dose * v || plain model), nats a token, over the plain greedy answer of `tokens`."""
     found = np.zeros((len(doses), len(ids)))
     for p, prompt in enumerate(ids):
         full = continuation(model, prompt, None, tokens - 1, stops=False)[0] if tokens > 1 else prompt

@@ -28,8 +28,7 @@ class OnModel(Trial):
     """What the three have in common: a model, and prompts as its user's turn."""
 
     model: str = source("model")
-    """Folder, run folder, fetched model or hub id; default: the model of the vector it is made from, else
-    smollm2-135m."""
+    """Folder, run folder, fetched model or hub id; default: the one the vector was made on, else smollm2-135m."""
     prompts: str = ""
     """File of prompts, one a line, or JSONL with `prompt`; without it, packaged ones."""
     prompts_content: str = ""
@@ -80,8 +79,7 @@ class SteerFit(OnModel):
     }
 
     variant: Literal["meandiff", "pca", "melbo", "random"] = setting("meandiff", was="arm")
-    """How: mean difference, first principal component of the pairs, MELBO, or a random vector of its norm (a
-    control)."""
+    """How: mean difference, first principal component of pairs, MELBO, or a random vector of its norm (control)."""
     behaviour: str = "code"
     """A packaged behaviour (code, list, json, html, french, verse, story, first-person); or for prompts of yours a
     rule: a rule's name, regex:PATTERN, or words:a,b,c."""
@@ -277,8 +275,7 @@ def as_file(name: str, value: str, file: str) -> dict[str, Any]:
 
 
 def sha(*files: str) -> str:
-    """sha256 of files' content, of what is given of them; empty without any. `UserError` where there is no such
-    file."""
+    """sha256 of the content of the files that are given; empty without any, `UserError` for none there."""
     named = [Path(name).expanduser() for name in files if name]
     for path in named:
         if not path.is_file():

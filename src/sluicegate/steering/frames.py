@@ -1,5 +1,4 @@
-"""Sets of mutually orthogonal vectors: the nearest one, one with a common direction, and projections. All in
-float64."""
+"""Sets of orthonormal vectors: the nearest, one with a common direction, projections. All in float64."""
 
 import torch
 from torch import Tensor
@@ -61,7 +60,6 @@ def simplex(common: Tensor, fillers: Tensor) -> Tensor:
 
 
 def tangent(gradient: Tensor, frame: Tensor) -> Tensor:
-    """[k, d] the part of a gradient that turns the orthonormal rows of `frame` without bending their angles (Stiefel
-    manifold)."""
+    """[k, d] the part of a gradient that turns `frame` and keeps its rows orthonormal (Stiefel manifold)."""
     product = gradient @ frame.T
     return gradient - 0.5 * (product + product.T) @ frame

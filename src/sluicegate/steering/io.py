@@ -113,8 +113,7 @@ def load_set(path: str | Path) -> SteeringSet:
 
 
 def find(path: str | Path, prefer: str = SET) -> Path:
-    """The vector's file: the path itself, or the one in a run folder. Raises `UserError` where there is none, or a
-    pickle."""
+    """The vector's file: the path, or the one in a run folder. `UserError` for a pickle, or none."""
     place = Path(path).expanduser()
     if place.is_dir():
         for name in (prefer, SET, VECTOR):
@@ -224,8 +223,7 @@ def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = ""
 
 
 def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str = "") -> dict[int, SteeringVector]:
-    """The same from a safetensors file with a tensor a layer, named ``layer_activations.N`` or ``N``; `layer_type` may
-    be metadata."""
+    """The same from safetensors with tensors ``layer_activations.N`` or ``N``; `layer_type` may be metadata."""
     place = Path(path)
     if place.suffix.lower() in PICKLES:
         raise UserError(_pickled(place))

@@ -19,11 +19,9 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.steering.frames import basis, lowdin, simplex, tangent, without
 
 Loss = Callable[[int, Tensor], Tensor]
-"""(number of the prompt, vectors [b, d]) -> [b] how far each is from the base's effect; gradients flow to the
-vectors."""
+"""(number of the prompt, vectors [b, d]) -> [b] distance from the base's effect, with gradients."""
 Each = Callable[[int, Tensor, float, float], bool | None]
-"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True
-ends the search."""
+"""Called after a step: its number, vectors so far [k, d], CPU seconds, mean loss; True ends the search."""
 
 
 @dataclass(frozen=True)

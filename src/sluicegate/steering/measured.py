@@ -20,8 +20,7 @@ AT_ONCE = 32
 
 
 class Measured:
-    """A base vector and its twins on held-out prompts, measured part by part, each kept in the run folder once it is
-    done."""
+    """A base and its twins on held-out prompts, part by part, each kept in the run folder once it is done."""
 
     def __init__(
         self,
@@ -84,8 +83,7 @@ class Measured:
         ]
 
     def dose(self, doses: Sequence[float]) -> dict[str, list[float]]:
-        """KL from the unsteered model and the behaviour's rate at each dose, of the base and of one random vector of
-        its norm."""
+        """KL from the unsteered model and rate at each dose, of the base and of a random vector of its norm."""
         import dataclasses
 
         import numpy as np
@@ -107,8 +105,7 @@ class Measured:
         return found
 
     def kl(self, name: str, base: "SteeringVector", values: "Tensor") -> tuple[list[list[float]], list[list[float]]]:
-        """([k][p], [k][p]) KL from the base over several tokens of its answer and at the last prompt token, in nats a
-        token."""
+        """([k][p], [k][p]) KL from the base, nats a token: over its answer, and at the last prompt token."""
         from sluicegate.steering.score import kl
 
         def make() -> dict[str, Any]:
@@ -246,8 +243,7 @@ def curves(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, tuple[l
 def preview(
     tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: Sequence[str], template: bool | None
 ) -> list[dict[str, Any]]:
-    """Which tokens the base was read from, in a positive and a negative prompt, and which are steered in a held-out
-    one."""
+    """Which tokens the base was read from, in a prompt of either side, and which it steers in held-out ones."""
     made = base.made_from
     lines = []
     if read := str(made.get("read", "")):

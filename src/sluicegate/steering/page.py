@@ -1,5 +1,4 @@
-"""The page of steering vectors: twins against their base, doses, every generation, and what the run can say about the
-open questions."""
+"""The page of steering vectors: twins against their base, doses, every answer, and the open questions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,8 +97,7 @@ def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estim
 
 
 def verdicts(found: Found) -> list[Verdict]:
-    """What the run says of the base vector and its twins; what it says of the post's open questions, where it asked
-    them."""
+    """What the run says of the base vector and its twins, and of the post's questions where it asked them."""
     base, plain, twins, chance, means = (_of(found, name) for name in ("base", "unsteered", "twins", "random", "mean"))
     shows = {name: f"{name} {_percent(rows)}" for name, rows in (("unsteered", plain), ("random vectors of its norm", chance)) if rows}
     told = []
@@ -155,8 +153,7 @@ def _of(found: Found, group: str) -> list[Mapping[str, Any]]:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Number of vectors, then norm, KL of the last prompt token, KL over several tokens, and rate, as written
-    numbers."""
+    """Vectors, then norm, KL at the last prompt token, KL over several tokens, and rate, as written."""
     norms = [[float(row["norm"])] for row in rows]
     last, several = ([row[name] for row in rows if row.get(name)] for name in ("kl_last", "kl"))
     norm = two_way(norms, "median")
@@ -184,8 +181,7 @@ def _generations(rows: Sequence[Mapping[str, Any]], prompt: int) -> Iterator[tup
 
 
 def pictures(found: Found) -> list[dict[str, str]]:
-    """KL and norm against index, with the unsteered and the random line, and how many twins there are at each
-    quality."""
+    """KL and norm by index, with lines for the unsteered model and chance; how many twins at each quality."""
     if not _of(found, "twins"):
         return []
     name = found["kl_name"]

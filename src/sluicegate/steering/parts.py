@@ -168,8 +168,7 @@ class Slice:
         return logits[:, -last:] if last else logits
 
     def logits(self, values: Tensor, last: int = 0) -> Tensor:
-        """[b, last, V] next-token logits of the last positions (0: of all), with ``values[i]`` ([b, d]) added in row
-        i."""
+        """[b, last, V] next-token logits of the last positions (0: all), ``values[i]`` [d] added in row i."""
         return self._run(self._checked(values), len(values), last=last)
 
     def target(self, values: Tensor) -> Tensor:

@@ -80,8 +80,7 @@ def save(steering: Steering, path: str | Path) -> Path:
 
 
 def _put_in_order(file: Path) -> None:
-    """Sort the notes in a safetensors file's header: safetensors writes them in another order in every process, and
-    equal vectors are to be equal files."""
+    """Sort a safetensors header's notes, whose order differs by process: equal vectors shall be equal files."""
     with file.open("r+b") as content:
         size = int.from_bytes(content.read(8), "little")
         header = json.loads(content.read(size))

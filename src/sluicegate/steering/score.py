@@ -1,5 +1,4 @@
-"""What vectors do: KL to the base-steered model over several tokens, greedy answers with one vector a row, and the
-behaviour's rate."""
+"""What vectors do: KL to the base-steered model, greedy answers with a vector a row, the behaviour's rate."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -67,8 +66,7 @@ def _pad(model: PreTrainedModel) -> int:
 
 
 def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: SteeringVector, tokens: int) -> list[Tensor]:
-    """Each prompt [s] with its greedy answer of `tokens` tokens, [s + tokens]; prompts of one length are answered
-    together."""
+    """Each prompt [s] with its greedy answer, [s + tokens]; prompts of one length are answered together."""
     found: list[Tensor] = list(prompts)
     if tokens > 0:
         for length in sorted({len(ids) for ids in prompts}):
@@ -140,8 +138,7 @@ def kl(
     template: bool | None = None,
     run: RunContext | None = None,
 ) -> Kls:
-    """KL(base || vector) of vectors [k, d] on prompts, teacher-forced along the base's greedy answer of `tokens`
-    tokens."""
+    """KL(base || vector) of vectors [k, d] on prompts, forced along the base's greedy answer of `tokens`."""
     some = continued(model, [prompt_ids(tokenizer, prompt, template) for prompt in prompts], base, tokens=tokens)
     return kl_of(list(some), values, batch=batch, run=run)
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SteerScore(OnModel):
-    """Score a vector and its twins on held-out prompts: KL over several tokens, norms, and every answer, with
-    controls."""
+    """Score a vector and its twins on held-out prompts: KL, norms, and every answer, with controls."""
 
     VERB: ClassVar[str] = "steer-score"
     MEASURES: ClassVar[dict[str, str]] = MEASURES
@@ -37,8 +36,7 @@ class SteerScore(OnModel):
     base_content: str = ""
     """sha256 of that file; it fills itself in."""
     behaviour: str = ""
-    """Behaviour or rule that the answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's
-    own, else code."""
+    """What answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's own, else code."""
     new_tokens: Count = 40
     """Tokens an answer; greedy."""
     along: Count = 12

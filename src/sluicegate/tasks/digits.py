@@ -72,8 +72,7 @@ class Images:
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """[n of train] where each training image lies among those that the source has for training."""
     given: int = 0
-    """How many the source has for training, those for validation (and for testing, where it does not divide) among
-    them."""
+    """How many the source has for training, with those for validation (and testing, where it does not divide)."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -219,8 +218,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_idx(folder: Path, stem: str) -> np.ndarray:
-    """One IDX file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes big-endian, then the
-    values."""
+    """An IDX file: two zero bytes, type (8: uint8), number of dimensions, big-endian sizes, the values."""
     names = [f"{written}-ubyte{packed}" for written in (stem, stem.replace("-idx", ".idx")) for packed in ("", ".gz")]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:

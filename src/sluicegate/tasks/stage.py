@@ -135,8 +135,7 @@ class OnData(Stage):
 
 
 def compared(scores: dict[str, dict[str, float]], before: Mapping[str, dict[str, float]], split: Split, advice: str) -> dict[str, Any]:
-    """Scores with the retain set's from `before`, where there are any; a warning where the one that counts fell by more
-    than a tenth."""
+    """Scores with the retain set's `before`, where there are any; a warning where it fell by over a tenth."""
     from sluicegate.engine.scoring import in_one
 
     if "retain" not in before:

@@ -98,8 +98,7 @@ class Curve:
         return Estimate(found.mean, found.low, found.high, found.n, bound)
 
     def halfway(self) -> float:
-        """The recall halfway from the start to the highest, means over seeds: a level to compare at where none is
-        given."""
+        """The recall halfway from the start to the highest, means over seeds: the level where none is given."""
         means = [sum(column) / len(column) for column in zip(*self.recall, strict=True)]
         return float(means[0] + max(means)) / 2
 

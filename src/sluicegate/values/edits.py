@@ -290,8 +290,7 @@ def identity_gains(model: nn.Module) -> dict[str, float]:
 
 
 def _xavier(parameter: Tensor, name: str, seed: int, stacked: bool) -> Tensor:
-    """Xavier-uniform noise of the parameter's shape, or of each matrix of a stack, drawn on the CPU from (seed,
-    name)."""
+    """Xavier-uniform noise of the parameter's shape, or of a stack's matrices, drawn from (seed, name)."""
     import hashlib
 
     number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")

@@ -14,8 +14,7 @@ LIMIT = 4 * 2**30
 
 
 def check_readable(path: Path, limit: int = LIMIT) -> Path:
-    """Return the path of an ordinary file of at most `limit` bytes; a device, a pipe or a folder may never end, and is
-    refused."""
+    """The path of an ordinary file of at most `limit` bytes; what may never end (a device, a pipe) is refused."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:

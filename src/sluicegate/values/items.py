@@ -114,8 +114,7 @@ def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[It
 
 
 def digest(items: Iterable[Item], choices: bool = False) -> str:
-    """Return the sha256 of the items' content, in order (hex); of wrong answers only where they are `choices`, since
-    nothing is trained on them."""
+    """sha256 (hex) of the items in order; of wrong answers only where they are `choices` (never trained on)."""
     sha, names = hashlib.sha256(), ("also", "turns", "wrong", "place") if choices else ("also", "turns")
     for item in items:
         beside = {name: value for name in names if (value := getattr(item, name)) not in ((), -1)}

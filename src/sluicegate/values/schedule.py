@@ -52,8 +52,7 @@ class Economies(Checked):
     """Most tokens, padding included, of the parts that a step's batch is cut into (at least a row of each group); the
     result is the same. 0: as --accumulate says."""
     pack: bool = setting(False, added=True)
-    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
-    same up to rounding."""
+    """Lay a batch's rows behind one another, not beside padding, where the model can; the same up to rounding."""
 
 
 @dataclass(frozen=True)
