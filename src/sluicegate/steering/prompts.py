@@ -5,8 +5,10 @@ Nothing here imports torch at the top, so that a command line can name the behav
 """
 
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from sluicegate.errors import UserError, nearest
@@ -129,22 +131,14 @@ class Behaviour:
     rule: Rule
 
 
-_TASKS = (
-    "wash a car",
-    "plant a tree",
-    "learn the guitar",
-    "write a letter",
-    "pack a suitcase",
-    "tie a knot",
-    "make a salad",
-    "paint a room",
-)
-_THINGS = ("a river", "a lighthouse", "a cello", "gravity")
-_TOPICS = ("bread", "the moon", "cats", "rivers", "winter", "music", "trains", "honey", "mountains", "paper", "clocks", "the sea")
-_SUJETS = (
-    "le pain", "la lune", "les chats", "les rivières", "l'hiver", "la musique", "les trains", "le miel", "les montagnes", "le papier",
-    "les horloges", "la mer",
-)  # fmt: skip
+_PACKAGED: dict[str, list[str]] = tomllib.loads((resources.files("sluicegate") / "steering" / "prompts.toml").read_text("utf-8"))
+_TASKS, _THINGS, _TOPICS, _SUJETS = (tuple(_PACKAGED[name]) for name in ("tasks", "things", "topics", "sujets"))
+TRAINING = tuple(_PACKAGED["training"])
+"""Prompts that twins are trained on."""
+VALIDATION = tuple(_PACKAGED["validation"])
+"""Prompts that settings were chosen on."""
+HELD_OUT = tuple(_PACKAGED["held_out"])
+"""Prompts for reports only: nothing is trained on them and no setting chosen."""
 _PLAIN = tuple(f"Write a short paragraph about {topic}." for topic in _TOPICS)
 
 
@@ -153,7 +147,6 @@ def _about(name: str, words: str, rule: str, topics: tuple[str, ...] = _TOPICS) 
 
 
 def _instead(name: str, task: str, thing: str) -> Behaviour:
-    """Everyday matters on both sides, so that the difference is the form of the answer and not its subject."""
     asked = (*(task.format(what) for what in _TASKS), *(thing.format(what) for what in _THINGS))
     plain = (*(f"How do I {what}?" for what in _TASKS), *(f"Tell me about {what}." for what in _THINGS))
     return Behaviour(name, asked, plain, RULES[name])
@@ -173,39 +166,6 @@ BEHAVIOURS = {
     )
 }
 """Behaviours by name; the steered model must be seen to show one before twins of its vector mean anything."""
-
-TRAINING = (
-    "How can I bake bread?",
-    "What is a good way to learn to swim?",
-    "Tell me about the history of tea.",
-    "How do bees make honey?",
-    "What should I pack for a trip to the sea?",
-    "Why is the sky blue?",
-    "How do I choose a new bicycle?",
-    "Describe a day at the market.",
-    "How do birds find their way?",
-    "What is the best way to cook rice?",
-    "How can I keep my garden free of weeds?",
-    "What makes a good story?",
-    "Explain how a bridge stays up.",
-    "How do I get a stain out of a shirt?",
-    "Give me ideas for a rainy afternoon.",
-    "What do horses need in winter?",
-)
-"""Prompts that twins are trained on."""
-VALIDATION = ("How do I train a puppy?", "What is a volcano?", "How can I draw a horse?", "How do I plan a birthday party?")
-"""Prompts that settings were chosen on."""
-HELD_OUT = (
-    "How do I grow tomatoes?",
-    "What is the moon made of?",
-    "How can I sleep better?",
-    "What makes a good friend?",
-    "How does a boat float?",
-    "Give me tips for saving money.",
-    "How do I clean a carpet?",
-    "What do cats like to eat?",
-)
-"""Prompts for reports only: nothing is trained on them and no setting chosen."""
 
 
 def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
