@@ -11,8 +11,9 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -23,22 +24,23 @@ FORMAT = "sluicegate-steering-1"
 ARCH = "controlvector"
 
 
-class Steering(Protocol):
+@dataclass(frozen=True, eq=False)
+class Steering:
     """A vector or a set of them, as files hold it."""
 
-    @property
-    def values(self) -> Tensor:
-        """[d], or [k, d] for a set of k."""
-        ...
+    values: Tensor
+    """[d] float32, or [k, d] for a set of k."""
+    module: str
+    """Dotted path of the module whose output they are added to, such as "model.layers.10"."""
+    tokens: str = "not_first"
+    """Which tokens: not_first (the first one is an attention sink of a very large norm in many models), all, last (of
+    the prompt), prompt, generated, or positions "a:b" counted in each row without its padding."""
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: what can be written as JSON."""
 
-    @property
-    def module(self) -> str: ...
-
-    @property
-    def tokens(self) -> str: ...
-
-    @property
-    def made_from(self) -> Mapping[str, Any]: ...
+    def save(self, path: str | Path) -> Path:
+        """Write it as safetensors or, a single vector, as a GGUF control vector (see `steering.save`)."""
+        return save(self, path)
 
 
 def save(steering: Steering, path: str | Path) -> Path:
