@@ -46,6 +46,10 @@ class Curve:
         """The largest effort spent."""
         return self.effort[-1]
 
+    def by_seed(self) -> "list[Curve]":
+        """Each seed's curve alone."""
+        return [Curve(self.effort, (row,), (seed,), self.unit, self.attack) for seed, row in zip(self.seeds, self.recall, strict=True)]
+
     def per_seed(self, effort: float) -> tuple[float, ...]:
         """Recall of every seed at `effort`, linear between the points that were measured."""
         if not self.effort[0] <= effort <= self.budget:
