@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from sluicegate.cli.command import assignment, print_json, seeds_from, several
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
 from sluicegate.experiments import show
+from sluicegate.experiments.claims import names
 from sluicegate.experiments.recipe import Recipe, load_recipe
 from sluicegate.runs.directory import write_atomic
 from sluicegate.runs.stage import from_config
@@ -55,18 +56,14 @@ class Train:
     """Print the numbers of every seed as the last line."""
 
     def run(self) -> int:
-        from sluicegate.experiments.experiment import run_recipe
         from sluicegate.experiments.page import report_experiment
-        from sluicegate.latent.page import page_of
 
         seeds = seeds_from(self.seed, self.seeds)
         recipe = recipe_on(self.data, self.labels, dict(assignment(text) for text in self.set), seeds[0])
         folder = Path(self.out or f"runs/{recipe.name}")
         with watching() as progress:
-            outcome = run_recipe(recipe, folder, seeds, workers=self.workers, progress=progress)
+            outcome, page = _run(recipe, folder, seeds, self.workers, progress)
         report = report_experiment(outcome, folder / "report.html")
-        assemble(outcome, folder)
-        page = page_of(folder, folder / "page.html")
         show.outcome(outcome, folder, report)
         print(f"page:    {page}")
         for seed in seeds:
@@ -113,7 +110,7 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
     base = load_recipe(SMALL if max(images.size) <= 16 else LARGE)
     arms = {name: {**base.arms[name], "data": data, "labels": labels, **changes} for name in ("routed", "unrouted")}
     named = Path(data).stem if Path(data).exists() else data
-    claims = [c for c in base.claims if all(arm in arms for arm, _ in _names(c))] if data in ("digits", "mnist") else []
+    claims = [c for c in base.claims if all(arm in arms for arm, _ in names(str(c["test"])))] if data in ("digits", "mnist") else []
     pictures = [{**p, "arms": [arm for arm in p["arms"] if arm in arms]} if "arms" in p else p for p in base.pictures]
     recipe = dataclasses.replace(
         base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=pictures
@@ -126,17 +123,20 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
 
 def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> Path:
     """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there."""
+    return _run(recipe_on("digits", "1.0", {}, seed), folder, (seed,), workers, progress)[1]
+
+
+def _run(recipe: Recipe, folder: Path, seeds: Sequence[int], workers: int, progress: "Progress") -> "tuple[Outcome, Path]":
     from sluicegate.experiments.experiment import run_recipe
     from sluicegate.latent.page import page_of
 
-    outcome = run_recipe(recipe_on("digits", "1.0", {}, seed), folder, (seed,), workers=workers, progress=progress)
+    outcome = run_recipe(recipe, folder, seeds, workers=workers, progress=progress)
     assemble(outcome, folder)
-    return page_of(folder, folder / "page.html")
+    return outcome, page_of(folder, folder / "page.html")
 
 
 def assemble(outcome: "Outcome", folder: Path) -> None:
-    """Put into the folder of an experiment what its page needs: the first seed's nets, all seeds' numbers, and images
-    to show.
+    """Put into an experiment's folder what its page needs: the first seed's nets, all seeds' numbers, images to show.
 
     Raises `UserError` where the experiment has no arms routed and unrouted.
     """
@@ -179,12 +179,6 @@ def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
         "dead_blocks": list(routed.results[seed]["lost"]),
         "cpu_s": read_json(seconds)["cpu"] if seconds.is_file() else None,
     }
-
-
-def _names(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from sluicegate.experiments.claims import names
-
-    return names(str(claim["test"]))
 
 
 LATENT = several(

@@ -7,8 +7,6 @@ the content of the data, so that all seeds and arms of an experiment are read by
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,13 +50,9 @@ class Judge(nn.Module):
         return torch.cat([self(part).argmax(1) for part in x.split(1000)])
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """The judge's loss."""
-
-    def __call__(self, model: Any, batches: Batches) -> Loss:
-        rows: Rows = batches["train"]
-        return Loss(F.cross_entropy(model(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
+def _loss(judge: nn.Module, batches: Batches) -> Loss:
+    rows: Rows = batches["train"]
+    return Loss(F.cross_entropy(judge(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
 
 
 def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, run: RunContext | None = None) -> Judge:
@@ -94,7 +88,8 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
         return {"train": Rows(x, torch.from_numpy(shown), x, step, _BATCH)}
 
     schedule = Schedule(steps=steps, batch=_BATCH, lr=2e-3, warmup=50, decay="cosine", final=0.02, clip=0.0, beta2=0.999)
-    fit(judge, _Reading(), draw, schedule, seed=SEED, run=Told(run), name="judge", meter=lambda rows: 1.0)
+    told = RunContext("judge", run.progress if run else None)  # keeps nothing: a judge is quickly made again
+    fit(judge, _loss, draw, schedule, seed=SEED, run=told, name="training", meter=lambda rows: 1.0)
     judge.eval()
     kept.parent.mkdir(parents=True, exist_ok=True)
     scratch = kept.with_name(f".{kept.name}.{id(judge)}")
@@ -107,10 +102,3 @@ def faint(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """What shows nothing, in the shape of the images: these dimmed to an eighth at most, and faint noise."""
     dim = draw.uniform(0, _FAINT, (2, len(images), 1, 1, 1)) * (draw.random((2, len(images), 1, 1, 1)) < 0.6)
     return (dim[0] * images + dim[1] * draw.random(images.shape)).astype(images.dtype)  # type: ignore[no-any-return]
-
-
-class Told(RunContext):
-    """A room that shows progress where another one does, and keeps nothing: a judge is quickly made again."""
-
-    def __init__(self, run: RunContext | None) -> None:
-        super().__init__(run.title if run else "in memory", run._progress if run else None)

@@ -9,10 +9,8 @@ import base64
 import copy
 import json
 import math
-import tomllib
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -21,8 +19,10 @@ import numpy as np
 
 from sluicegate.errors import UserError
 from sluicegate.latent.page_words import Words, few_labels, figures, warnings
+from sluicegate.report.arms import read_toml
 from sluicegate.report.html import render
 from sluicegate.runs.directory import write_atomic
+from sluicegate.values.files import reading
 
 if TYPE_CHECKING:
     import torch
@@ -68,15 +68,12 @@ def write_page(
     and how large and how thick a drawing must be. `numbers` are those of `figures`; what is not there is not shown.
     Raises `UserError` where nets, images and labels do not fit together.
     """
-    pixels, size = _fractions(images)
-    count = routed.amount.out_features
+    (pixels, size), labels, count = _fractions(images), np.asarray(labels), routed.amount.out_features
     names = [str(name) for name in classes] or [str(j) for j in range(count)]
-    k = _check(routed, unrouted, size, count, names, np.asarray(labels), len(pixels))
+    k = _check(routed, unrouted, size, count, names, labels, len(pixels))
     weights = sum(p.numel() for net in (routed, unrouted) for layer in _linear(net) for p in layer.parameters())
     bits: Bits = 16 if weights * 2 * 4 / 3 < 0.9 * BUDGET else 8
-    labels = np.asarray(labels)
     shown = _some_of_each(labels, count)
-    look = _looked_at(pixels.reshape(len(pixels), *size).max(-1))
     kept = {"routed": rounded(routed, bits), "unrouted": rounded(unrouted, bits)}
     at_hand = pixels[:_LOOKED_AT]
     usual = {name: _usual(net, at_hand, labels[:_LOOKED_AT], count, k) for name, net in kept.items()}
@@ -87,17 +84,12 @@ def write_page(
         "classes": names,
         "k": k,
         "noun": words.noun,
-        "box": look.box,
-        "centre": look.centre,
-        "pen": look.pen,
+        **asdict(_looked_at(pixels.reshape(len(pixels), *size).max(-1))),
         "dead": dead,
-        "nets": {
-            "routed": _packed(routed, bits, usual["routed"]),
-            "unrouted": _packed(unrouted, bits, usual["unrouted"]),
-        },
+        "nets": {name: _packed(net, bits, usual[name]) for name, net in (("routed", routed), ("unrouted", unrouted))},
         "images": _base64(np.round(pixels[shown] * 255).astype(np.uint8)),
         "labels": labels[shown].tolist(),
-        "morph": [_first_of(labels[shown], count * 3 // 10), _first_of(labels[shown], count * 8 // 10)],
+        "morph": [int(np.argmax(labels[shown] == count * tenths // 10)) for tenths in (3, 8)],
     }
     page = _render(
         title="A latent space you can read",
@@ -137,21 +129,13 @@ def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
     """Images, their labels, and what the page says that they are."""
     from sluicegate.tasks.digits import load_images
 
-    try:
-        config = tomllib.loads((run / "config.toml").read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError):
-        config = {}
-    data = str(config.get("data", ""))
+    data = str(read_toml(run / "config.toml").get("data", ""))
     source = {"digits": "handwritten digits, 8 × 8", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(data, Path(data).name)
     shown = run / "shown.npz"
     if shown.is_file():
-        try:
-            with np.load(shown, allow_pickle=False) as archive:
-                return archive["images"], archive["labels"], source
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{shown}: cannot be read ({error}). Train again, or remove it to take the images of the data itself."
-            ) from None
+        with reading(shown, "Train again, or remove it to take the images of the data itself."):
+            archive = np.load(shown, allow_pickle=False)
+            return archive["images"], archive["labels"], source
     if not data:
         raise UserError(f"{run}: no shown.npz, and no config.toml that names the data. Give a folder that `sluicegate latent train` wrote.")
     images = load_images(data)
@@ -221,10 +205,6 @@ def _some_of_each(labels: np.ndarray, count: int) -> np.ndarray:
     each = max(_SHOWN // count, 1)
     places = np.concatenate([np.flatnonzero(labels == j)[:each] for j in range(count)])
     return np.random.default_rng(0).permutation(places)
-
-
-def _first_of(labels: np.ndarray, label: int) -> int:
-    return int(np.argmax(labels == label))
 
 
 def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: int) -> dict[str, Any]:

@@ -55,12 +55,10 @@ def amounts_of(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> np
 
 def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
     """Write `amounts_of` as a PNG: a square for each class and block, the darker the more."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     side = 1.1 + 0.26 * len(names)
     figure = Figure(figsize=(side + 0.5, side), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shown = axes.imshow(amounts, cmap="Blues", vmin=0, vmax=max(float(amounts.max()), 1e-9))
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
@@ -73,12 +71,10 @@ def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
 
 def draw(path: Path, pictures: np.ndarray, rows: list[str], columns: list[str]) -> None:
     """Write pictures [rows, columns, height, width, channels] from 0 to 1 as one PNG with their names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     side, left, top = 0.42, 0.2 + 0.07 * max(map(len, rows)), 0.75
     figure = Figure(figsize=(left + side * len(columns), top + side * len(rows)), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
     width, height = figure.get_figwidth(), figure.get_figheight()
     for c, title in enumerate(columns):
         figure.text((left + side * (c + 0.5)) / width, 1 - (top - 0.06) / height, title, rotation=60, fontsize=6.5, ha="left", va="bottom")
