@@ -4,12 +4,12 @@ import os
 import platform
 import tomllib
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import check_finished, damaged, read_identity, read_index, read_json, remove_run
+from sluicegate.runs.stage import versions
 
 
 def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
@@ -117,14 +117,9 @@ def doctor(model: str, rows: str, template: bool, columns: str = "") -> dict[str
     from sluicegate.engine.encoding import visible
     from sluicegate.engine.models import device, load_tokenizer
 
-    versions = {}
-    for name in ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
+    packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets")
     found: dict[str, Any] = {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **versions(*packages)},
         "device": str(device()),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),

@@ -1,15 +1,4 @@
-"""The run folder of one stage: who it is, how far it got, what it found.
-
-::
-
-    config.toml     the stage, fully resolved; fed back, it gives the same hash
-    parents.json    hashes of the models and data it was made from
-    env.json        an allow-list: versions, device, world size, threads, argv
-    metrics.jsonl   one line a step or evaluation; cut back to the resume point on resume
-    state/          the resume point; removed when the stage is done
-    result.json     what the stage found
-    DONE            written last: its absence means "resume me"; size and sha256 of every file of the run
-"""
+"""The run folder of one stage: who it is, how far it got, what it found. docs/design.md says what each file holds."""
 
 import contextlib
 import hashlib

@@ -224,8 +224,8 @@ def launched() -> tuple[int, int] | None:
 
     Raises `UserError` where the environment contradicts itself.
     """
-    said = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
-    if not said["WORLD_SIZE"]:
+    said_rank, said_world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if not said_world:
         for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
             if os.environ.get(name, "1") != "1":
                 raise UserError(
@@ -233,13 +233,13 @@ def launched() -> tuple[int, int] | None:
                 )
         return None
     try:
-        world = int(said["WORLD_SIZE"])
-        rank = int(said["RANK"] or ("0" if world == 1 else ""))
+        world = int(said_world)
+        rank = int(said_rank or ("0" if world == 1 else ""))
     except ValueError:
         world = rank = -1
     if not 0 <= rank < world:
         raise UserError(
-            f"the environment says WORLD_SIZE={said['WORLD_SIZE']!r} and RANK={said['RANK']!r}, which cannot be. Unset both and use "
+            f"the environment says WORLD_SIZE={said_world!r} and RANK={said_rank!r}, which cannot be. Unset both and use "
             "--procs, or start with: torchrun --nproc-per-node N -m sluicegate ..."
         )
     return rank, world
@@ -257,9 +257,8 @@ def processes(procs: int) -> int:
     if place is not None and procs not in (0, place[1]):
         launcher = "accelerate launch" if by_accelerate else "the launcher (torchrun?)"
         raise UserError(f"--procs is {procs}, but {launcher} started {place[1]} (WORLD_SIZE). Leave one of the two out.")
-    if (
-        place is None and by_accelerate and (procs > 1 or "MASTER_ADDR" in os.environ)
-    ):  # it gives an address only where several were asked for
+    several = procs > 1 or "MASTER_ADDR" in os.environ  # accelerate gives an address only where several were asked for
+    if place is None and by_accelerate and several:
         asked = f"--procs is {procs}" if procs > 1 else "several processes were asked for"
         raise UserError(
             f"{asked}, but accelerate launch started one (on CPU it does so whatever --num_processes says). Leave it out: sluicegate "
