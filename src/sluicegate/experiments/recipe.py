@@ -1,22 +1,6 @@
 """Recipes: experiments as they are written down, named arms and what is asked of them.
 
-A recipe is a TOML file; it is the documentation of an experiment and its input at once::
-
-    name = "undo-arithmetic"
-    reference = "gold"                 # the arm that never knew
-    pretrained = "base"                # the arm whose cost is nobody's
-    seeds = 5
-
-    [common]                           # settings of every stage that has them
-    forget = "task:arithmetic/forget"
-
-    [arms.maxent]
-    verb = "unlearn"
-    model = "@base"                    # another arm
-    method = "maxent"
-
-    [attack]                           # the relearning attack on every arm
-    steps = 100
+A recipe is a TOML file; it is the documentation of an experiment and its input at once. docs/howto/run.md has one.
 """
 
 from collections.abc import Mapping, Sequence

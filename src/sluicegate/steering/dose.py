@@ -12,12 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext
 from sluicegate.steering.parts import Slice
-from sluicegate.steering.prompts import Rule, prompt_ids
-from sluicegate.steering.score import Floats, continuation, generate, shown
+from sluicegate.steering.prompts import prompt_ids
+from sluicegate.steering.score import Floats, continuation
 from sluicegate.steering.vector import SteeringVector
-from sluicegate.values.curves import Curve
 
 
 @torch.no_grad()
@@ -84,29 +82,3 @@ def curve(
     """[doses] mean KL to the plain model at every dose (see `kl_to_plain`)."""
     ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]
     return np.asarray(kl_to_plain(model, ids, v, doses, tokens=tokens).mean(1))
-
-
-def response(
-    v: SteeringVector,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    doses: Sequence[float],
-    rule: Rule,
-    *,
-    new_tokens: int = 40,
-    template: bool | None = None,
-    run: RunContext | None = None,
-) -> Curve:
-    """The behaviour's rate against the dose, as a curve: "effort" is the dose, "recall" the share of answers that show
-    it.
-
-    One row, as there is one vector; `Curve.effort_to(.5)` is the dose at which half of the answers show the behaviour.
-    """
-    run = run or RunContext()
-    rates = []
-    for number, dose in enumerate(doses, start=1):
-        texts = generate(model, tokenizer, v * dose if dose else None, prompts, new_tokens=new_tokens, template=template)
-        rates.append(float(shown(texts, rule).mean()))
-        run.progress("doses", number, len(doses), {"rate": rates[-1]})
-    return Curve(tuple(map(float, doses)), (tuple(rates),), (0,), unit="dose", attack=f"dose:{rule.name}:{new_tokens}")

@@ -10,6 +10,7 @@ Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,12 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
 # ----------------------------------------------------------------------------------------- our own form
 
 
-def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet:
-    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, `prefer` where
-    it has several.
+def load(path: str | Path) -> SteeringVector | SteeringSet:
+    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, its set first.
 
     Raises `UserError` for a file that is damaged, of another kind, or pickled.
     """
-    place = find(path, prefer)
+    place = find(path)
     if place.suffix == ".gguf":
         layers = read_gguf(place)
         if len(layers) > 1:
@@ -107,9 +107,7 @@ def load_vector(path: str | Path, index: int | None = None) -> SteeringVector:
 def load_set(path: str | Path) -> SteeringSet:
     """Read a set; a single vector becomes a set of one."""
     found = load(path)
-    if isinstance(found, SteeringSet):
-        return found
-    return SteeringSet(found.values[None], module=found.module, tokens=found.tokens, made_from=found.made_from)
+    return found if isinstance(found, SteeringSet) else SteeringSet(found.values[None], found.module, found.tokens, found.made_from)
 
 
 def find(path: str | Path, prefer: str = SET) -> Path:
@@ -154,11 +152,10 @@ def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
     stem = stem or STEMS.get(hint, "model.layers")
     found = {}
     for name, kind, data in tensors:
-        match = re.fullmatch(r"direction\.(\d+)", name)
-        if not match:
-            if name.startswith("direction."):
-                raise UserError(f"{str(path)!r}: the tensor {name!r} names no layer; expected direction.N.")
+        if not name.startswith("direction."):
             continue
+        if not (match := re.fullmatch(r"direction\.(\d+)", name)):
+            raise UserError(f"{str(path)!r}: the tensor {name!r} names no layer; expected direction.N.")
         if kind not in ("F32", "F16", "F64") or data.ndim != 1:
             raise UserError(
                 f"{str(path)!r}: {name} is of type {kind} with {data.ndim} dimension(s); expected one row of float32 or float16."
@@ -181,11 +178,10 @@ def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
 
 def _ours(text: Any) -> dict[str, Any]:
     """What `write_gguf` noted of a vector; nothing where another program wrote the file."""
-    try:
-        found = json.loads(text) if isinstance(text, str) else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    with suppress(ValueError):
+        if isinstance(text, str) and isinstance(found := json.loads(text), dict):
+            return found
+    return {}
 
 
 # ------------------------------------------------------------------------- other libraries' objects

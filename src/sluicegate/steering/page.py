@@ -1,7 +1,7 @@
 """The page of steering vectors: twins against their base, doses, every answer, and the open questions."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,10 @@ def report_steering(found: Found, path: Path, *, title: str, command: str, confi
         doses=dose_pictures(found["dose"]) if found.get("dose") else [],
         groups=[(name, GROUPS[name], _cells([r for r in rows if r["group"] == name])) for name in groups],
         vectors=[(row["who"], LOOKS[row["group"]], _plain(row)) for row in rows],
-        prompts=[(prompt, list(_generations(rows, n))) for n, prompt in enumerate(found["prompts"])],
+        prompts=[
+            (prompt, [(r["who"], LOOKS[r["group"]], r["shows"][n], r["texts"][n]) for r in rows])
+            for n, prompt in enumerate(found["prompts"])
+        ],
         preview=found.get("preview", []),
         rule=found["rule"],
         new_tokens=found["new_tokens"],
@@ -87,8 +90,7 @@ def rate(row: Mapping[str, Any]) -> float:
 
 
 def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estimate:
-    """A mean over vectors and prompts [k, p] with a 95 % interval; with "median", the median over vectors of that over
-    prompts.
+    """A mean over vectors and prompts [k, p] with a 95 % interval; "median": over vectors, of that over prompts.
 
     Both are drawn again, as the answers to one prompt hang together. One vector or one prompt alone is not drawn again.
     """
@@ -170,11 +172,6 @@ def _plain(row: Mapping[str, Any]) -> list[str]:
     last = float(np.median(row["kl_last"])) if row.get("kl_last") else math.nan
     numbers = [row["norm"], last, kl(row)]
     return [*("–" if math.isnan(v) else f"{v:.3g}" for v in numbers), f"{sum(row['shows'])} of {len(row['shows'])}"]
-
-
-def _generations(rows: Sequence[Mapping[str, Any]], prompt: int) -> Iterator[tuple[str, Series, bool, str]]:
-    for row in rows:
-        yield row["who"], LOOKS[row["group"]], bool(row["shows"][prompt]), row["texts"][prompt]
 
 
 # ---------------------------------------------------------------------------------------- pictures

@@ -45,7 +45,7 @@ class Slice:
     def __init__(
         self, model: nn.Module, ids: Tensor, *, source: str, target: str = "", tokens: str = "not_first", skips: bool | None = None
     ) -> None:
-        self.model, self.ids, self.source, self.target_path = model, ids.reshape(1, -1).to(_device(model)), source, target
+        self.model, self.ids, self.source, self.target_path = model, ids.reshape(1, -1).to(next(model.parameters()).device), source, target
         check_tokens(tokens)
         _check_length(model, self.ids.shape[1])
         self._source = module_of(model, source)
@@ -112,8 +112,9 @@ class Slice:
 
     @property
     def width(self) -> int:
-        """Numbers in a vector that is added at the source."""
-        return int(_hidden_width(self._source, self._kept))
+        """Numbers in a vector that is added at the source: its output's, unless the module says otherwise."""
+        size = getattr(self._source, "out_features", getattr(self._source, "nf", None))
+        return int(self._kept.shape[-1] if size is None else size)  # type: ignore[union-attr]
 
     @contextmanager
     def _skipping(self, rows: int) -> Iterator[None]:
@@ -181,18 +182,6 @@ class Slice:
         if values.dim() != 2 or values.shape[1] != self.width:
             raise UserError(f"vectors of shape {tuple(values.shape)} at {self.source!r}; expected [b, {self.width}].")
         return values.to(self.ids.device)
-
-
-def _hidden_width(module: nn.Module, kept: Tensor | None) -> int:
-    """Width of a module's output: that of the residual stream, unless the module says otherwise."""
-    size = getattr(module, "out_features", None)
-    if size is None and hasattr(module, "nf"):
-        size = module.nf
-    return int(size) if size is not None else int(kept.shape[-1])  # type: ignore[union-attr]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _check_length(model: nn.Module, tokens: int) -> None:

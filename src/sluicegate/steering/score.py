@@ -1,6 +1,7 @@
 """What vectors do: KL to the base-steered model, greedy answers with a vector a row, the behaviour's rate."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,14 +45,9 @@ def continuation(
     settings: dict[str, Any] = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": _pad(model)}
     if not stops:
         settings["min_new_tokens"] = tokens
-    mask = torch.ones_like(prompt)
-    if edit is None:
-        found = model.generate(input_ids=prompt, attention_mask=mask, **settings)  # type: ignore[operator]
-    else:
-        with edit(model):
-            found = model.generate(input_ids=prompt, attention_mask=mask, **settings)  # type: ignore[operator]
-    out: Tensor = found
-    return out
+    with edit(model) if edit else nullcontext():
+        found: Tensor = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **settings)  # type: ignore[operator]
+    return found
 
 
 def _pad(model: PreTrainedModel) -> int:
