@@ -83,10 +83,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def rm(runs: list[str], _: Path) -> list[str]:
-    """Remove run folders; anything that is not one, or is a link to one, is refused before any is removed.
-
-    Raises `UserError` for a run that a process is at work on, and where files are left that no run wrote.
-    """
+    """Remove run folders; what is none, or a link to one, is refused before any is removed. Raises `UserError` for a
+    run that a process is at work on, and where files are left that no run wrote."""
     paths = _one(runs, 0)
     for path in paths:
         if path.is_symlink():

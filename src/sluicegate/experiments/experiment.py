@@ -157,9 +157,8 @@ def run_recipe(
 ) -> Outcome:
     """Run every arm over the seeds, attack each, and gather what they found.
 
-    The stages run where the `executor` says, by default in so many local processes as `workers` says. The run folders
-    lie in `stages` (by default in `out`); those that are finished are not run again. Writes summary.json into `out`,
-    and experiment.json, from which `load_outcome` reads it all back.
+    Stages run where the `executor` says, by default in `workers` local processes. Run folders lie in `stages` (by
+    default `out`); finished ones are found again. Writes summary.json, and experiment.json for `load_outcome`.
     """
     folders = run_jobs(jobs_of(recipe, stages or out, seeds), executor or LocalPool(workers), progress)
     return write_down(recipe, out, seeds, folders)
@@ -188,10 +187,8 @@ def load_outcome(folder: Path) -> Outcome:
 
 
 def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
-    """Every stage of a recipe as a job, with its run folder in `folder`.
-
-    Models before attacks: attacks are many, short and alike, and fill the cores at the end.
-    """
+    """Every stage of a recipe as a job, with its run folder in `folder`: models before attacks, which are many, short
+    and alike, and fill the cores at the end."""
 
     def job(title: str, settings: Callable[..., dict[str, Any]], arm: str, seed: int, needs: Iterable[str]) -> Job:
         keys = {other: f"{other} seed {seed}" for other in needs}

@@ -23,10 +23,8 @@ _DIAL_SHADES = 5
 
 
 def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ()) -> Path:
-    """Write an experiment's page to `path`: one file that needs nothing else, and opens from disk. Returns `path`.
-
-    `beside` are other pages to name at its end.
-    """
+    """Write an experiment's page to `path`, one file that opens from disk, and return `path`; `beside` are other pages
+    to name at its end."""
     if outcome.recipe.is_trial:
         from sluicegate.experiments.trial_page import write
 

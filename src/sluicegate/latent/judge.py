@@ -1,9 +1,8 @@
 """The judge: a convolutional net that is trained apart, and says what a drawing shows, or that it shows nothing.
 
-It is trained on the images and all their labels, never on drawings, with a seed of its own. Beside the images it sees
-nothing: black, black with faint noise, and images dimmed past reading. A judge that must name a class would read black
-as one of them, and be right for that share of the images whose block is off. Judges are kept in the cache folder, by
-the content of the data, so that all seeds and arms of an experiment are read by the same one.
+It is trained on the images and all their labels, and on nothing: black, faint noise, images dimmed past reading. One
+that must name a class would read black as one of them, and be right for that share of the images whose block is off.
+Judges are kept in the cache by the content of the data: one reads all seeds and arms of an experiment.
 """
 
 import hashlib

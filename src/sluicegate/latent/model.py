@@ -48,10 +48,8 @@ class Autoencoder(nn.Module):
 
     `encoder` takes pixels [n, height * width * channels] from 0 to 1 to a hidden layer; `amount` and `style` are
     linear, the amount goes through a ReLU; `spread` is the logarithm of the styles' variance and only used in training;
-    `decoder` gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends: the width of
-    the hidden layer is found by running one image.
-
-    Raises `UserError` where the parts do not fit together.
+    `decoder` gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends; `UserError`
+    where the parts do not fit together.
     """
 
     def __init__(

@@ -63,10 +63,9 @@ def write_page(
 ) -> Path:
     """Write the page of a net and of its unrouted control. Returns `path`.
 
-    `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n] (places in
-    `classes`) are held out. Of them the page takes the pictures that it shows, each block's usual amount and styles,
-    and how large and how thick a drawing must be. `numbers` are those of `figures`; what is not there is not shown.
-    Raises `UserError` where nets, images and labels do not fit together.
+    Held out are `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n]
+    (places in `classes`): for pictures, usual amounts and styles, and how large and thick a drawing must be. `numbers`
+    are those of `figures`, as far as known. Raises `UserError` where nets, images and labels do not fit together.
     """
     (pixels, size), labels, count = _fractions(images), np.asarray(labels), routed.amount.out_features
     names = [str(name) for name in classes] or [str(j) for j in range(count)]
@@ -109,9 +108,8 @@ def write_page(
 def page_of(run: Path, out: Path) -> Path:
     """Write the page of what `sluicegate latent train` left in the folder `run` to `out`. Returns `out`.
 
-    Read are `model/` and `unrouted/` (as `Autoencoder.save` writes them; the numbers are the model's own), and
-    `shown.npz`: held-out `images`, uint8 or fractions, and their `labels`. Without that file the images are those of
-    the data that config.toml names. Raises `UserError` for what is missing.
+    Read are `model/` and `unrouted/`, and held-out `images` and `labels` of `shown.npz`, or without that file of the
+    data that config.toml names. Raises `UserError` for what is missing.
     """
     from sluicegate.latent.model import load
 

@@ -186,8 +186,7 @@ def places(images: "Images", part: str) -> "np.ndarray":
 
 
 def read_labels(path: Path, images: "Images") -> "np.ndarray":
-    """[n] classes from a file with a line for each training image of the source, in its order; -1 for an empty line,
-    "-", "?", "-1".
+    """[n] classes from a file with a line for each training image, in the source's order; -1 for `UNLABELLED_WORDS`.
 
     Raises `UserError` where there are more or fewer lines, or a class is not one of the data's.
     """

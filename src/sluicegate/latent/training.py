@@ -95,11 +95,8 @@ def fitted(
     objective: Objective | None = None,
     look: Callable[[Autoencoder], dict[str, float]] = lambda model: {},
 ) -> Trained:
-    """Train `model` in place on images [n, height, width, ...] and labels [n] (-1: not known).
-
-    A block that is dead at one of the looks in the first two thirds of the steps is begun anew (`health.revive`), and
-    the metrics say so.
-    """
+    """Train `model` in place on images [n, height, width, ...] and labels [n] (-1: not known); what is dead at a look
+    in the first two thirds of the steps is begun anew (`health.revive`), and the metrics say so."""
     draw = Drawing(model, images, labels, schedule.batch, seed_of(seed, "train"), shift=settings.shift, arm=arm)
     objective = objective or Objective(model, settings, schedule.steps, arm)
     known = np.flatnonzero(labels != UNKNOWN)
@@ -176,12 +173,11 @@ def train(
     decoder: nn.Module | None = None,
     run: RunContext | None = None,
 ) -> Autoencoder:
-    """An autoencoder of images [n, height, width] or with channels last, and labels [n]: whole numbers from 0, -1 where
-    not known.
+    """An autoencoder of images [n, height, width] or with channels last, uint8 or from 0 to 1, and whole labels [n]
+    from 0, -1 where not known.
 
-    Images are uint8, or fractions from 0 to 1. `encoder` and `decoder` may be modules of your own (see `Autoencoder`).
-    Blocks that were lost are named in `.numbers["dead_blocks"]`. Raises `UserError` where images and labels do not fit
-    together, or a class has no labelled image.
+    `encoder` and `decoder` may be modules of your own (see `Autoencoder`). Lost blocks are named in
+    `.numbers["dead_blocks"]`. Raises `UserError` where things do not fit together, or a class has no labelled image.
     """
     x, y = np.asarray(images), np.asarray(labels)
     if x.ndim not in (3, 4) or not len(x):

@@ -30,8 +30,6 @@ class Board:
 
     States are numbered 0 to `states` - 1, `placements` for each of the four values of the flags, those without
     flags first; `diamond_end` and `ghost_end`, the two numbers after, are the ends.
-
-    Raises `UserError` for a board on which there is no room for the three, or too large to number.
     """
 
     size: int = 3

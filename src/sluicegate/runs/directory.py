@@ -48,10 +48,7 @@ class Checkpoint:
 
 
 class RunContext:
-    """Where a stage works when nothing is to be kept: progress is shown, the rest is dropped.
-
-    This is what a verb called from Python gets by default. `RunDirectory` is the one that keeps.
-    """
+    """Where a stage works when nothing is kept, as when called from Python; `RunDirectory` is the one that keeps."""
 
     ranks: Ranks = ALONE
     """The processes that work here together; only the one that leads keeps anything."""
@@ -65,8 +62,7 @@ class RunContext:
         """Append one record to the metrics."""
 
     def log_once(self, part: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append what was measured between two parts, as a part of its own: after a later resume point the stage comes
-        here again, and `log` would append it twice."""
+        """Append what was measured between two parts, as a part of its own: `log` would append it again on resuming."""
         if self.load_checkpoint(part) is None:
             for record in records:
                 self.log(record)
@@ -103,8 +99,8 @@ class RunContext:
         """Make what was written, (file, fingerprint), the resume point of `part`."""
 
     def load_checkpoint_all_ranks(self, part: str) -> Checkpoint | None:
-        """The resume point for all processes that work here, as the one that holds the folder finds it: each gets its
-        own shares where as many wrote them, and else whole tensors."""
+        """The resume point as the process that holds the folder finds it: each gets its own shares where as many
+        processes wrote them, else whole tensors."""
         if self.ranks.world == 1:
             return self.load_checkpoint(part)
         entry = self.ranks.first(self._entry(part))
@@ -223,8 +219,8 @@ def open_run(
 ) -> Iterator[RunDirectory]:
     """Hold the run folder `path` for the stage with this `digest`; new, or resumed where it stopped.
 
-    `interval` is the time between resume points, in seconds. Raises `UserError` when the folder
-    belongs to another stage or another version, when its files are damaged, or when another process holds it.
+    `interval`: seconds between resume points. Raises `UserError` where the folder is another stage's or version's,
+    its files are damaged, or another process holds it.
     """
     first = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -403,8 +399,8 @@ def write_done(path: Path) -> None:
 def check_finished(path: Path, *, every: bool = False, only: Sequence[str] = ()) -> None:
     """Raise `UserError` where a run is not finished, or no longer what it was when it ended.
 
-    Compares the size of every file (or of `only` these), and the content of those up to `SMALL`, or with `every` of
-    all. A run that was finished before there were checksums is taken as it is.
+    Compares sizes of all files (or `only` these), contents up to `SMALL`, or with `every` of all. A run from before
+    there were checksums is taken as it is.
     """
     if not (path / "DONE").exists():
         raise UserError(f"{str(path)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
@@ -440,10 +436,8 @@ def clear_finished(path: Path) -> None:
 
 
 def remove_run(path: Path) -> list[str]:
-    """Remove a run folder and return what was left in it: files that the run is not known to have written.
-
-    Raises `Busy` where a process works in it. Links are removed themselves, and not what they point to.
-    """
+    """Remove a run folder (of links the links alone) and return what was left in it: files that the run is not known to
+    have written. Raises `Busy` where a process works in it."""
     with hold(path):
         try:
             known = _sums(path)

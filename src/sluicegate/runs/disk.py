@@ -45,10 +45,7 @@ def _fingerprint(file: Path, size: int, changed: int, inode: int) -> str:
 
 
 def share(place: Path) -> None:
-    """Let a file, or all files in a folder, be read by whoever may read what else is made here: by the umask.
-
-    safetensors makes its files readable by their owner alone.
-    """
+    """Let a file, or all in a folder, be read by whoever the umask allows; safetensors' are their owner's alone."""
     umask = os.umask(0o077)
     os.umask(umask)
     for file in place.rglob("*") if place.is_dir() else [place]:

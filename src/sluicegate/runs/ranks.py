@@ -1,13 +1,8 @@
 """Processes that train one model together: each takes its share of every step's rows.
 
-A step's batch is drawn by every process alike, as a pure function of seed and step, and cut into one piece a
-process (the first ones have a row more where it does not come out even). Each piece's loss is divided by the whole
-batch's counts, so the gradients add up to one process's. They are added explicitly, after the backward pass, and
-not by DistributedDataParallel: its wrapper stands between an objective and the model (`model.config`, weights
-swapped in for a pass), and needs to be told which parameters a pass leaves out. What is lost is that it sends
-while it still computes. With `shard`, FSDP2 divides weights and AdamW's moments among the processes.
-
-Nothing here imports torch before it is used: a run folder knows its `Ranks`, and listing runs must stay fast.
+A step's batch is drawn by every process alike and cut into one piece a process (the first ones have a row more where
+it does not come out even). docs/design.md says why gradients are added explicitly. Nothing here imports torch before
+it is used: a run folder knows its `Ranks`, and listing runs must stay fast.
 """
 
 import atexit
@@ -145,8 +140,8 @@ class Ranks:
     def spread(self, model: "nn.Module") -> Iterator[None]:
         """Give all processes rank 0's weights, and, with `shard`, divide them for the length of the block.
 
-        Raises `UserError` where the weights differ by more than rounding: the processes read different models. After
-        a `UserError`, which all processes raise alike, the model is whole again; after any other error it is not.
+        Raises `UserError` where the weights differ by more than rounding. After one, which all processes raise alike,
+        the model is whole again; after any other error it is not.
         """
         if self.world > 1:
             self._same(model)
@@ -220,10 +215,8 @@ def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
 
 
 def launched() -> tuple[int, int] | None:
-    """This process's rank and how many there are, as torchrun and its like say; None where nothing launched it.
-
-    Raises `UserError` where the environment contradicts itself.
-    """
+    """This process's rank and how many there are, as torchrun and its like say; None where nothing launched it;
+    `UserError` where the environment contradicts itself."""
     said_rank, said_world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
     if not said_world:
         for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
@@ -246,10 +239,8 @@ def launched() -> tuple[int, int] | None:
 
 
 def processes(procs: int) -> int:
-    """How many processes are to train together: as many as asked for, or, with 0, as a launcher started.
-
-    Raises `UserError` where a launcher started another number than was asked for.
-    """
+    """How many processes are to train together: as many as asked for, or, with 0, as a launcher started; `UserError`
+    where the two differ."""
     if procs < 0:
         raise UserError(f"--procs is {procs}; it is a number of processes, at least 1.")
     place = launched()
@@ -275,7 +266,7 @@ def is_launched() -> bool:
 def join(shard: bool = False) -> Ranks:
     """Meet the other processes that a launcher started; gloo between CPUs, the accelerator's own between those (NCCL).
 
-    The group stays until the process ends. Raises `UserError` where there are more processes than accelerators here.
+    The group stays until the process ends.
     """
     import torch
     import torch.distributed as dist

@@ -16,9 +16,7 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
     """Divide the weights of `model` among `world` processes; return a function that puts them together again.
 
     In a pass, layers (the entries of module lists) are gathered one at a time, and all that is left in one piece.
-    Afterwards the model has its own parameter objects, modules and hooks again, so that a router on it stays valid,
-    with the weights as they were trained. FSDP2 has no function for the way back: it is undone by restoring each
-    module's attributes.
+    Afterwards the model has its own parameter objects, modules and hooks again, so that a router on it stays valid.
     """
     kind = next(model.parameters()).device.type
     mesh = init_device_mesh(kind, (world,))

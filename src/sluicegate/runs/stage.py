@@ -32,10 +32,8 @@ def source(kind: Kind, default: str = "") -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Stage(Checked):
-    """One step of an experiment: a frozen dataclass that is command line, TOML and record at once.
-
-    Its nested dataclasses (a schedule, an objective) are written flat: one namespace a stage.
-    """
+    """One step of an experiment: a frozen dataclass that is command line, TOML and record at once. Nested dataclasses
+    (a schedule, an objective) are written flat: one namespace a stage."""
 
     VERB: ClassVar[str] = ""
     VERSION: ClassVar[int] = 1
@@ -142,10 +140,8 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
 
 
 def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | None = None) -> Stage:
-    """Make a stage from flat settings; `method` is the class of its objective, where it has one.
-
-    Raises `UserError` for a setting that the stage does not have.
-    """
+    """Make a stage from flat settings; `method` is the class of its objective, where it has one. Raises `UserError` for
+    a setting that the stage does not have."""
     left = dict(settings)
     for old, new in earlier(cls, method).items():
         if old in left:

@@ -170,7 +170,7 @@ class SteeringVector(_Added):
             )
         place = module_of(model, self.module)
         layers = [m for m in place.modules() if "norm" not in type(m).__name__.lower()]
-        biases = [m.bias for m in layers if isinstance(getattr(m, "bias", None), nn.Parameter)]
+        biases = [p for m in layers for name, p in m.named_parameters(recurse=False) if name == "bias"]
         if not biases or biases[-1].shape != self.values.shape:
             raise UserError(
                 f"{self.module!r} ends in no layer with a bias of {len(self.values)} numbers to bake into; use the vector as a block."

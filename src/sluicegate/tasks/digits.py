@@ -101,10 +101,8 @@ def load_images(data: str = PACKAGED, *, colour: bool = False) -> Images:
     Where a source says what is for testing, that is kept: of its training images the last twelfth is for
     validation (5000 of MNIST's 60000). Of the rest a tenth is for validation and a fifth for testing,
     drawn once and for all, not from the seed of a run. Colour images in folders are read as grey ones unless
-    `colour`; in arrays [n, height, width, 3] they are only taken with `colour`.
-
-    Raises `UserError` for data that is not there, that cannot be read, that is no such images of one size, or has fewer
-    than two classes.
+    `colour`; in arrays [n, height, width, 3] they are only taken with `colour`. Raises `UserError` for what cannot be
+    read, or is no such images of one size in two classes or more.
     """
     arrays, names = _arrays(data, colour)
     white = 16 if data == PACKAGED else 255

@@ -22,11 +22,10 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
 
 
 def read(source: str, label: str = "", columns: str | Mapping[str, str] = "") -> tuple[Item, ...]:
-    """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in
-    passages.
+    """Read items from a packaged source, a file (``texts:FILE``: in passages) or the hub; several are joined by commas.
 
-    `columns` says what is read from which column of a file or of the hub (see `items.read`). Raises `UserError` for a
-    name that is none of them, and for malformed rows.
+    `columns` says what is read from which column (see `items.read`). Raises `UserError` for a name that is none of
+    them, and for malformed rows.
     """
     named = tuple(items.columns_of(columns).items())
     return tuple(item for name in source.split(",") for item in _read_one(name.strip(), label, named, _stamp(name)))

@@ -88,11 +88,8 @@ class OnData(Stage):
         return config_width(self.model, self.base)
 
     def is_wide(self) -> bool:
-        """Whether one operation is work enough for several threads.
-
-        In a narrow model two threads mostly wait for each other: on cores that others use as well, a step of the
-        arithmetic model took 25 times as long with two threads as with one.
-        """
+        """Whether one operation is work enough for several threads: in a narrow model they mostly wait for each other (on
+        shared cores a step of the arithmetic model took 25 times as long with two threads as with one)."""
         return self.width() >= 256
 
     def load(self, *, once: bool = False, **how: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":

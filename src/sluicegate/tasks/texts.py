@@ -28,10 +28,8 @@ _SYLLABLES = tuple(a + b for a in "bdfgklmnprst" for b in "aeiou")
 
 
 def read(source: str, label: str = "") -> tuple[Item, ...]:
-    """Read ``texts:FILE`` (plain text, or anything that holds running text) as passages.
-
-    Raises `UserError` for a file that holds questions and answers, which are no running text, and as `items.read` does.
-    """
+    """Read ``texts:FILE`` (plain text, or anything that holds running text) as passages; `UserError` for questions and
+    answers, and as `items.read` does."""
     path = source.removeprefix(PREFIX).strip()
     rows = items.load(path)[0]
     if any(row.prompt for row in rows):

@@ -78,9 +78,8 @@ class Curve:
     def savings(self, reference: "Curve", s: float = 0.5) -> Estimate:
         """Share of the reference's effort that is saved on the way to recall `s`, paired by seed.
 
-        Where a curve ends below `s`, its budget stands in for the effort, and the estimate says
-        which kind of bound that makes it. Raises `UserError` when the two were not measured at
-        equal effort: other seeds, another attack, or a reference that starts above `s`.
+        Where a curve ends below `s`, its budget stands in for the effort, and the estimate says which kind of bound
+        that makes it. Raises `UserError` unless measured at equal effort: same attack and seeds, a reference below `s`.
         """
         if self.attack != reference.attack or self.unit != reference.unit:
             raise UserError("these curves come from different attacks; savings need equal effort: run both with the same settings.")
@@ -107,10 +106,7 @@ class Curve:
         return float(means[0] + max(means)) / 2
 
     def past_peak(self) -> tuple[bool, ...]:
-        """For every seed: did recall stop rising (or hit 1) before the last point?
-
-        A best value at the very last point means that the attack was cut short there.
-        """
+        """For every seed: did recall stop rising (or hit 1) before the last point? Else the attack was cut short."""
         return tuple(max(row[:-1], default=0.0) >= row[-1] or row[-1] >= 1.0 for row in self.recall)
 
     def to_json(self) -> dict[str, Any]:

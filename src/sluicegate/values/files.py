@@ -30,10 +30,8 @@ def check_readable(path: Path, limit: int = LIMIT) -> Path:
 
 @contextmanager
 def reading(path: Path | str, advice: str = "Restore the file, or give another one.") -> Iterator[None]:
-    """Turn whatever is raised within, while a user's file is taken apart, into one `UserError` that names the file.
-
-    For code that only reads the file: within it a bug of ours would look like the user's mistake.
-    """
+    """Turn whatever is raised within, while a user's file is taken apart, into one `UserError` that names the file. For
+    code that only reads the file: a bug of ours within it would look like the user's mistake."""
     try:
         yield
     except UserError:

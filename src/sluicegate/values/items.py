@@ -1,7 +1,6 @@
 """Items: labelled things worth knowing, and what makes them from decoded rows.
 
-A training row, a quiz question and a flash card are the same thing here: a prompt, its answer and
-a label. Running text is an item with an empty prompt whose answer is the text.
+A training row, a quiz question and a flash card are one thing here: a prompt, its answer and a label.
 """
 
 import hashlib
@@ -94,10 +93,9 @@ Sources = Mapping[str, Callable[[], tuple[Item, ...]]]
 
 
 def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Split items in two by fact: the half an attacker holds, and the half it never sees.
+    """Split items in two by fact (all phrasings on one side): the half an attacker holds, and the half it never sees.
 
-    Every phrasing of a fact lands on the same side. Raises `UserError` below four facts, where a
-    half would be too small to measure anything on.
+    Raises `UserError` below four facts, where a half would be too small to measure anything on.
     """
     facts = sorted({item.key for item in items})
     if len(facts) < 4:
@@ -107,10 +105,7 @@ def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[It
         )
     random.Random(seed).shuffle(facts)
     held = set(facts[: len(facts) // 2])
-    return (
-        tuple(item for item in items if item.key in held),
-        tuple(item for item in items if item.key not in held),
-    )
+    return tuple(item for item in items if item.key in held), tuple(item for item in items if item.key not in held)
 
 
 def digest(items: Iterable[Item], choices: bool = False) -> str:
@@ -197,10 +192,8 @@ _EXPECTED = "expected an object with 'prompt' and 'answer', or with 'text', all 
 
 
 def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, str, set[str]]:
-    """Make an item from one decoded row; `where` names the file and line for the error.
-
-    Also returns what the row is (``question and answer``), and the columns that were read.
-    """
+    """An item from one decoded row, which stands at `where`; what the row is (``question and answer``); and the columns
+    that were read."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: found {short(json.dumps(row, default=str))}; {_EXPECTED}.")
     if missing := [column for column in columns.values() if column not in row]:
