@@ -1,7 +1,5 @@
 """One process at a time: a lock that the kernel drops when its holder dies, however it dies (filelock's, over `flock`).
-
-The file itself may stay behind and means nothing. Its text names the holder, for the message that the next one gets.
-"""
+The file may stay behind and means nothing; its text names the holder, for the message that the next one gets."""
 
 import contextlib
 import os

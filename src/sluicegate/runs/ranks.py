@@ -264,10 +264,7 @@ def is_launched() -> bool:
 
 
 def join(shard: bool = False) -> Ranks:
-    """Meet the other processes that a launcher started; gloo between CPUs, the accelerator's own between those (NCCL).
-
-    The group stays until the process ends.
-    """
+    """Meet the processes that a launcher started, until this one ends; gloo between CPUs, else NCCL or its like."""
     import torch
     import torch.distributed as dist
 

@@ -1,8 +1,5 @@
-"""How much of a vector: the dose that changes the model by a given KL, and what every dose does.
-
-A dose is a multiple of the vector as it is. KL is KL(steered || plain) in nats a token over the steered model's own
-greedy answer.
-"""
+"""How much of a vector: the dose that changes the model by a given KL, and what every dose does. A dose is a
+multiple of the vector as it is."""
 
 from collections.abc import Sequence
 
@@ -42,11 +39,8 @@ def calibrate(
     most: float = 64.0,
     template: bool | None = None,
 ) -> SteeringVector:
-    """The multiple of `v` whose KL to the plain model (see `kl_to_plain`, mean over prompts) is `kl` nats a token,
-    within 2 %.
-
-    Raises `UserError` where no dose up to `most` reaches it: the vector has no such effect.
-    """
+    """The multiple of `v` whose `kl_to_plain`, mean over prompts, is `kl` nats a token within 2 %; `UserError` where no
+    dose up to `most` reaches it."""
     if not kl > 0:
         raise UserError(f"a KL budget is more than 0 nats; got {kl:g}.")
     ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]

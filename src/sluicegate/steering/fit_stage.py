@@ -237,8 +237,7 @@ def rule_of_behaviour(text: str) -> Rule:
 
 
 def places(model: str, module: str, target: str) -> tuple[str, str]:
-    """The modules that are steered and changed: as given, else the layer at two fifths of the depth, and one a sixth of
-    it further.
+    """The modules that are steered and changed: as given, else at two fifths of the depth, and a sixth further.
 
     In SmolLM2-135M these are layers 12 and 17 of 30: of the layers tried there (10 to 17, on training and validation
     prompts), 12 is where three times the code vector shows code and twins of it come most easily.

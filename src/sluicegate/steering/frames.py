@@ -27,11 +27,8 @@ def basis(rows: Tensor) -> Tensor:
 
 
 def lowdin(rows: Tensor) -> Tensor:
-    """[k, d] the orthonormal rows nearest to the given ones, taken at length 1 (symmetric orthogonalisation).
-
-    Source: Löwdin 1950: ``(M M^T)^(-1/2) M``. The rows must be linearly independent; the more they are not, the farther
-    the result.
-    """
+    """[k, d] the orthonormal rows nearest to the given ones (independent, taken at length 1): Löwdin 1950's symmetric
+    orthogonalisation ``(M M^T)^(-1/2) M``."""
     rows = unit(rows.double())
     for _ in range(2):  # the second time takes out what rounding left of the first
         values, vectors = torch.linalg.eigh(rows @ rows.T)

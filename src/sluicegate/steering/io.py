@@ -1,10 +1,6 @@
-"""Read steering vectors: what `save` writes (safetensors, GGUF), and other libraries' forms.
+"""Read steering vectors: what `save` writes (safetensors, GGUF), and other libraries' forms (`from_layers`).
 
-- steering-vectors (the library) keeps a mapping from layer to tensor and a layer type in memory and defines no file:
-  `from_layers` takes the mapping, and `read_layers` the same mapping saved as safetensors.
-
-Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle, a model) is refused with a
-`UserError`.
+Nothing is unpickled. What is no vector (widths that differ, NaN, a pickle, a model) is refused with a `UserError`.
 """
 
 import json
@@ -50,10 +46,7 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
 
 
 def load(path: str | Path) -> SteeringVector | SteeringSet:
-    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, its set first.
-
-    Raises `UserError` for a file that is damaged, of another kind, or pickled.
-    """
+    """What `save` wrote, or a control vector of one layer; a run folder stands for the file in it, its set first."""
     place = find(path)
     if place.suffix == ".gguf":
         layers = read_gguf(place)
@@ -82,10 +75,8 @@ def load(path: str | Path) -> SteeringVector | SteeringSet:
 
 
 def load_vector(path: str | Path, index: int | None = None) -> SteeringVector:
-    """Read one vector: the file's, or number `index` of its set, or of a control vector's layers.
-
-    Raises `UserError` where there are several and `index` is None, or where there is no such one.
-    """
+    """One vector: the file's, or number `index` of its set, or of a control vector's layers; `UserError` where there is
+    no such one, or there are several and `index` is None."""
     place = find(path, VECTOR if index is None else SET)
     if place.suffix == ".gguf" and index is not None:
         layers = read_gguf(place)
@@ -133,11 +124,8 @@ def find(path: str | Path, prefer: str = SET) -> Path:
 
 
 def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
-    """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's.
-
-    `stem` is the path of the model's list of layers, "model.layers" where nothing in the file says otherwise. Raises
-    `UserError` for a file that is no GGUF, is a model, or holds directions that cannot be read.
-    """
+    """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's. `stem` is the path of the
+    model's list of layers, where the file does not say it."""
     import gguf
 
     path = Path(path)
@@ -188,11 +176,10 @@ def _ours(text: Any) -> dict[str, Any]:
 
 
 def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = "", tokens: str = "all") -> dict[int, SteeringVector]:
-    """Vectors by layer from another library's object, or a mapping from layer to tensor or array.
+    """Vectors by layer, from 0, of another library's object, or a mapping from layer to tensor or array.
 
     Known are steering-vectors' `SteeringVector` (`layer_activations`, `layer_type`) and repeng's `ControlVector`
-    (`directions`, `model_type`); the libraries themselves are not needed. Layers are counted from 0, a negative one
-    from no end: give it counted from 0.
+    (`directions`, `model_type`); the libraries themselves are not needed.
     """
     hint = str(getattr(source, "model_type", ""))
     layers = getattr(source, "layer_activations", None) or getattr(source, "directions", None) or source

@@ -1,7 +1,6 @@
 """Steering vectors from contrastive prompts: the mean difference of activations.
 
-Source: Rimsky et al. 2023, "Steering Llama 2 via Contrastive Activation Addition" (arXiv 2312.06681); here read from
-prompts alone.
+Source: Rimsky et al. 2023 (arXiv 2312.06681); here read from prompts alone.
 """
 
 from collections.abc import Sequence

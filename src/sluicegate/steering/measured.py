@@ -42,12 +42,9 @@ class Measured:
         self.new_tokens, self.kl_tokens, self.template = new_tokens, kl_tokens, template
 
     def rows(self, *, randoms: int, means: Sequence[int]) -> list[dict[str, Any]]:
-        """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with
-        controls, the twins.
-
-        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the
-        base brought to the mean's, which orthogonality makes short.
-        """
+        """One row a vector: the unsteered model, the base, random vectors of its norm, the twins, and the mean of the
+        first k with its controls: brought to the base's norm, and the base brought to its own, which orthogonality
+        makes short. Without tokens for an answer only KLs are measured."""
         import torch
 
         base, twins = self.base.values, self.twins

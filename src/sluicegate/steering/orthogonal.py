@@ -85,9 +85,6 @@ class Orthogonal:
         steered positions, shall be instead of the base's (a control: can any activation be reached?). With that
         objective ``made_from["relative_loss"]`` has every twin's distance from the goal, as a share of the plain
         model's, averaged over prompts.
-
-        Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another
-        width.
         """
         run = run or RunContext()
         width = len(base.values)

@@ -1,8 +1,6 @@
-"""The part of a model that a steering vector can change: from the module it is added to, up to a target module or the
-logits.
+"""The part of a model that a steering vector can change: from the module it is added to, up to a target or the logits.
 
-Everything before the source is computed once. A pass over b vectors then runs only the layers behind it, for all of
-them at once.
+What lies before is computed once; a pass over b vectors runs only the layers behind it, for all of them at once.
 """
 
 import inspect
@@ -37,9 +35,6 @@ class Slice:
     cached where the model is a list of layers that are called one after the other; what a slice gives is compared with
     the whole model once, and where they differ the whole model is run; `skips` says so where it is known from another
     slice of the same model. Gradients flow to `values`; the model's own weights get none.
-
-    Raises `UserError` for a path that is no module, a target that the source cannot change, or more tokens than the
-    model has positions.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
-"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and eight that only reports may
-touch.
+"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and some for reports alone.
 
-Nothing here imports torch at the top, so that a command line can name the behaviours at no cost.
+Imports no torch at the top, so that a command line can name the behaviours at no cost.
 """
 
 import re
@@ -102,8 +101,6 @@ RULES = {
 
 def rule_of(text: str) -> Rule:
     """A rule by its name, or of one's own: ``regex:PATTERN``, or ``words:a,b,c`` (any of them, whole words, any case).
-
-    Raises `UserError` for an unknown name or a pattern that cannot be read.
     """
     kind, _, rest = text.partition(":")
     if kind == "regex" and rest:
@@ -169,12 +166,8 @@ BEHAVIOURS = {
 
 
 def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
-    """The text of a user's turn up to where the answer begins, by the tokenizer's chat template, without a default
-    system turn.
-
-    Some templates put a system turn of their own in front of the first user's turn only; so the turn is rendered as the
-    second.
-    """
+    """A user's turn up to where the answer begins, by the tokenizer's chat template, without a default system turn:
+    some templates put one in front of the first user's turn, so this is rendered as the second."""
     before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     this = [{"role": "user", "content": prompt}]
 
@@ -185,11 +178,8 @@ def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool | None = None) -> "Tensor":
-    """[s] token ids of a prompt, with exactly one BOS where the tokenizer has one.
-
-    `template`: as a user's turn of a chat (see `turn`); None: where the tokenizer has a chat template. Raises
-    `UserError` for an empty prompt, and for a template that the tokenizer does not have.
-    """
+    """[s] token ids of a prompt, with exactly one BOS where the tokenizer has one. `template`: as a user's turn of a
+    chat (see `turn`); None: where the tokenizer has a chat template."""
     import torch
 
     from sluicegate.engine.encoding import check_ids

@@ -1,7 +1,6 @@
 """Write steering vectors: safetensors with what they were made from, and llama.cpp's control vectors (GGUF).
 
-- safetensors: one tensor `values`, [d] for a vector or [k, d] for a set; module, tokens and origin are the file's
-  metadata.
+- safetensors: one tensor `values`, [d], or [k, d] for a set; module, tokens and origin are the file's metadata.
 - GGUF, architecture "controlvector": one float32 tensor ``direction.N`` a layer, added to the output of layer N,
   counted from 0, as llama.cpp and repeng do. Layer 0 has none in llama.cpp. It steers every position, so a vector that
   spares some says so in the metadata.
@@ -44,11 +43,8 @@ class Steering:
 
 
 def save(steering: Steering, path: str | Path) -> Path:
-    """Write a vector or a set with what it was made from, whole or not at all; returns the path.
-
-    Ending ``.gguf``: as a control vector, for one vector only. Raises `UserError` for an ending other than that and
-    ``.safetensors``.
-    """
+    """Write a vector or a set with what it was made from, whole or not at all; returns the path. Ending ``.gguf``: a
+    single vector, as a control vector."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -94,8 +90,7 @@ def _put_in_order(file: Path) -> None:
 def write_gguf(vectors: Sequence[Steering], path: str | Path, *, model_hint: str = "") -> Path:
     """Write vectors, each at another layer's output, as a control vector for llama.cpp; returns the path.
 
-    `model_hint` is llama.cpp's name of the architecture; by default the one that the vector was made from, else
-    "llama". Raises `UserError` for a module that is no whole layer, for layer 0, and for two vectors of one layer.
+    `model_hint` is llama.cpp's name of the architecture; by default the one a vector was made from, else "llama".
     """
     import gguf
 

@@ -32,8 +32,7 @@ class Kls(NamedTuple):
 def continuation(
     model: PreTrainedModel, ids: Tensor, vector: SteeringVector | SteeringSet | None, tokens: int, *, stops: bool = True
 ) -> Tensor:
-    """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: one row for a vector (or None), one a vector for a
-    set.
+    """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: a row for a vector (or None), one a vector of a set.
 
     `ids` [s], or [b, s] of several prompts for one vector. With `stops` a row ends at the model's end token, and what
     follows is padding (that token again).
@@ -75,10 +74,7 @@ def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: Steering
 
 class Continued:
     """A prompt, what the base makes the model answer, and how likely the base-steered model finds each token of that.
-
-    `base` None: the plain model stands for it. `full`: prompt and answer, where they are known (see `answered`);
-    `skips`: see `Slice`.
-    """
+    `full`: prompt and answer, where they are known (see `answered`); `skips`: see `Slice`."""
 
     def __init__(
         self,

@@ -64,10 +64,8 @@ def check_tokens(tokens: str) -> str:
 
 
 def steered(tokens: str, places: Tensor, *, begun: bool) -> Tensor:
-    """[b, s] whether a position is steered, of `places` [b, s], each token's number in its row (below 0: padding).
-
-    `begun` says that the pass goes on from a cache, so that its tokens are generated ones.
-    """
+    """[b, s] whether a position is steered, of `places` [b, s], each token's number in its row (below 0: padding);
+    `begun`: the pass goes on from a cache, so that its tokens are generated ones."""
     real = places >= 0
     if tokens == "all":
         return real
@@ -160,10 +158,8 @@ class SteeringVector(_Added):
 
     @torch.no_grad()
     def bake(self, model: nn.Module) -> None:
-        """Add the vector, one for all tokens, to the bias that its module ends in, for good.
-
-        Raises `UserError` where there is none (Llama's layers have no bias anywhere).
-        """
+        """Add the vector, one for all tokens, to the bias that its module ends in, for good; `UserError` without such a
+        bias (Llama's layers have none)."""
         if self.tokens != "all":
             raise UserError(
                 f"this vector spares some tokens (tokens={self.tokens!r}), and a bias cannot. Make it for all, or use it as a block."

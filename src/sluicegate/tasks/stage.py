@@ -88,8 +88,8 @@ class OnData(Stage):
         return config_width(self.model, self.base)
 
     def is_wide(self) -> bool:
-        """Whether one operation is work enough for several threads: in a narrow model they mostly wait for each other (on
-        shared cores a step of the arithmetic model took 25 times as long with two threads as with one)."""
+        """Whether one operation is work enough for several threads: in a narrow model they mostly wait for each other
+        (a step of the arithmetic model took 25 times as long with two as with one, on cores that others used too)."""
         return self.width() >= 256
 
     def load(self, *, once: bool = False, **how: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
