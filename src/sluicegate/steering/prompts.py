@@ -100,8 +100,7 @@ RULES = {
 
 
 def rule_of(text: str) -> Rule:
-    """A rule by its name, or of one's own: ``regex:PATTERN``, or ``words:a,b,c`` (any of them, whole words, any case).
-    """
+    """A rule by its name, or of one's own: ``regex:PATTERN``, or ``words:a,b,c`` (any of them, whole, in any case)."""
     kind, _, rest = text.partition(":")
     if kind == "regex" and rest:
         try:
