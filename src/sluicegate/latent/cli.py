@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from tyro.conf import Positional, arg
 
 from sluicegate.cli.command import assignment, print_json, seeds_from, several
@@ -140,7 +141,6 @@ def assemble(outcome: "Outcome", folder: Path) -> None:
 
     Raises `UserError` where the experiment has no arms routed and unrouted.
     """
-    import numpy as np
     import tomli_w
 
     from sluicegate.latent.model import FACTS

@@ -13,20 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
+from torch import nn
 
 from sluicegate.errors import UserError
+from sluicegate.latent.model import load
 from sluicegate.latent.page_words import Words, few_labels, figures, warnings
 from sluicegate.report.arms import read_toml
 from sluicegate.report.html import render
 from sluicegate.runs.directory import write_atomic
+from sluicegate.tasks.digits import load_images
 from sluicegate.values.files import reading
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 BUDGET = 3_000_000
 """Bytes that the page should stay within."""
@@ -40,13 +40,13 @@ Bits = Literal[16, 8]
 class Blocks(Protocol):
     """What the page asks of a net: linear layers and ReLUs, and a decoder of [a, a * styles] by class."""
 
-    encoder: "nn.Module"
+    encoder: nn.Module
     """Pixels -> hidden."""
-    amount: "nn.Linear"
+    amount: nn.Linear
     """Hidden -> one amount a class, before its ReLU."""
-    style: "nn.Linear"
+    style: nn.Linear
     """Hidden -> k styles a class, class by class."""
-    decoder: "nn.Module"
+    decoder: nn.Module
     """Code, class by class [a, a * s1, .., a * sk] -> logits of the pixels."""
 
 
@@ -111,8 +111,6 @@ def page_of(run: Path, out: Path) -> Path:
     Read are `model/` and `unrouted/`, and held-out `images` and `labels` of `shown.npz`, or without that file of the
     data that config.toml names. Raises `UserError` for what is missing.
     """
-    from sluicegate.latent.model import load
-
     run = Path(run)
     routed = load(run)
     control = next((run / name for name in ("unrouted", "model/unrouted") if (run / name).is_dir()), None)
@@ -125,8 +123,6 @@ def page_of(run: Path, out: Path) -> Path:
 
 def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
     """Images, their labels, and what the page says that they are."""
-    from sluicegate.tasks.digits import load_images
-
     data = str(read_toml(run / "config.toml").get("data", ""))
     source = {"digits": "handwritten digits, 8 × 8", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(data, Path(data).name)
     shown = run / "shown.npz"
@@ -142,8 +138,6 @@ def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
 
 def rounded(net: Blocks, bits: Bits) -> Any:
     """A copy of a net with the weights that the page has."""
-    import torch
-
     made = copy.deepcopy(net)
     with torch.no_grad():
         for layer in _linear(made):
@@ -207,8 +201,6 @@ def _some_of_each(labels: np.ndarray, count: int) -> np.ndarray:
 
 def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: int) -> dict[str, Any]:
     """Each block on its own class: mean amount, mean and deviation of its styles; and where sliders end."""
-    import torch
-
     with torch.no_grad():
         hidden = net.encoder(torch.from_numpy(pixels))
         amount = net.amount(hidden).relu().numpy()
@@ -229,9 +221,7 @@ def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: i
 # The nets.
 
 
-def _linear(net: Blocks) -> "list[nn.Linear]":
-    from torch import nn
-
+def _linear(net: Blocks) -> list[nn.Linear]:
     return [m for part in (net.encoder, net.amount, net.style, net.decoder) for m in part.modules() if isinstance(m, nn.Linear)]
 
 
@@ -256,10 +246,8 @@ def _check(
     return k
 
 
-def _chain(part: "nn.Module") -> "list[tuple[nn.Linear, bool]]":
+def _chain(part: nn.Module) -> list[tuple[nn.Linear, bool]]:
     """The linear layers of a part, and whether a ReLU follows each."""
-    from torch import nn
-
     made: list[tuple[nn.Linear, bool]] = []
     for module in part if isinstance(part, nn.Sequential) else [part]:
         if isinstance(module, nn.Sequential):
@@ -286,7 +274,7 @@ def _packed(net: Blocks, bits: Bits, usual: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _rounded_weight(layer: "nn.Linear", bits: Bits) -> tuple[np.ndarray, np.ndarray]:
+def _rounded_weight(layer: nn.Linear, bits: Bits) -> tuple[np.ndarray, np.ndarray]:
     """[rows, columns] int16 or int8, and the float32 scale of each row."""
     weight = layer.weight.detach().cpu().numpy().astype(np.float32)
     most = 2 ** (bits - 1) - 1
@@ -294,7 +282,7 @@ def _rounded_weight(layer: "nn.Linear", bits: Bits) -> tuple[np.ndarray, np.ndar
     return np.clip(np.round(weight / scale[:, None]), -most, most).astype(np.int16 if bits == 16 else np.int8), scale
 
 
-def _layer(layer: "nn.Linear", relu: bool, bits: Bits) -> dict[str, Any]:
+def _layer(layer: nn.Linear, relu: bool, bits: Bits) -> dict[str, Any]:
     whole, scale = _rounded_weight(layer, bits)
     bias = np.zeros(len(whole), np.float32) if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32)
     shape = {"rows": whole.shape[0], "columns": whole.shape[1], "relu": relu, "bits": bits}
@@ -307,8 +295,6 @@ def _base64(array: np.ndarray) -> str:
 
 
 def _rounding_note(net: Blocks, kept: Blocks, pixels: np.ndarray, bits: Bits) -> str:
-    import torch
-
     x = torch.from_numpy(pixels)
     (before, first), (after, second) = (_redrawn(one, x) for one in (net, kept))
     alike = int((first == second).sum())
@@ -320,10 +306,8 @@ def _rounding_note(net: Blocks, kept: Blocks, pixels: np.ndarray, bits: Bits) ->
     )
 
 
-def _redrawn(net: Blocks, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+def _redrawn(net: Blocks, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The pictures that come out [n, pixels], and the block that each is read as [n]."""
-    import torch
-
     with torch.no_grad():
         hidden = net.encoder(x)
         amount = net.amount(hidden).relu()[..., None]
