@@ -93,8 +93,9 @@ def savings(outcome: Outcome, name: str) -> Estimate | None:
 def savings_problem(outcome: Outcome) -> str:
     """Why there are no savings although there is a reference; empty where nothing is wrong."""
     try:
-        for arm in outcome.arms.values() if outcome.reference else ():
-            arm.owned.savings(outcome.reference.owned, outcome.level)
+        if reference := outcome.reference:
+            for arm in outcome.arms.values():
+                arm.owned.savings(reference.owned, outcome.level)
     except UserError as error:
         return str(error)
     return ""

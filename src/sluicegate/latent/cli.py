@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
+import tomli_w
 from tyro.conf import Positional, arg
 
 from sluicegate.cli.command import assignment, print_json, seeds_from, several
@@ -16,14 +17,12 @@ from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
 from sluicegate.experiments import show
 from sluicegate.experiments.claims import names
+from sluicegate.experiments.experiment import Outcome, load_outcome, run_recipe
 from sluicegate.experiments.recipe import Recipe, load_recipe
-from sluicegate.runs.directory import write_atomic
+from sluicegate.latent.stage import Latent, fractions, places
+from sluicegate.runs.directory import Progress, write_atomic
 from sluicegate.runs.stage import from_config
 from sluicegate.values.files import read_json
-
-if TYPE_CHECKING:
-    from sluicegate.experiments.experiment import Outcome
-    from sluicegate.runs.directory import Progress
 
 SMALL, LARGE = "latent-digits", "latent-mnist"
 """The recipes whose settings are taken: for small images, and for others."""
@@ -88,7 +87,6 @@ class Page:
     """Print the file's place as the last line."""
 
     def run(self) -> int:
-        from sluicegate.experiments.experiment import load_outcome
         from sluicegate.latent.page import page_of
 
         folder = Path(self.run_folder)
@@ -104,7 +102,6 @@ class Page:
 def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> Recipe:
     """The routed arm and the unrouted control of the packaged recipe for images of this size, on these data; bad data
     and labels are named here."""
-    from sluicegate.latent.stage import Latent
     from sluicegate.tasks.digits import load_images
 
     images = load_images(data, colour=True)  # so that bad data is named before anything is trained
@@ -122,13 +119,12 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
     return recipe
 
 
-def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> Path:
+def digits_page(folder: Path, seed: int, workers: int, progress: Progress) -> Path:
     """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there."""
     return _run(recipe_on("digits", "1.0", {}, seed), folder, (seed,), workers, progress)[1]
 
 
-def _run(recipe: Recipe, folder: Path, seeds: Sequence[int], workers: int, progress: "Progress") -> "tuple[Outcome, Path]":
-    from sluicegate.experiments.experiment import run_recipe
+def _run(recipe: Recipe, folder: Path, seeds: Sequence[int], workers: int, progress: Progress) -> tuple[Outcome, Path]:
     from sluicegate.latent.page import page_of
 
     outcome = run_recipe(recipe, folder, seeds, workers=workers, progress=progress)
@@ -136,15 +132,12 @@ def _run(recipe: Recipe, folder: Path, seeds: Sequence[int], workers: int, progr
     return outcome, page_of(folder, folder / "page.html")
 
 
-def assemble(outcome: "Outcome", folder: Path) -> None:
+def assemble(outcome: Outcome, folder: Path) -> None:
     """Put into an experiment's folder what its page needs: the first seed's nets, all seeds' numbers, images to show.
 
     Raises `UserError` where the experiment has no arms routed and unrouted.
     """
-    import tomli_w
-
     from sluicegate.latent.model import FACTS
-    from sluicegate.latent.stage import fractions, places
     from sluicegate.tasks.digits import load_images
 
     missing = [name for name in ("routed", "unrouted") if name not in outcome.arms]
@@ -167,7 +160,7 @@ def assemble(outcome: "Outcome", folder: Path) -> None:
     write_atomic(folder / "config.toml", tomli_w.dumps({"data": data}))
 
 
-def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
+def row(outcome: Outcome, seed: int) -> dict[str, Any]:
     """One seed of the routed net: its numbers, the control's `mse_unrouted`, lost blocks by name, CPU seconds."""
     routed, control = (outcome.arms[name] for name in ("routed", "unrouted"))
     measures: Mapping[str, Any] = routed.results[seed]["measures"]

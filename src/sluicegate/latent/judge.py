@@ -6,13 +6,17 @@ Judges are kept in the cache by the content of the data: one reads all seeds and
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sluicegate.engine.fetch import cache_dir
+from sluicegate.engine.models import device
 from sluicegate.engine.sampling import Order, seed_of
 from sluicegate.engine.training import Batches, Loss, fit
 from sluicegate.latent.objective import Rows
@@ -49,18 +53,13 @@ class Judge(nn.Module):
         return torch.cat([self(part).argmax(1) for part in x.split(1000)])
 
 
-def _loss(judge: nn.Module, batches: Batches) -> Loss:
+def _loss(model: Any, batches: Batches) -> Loss:
     rows: Rows = batches["train"]
-    return Loss(F.cross_entropy(judge(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
+    return Loss(F.cross_entropy(model(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
 
 
 def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, run: RunContext | None = None) -> Judge:
     """The judge of these images [n, height, width, channels] from 0 to 1: from the cache, or trained now."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    from sluicegate.engine.models import device
-
     height, width, channels = images.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.runs.directory import write_atomic
 from sluicegate.values.files import check_readable, read_json, reading
 
 WEIGHTS, FACTS = "model.safetensors", "latent.json"
@@ -171,10 +173,6 @@ class Autoencoder(nn.Module):
     def save(self, folder: Path | str) -> Path:
         """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to
         `load`."""
-        from safetensors.torch import save_file
-
-        from sluicegate.runs.directory import write_atomic
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}, folder / WEIGHTS)
@@ -186,8 +184,6 @@ class Autoencoder(nn.Module):
 
 def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Autoencoder:
     """Read back what `Autoencoder.save` wrote; raises `UserError` for what is not there or does not fit."""
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     if not (folder / FACTS).is_file() and (folder / "model" / FACTS).is_file():
         folder = folder / "model"

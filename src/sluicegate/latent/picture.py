@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from sluicegate.latent.model import Autoencoder, Code
 
@@ -55,8 +56,6 @@ def amounts_of(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> np
 
 def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
     """Write `amounts_of` as a PNG: a square for each class and block, the darker the more."""
-    from matplotlib.figure import Figure
-
     side = 1.1 + 0.26 * len(names)
     figure = Figure(figsize=(side + 0.5, side), dpi=110, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
@@ -71,8 +70,6 @@ def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
 
 def draw(path: Path, pictures: np.ndarray, rows: list[str], columns: list[str]) -> None:
     """Write pictures [rows, columns, height, width, channels] from 0 to 1 as one PNG with their names."""
-    from matplotlib.figure import Figure
-
     side, left, top = 0.42, 0.2 + 0.07 * max(map(len, rows)), 0.75
     figure = Figure(figsize=(left + side * len(columns), top + side * len(rows)), dpi=110, facecolor="white")
     width, height = figure.get_figwidth(), figure.get_figheight()

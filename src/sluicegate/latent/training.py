@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sluicegate.engine.models import device
 from sluicegate.engine.sampling import Order, seed_of
 from sluicegate.engine.training import Evaluation, Ledger, every, fit
 from sluicegate.errors import UserError
@@ -151,8 +152,6 @@ def made(
     decoder: nn.Module | None = None,
 ) -> Autoencoder:
     """A new model whose weights are a function of the seed, on the device at hand."""
-    from sluicegate.engine.models import device
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "net"))
         return Autoencoder(size, classes, hidden=hidden, k=k, encoder=encoder, decoder=decoder).to(device())

@@ -91,9 +91,9 @@ class Apply:
                 progress("calibrating", 0, 1, {})
                 vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, template=template)
             kls = [float(v) for v in curve(vector, model, tokenizer, prompts, self.dose, template=template)]
-            doses, how = (0.0, *self.dose), {"new_tokens": self.new_tokens, "template": template, "run": RunContext("", progress)}
-            some = SteeringSet(torch.stack([dose * vector.values for dose in doses]), vector.module, vector.tokens)
-            plain, *steered = generate(model, tokenizer, some, prompts, **how)
+            dosed = torch.stack([dose * vector.values for dose in (0.0, *self.dose)])
+            some, run = SteeringSet(dosed, vector.module, vector.tokens), RunContext("", progress)
+            plain, *steered = generate(model, tokenizer, some, prompts, new_tokens=self.new_tokens, template=template, run=run)
         unit = f", dose 1 is {vector.made_from['dose']:.3g} times the file's vector" if self.kl else ""
         print(f"{name}, {vector.module}, tokens: {vector.tokens}, norm {vector.norm:.4g}{unit}")
         for n, prompt in enumerate(prompts):

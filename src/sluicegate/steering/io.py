@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sluicegate.errors import UserError
@@ -222,8 +223,6 @@ def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import safe_open
-
     with reading(path, "It is no readable safetensors file."), safe_open(check_readable(path), framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 

@@ -167,11 +167,10 @@ BEHAVIOURS = {
 def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
     """A user's turn up to where the answer begins, by the tokenizer's chat template, without a default system turn:
     some templates put one in front of the first user's turn, so this is rendered as the second."""
-    before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    this = [{"role": "user", "content": prompt}]
-
     from sluicegate.engine.encoding import render
 
+    before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    this = [{"role": "user", "content": prompt}]
     head, whole = render(tokenizer, before, opened=False), render(tokenizer, before + this)
     return whole[len(head) :] if whole.startswith(head) else render(tokenizer, this)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sluicegate.errors import UserError
@@ -45,8 +46,6 @@ class Steering:
 def save(steering: Steering, path: str | Path) -> Path:
     """Write a vector or a set with what it was made from, whole or not at all; returns the path. Ending ``.gguf``: a
     single vector, as a control vector."""
-    from safetensors.torch import save_file
-
     path = Path(path)
     if path.suffix == ".gguf":
         if steering.values.dim() == 2:

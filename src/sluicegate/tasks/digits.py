@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from sluicegate.engine.fetch import THINGS, cache_dir
 from sluicegate.errors import UserError
 from sluicegate.values.files import LIMIT, check_readable, reading
 
@@ -138,15 +139,11 @@ def _arrays(data: str, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, 
     if data == PACKAGED:
         return _from_npz(Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz"))), ()
     if data == FETCHED:
-        from sluicegate.engine.fetch import THINGS, cache_dir
-
         path = cache_dir() / THINGS[FETCHED].place
         if not path.exists():
             raise UserError(f"MNIST is not on this machine yet. Run: sluicegate fetch {FETCHED}. Or take data={PACKAGED!r}, which is.")
         return _from_npz(path), ()
     if data == PLACED:
-        from sluicegate.engine.fetch import cache_dir
-
         path = cache_dir() / PLACED
         if not path.is_dir():
             raise UserError(

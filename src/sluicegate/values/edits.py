@@ -9,6 +9,7 @@ An edit is applied for the length of a block, or baked in for good::
 Parameters are chosen by globs over their full names ("model.layers.*.mlp.*"), see `match_names`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -287,8 +288,6 @@ def identity_gains(model: nn.Module) -> dict[str, float]:
 
 def _xavier(parameter: Tensor, name: str, seed: int, stacked: bool) -> Tensor:
     """Xavier-uniform noise of the parameter's shape, or of a stack's matrices, drawn from (seed, name)."""
-    import hashlib
-
     number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
     noise = torch.empty(parameter.shape, dtype=torch.float32)
     generator = torch.Generator().manual_seed(number)
