@@ -110,16 +110,9 @@ def _overview(known: Mapping[str, Verb]) -> str:
         if f"{verb.group}:" not in lines:
             lines += ["", f"{verb.group}:"]
         lines += textwrap.wrap(f"  {name:<{indent - 2}}{verb.summary}", columns, subsequent_indent=" " * indent, break_on_hyphens=False)
-    return "\n".join(
-        [
-            *textwrap.wrap("sluicegate: decide where learning goes, take it out for good, and measure what is left.", columns),
-            "",
-            "usage: sluicegate VERB [options]      sluicegate VERB --help",
-            *lines,
-            "",
-            "Start with: sluicegate demo",
-        ]
-    )
+    title = textwrap.wrap("sluicegate: decide where learning goes, take it out for good, and measure what is left.", columns)
+    usage = "usage: sluicegate VERB [options]      sluicegate VERB --help"
+    return "\n".join([*title, "", usage, *lines, "", "Start with: sluicegate demo"])
 
 
 def _complain(text: str) -> None:

@@ -144,8 +144,7 @@ def shares(meanings: Mapping[str, str]) -> frozenset[str]:
 
 
 def check(claim: Mapping[str, Any], values: Values, within: Collection[str] = ()) -> Checked:
-    """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none. Intervals of
-    measures named `within` are cut at 0 and 1."""
+    """Evaluate a claim on every seed (NaN keeps nothing); intervals of measures `within` are cut at 0 and 1."""
     test = str(claim["test"])
     terms = parse(test)
     seeds = max((len(numbers) for arm in values.values() for numbers in arm.values()), default=0)

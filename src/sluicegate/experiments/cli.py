@@ -131,8 +131,7 @@ def run_and_report(
     drawing: Callable[[Progress], Path] | None = None,
     shown: tuple[str, str] = ("", ""),
 ) -> int:
-    """Run a recipe, write its report and print its table; `drawing` makes one more page, which the report links to
-    as `shown`: a title and a few words."""
+    """Run a recipe, write its report, print its table; `drawing` makes a page that it links to as `shown`."""
     from sluicegate.experiments.page import report_experiment
     from sluicegate.report.html import Link
 

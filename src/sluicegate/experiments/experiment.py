@@ -187,8 +187,7 @@ def load_outcome(folder: Path) -> Outcome:
 
 
 def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
-    """Every stage of a recipe as a job, with its run folder in `folder`: models before attacks, which are many, short
-    and alike, and fill the cores at the end."""
+    """Every stage as a job in `folder`: models before attacks, which are many, short, and fill the cores."""
 
     def job(title: str, settings: Callable[..., dict[str, Any]], arm: str, seed: int, needs: Iterable[str]) -> Job:
         keys = {other: f"{other} seed {seed}" for other in needs}

@@ -23,8 +23,7 @@ _DIAL_SHADES = 5
 
 
 def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ()) -> Path:
-    """Write an experiment's page to `path`, one file that opens from disk, and return `path`; `beside` are other pages
-    to name at its end."""
+    """Write an experiment's page, one file, and return its `path`; `beside` are pages to name at its end."""
     if outcome.recipe.is_trial:
         return trial_page.write(outcome, path)
     recipe, table = outcome.recipe, rows(outcome)

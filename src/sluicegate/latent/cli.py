@@ -100,8 +100,7 @@ class Page:
 
 
 def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> Recipe:
-    """The routed arm and the unrouted control of the packaged recipe for images of this size, on these data; bad data
-    and labels are named here."""
+    """The routed arm and the control of the recipe for images of this size; bad data and labels are named here."""
     from sluicegate.tasks.digits import load_images
 
     images = load_images(data, colour=True)  # so that bad data is named before anything is trained

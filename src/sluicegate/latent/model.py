@@ -171,8 +171,7 @@ class Autoencoder(nn.Module):
     # ------------------------------------------------------------------------------------- keeping
 
     def save(self, folder: Path | str) -> Path:
-        """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to
-        `load`."""
+        """Write `model.safetensors` and `latent.json`. Parts of your own must be given again to `load`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}, folder / WEIGHTS)

@@ -17,8 +17,7 @@ from sluicegate.latent.model import Autoencoder
 
 
 class Common(nn.Module):
-    """Adds one matrix to every block's part of a weight (rows of a head, columns of what takes blocks), whose own part
-    is multiplied by `scale`, [1] or [columns of a block]."""
+    """Adds one matrix to every block's part of a weight, whose own is scaled, [1] or [columns of a block]."""
 
     def __init__(self, like: Tensor, count: int, dim: int, scale: Tensor) -> None:
         super().__init__()

@@ -436,8 +436,7 @@ def clear_finished(path: Path) -> None:
 
 
 def remove_run(path: Path) -> list[str]:
-    """Remove a run folder (of links the links alone) and return what was left in it: files that the run is not known to
-    have written. Raises `Busy` where a process works in it."""
+    """Remove a run folder; return what is left, not known to be the run's. `Busy` where a process works in it."""
     with hold(path):
         try:
             known = _sums(path)

@@ -215,8 +215,7 @@ def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
 
 
 def launched() -> tuple[int, int] | None:
-    """This process's rank and how many there are, as torchrun and its like say; None where nothing launched it;
-    `UserError` where the environment contradicts itself."""
+    """This process's rank and how many there are, as torchrun and its like say; None where nothing launched it."""
     said_rank, said_world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
     if not said_world:
         for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
@@ -239,8 +238,7 @@ def launched() -> tuple[int, int] | None:
 
 
 def processes(procs: int) -> int:
-    """How many processes are to train together: as many as asked for, or, with 0, as a launcher started; `UserError`
-    where the two differ."""
+    """How many processes are to train together: as many as asked for, or with 0 as a launcher started."""
     if procs < 0:
         raise UserError(f"--procs is {procs}; it is a number of processes, at least 1.")
     place = launched()

@@ -20,8 +20,7 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
     """
     kind = next(model.parameters()).device.type
     mesh = init_device_mesh(kind, (world,))
-    # FSDP2 changes a module's class, replaces its parameters by divided ones and adds hooks: all of it lies in the
-    # module's attributes.
+    # FSDP2 changes a module's class, its parameters and its hooks: all of it lies in the module's attributes.
     modules, put_back = list(model.modules()), note_structure(model)
     whole = dict(model.named_parameters())
     # A layer at a time is gathered in a pass, so that no process ever holds the whole model's weights and gradients.

@@ -140,8 +140,7 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
 
 
 def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | None = None) -> Stage:
-    """Make a stage from flat settings; `method` is the class of its objective, where it has one. Raises `UserError` for
-    a setting that the stage does not have."""
+    """Make a stage from flat settings, each its own; `method` is the class of its objective, where it has one."""
     left = dict(settings)
     for old, new in earlier(cls, method).items():
         if old in left:

@@ -1,5 +1,4 @@
-"""How much of a vector: the dose that changes the model by a given KL, and what every dose does. A dose is a
-multiple of the vector as it is."""
+"""How much of a vector, in multiples of it: the dose of a given KL from the model, and what each dose does."""
 
 from collections.abc import Sequence
 
@@ -39,8 +38,7 @@ def calibrate(
     most: float = 64.0,
     template: bool | None = None,
 ) -> SteeringVector:
-    """The multiple of `v` whose `kl_to_plain`, mean over prompts, is `kl` nats a token within 2 %; `UserError` where no
-    dose up to `most` reaches it."""
+    """The multiple of `v` whose mean `kl_to_plain` is `kl` within 2 %; `UserError` for a dose over `most`."""
     if not kl > 0:
         raise UserError(f"a KL budget is more than 0 nats; got {kl:g}.")
     ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]

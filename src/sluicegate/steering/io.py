@@ -76,8 +76,7 @@ def load(path: str | Path) -> SteeringVector | SteeringSet:
 
 
 def load_vector(path: str | Path, index: int | None = None) -> SteeringVector:
-    """One vector: the file's, or number `index` of its set, or of a control vector's layers; `UserError` where there is
-    no such one, or there are several and `index` is None."""
+    """One vector: the file's, or number `index` of its set, or of a control vector's layers."""
     place = find(path, VECTOR if index is None else SET)
     if place.suffix == ".gguf" and index is not None:
         layers = read_gguf(place)
@@ -125,8 +124,7 @@ def find(path: str | Path, prefer: str = SET) -> Path:
 
 
 def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
-    """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's. `stem` is the path of the
-    model's list of layers, where the file does not say it."""
+    """The vectors of a control vector file by layer, from 0; `stem`: where layers lie, if the file does not say it."""
     import gguf
 
     path = Path(path)

@@ -33,8 +33,7 @@ def _pattern(name: str, says: str, pattern: str, flags: int = 0) -> Rule:
     return Rule(name, says, lambda text: bool(found.search(text)))
 
 
-# Words that prose uses too count only where code would have them: at a line's start, or with a bracket or colon after
-# them.
+# Words that prose uses too count only where code has them: at a line's start, before a bracket or colon.
 _CODE = (
     r"```|\bdef \w+\s*\(|^\s*import \w+(?:\.\w+)*(?: as \w+)?\s*$|^\s*from [\w.]+ import\b|\bprint\(|^\s+return\b"
     r"|^\s*for \w+ in .+:\s*$|^\s*class \w+(?:\(.*\))?:|^\s*#!"

@@ -44,8 +44,7 @@ class Steering:
 
 
 def save(steering: Steering, path: str | Path) -> Path:
-    """Write a vector or a set with what it was made from, whole or not at all; returns the path. Ending ``.gguf``: a
-    single vector, as a control vector."""
+    """Write a vector or a set, whole or not at all, and return the path. Ending ``.gguf``: a control vector."""
     path = Path(path)
     if path.suffix == ".gguf":
         if steering.values.dim() == 2:

@@ -158,8 +158,7 @@ class SteeringVector(_Added):
 
     @torch.no_grad()
     def bake(self, model: nn.Module) -> None:
-        """Add the vector, one for all tokens, to the bias that its module ends in, for good; `UserError` without such a
-        bias (Llama's layers have none)."""
+        """Add the vector to the bias that its module ends in, for good; `UserError` where there is no such bias."""
         if self.tokens != "all":
             raise UserError(
                 f"this vector spares some tokens (tokens={self.tokens!r}), and a bias cannot. Make it for all, or use it as a block."

@@ -137,8 +137,7 @@ class Arithmetic:
         return tuple(self._rows((label,), seed))
 
     def text(self, seed: int = 0, rows: int | None = None) -> tuple[Item, ...]:
-        """Running text for pretraining: sentences with an empty prompt, labelled "text"; by default as many as make up
-        `text_share` of forget + retain + text."""
+        """Running text with an empty prompt, labelled "text"; by default enough to make up `text_share`."""
         if rows is None:
             labelled = sum(len(facts(label)) for label in _SIGNS) * (1 + self.problems)
             rows = round(labelled * self.text_share / (1 - self.text_share))

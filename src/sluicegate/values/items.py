@@ -33,8 +33,7 @@ class Item:
     answer: str
     """What is to be known; for running text, the text."""
     fact: str = ""
-    """Which fact this row states. Rows that state one fact in several phrasings share it, so that
-    a split never puts one phrasing on each side."""
+    """Which fact this row states; a split never puts two phrasings of one on different sides."""
     label: str = ""
     """The group or class it belongs to."""
     also: tuple[str, ...] = ()
@@ -192,8 +191,7 @@ _EXPECTED = "expected an object with 'prompt' and 'answer', or with 'text', all 
 
 
 def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, str, set[str]]:
-    """An item from one decoded row, which stands at `where`; what the row is (``question and answer``); and the columns
-    that were read."""
+    """An item from one decoded row, which stands at `where`; what the row is; and the columns that were read."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: found {short(json.dumps(row, default=str))}; {_EXPECTED}.")
     if missing := [column for column in columns.values() if column not in row]:

@@ -41,8 +41,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], *, at_most: float = math.inf, at_least: float = -math.inf, confidence: float = 0.95) -> Estimate:
-    """Mean and t-interval over seeds of `values`, one a seed; the interval is cut at what the quantity can be. Raises
-    `UserError` without any."""
+    """Mean and t-interval of `values`, one a seed; the interval is cut at what the quantity can be."""
     from scipy.special import stdtrit
 
     data = np.asarray(values, dtype=float)
