@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from architectures import learner
+from jsonl import write_jsonl
 from sluicegate import tasks
 from sluicegate.engine.models import load_tokenizer, save
-from sluicegate.values.items import write_jsonl
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 

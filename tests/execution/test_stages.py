@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from documented import undocumented
+from jsonl import write_jsonl
 from sluicegate.audit.attack import Attack
 from sluicegate.engine import encoding
 from sluicegate.engine.encoding import encode
@@ -20,7 +21,7 @@ from sluicegate.runs.stage import from_config, settings_of, stages
 from sluicegate.tasks.stage import compared
 from sluicegate.unlearning.objectives import methods
 from sluicegate.values.curves import Curve
-from sluicegate.values.items import Item, Split, read, write_jsonl
+from sluicegate.values.items import Item, Split, read
 from sluicegate.values.schedule import Schedule
 from tiny_stages import material, settings_of_verbs
 

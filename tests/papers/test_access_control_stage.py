@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from architectures import build
+from jsonl import write_jsonl
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.models import load_tokenizer, save
 from sluicegate.engine.scoring import score
 from sluicegate.engine.training import Ledger
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
-from sluicegate.values.items import Item, write_jsonl
+from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
 from sluicegate_papers.access_control_stage import GENERAL, AccessControl, _commonest, _summary, _table, subsets
 

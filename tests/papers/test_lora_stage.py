@@ -5,11 +5,12 @@ import pytest
 
 pytest.importorskip("peft")
 
+from jsonl import write_jsonl
 from sluicegate.errors import UserError
 from sluicegate.execution.execute import execute
 from sluicegate.runs.stage import from_config
 from sluicegate.tasks import arithmetic
-from sluicegate.values.items import Item, write_jsonl
+from sluicegate.values.items import Item
 from sluicegate_papers.lora_stage import ARMS, Lora
 
 TINY = {

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from architectures import build
+from jsonl import write_jsonl
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.forward import logits
 from sluicegate.engine.models import load_tokenizer, save
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
-from sluicegate.values.items import Item, write_jsonl
+from sluicegate.values.items import Item
 from sluicegate.values.schedule import Schedule
 from sluicegate_papers.steering_scalar_stage import SteeringScalar, steered
 from sluicegate_papers.tasks import clusters

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jsonl import write_jsonl
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.models import load, locate
 from sluicegate.engine.scoring import score
@@ -14,7 +15,7 @@ from sluicegate.routing.router import Router
 from sluicegate.routing.stage import Route
 from sluicegate.runs.directory import result_of
 from sluicegate.runs.stage import from_config
-from sluicegate.values.items import Item, Split, read, write_jsonl
+from sluicegate.values.items import Item, Split, read
 from tiny_stages import material
 
 

@@ -15,8 +15,8 @@ from sluicegate.runs.directory import RunContext, result_of
 from sluicegate.runs.stage import from_config
 from sluicegate.steering.fit_stage import SteerFit, places
 from sluicegate.steering.io import load_set, load_vector, save
-from sluicegate.steering.measured import MEASURES, counted, curves, preview
-from sluicegate.steering.score_stage import SteerScore
+from sluicegate.steering.measured import counted, curves, preview
+from sluicegate.steering.score_stage import MEASURES, SteerScore
 from sluicegate.steering.twins_stage import SteerTwins
 from sluicegate.steering.vector import SteeringSet, SteeringVector
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jsonl import write_jsonl
 from sluicegate.errors import UserError
-from sluicegate.values.items import Item, Split, digest, halves, read, write_jsonl
+from sluicegate.values.items import Item, Split, digest, halves, read
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -13,9 +13,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from jsonl import write_jsonl
 from sluicegate.errors import UserError
 from sluicegate.values import rows
-from sluicegate.values.items import Item, Split, read, write_jsonl
+from sluicegate.values.items import Item, Split, read
 
 FACTS = (("Where was Arvo Lindqvist born?", "Malmo"), ("What is the job of Mira Okafor?", "pilot"))
 ITEMS = tuple(Item(question, f" {answer}") for question, answer in FACTS)

@@ -9,8 +9,8 @@ from sluicegate.errors import UserError
 from sluicegate.runs.stage import setting, source
 from sluicegate.runs.trial import Trial, outcome
 from sluicegate.steering.fit_stage import SteerFit, rule_of_behaviour
-from sluicegate.steering.measured import MEASURES, SIZES, Measured, counted, curves
 from sluicegate.steering.prompts import BEHAVIOURS, HELD_OUT, TRAINING
+from sluicegate.steering.score_stage import MEASURES, SIZES
 from sluicegate.steering.twins_stage import JOINT, SEQUENTIAL, SteerTwins
 from sluicegate.values.ranges import Count, Positive, Share, Weight, Whole
 
@@ -110,6 +110,7 @@ class SteeringTwins(Trial):
 
         from sluicegate.engine.models import load
         from sluicegate.steering.io import BASE, SET, save
+        from sluicegate.steering.measured import Measured, counted, curves
         from sluicegate.steering.score import kl
 
         model, tokenizer = load(self.model, dtype="float32")

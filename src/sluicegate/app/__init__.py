@@ -1,13 +1,18 @@
 """The command line. ``main`` finds the verb, reads its options, runs it, and explains what went wrong."""
 
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from io import TextIOWrapper
 
 from sluicegate.cli.progress import telling
 from sluicegate.errors import UserError, explain, nearest
+from sluicegate.registry import Verb, failures, from_elsewhere
 from sluicegate.runs.ranks import launched, speaks
+from sluicegate.runs.stage import stages
 
 
 @telling()
@@ -58,15 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: list[str], told: set[str]) -> int:
-    from sluicegate.app.verbs import verbs
-    from sluicegate.registry import from_elsewhere
+    from sluicegate.app.verbs import verbs  # within `main`, which explains what ends it
 
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(_overview(verbs()))
         return 0
     if words[0] == "--version":
-        from importlib.metadata import version
-
         print(version("sluicegate"))
         return 0
     verb, rest = words[0], words[1:]
@@ -81,10 +83,7 @@ def _answer(words: list[str], told: set[str]) -> int:
 
 
 def _tell_failures(told: set[str]) -> None:
-    """Name the plug-ins that could not be imported and are not in `told`; what they would have brought is missing, and
-    the rest goes on."""
-    from sluicegate.registry import failures
-
+    """Name the plug-ins that could not be imported and are not in `told`; the rest goes on without them."""
     for plugin, why in failures().items():
         if plugin not in told and speaks():
             print(f"warning: left out the plug-in {plugin}: {why}", file=sys.stderr)
@@ -96,8 +95,6 @@ def _check_alone(verb: str) -> None:
     place = launched()
     if place is None or place[1] == 1 or verb in ("run", "doctor"):
         return
-    from sluicegate.runs.stage import stages
-
     if verb not in stages() or not stages()[verb].TOGETHER:
         able = ", ".join(sorted(name for name, cls in stages().items() if cls.TOGETHER))
         raise UserError(
@@ -105,13 +102,7 @@ def _check_alone(verb: str) -> None:
         )
 
 
-def _overview() -> str:
-    import shutil
-    import textwrap
-
-    from sluicegate.app.verbs import verbs
-
-    known = verbs()
+def _overview(known: Mapping[str, Verb]) -> str:
     columns = max(shutil.get_terminal_size().columns, 60)
     indent = max(map(len, known)) + 4
     lines: list[str] = []
@@ -119,21 +110,12 @@ def _overview() -> str:
         if f"{verb.group}:" not in lines:
             lines += ["", f"{verb.group}:"]
         lines += textwrap.wrap(f"  {name:<{indent - 2}}{verb.summary}", columns, subsequent_indent=" " * indent, break_on_hyphens=False)
-    return "\n".join(
-        [
-            *textwrap.wrap("sluicegate: decide where learning goes, take it out for good, and measure what is left.", columns),
-            "",
-            "usage: sluicegate VERB [options]      sluicegate VERB --help",
-            *lines,
-            "",
-            "Start with: sluicegate demo",
-        ]
-    )
+    title = textwrap.wrap("sluicegate: decide where learning goes, take it out for good, and measure what is left.", columns)
+    usage = "usage: sluicegate VERB [options]      sluicegate VERB --help"
+    return "\n".join([*title, "", usage, *lines, "", "Start with: sluicegate demo"])
 
 
 def _complain(text: str) -> None:
-    import textwrap
-
     paragraphs = [
         textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for line in f"error: {text}".splitlines()

@@ -4,12 +4,12 @@ import os
 import platform
 import tomllib
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import check_finished, damaged, read_identity, read_index, read_json, remove_run
+from sluicegate.runs.stage import versions
 
 
 def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
@@ -20,8 +20,7 @@ def ls(_: list[str], root: Path) -> list[dict[str, Any]]:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    """One run folder in a few words; where one of its files cannot be read, or is not what was written, that it is
-    damaged."""
+    """One run folder in a few words; "damaged" where a file cannot be read, or is not what was written."""
     row: dict[str, Any] = {"run": str(path), "state": "damaged", "hash": "", "scores": {}}
     try:
         row["hash"] = str((read_identity(path) or {}).get("hash", ""))[:8]
@@ -84,10 +83,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def rm(runs: list[str], _: Path) -> list[str]:
-    """Remove run folders; anything that is not one, or is a link to one, is refused before any is removed.
-
-    Raises `UserError` for a run that a process is at work on, and where files are left that no run wrote.
-    """
+    """Remove run folders; what is none, or a link to one, is refused before any is removed. Raises `UserError` for a
+    run that a process is at work on, and where files are left that no run wrote."""
     paths = _one(runs, 0)
     for path in paths:
         if path.is_symlink():
@@ -118,14 +115,9 @@ def doctor(model: str, rows: str, template: bool, columns: str = "") -> dict[str
     from sluicegate.engine.encoding import visible
     from sluicegate.engine.models import device, load_tokenizer
 
-    versions = {}
-    for name in ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
+    packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors", "tyro", "matplotlib", "datasets")
     found: dict[str, Any] = {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **versions(*packages)},
         "device": str(device()),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),

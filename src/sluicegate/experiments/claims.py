@@ -92,8 +92,7 @@ class Checked:
 
     @property
     def word(self) -> str:
-        """ "holds", "holds on k of n seeds", "does not hold", or "cannot be told" where something was not measured on
-        any seed."""
+        """Whether it holds, and on how many seeds; "cannot be told" where something was measured on none."""
         kept, n = sum(self.holds), len(self.holds)
         if any(not side.value.n for c in self.comparisons for side in (c.left, c.right)):
             return "cannot be told"
@@ -145,10 +144,7 @@ def shares(meanings: Mapping[str, str]) -> frozenset[str]:
 
 
 def check(claim: Mapping[str, Any], values: Values, within: Collection[str] = ()) -> Checked:
-    """Evaluate a claim on every seed, where NaN keeps nothing; raises `UserError` for a name that is none.
-
-    Intervals of a measure that is named `within` are cut at 0 and 1.
-    """
+    """Evaluate a claim on every seed (NaN keeps nothing); intervals of measures `within` are cut at 0 and 1."""
     test = str(claim["test"])
     terms = parse(test)
     seeds = max((len(numbers) for arm in values.values() for numbers in arm.values()), default=0)

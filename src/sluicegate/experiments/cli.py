@@ -15,6 +15,9 @@ from sluicegate.execution.runner import Common, is_follower, run_seeds
 from sluicegate.execution.show import stage_results
 from sluicegate.execution.where import Where
 from sluicegate.experiments import show
+from sluicegate.experiments.experiment import load_outcome, run_recipe
+from sluicegate.experiments.recipe import load_recipe, override, titles
+from sluicegate.experiments.sweep import combinations, run_sweep
 from sluicegate.runs.directory import Progress, result_of
 from sluicegate.runs.ranks import processes
 from sluicegate.runs.stage import Stage, from_config
@@ -49,8 +52,6 @@ class Run:
     """Print the summary as the last line."""
 
     def run(self) -> int:
-        from sluicegate.experiments.recipe import load_recipe, override, titles
-
         if not self.recipe:
             show.recipes(titles())
             if self.json:
@@ -104,8 +105,6 @@ class Sweep:
 
     def run(self) -> int:
         from sluicegate.experiments.page import report_experiment
-        from sluicegate.experiments.recipe import load_recipe
-        from sluicegate.experiments.sweep import combinations, run_sweep
 
         recipe = load_recipe(self.recipe)
         executor = self.where.executor()
@@ -132,11 +131,8 @@ def run_and_report(
     drawing: Callable[[Progress], Path] | None = None,
     shown: tuple[str, str] = ("", ""),
 ) -> int:
-    """Run a recipe, write its report and print its table; `drawing` makes one more page, which the report links to
-    as `shown`: a title and a few words."""
-    from sluicegate.experiments.experiment import run_recipe
+    """Run a recipe, write its report, print its table; `drawing` makes a page that it links to as `shown`."""
     from sluicegate.experiments.page import report_experiment
-    from sluicegate.experiments.recipe import load_recipe, override
     from sluicegate.report.html import Link
 
     recipe = override(load_recipe(name), changes)
@@ -175,21 +171,20 @@ class Report:
     """Instead of the page, print as Markdown which of the recipe's claims hold, and the numbers."""
 
     def run(self) -> int:
-        from sluicegate.experiments.experiment import load_outcome
         from sluicegate.experiments.markdown import arms_table, claims_table
         from sluicegate.experiments.page import report_experiment
         from sluicegate.experiments.repeat import command
 
         folder = Path(self.folder)
+        outcome = load_outcome(folder)
         if self.claims:
-            outcome = load_outcome(folder)
             seeds = ", ".join(map(str, outcome.seeds))
             print(f"Command: `{command(outcome)}` (seeds {seeds}; intervals: 95 %, Student's t over seeds).\n")
             if outcome.recipe.claims:
                 print(claims_table(outcome.checked()) + "\n")
             print(arms_table(outcome))
             return 0
-        print(report_experiment(load_outcome(folder), Path(self.out or folder / "report.html")))
+        print(report_experiment(outcome, Path(self.out or folder / "report.html")))
         return 0
 
 

@@ -3,8 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from sluicegate.errors import UserError
 from sluicegate.execution.jobs import Executor, Job, run_jobs
 from sluicegate.execution.local import LocalPool
 from sluicegate.experiments.claims import Checked, check, shares
-from sluicegate.experiments.recipe import OF_MODELS, Recipe, references
+from sluicegate.experiments.recipe import OF_MODELS, PROBED, Recipe, references
 from sluicegate.runs.arm import Arm
 from sluicegate.runs.directory import Progress, result_of, write_atomic
-from sluicegate.runs.stage import from_config
-from sluicegate.values.curves import Curve
+from sluicegate.runs.stage import Stage, from_config
 from sluicegate.values.files import read_json, reading
 from sluicegate.values.statistics import Estimate
 
@@ -31,24 +31,24 @@ class Outcome:
 
     @property
     def level(self) -> float:
-        """Recall up to which savings are counted: the recipe's, or halfway to the most that the reference was brought
-        to."""
+        """Recall up to which savings are counted: the recipe's, or halfway to the reference's highest."""
+        return self.recipe.level or (self.reference.owned.halfway() if self.reference else 0.5)
+
+    @property
+    def reference(self) -> Arm | None:
+        """The reference arm where it was attacked, so that others can be compared with it."""
         reference = self.arms.get(self.recipe.reference)
-        if self.recipe.level or reference is None or not reference.attacks:
-            return self.recipe.level or 0.5
-        return reference.owned.halfway()
+        return reference if reference is not None and reference.attacks else None
 
     def savings(self, arm: str) -> Estimate | None:
         """Savings of an arm against the reference; None without an attack, or without a reference that has to learn."""
-        reference = self.arms.get(self.recipe.reference)
-        if reference is None or not self.arms[arm].attacks or self._reference_knows():
+        if self.reference is None or not self.arms[arm].attacks or self._reference_knows():
             return None
-        return self.arms[arm].owned.savings(reference.owned, self.level)
+        return self.arms[arm].owned.savings(self.reference.owned, self.level)
 
     def _reference_knows(self) -> bool:
         """Whether the reference already recalls the level before any attack, on some seed."""
-        reference = self.arms.get(self.recipe.reference)
-        return reference is not None and bool(reference.attacks) and min(reference.owned.effort_to(self.level)) <= 0
+        return self.reference is not None and min(self.reference.owned.effort_to(self.level)) <= 0
 
     def warnings(self) -> list[str]:
         """Everything that weakens a number in the table, each said once with the arms and seeds that it holds for."""
@@ -90,16 +90,14 @@ class Outcome:
             ("probability", "forget", "probability"),
         ):
             found[name] = [float(r.get("scores", {}).get(group, {}).get(measure, math.nan)) for r in results]
-        found["steps"] = [float(r.get("steps", math.nan)) for r in results]
-        found["divergence"] = [float(r.get("divergence", math.nan)) for r in results]
-        found["reached"] = [float(r.get("reached", True)) for r in results]
+        for name, missing in (("steps", math.nan), ("divergence", math.nan), ("reached", True)):
+            found[name] = [float(r.get(name, missing)) for r in results]
         of_benchmark = [r.get("benchmark", {}).get("numbers", {}) for r in results]
         found |= {name: [float(numbers.get(name, math.nan)) for numbers in of_benchmark] for name in of_benchmark[0]}
         if arm.attacks:
-            found |= {label: list(curve.per_seed(effort)) for label, curve, effort in _probed(arm)}
-        reference = self.arms.get(self.recipe.reference)
-        if arm.attacks and reference is not None and reference.attacks and not self._reference_knows():
-            saved = savings_by_seed(arm, reference, self.level)
+            found |= _probed(arm)
+        if arm.attacks and self.reference and not self._reference_knows():
+            saved = savings_by_seed(arm, self.reference, self.level)
             found["savings"] = [saved.get(seed, math.nan) for seed in self.seeds]
         return found
 
@@ -118,7 +116,7 @@ class Outcome:
         for name, arm in self.arms.items():
             row: dict[str, Any] = {group: arm.scores(group) for group in ("retain", "forget")}
             if arm.attacks:
-                row |= {label: list(curve.per_seed(effort)) for label, curve, effort in _probed(arm)}
+                row |= _probed(arm)
                 savings = self.savings(name)
                 row["savings"] = savings.as_list() if savings else None
             row["flops"] = [arm.flops[seed] for seed in self.seeds]
@@ -132,28 +130,19 @@ class Outcome:
         return {measure: [v if math.isfinite(v) else None for v in values] for measure, values in found.items() if values}
 
 
-def _probed(arm: Arm) -> list[tuple[str, Curve, int]]:
-    """What is read off an attack's curves, as far as it went: label, curve, attack steps."""
-    found = (("A@10", arm.owned, 10), ("A@30", arm.owned, 30), ("B@10", arm.held_out, 10), ("B@100", arm.held_out, 100))
-    return [(label, curve, effort) for label, curve, effort in found if effort <= curve.budget]
+def _probed(arm: Arm) -> dict[str, list[float]]:
+    """What is read off an attack's curves (see `recipe.PROBED`), as far as it went: one recall a seed."""
+    probes = [(label, arm.owned if label.startswith("A") else arm.held_out, int(label[2:])) for label in PROBED]
+    return {label: list(curve.per_seed(effort)) for label, curve, effort in probes if effort <= curve.budget}
 
 
 def savings_by_seed(arm: Arm, reference: Arm, level: float) -> dict[int, float]:
     """Savings of each seed alone, for paired comparisons between arms; empty where they are not defined."""
-    theirs = _single(reference.owned)
-    found = {}
-    for seed, curve in _single(arm.owned).items():
-        if seed in theirs:
-            try:
-                found[seed] = curve.savings(theirs[seed], level).mean
-            except UserError:
-                return {}
-    return found
-
-
-def _single(curve: Curve) -> dict[int, Curve]:
-    each = zip(curve.seeds, curve.recall, strict=True)
-    return {seed: Curve(curve.effort, (row,), (seed,), curve.unit, curve.attack) for seed, row in each}
+    mine, theirs = ({c.seeds[0]: c for c in one.owned.by_seed()} for one in (arm, reference))
+    try:
+        return {seed: curve.savings(theirs[seed], level).mean for seed, curve in mine.items() if seed in theirs}
+    except UserError:
+        return {}
 
 
 def run_recipe(
@@ -168,9 +157,8 @@ def run_recipe(
 ) -> Outcome:
     """Run every arm over the seeds, attack each, and gather what they found.
 
-    The stages run where the `executor` says, by default in so many local processes as `workers` says. The run folders
-    lie in `stages` (by default in `out`); those that are finished are not run again. Writes summary.json into `out`,
-    and experiment.json, from which `load_outcome` reads it all back.
+    Stages run where the `executor` says, by default in `workers` local processes. Run folders lie in `stages` (by
+    default `out`); finished ones are found again. Writes summary.json, and experiment.json for `load_outcome`.
     """
     folders = run_jobs(jobs_of(recipe, stages or out, seeds), executor or LocalPool(workers), progress)
     return write_down(recipe, out, seeds, folders)
@@ -199,36 +187,22 @@ def load_outcome(folder: Path) -> Outcome:
 
 
 def jobs_of(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> list[Job]:
-    """Every stage of a recipe as a job, with its run folder in `folder`.
+    """Every stage as a job in `folder`: models before attacks, which are many, short, and fill the cores."""
 
-    Models before attacks: attacks are many, short and alike, and fill the cores at the end.
-    """
+    def job(title: str, settings: Callable[..., dict[str, Any]], arm: str, seed: int, needs: Iterable[str]) -> Job:
+        keys = {other: f"{other} seed {seed}" for other in needs}
+
+        def stage(done: Mapping[str, Path]) -> Stage:
+            return from_config(settings(arm, seed, {other: done[key] for other, key in keys.items()}))
+
+        return Job(f"{title}{arm} seed {seed}", tuple(keys.values()), stage, folder)
+
     models, attacks = [], []
-    for arm in recipe.arms:
-        for seed in seeds:
-            others = {other: f"{other} seed {seed}" for other in references(recipe.arms[arm]).values()}
-            key = f"{arm} seed {seed}"
-            models.append(
-                Job(
-                    key,
-                    tuple(others.values()),
-                    lambda done, arm=arm, seed=seed, others=others: from_config(  # type: ignore[misc]
-                        recipe.stage_settings(arm, seed, {other: done[name] for other, name in others.items()})
-                    ),
-                    folder,
-                )
-            )
-            if recipe.attack:
-                attacks.append(
-                    Job(
-                        f"attack on {key}",
-                        (key, *others.values()),
-                        lambda done, arm=arm, key=key, seed=seed, others=others: from_config(  # type: ignore[misc]
-                            recipe.attack_settings(arm, seed, {arm: done[key], **{other: done[name] for other, name in others.items()}})
-                        ),
-                        folder,
-                    )
-                )
+    for arm, seed in product(recipe.arms, seeds):
+        others = references(recipe.arms[arm]).values()
+        models.append(job("", recipe.stage_settings, arm, seed, others))
+        if recipe.attack:
+            attacks.append(job("attack on ", recipe.attack_settings, arm, seed, (arm, *others)))
     return models + attacks
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sluicegate.experiments import pareto
+from sluicegate.experiments import pareto, trial_page
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.recipe import Recipe
 from sluicegate.experiments.repeat import on_every_page
@@ -23,14 +23,9 @@ _DIAL_SHADES = 5
 
 
 def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ()) -> Path:
-    """Write an experiment's page to `path`: one file that needs nothing else, and opens from disk. Returns `path`.
-
-    `beside` are other pages to name at its end.
-    """
+    """Write an experiment's page, one file, and return its `path`; `beside` are pages to name at its end."""
     if outcome.recipe.is_trial:
-        from sluicegate.experiments.trial_page import write
-
-        return write(outcome, path)
+        return trial_page.write(outcome, path)
     recipe, table = outcome.recipe, rows(outcome)
     looks = _looks(table)
     attacked = [name for name, arm in outcome.arms.items() if arm.attacks]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluicegate.experiments.experiment import Outcome
+from sluicegate.experiments.recipe import references
 from sluicegate.report.arms import Row
 from sluicegate.report.charts import Point, draw_point, label_points
 from sluicegate.report.figures import Series, draw_picture, set_cost_axis, set_shares_axis
@@ -62,8 +63,8 @@ def budgets(outcome: Outcome) -> list[Budget]:
 def _teacher(outcome: Outcome) -> dict[int, float]:
     """By seed, the retain score of the suppressed model that most arms are distilled from."""
     recipe = outcome.recipe
-    taught = [str(a["model"])[1:] for a in recipe.arms.values() if a.get("verb") in ("distill", "undo") and str(a["model"]).startswith("@")]
-    suppressed = [name for name in taught if recipe.arms[name].get("verb") == "unlearn"]
+    taught = [references(arm).get("model") for arm in recipe.arms.values() if arm.get("verb") in ("distill", "undo")]
+    suppressed = [name for name in taught if name and recipe.arms[name].get("verb") == "unlearn"]
     if not suppressed:
         return {}
     arm = outcome.arms[max(suppressed, key=suppressed.count)]
@@ -103,11 +104,7 @@ def conclusion(outcome: Outcome, table: Sequence[Row]) -> list[str]:
 
 
 def _as_robust(row: Row, reference: Mapping[str, float]) -> bool:
-    for label, margin in NEAR.items():
-        at = row.at.get(label)
-        if at is None or at.mean > reference[label] + margin:
-            return False
-    return True
+    return all((at := row.at.get(label)) and at.mean <= reference[label] + margin for label, margin in NEAR.items())
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -121,8 +118,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def _apart(places: Sequence[float], least: float) -> list[tuple[str, float]]:
-    """What to write above lines at these places of a logarithmic axis, and where: numbers from 1, together where they
-    would overlap."""
+    """Numbers from 1 to write above lines at these places of a log axis, together where they would overlap."""
     found: list[tuple[list[int], list[float]]] = []
     for number, place in sorted(enumerate(places, 1), key=lambda both: both[1]):
         if found and math.log(place / found[-1][1][-1]) < least:

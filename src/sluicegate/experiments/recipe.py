@@ -1,25 +1,9 @@
 """Recipes: experiments as they are written down, named arms and what is asked of them.
 
-A recipe is a TOML file; it is the documentation of an experiment and its input at once::
-
-    name = "undo-arithmetic"
-    reference = "gold"                 # the arm that never knew
-    pretrained = "base"                # the arm whose cost is nobody's
-    seeds = 5
-
-    [common]                           # settings of every stage that has them
-    forget = "task:arithmetic/forget"
-
-    [arms.maxent]
-    verb = "unlearn"
-    model = "@base"                    # another arm
-    method = "maxent"
-
-    [attack]                           # the relearning attack on every arm
-    steps = 100
+A recipe is a TOML file; it is the documentation of an experiment and its input at once. docs/howto/run.md has one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -77,8 +61,7 @@ class Recipe:
     pretrained: str = ""
     """The arm everything starts from, whose cost is not counted to the others."""
     level: float = 0.5
-    """Recall on the owned facts up to which savings are counted; 0: halfway to the most that the reference is brought
-    to."""
+    """Recall on the owned facts up to which savings are counted; 0: halfway to the reference's highest."""
     seeds: int = 5
     claims: Sequence[Mapping[str, Any]] = ()
     """What the experiment is to bear out: `says`, `source`, and a `test` (see `claims`)."""
@@ -111,8 +94,7 @@ class Recipe:
     @property
     def trials(self) -> tuple[str, ...]:
         """The arms that are trials: they measure themselves."""
-        known = trials()
-        return tuple(arm for arm, settings in self.arms.items() if str(settings.get("verb")) in known)
+        return tuple(arm for arm, settings in self.arms.items() if str(settings.get("verb")) in trials())
 
     @property
     def is_trial(self) -> bool:
@@ -139,60 +121,49 @@ class Recipe:
         return tuple(cls.MEASURES) if cls else () if self.is_trial else (*OF_MODELS, *(about(benchmark) if benchmark else ()))
 
     def _check_what_is_shown(self) -> None:
-        own = self.trials
         for claim in self.claims:
-            _check_keys(f"recipe {self.name!r}: a claim", claim, ("says", "source", "test"), ("test",))
             self._check_claim(claim)
-        if not own:
-            if any(picture.get("kind") != "pareto" for picture in self.pictures):
-                rest = "; of models that are attacked there are pictures of the kind pareto"
-                raise UserError(f"recipe {self.name!r}: such pictures are for recipes of trials ({', '.join(trials())}){rest}.")
-            for picture in self.pictures:
-                self._check_pareto(picture)
-            return
-        if self.attack:
-            raise UserError(f"recipe {self.name!r}: [attack] is for models, but the arm {own[0]!r} is a trial, which measures itself.")
-        parents = {a for arm in own for a in self.ancestors(arm)}
-        for arm in self.arms:
-            if arm not in parents:
-                raise UserError(f"recipe {self.name!r}: the arm {arm!r} is no trial, and no trial is made from it. Leave it out.")
         for picture in self.pictures:
             self._check_picture(picture)
+        if self.attack and self.is_trial:
+            trial = self.trials[0]
+            raise UserError(f"recipe {self.name!r}: [attack] is for models, but the arm {trial!r} is a trial, which measures itself.")
+        parents = {a for arm in self.trials for a in self.ancestors(arm)}
+        for arm in self.arms if self.is_trial else ():
+            if arm not in parents:
+                raise UserError(f"recipe {self.name!r}: the arm {arm!r} is no trial, and no trial is made from it. Leave it out.")
+
+    def _check_known(self, told: str, name: str, known: Collection[str]) -> None:
+        if name not in known:
+            raise UserError(f"recipe {self.name!r}: {told} {name!r}. Nearest: {nearest(name, list(known))}.")
 
     def _check_claim(self, claim: Mapping[str, Any]) -> None:
+        _check_keys(f"recipe {self.name!r}: a claim", claim, ("says", "source", "test"), ("test",))
         for arm, measure in names(str(claim["test"])):
-            if arm not in self.arms:
-                raise UserError(f"recipe {self.name!r}: a claim speaks of the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
+            self._check_known("a claim speaks of the arm", arm, self.arms)
             known = self.measures_of(arm)
             if measure not in known:
                 near = f"Nearest: {nearest(measure, list(known))}." if known else f"The arm {arm!r} is no trial and measures nothing."
                 raise UserError(f"recipe {self.name!r}: a claim speaks of {arm}.{measure}. {near}")
         check(claim, {arm: {key: [1.0] for key in self.measures_of(arm)} for arm in self.arms})  # else met after hours of training
 
-    def _check_pareto(self, picture: Mapping[str, Any]) -> None:
-        _check_keys(f"recipe {self.name!r}: a picture of pareto", picture, ("kind", "title", "note", "arms", "y"), ("y",))
-        if not self.attack or not self.reference:
-            raise UserError(f"recipe {self.name!r}: a picture of pareto sets an attack's recall beside a reference's cost, and needs both.")
-        if picture["y"] not in PROBED:
-            raise UserError(f"recipe {self.name!r}: a picture's y is {picture['y']!r}; it must be one of {', '.join(PROBED)}.")
-        for arm in picture.get("arms", ()):
-            if arm not in self.arms:
-                raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.arms))}.")
-
     def _check_picture(self, picture: Mapping[str, Any]) -> None:
-        kind = str(picture.get("kind"))
-        if kind not in PICTURES or kind == "pareto":
-            kinds_here = ", ".join(k for k in PICTURES if k != "pareto")
-            raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {kinds_here}.")
+        kind, kinds = str(picture.get("kind")), [kind for kind in PICTURES if (kind != "pareto") == self.is_trial]
+        if kind not in kinds and not self.is_trial:
+            rest = "; of models that are attacked there are pictures of the kind pareto"
+            raise UserError(f"recipe {self.name!r}: such pictures are for recipes of trials ({', '.join(trials())}){rest}.")
+        if kind not in kinds:
+            raise UserError(f"recipe {self.name!r}: a picture's kind is {kind!r}; it must be one of {', '.join(kinds)}.")
         needs, more = PICTURES[kind]
         _check_keys(f"recipe {self.name!r}: a picture of {kind}", picture, ("kind", "title", "note", "arms", *needs, *more), needs)
+        if kind == "pareto" and not (self.attack and self.reference):
+            raise UserError(f"recipe {self.name!r}: a picture of pareto sets an attack's recall beside a reference's cost, and needs both.")
+        if kind == "pareto" and picture["y"] not in PROBED:
+            raise UserError(f"recipe {self.name!r}: a picture's y is {picture['y']!r}; it must be one of {', '.join(PROBED)}.")
         for arm in picture.get("arms", ()):
-            if arm not in self.trials:
-                raise UserError(f"recipe {self.name!r}: a picture shows the arm {arm!r}. Nearest: {nearest(arm, list(self.trials))}.")
-        known = list(self.measures())
+            self._check_known("a picture shows the arm", arm, self.trials or self.arms)
         for measure in picture.get("measures", ()):
-            if measure not in known:
-                raise UserError(f"recipe {self.name!r}: a picture shows {measure!r}. Nearest: {nearest(measure, known)}.")
+            self._check_known("a picture shows", measure, self.measures())
         file = Path(str(picture.get("file", "x.png")))
         if file.suffix != ".png" or file.is_absolute() or ".." in file.parts:
             raise UserError(f"recipe {self.name!r}: a picture's file is {str(file)!r}; it must be a .png inside the run folder.")
@@ -204,8 +175,7 @@ class Recipe:
         return self._common(str(own.get("verb", "")), own) | own | {"seed": seed}
 
     def attack_settings(self, arm: str, seed: int, folders: Mapping[str, Path]) -> dict[str, Any]:
-        """Flat settings of the attack on an arm's model: in its run folder, or for an arm that is only scored, its
-        own."""
+        """Flat settings of the attack on an arm's model: in its run folder, or where it is only scored, its own."""
         settings = self.stage_settings(arm, seed, folders)
         model = settings["model"] if settings["verb"] == "score" else str(folders.get(arm, f"@{arm}"))
         return self._common("relearn", self.attack) | dict(self.attack) | {"verb": "relearn", "model": model, "seed": seed}

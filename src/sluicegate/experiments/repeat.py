@@ -1,8 +1,11 @@
 """How an experiment is repeated: its command, its recipe as TOML, and what else every page says of it."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from typing import Any
+
+import tomli_w
 
 from sluicegate.experiments.experiment import Outcome
 from sluicegate.experiments.markdown import claims_shown
@@ -12,8 +15,6 @@ from sluicegate.report.arms import configs, environment
 
 def on_every_page(outcome: Outcome) -> dict[str, Any]:
     """What all pages of experiments are filled with: claims, warnings, and how it is done again."""
-    import tomli_w
-
     recipe = outcome.recipe
     return {
         "title": recipe.title or recipe.name,
@@ -35,8 +36,6 @@ def packaged(recipe: Recipe) -> bool:
 
 
 def command(outcome: Outcome) -> str:
-    import shlex
-
     seeds, name = outcome.seeds, outcome.recipe.name
     source = name if packaged(outcome.recipe) else f"{name}.toml"
     head = f"sluicegate run {shlex.quote(source)}"

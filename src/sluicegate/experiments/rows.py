@@ -4,7 +4,7 @@ from typing import Any
 
 from sluicegate.errors import UserError
 from sluicegate.experiments.experiment import Outcome
-from sluicegate.experiments.recipe import Recipe
+from sluicegate.experiments.recipe import Recipe, references
 from sluicegate.report.arms import Role, Row, group_scores, probes, read_toml
 from sluicegate.runs.arm import Arm
 from sluicegate.values.statistics import Estimate, estimate
@@ -28,7 +28,7 @@ def _row(outcome: Outcome, name: str) -> Row:
         verb=verb,
         method=str(first.get("method", "")),
         alpha=alpha(arm, recipe) if role(recipe, name) == "dial" else None,
-        made_from=tuple((key, str(value)[1:]) for key, value in settings.items() if isinstance(value, str) and value.startswith("@")),
+        made_from=tuple(references(settings).items()),
         scores=group_scores(arm),
         at=probes(arm),
         savings=savings(outcome, name),
@@ -52,7 +52,8 @@ def role(recipe: Recipe, name: str) -> Role:
     if verb == "undo":
         return "dial" if _is_plain(recipe, name) else "other"
     if verb == "distill":
-        teachers = recipe.ancestors(str(recipe.arms[name].get("model", ""))[1:]) if _is_arm(recipe.arms[name].get("model")) else []
+        teacher = references(recipe.arms[name]).get("model")
+        teachers = recipe.ancestors(teacher) if teacher else []
         if any(recipe.arms[a].get("verb") == "unlearn" for a in teachers):
             return "distilled"
         if recipe.reference in teachers:
@@ -63,18 +64,13 @@ def role(recipe: Recipe, name: str) -> Role:
 def _is_plain(recipe: Recipe, name: str) -> bool:
     """Whether an arm of undo differs from its like by alpha alone, so that it has a place on the dial."""
     settings = recipe.arms[name]
-    teacher = settings.get("model")
-    again = _is_arm(teacher) and recipe.arms[str(teacher)[1:]].get("verb") == "undo"
+    teacher = references(settings).get("model")
+    again = teacher and recipe.arms[teacher].get("verb") == "undo"
     return not again and settings.get("aim", "all") == "all" and not settings.get("match_hidden")
 
 
-def _is_arm(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("@")
-
-
 def alpha(arm: Arm, recipe: Recipe) -> float | None:
-    """The alpha that a budget chose (mean over seeds), else that in the run's config.toml; without the folder, the one
-    in the recipe."""
+    """The alpha that a budget chose (mean over seeds), else the run's own; without the folder, the recipe's."""
     chosen = [float(result["alpha"]) for result in arm.results.values() if "alpha" in result]
     if chosen:
         return sum(chosen) / len(chosen)
@@ -96,14 +92,12 @@ def savings(outcome: Outcome, name: str) -> Estimate | None:
 
 def savings_problem(outcome: Outcome) -> str:
     """Why there are no savings although there is a reference; empty where nothing is wrong."""
-    reference = outcome.arms.get(outcome.recipe.reference)
-    if reference is None or not reference.attacks:
-        return ""
-    for arm in outcome.arms.values():
-        try:
-            arm.owned.savings(reference.owned, outcome.level)
-        except UserError as error:
-            return str(error)
+    try:
+        if reference := outcome.reference:
+            for arm in outcome.arms.values():
+                arm.owned.savings(reference.owned, outcome.level)
+    except UserError as error:
+        return str(error)
     return ""
 
 

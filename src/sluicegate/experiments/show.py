@@ -15,26 +15,20 @@ from sluicegate.experiments.recipe import Recipe
 
 def outcome(found: Outcome, folder: Path, page: Path) -> None:
     """The experiment's table, what it means, and where the report is."""
-    from sluicegate.experiments.terminal import terminal_table
     from sluicegate.experiments.verdicts import verdicts
 
     console = terminal()
-    if found.recipe.is_trial:
-        trial(found, console)
-    else:
-        console.print(terminal_table(found))
-        for verdict in verdicts(found):
-            console.print(escape(str(verdict)))
-        _claims_and_warnings(found, console)
+    _table(found, console)
+    for verdict in verdicts(found) if not found.recipe.is_trial else ():
+        console.print(escape(str(verdict)))
+    _claims_and_warnings(found, console)
     console.print(f"\nreport:  {escape(str(page))}\nsummary: {escape(str(folder / 'summary.json'))}", soft_wrap=True)
 
 
-def trial(found: Outcome, console: Console) -> None:
-    """A trial's numbers, and which of the recipe's claims they bear out."""
-    from sluicegate.experiments.trial_page import table
+def _table(found: Outcome, console: Console) -> None:
+    from sluicegate.experiments.terminal import terminal_table
 
-    console.print(table(found))
-    _claims_and_warnings(found, console)
+    console.print(terminal_table(found))
 
 
 def _claims_and_warnings(found: Outcome, console: Console) -> None:
@@ -75,13 +69,10 @@ def plan(recipe: Recipe) -> None:
 
 def sweep(outcomes: Sequence[tuple[dict[str, Any], Outcome]], pages: Sequence[Path]) -> None:
     """Every variant's table under its settings, and where its report is."""
-    from sluicegate.experiments.terminal import terminal_table
-
     console = terminal()
     for (changes, found), page in zip(outcomes, pages, strict=True):
         console.print("\n" + "  ".join(f"{name} = {value}" for name, value in changes.items()), style="bold")
+        _table(found, console)
         if found.recipe.is_trial:
-            trial(found, console)
-        else:
-            console.print(terminal_table(found))
+            _claims_and_warnings(found, console)
         console.print(f"report: {escape(str(page))}", soft_wrap=True)

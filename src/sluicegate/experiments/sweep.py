@@ -35,12 +35,11 @@ def run_sweep(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> list[tuple[dict[str, Any], Outcome]]:
-    """Run the recipe with each variant's settings and gather them in `out`.
+    """Run the recipe with each variant's settings and gather them in `out`, in a folder each; sweep.json has them all.
 
-    The stages of all variants run side by side, where the `executor` says (by default in so many local processes as
-    `workers` says), and progress calls them "vN ..." for variant N. A stage that two variants have in common has one
-    hash, and so is run once. Each variant has a folder of its own with its summary, and sweep.json has them all. Every
-    variant is checked before any is run. Raises `UserError` for a field that is none, and where stages failed.
+    The stages of all variants run side by side where the `executor` says (by default in `workers` local processes), for
+    variant N under names "vN ...". What two variants have in common is run once. Every variant is checked before any is
+    run. Raises `UserError` for a field that is none, and where stages failed.
     """
     planned = []
     for changes in variants:
@@ -69,8 +68,7 @@ def _marked(jobs: Sequence[Job], mark: str) -> Iterator[Job]:
 
 
 def _check_fields(recipe: Recipe, changes: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a setting in `common` that no stage of the recipe has: it would be left out, and all
-    variants be alike."""
+    """Raise `UserError` for a setting in `common` that no stage has: all variants would be alike."""
     tables = [*recipe.arms.values(), *([{"verb": "relearn"} | dict(recipe.attack)] if recipe.attack else [])]
     known: set[str] = set()
     for own in tables:

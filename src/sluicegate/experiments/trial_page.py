@@ -3,18 +3,15 @@
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sluicegate.experiments.experiment import Outcome
-from sluicegate.experiments.markdown import cell, measured, of_seeds
+from sluicegate.experiments.markdown import measured, of_seeds
 from sluicegate.experiments.repeat import on_every_page
 from sluicegate.report.charts import Group, Track, dots_picture, lines_picture
 from sluicegate.report.figures import DASHES, Series
 from sluicegate.report.formatting import short
 from sluicegate.report.html import render, write_page
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _COLOURS = ("distilled", "suppressed", "dial-3", "control", "other", "pretrained", "reference")
 
@@ -94,32 +91,6 @@ def _track(outcome: Outcome, arm: str, curve: str, look: Series) -> Track | None
     pairs = [[(x, y) for x, y in zip(c["x"], c["y"], strict=True) if x is not None and y is not None] for c in found]
     seeds = [([x for x, _ in own], [y for _, y in own]) for own in pairs if own]
     return Track(look, seeds) if seeds else None
-
-
-# ------------------------------------------------------------------------------- other forms
-
-
-def table(outcome: Outcome) -> "Table":
-    """Arms against measures for a terminal: means over seeds with their intervals."""
-    from rich.text import Text
-
-    from sluicegate.cli.terminal import seeds_table
-
-    shown = [m for m in _headline(outcome) if m in measured(outcome)]
-    made = seeds_table(outcome.recipe.title or outcome.recipe.name, len(outcome.seeds), shown)
-    for name in outcome.recipe.trials:
-        made.add_row(Text(name), *(Text(cell(outcome, name, measure) or "-") for measure in shown))
-    return made
-
-
-def _headline(outcome: Outcome, most: int = 7) -> list[str]:
-    """The measures that the claims and pictures speak of, as many as a terminal has room for; else the first ones."""
-    from sluicegate.experiments.claims import names
-
-    spoken = [measure for claim in outcome.recipe.claims for _, measure in names(str(claim["test"]))]
-    spoken += [measure for picture in outcome.recipe.pictures for measure in picture.get("measures", ())]
-    chosen = set(list(dict.fromkeys(spoken))[:most]) if spoken else set(list(outcome.recipe.measures())[:most])
-    return [measure for measure in outcome.recipe.measures() if measure in chosen]
 
 
 def write(outcome: Outcome, path: Path) -> Path:

@@ -76,8 +76,7 @@ class _Reading:
 
     def suppression(self) -> Verdict:
         row = self.suppressed
-        reference = self.outcome.arms.get(self.outcome.recipe.reference)
-        beside = [reference.name] if reference is not None and reference.attacks else []
+        beside = [self.outcome.reference.name] if self.outcome.reference else []
         if row is None:
             others = [r.name for r in self.table if r.role not in ("reference", "pretrained") and self.outcome.arms[r.name].attacks]
             if not others:
@@ -121,14 +120,10 @@ class _Reading:
 
     def _drop(self, first: Row, second: Row) -> Estimate | None:
         """How much savings (without them: recall after ten steps) fall from one arm to another, paired by seed."""
-        outcome = self.outcome
-        one, two = outcome.arms[first.name], outcome.arms[second.name]
-        reference = outcome.arms.get(outcome.recipe.reference)
-        if reference is not None and reference.attacks and first.savings and second.savings:
-            level = outcome.level
-            return paired(savings_by_seed(one, reference, level), savings_by_seed(two, reference, level))
-        recalls = [dict(zip(arm.owned.seeds, arm.owned.per_seed(self.steps(arm.name)), strict=True)) for arm in (one, two)]
-        return paired(*recalls)
+        arms, reference = [self.outcome.arms[row.name] for row in (first, second)], self.outcome.reference
+        if reference and first.savings and second.savings:
+            return paired(*(savings_by_seed(arm, reference, self.outcome.level) for arm in arms))
+        return paired(*(dict(zip(arm.owned.seeds, arm.owned.per_seed(self.steps(arm.name)), strict=True)) for arm in arms))
 
     def dial(self) -> Verdict:
         points = sorted((r for r in self.attacked("dial") if r.alpha is not None), key=lambda r: r.alpha or 0.0)

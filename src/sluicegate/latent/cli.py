@@ -3,25 +3,26 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
+import tomli_w
 from tyro.conf import Positional, arg
 
 from sluicegate.cli.command import assignment, print_json, seeds_from, several
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
 from sluicegate.experiments import show
+from sluicegate.experiments.claims import names
+from sluicegate.experiments.experiment import Outcome, load_outcome, run_recipe
 from sluicegate.experiments.recipe import Recipe, load_recipe
-from sluicegate.runs.directory import write_atomic
+from sluicegate.latent.stage import Latent, fractions, places
+from sluicegate.runs.directory import Progress, write_atomic
 from sluicegate.runs.stage import from_config
 from sluicegate.values.files import read_json
-
-if TYPE_CHECKING:
-    from sluicegate.experiments.experiment import Outcome
-    from sluicegate.runs.directory import Progress
 
 SMALL, LARGE = "latent-digits", "latent-mnist"
 """The recipes whose settings are taken: for small images, and for others."""
@@ -55,18 +56,14 @@ class Train:
     """Print the numbers of every seed as the last line."""
 
     def run(self) -> int:
-        from sluicegate.experiments.experiment import run_recipe
         from sluicegate.experiments.page import report_experiment
-        from sluicegate.latent.page import page_of
 
         seeds = seeds_from(self.seed, self.seeds)
         recipe = recipe_on(self.data, self.labels, dict(assignment(text) for text in self.set), seeds[0])
         folder = Path(self.out or f"runs/{recipe.name}")
         with watching() as progress:
-            outcome = run_recipe(recipe, folder, seeds, workers=self.workers, progress=progress)
+            outcome, page = _run(recipe, folder, seeds, self.workers, progress)
         report = report_experiment(outcome, folder / "report.html")
-        assemble(outcome, folder)
-        page = page_of(folder, folder / "page.html")
         show.outcome(outcome, folder, report)
         print(f"page:    {page}")
         for seed in seeds:
@@ -90,7 +87,6 @@ class Page:
     """Print the file's place as the last line."""
 
     def run(self) -> int:
-        from sluicegate.experiments.experiment import load_outcome
         from sluicegate.latent.page import page_of
 
         folder = Path(self.run_folder)
@@ -104,16 +100,14 @@ class Page:
 
 
 def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> Recipe:
-    """The routed arm and the unrouted control of the packaged recipe for images of this size, on these data; bad data
-    and labels are named here."""
-    from sluicegate.latent.stage import Latent
+    """The routed arm and the control of the recipe for images of this size; bad data and labels are named here."""
     from sluicegate.tasks.digits import load_images
 
     images = load_images(data, colour=True)  # so that bad data is named before anything is trained
     base = load_recipe(SMALL if max(images.size) <= 16 else LARGE)
     arms = {name: {**base.arms[name], "data": data, "labels": labels, **changes} for name in ("routed", "unrouted")}
     named = Path(data).stem if Path(data).exists() else data
-    claims = [c for c in base.claims if all(arm in arms for arm, _ in _names(c))] if data in ("digits", "mnist") else []
+    claims = [c for c in base.claims if all(arm in arms for arm, _ in names(str(c["test"])))] if data in ("digits", "mnist") else []
     pictures = [{**p, "arms": [arm for arm in p["arms"] if arm in arms]} if "arms" in p else p for p in base.pictures]
     recipe = dataclasses.replace(
         base, name=f"latent-{named}", title=f"A latent space you can read ({named})", arms=arms, claims=claims, pictures=pictures
@@ -124,28 +118,25 @@ def recipe_on(data: str, labels: str, changes: Mapping[str, Any], seed: int) -> 
     return recipe
 
 
-def digits_page(folder: Path, seed: int, workers: int, progress: "Progress") -> Path:
-    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there; half a minute on two
-    cores."""
-    from sluicegate.experiments.experiment import run_recipe
+def digits_page(folder: Path, seed: int, workers: int, progress: Progress) -> Path:
+    """Train the two nets of the 8 x 8 digits in `folder`, once, and write their page there."""
+    return _run(recipe_on("digits", "1.0", {}, seed), folder, (seed,), workers, progress)[1]
+
+
+def _run(recipe: Recipe, folder: Path, seeds: Sequence[int], workers: int, progress: Progress) -> tuple[Outcome, Path]:
     from sluicegate.latent.page import page_of
 
-    outcome = run_recipe(recipe_on("digits", "1.0", {}, seed), folder, (seed,), workers=workers, progress=progress)
+    outcome = run_recipe(recipe, folder, seeds, workers=workers, progress=progress)
     assemble(outcome, folder)
-    return page_of(folder, folder / "page.html")
+    return outcome, page_of(folder, folder / "page.html")
 
 
-def assemble(outcome: "Outcome", folder: Path) -> None:
-    """Put into the folder of an experiment what its page needs: the first seed's nets, all seeds' numbers, and images
-    to show.
+def assemble(outcome: Outcome, folder: Path) -> None:
+    """Put into an experiment's folder what its page needs: the first seed's nets, all seeds' numbers, images to show.
 
     Raises `UserError` where the experiment has no arms routed and unrouted.
     """
-    import numpy as np
-    import tomli_w
-
     from sluicegate.latent.model import FACTS
-    from sluicegate.latent.stage import fractions, places
     from sluicegate.tasks.digits import load_images
 
     missing = [name for name in ("routed", "unrouted") if name not in outcome.arms]
@@ -168,9 +159,8 @@ def assemble(outcome: "Outcome", folder: Path) -> None:
     write_atomic(folder / "config.toml", tomli_w.dumps({"data": data}))
 
 
-def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
-    """The routed net's numbers of one seed, `mse_unrouted` of the unrouted control, its lost blocks by name, CPU
-    seconds of the routed run."""
+def row(outcome: Outcome, seed: int) -> dict[str, Any]:
+    """One seed of the routed net: its numbers, the control's `mse_unrouted`, lost blocks by name, CPU seconds."""
     routed, control = (outcome.arms[name] for name in ("routed", "unrouted"))
     measures: Mapping[str, Any] = routed.results[seed]["measures"]
     seconds = routed.folders[seed] / "seconds.json"
@@ -181,12 +171,6 @@ def row(outcome: "Outcome", seed: int) -> dict[str, Any]:
         "dead_blocks": list(routed.results[seed]["lost"]),
         "cpu_s": read_json(seconds)["cpu"] if seconds.is_file() else None,
     }
-
-
-def _names(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from sluicegate.experiments.claims import names
-
-    return names(str(claim["test"]))
 
 
 LATENT = several(

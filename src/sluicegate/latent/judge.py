@@ -1,21 +1,22 @@
 """The judge: a convolutional net that is trained apart, and says what a drawing shows, or that it shows nothing.
 
-It is trained on the images and all their labels, never on drawings, with a seed of its own. Beside the images it sees
-nothing: black, black with faint noise, and images dimmed past reading. A judge that must name a class would read black
-as one of them, and be right for that share of the images whose block is off. Judges are kept in the cache folder, by
-the content of the data, so that all seeds and arms of an experiment are read by the same one.
+It is trained on the images and all their labels, and on nothing: black, faint noise, images dimmed past reading. One
+that must name a class would read black as one of them, and be right for that share of the images whose block is off.
+Judges are kept in the cache by the content of the data: one reads all seeds and arms of an experiment.
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sluicegate.engine.fetch import cache_dir
+from sluicegate.engine.models import device
 from sluicegate.engine.sampling import Order, seed_of
 from sluicegate.engine.training import Batches, Loss, fit
 from sluicegate.latent.objective import Rows
@@ -52,23 +53,13 @@ class Judge(nn.Module):
         return torch.cat([self(part).argmax(1) for part in x.split(1000)])
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """The judge's loss."""
-
-    def __call__(self, model: Any, batches: Batches) -> Loss:
-        rows: Rows = batches["train"]
-        return Loss(F.cross_entropy(model(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
+def _loss(model: Any, batches: Batches) -> Loss:
+    rows: Rows = batches["train"]
+    return Loss(F.cross_entropy(model(rows.x), rows.labels.to(rows.x.device), reduction="sum") / rows.total)
 
 
 def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int = _STEPS, run: RunContext | None = None) -> Judge:
-    """The judge for these training images [n, height, width, channels] from 0 to 1 and their labels: from the cache, or
-    trained now."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    from sluicegate.engine.models import device
-
+    """The judge of these images [n, height, width, channels] from 0 to 1: from the cache, or trained now."""
     height, width, channels = images.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -95,7 +86,8 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
         return {"train": Rows(x, torch.from_numpy(shown), x, step, _BATCH)}
 
     schedule = Schedule(steps=steps, batch=_BATCH, lr=2e-3, warmup=50, decay="cosine", final=0.02, clip=0.0, beta2=0.999)
-    fit(judge, _Reading(), draw, schedule, seed=SEED, run=Told(run), name="judge", meter=lambda rows: 1.0)
+    told = RunContext("judge", run.progress if run else None)  # keeps nothing: a judge is quickly made again
+    fit(judge, _loss, draw, schedule, seed=SEED, run=told, name="training", meter=lambda rows: 1.0)
     judge.eval()
     kept.parent.mkdir(parents=True, exist_ok=True)
     scratch = kept.with_name(f".{kept.name}.{id(judge)}")
@@ -105,14 +97,6 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
 
 
 def faint(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """What shows nothing, of the shape of images [n, height, width, channels]: the images dimmed to an eighth at most,
-    and faint noise."""
+    """What shows nothing, in the shape of the images: these dimmed to an eighth at most, and faint noise."""
     dim = draw.uniform(0, _FAINT, (2, len(images), 1, 1, 1)) * (draw.random((2, len(images), 1, 1, 1)) < 0.6)
     return (dim[0] * images + dim[1] * draw.random(images.shape)).astype(images.dtype)  # type: ignore[no-any-return]
-
-
-class Told(RunContext):
-    """A room that shows progress where another one does, and keeps nothing: a judge is quickly made again."""
-
-    def __init__(self, run: RunContext | None) -> None:
-        super().__init__(run.title if run else "in memory", run._progress if run else None)

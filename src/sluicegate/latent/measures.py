@@ -11,8 +11,7 @@ from sluicegate.latent.model import Autoencoder, Code
 
 @torch.no_grad()
 def measure(model: Autoencoder, judge: Judge, images: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], list[str]]:
-    """Numbers by name (`trials.latent.Latent.MEASURES` says what they are), on images [n, height, width, channels]; and
-    the lost blocks."""
+    """The numbers of `Latent.MEASURES` on images [n, height, width, channels]; and the lost blocks."""
     x = model.rows(images)
     y = torch.from_numpy(labels).to(x.device)
     code, count = model.read(model.encoder(x)), len(model.classes)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.runs.directory import write_atomic
 from sluicegate.values.files import check_readable, read_json, reading
 
 WEIGHTS, FACTS = "model.safetensors", "latent.json"
@@ -48,10 +50,8 @@ class Autoencoder(nn.Module):
 
     `encoder` takes pixels [n, height * width * channels] from 0 to 1 to a hidden layer; `amount` and `style` are
     linear, the amount goes through a ReLU; `spread` is the logarithm of the styles' variance and only used in training;
-    `decoder` gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends: the width of
-    the hidden layer is found by running one image.
-
-    Raises `UserError` where the parts do not fit together.
+    `decoder` gives logits of pixels. Give `encoder` and `decoder` of your own as modules with these ends; `UserError`
+    where the parts do not fit together.
     """
 
     def __init__(
@@ -159,8 +159,7 @@ class Autoencoder(nn.Module):
         return Code(torch.eye(len(self.classes)).to(styles)[chosen] * self.usual_amounts, styles)
 
     def swap(self, code: Code, target: str | int | Tensor) -> Code:
-        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual; all else as it
-        was."""
+        """The block that reads each image off, that of `target` (a name, or [n] numbers) on as usual."""
         n = len(code.amounts)
         j = target if isinstance(target, Tensor) else torch.full((n,), self.number(target), device=code.amounts.device)
         rows, usual = torch.arange(n, device=code.amounts.device), self.usual()
@@ -172,12 +171,7 @@ class Autoencoder(nn.Module):
     # ------------------------------------------------------------------------------------- keeping
 
     def save(self, folder: Path | str) -> Path:
-        """Write `model.safetensors` and `latent.json` into a folder. Your own encoder or decoder must be given again to
-        `load`."""
-        from safetensors.torch import save_file
-
-        from sluicegate.runs.directory import write_atomic
-
+        """Write `model.safetensors` and `latent.json`. Parts of your own must be given again to `load`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}, folder / WEIGHTS)
@@ -189,8 +183,6 @@ class Autoencoder(nn.Module):
 
 def load(folder: Path | str, *, encoder: nn.Module | None = None, decoder: nn.Module | None = None) -> Autoencoder:
     """Read back what `Autoencoder.save` wrote; raises `UserError` for what is not there or does not fit."""
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     if not (folder / FACTS).is_file() and (folder / "model" / FACTS).is_file():
         folder = folder / "model"

@@ -105,9 +105,8 @@ class Objective:
             pulled = pulled * F.one_hot(trained.clamp(min=0), len(model.classes)).to(mean)
         pulled = pulled.sum(1) * (trained != UNKNOWN)
         kl = 0.5 * (mu.square() + log.exp() - 1 - log).sum(-1)
-        # A block that is off draws nothing, so its styles are free; one that is hardly on pays in full, since the scale
-        # of what it says means nothing to the decoder: a net without routing would say everything in the styles of
-        # blocks that are hardly on.
+        # A block that is off draws nothing, so its styles are free; one hardly on pays in full, since the decoder
+        # can undo any scale: a net without routing would say everything in the styles of such blocks.
         held = (kl * (mean > 0)).sum(1)
         parts = {"drawn": drawn, "penalty": pulled, "divergence": settings.divergence * weight * held}
         log_of = {name: part.sum() / rows.total for name, part in parts.items()}

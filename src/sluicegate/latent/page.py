@@ -9,46 +9,44 @@ import base64
 import copy
 import json
 import math
-import tomllib
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
+from torch import nn
 
 from sluicegate.errors import UserError
+from sluicegate.latent.model import load
 from sluicegate.latent.page_words import Words, few_labels, figures, warnings
+from sluicegate.report.arms import read_toml
 from sluicegate.report.html import render
 from sluicegate.runs.directory import write_atomic
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from sluicegate.tasks.digits import load_images
+from sluicegate.values.files import reading
 
 BUDGET = 3_000_000
 """Bytes that the page should stay within."""
 _SHOWN, _LOOKED_AT = 100, 2000
 _INK_PER_BOX = 2.25
-"""A digit's line is about so many times as long as its box: with that, a training image's ink tells the width of its
-pen."""
+"""A digit's line is about so many times as long as its box; so ink tells the width of the pen."""
 
 Bits = Literal[16, 8]
 
 
 class Blocks(Protocol):
-    """What the page asks of an autoencoder: linear layers and ReLUs, and a decoder that sees [a, a * styles] of every
-    class."""
+    """What the page asks of a net: linear layers and ReLUs, and a decoder of [a, a * styles] by class."""
 
-    encoder: "nn.Module"
+    encoder: nn.Module
     """Pixels -> hidden."""
-    amount: "nn.Linear"
+    amount: nn.Linear
     """Hidden -> one amount a class, before its ReLU."""
-    style: "nn.Linear"
+    style: nn.Linear
     """Hidden -> k styles a class, class by class."""
-    decoder: "nn.Module"
+    decoder: nn.Module
     """Code, class by class [a, a * s1, .., a * sk] -> logits of the pixels."""
 
 
@@ -65,20 +63,16 @@ def write_page(
 ) -> Path:
     """Write the page of a net and of its unrouted control. Returns `path`.
 
-    `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n] (places in
-    `classes`) are held out. Of them the page takes the pictures that it shows, each block's usual amount and styles,
-    and how large and how thick a drawing must be. `numbers` are those of `figures`; what is not there is not shown.
-    Raises `UserError` where nets, images and labels do not fit together.
+    Held out are `images` [n, height, width] or [n, height, width, channels], uint8 or fractions, and `labels` [n]
+    (places in `classes`): for pictures, usual amounts and styles, and how large and thick a drawing must be. `numbers`
+    are those of `figures`, as far as known. Raises `UserError` where nets, images and labels do not fit together.
     """
-    pixels, size = _fractions(images)
-    count = routed.amount.out_features
+    (pixels, size), labels, count = _fractions(images), np.asarray(labels), routed.amount.out_features
     names = [str(name) for name in classes] or [str(j) for j in range(count)]
-    k = _check(routed, unrouted, size, count, names, np.asarray(labels), len(pixels))
+    k = _check(routed, unrouted, size, count, names, labels, len(pixels))
     weights = sum(p.numel() for net in (routed, unrouted) for layer in _linear(net) for p in layer.parameters())
     bits: Bits = 16 if weights * 2 * 4 / 3 < 0.9 * BUDGET else 8
-    labels = np.asarray(labels)
     shown = _some_of_each(labels, count)
-    look = _looked_at(pixels.reshape(len(pixels), *size).max(-1))
     kept = {"routed": rounded(routed, bits), "unrouted": rounded(unrouted, bits)}
     at_hand = pixels[:_LOOKED_AT]
     usual = {name: _usual(net, at_hand, labels[:_LOOKED_AT], count, k) for name, net in kept.items()}
@@ -89,17 +83,12 @@ def write_page(
         "classes": names,
         "k": k,
         "noun": words.noun,
-        "box": look.box,
-        "centre": look.centre,
-        "pen": look.pen,
+        **asdict(_looked_at(pixels.reshape(len(pixels), *size).max(-1))),
         "dead": dead,
-        "nets": {
-            "routed": _packed(routed, bits, usual["routed"]),
-            "unrouted": _packed(unrouted, bits, usual["unrouted"]),
-        },
+        "nets": {name: _packed(net, bits, usual[name]) for name, net in (("routed", routed), ("unrouted", unrouted))},
         "images": _base64(np.round(pixels[shown] * 255).astype(np.uint8)),
         "labels": labels[shown].tolist(),
-        "morph": [_first_of(labels[shown], count * 3 // 10), _first_of(labels[shown], count * 8 // 10)],
+        "morph": [int(np.argmax(labels[shown] == count * tenths // 10)) for tenths in (3, 8)],
     }
     page = _render(
         title="A latent space you can read",
@@ -119,12 +108,9 @@ def write_page(
 def page_of(run: Path, out: Path) -> Path:
     """Write the page of what `sluicegate latent train` left in the folder `run` to `out`. Returns `out`.
 
-    Read are `model/` and `unrouted/` (as `Autoencoder.save` writes them; the numbers are the model's own), and
-    `shown.npz`: held-out `images`, uint8 or fractions, and their `labels`. Without that file the images are those of
-    the data that config.toml names. Raises `UserError` for what is missing.
+    Read are `model/` and `unrouted/`, and held-out `images` and `labels` of `shown.npz`, or without that file of the
+    data that config.toml names. Raises `UserError` for what is missing.
     """
-    from sluicegate.latent.model import load
-
     run = Path(run)
     routed = load(run)
     control = next((run / name for name in ("unrouted", "model/unrouted") if (run / name).is_dir()), None)
@@ -137,23 +123,13 @@ def page_of(run: Path, out: Path) -> Path:
 
 def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
     """Images, their labels, and what the page says that they are."""
-    from sluicegate.tasks.digits import load_images
-
-    try:
-        config = tomllib.loads((run / "config.toml").read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError):
-        config = {}
-    data = str(config.get("data", ""))
+    data = str(read_toml(run / "config.toml").get("data", ""))
     source = {"digits": "handwritten digits, 8 × 8", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(data, Path(data).name)
     shown = run / "shown.npz"
     if shown.is_file():
-        try:
-            with np.load(shown, allow_pickle=False) as archive:
-                return archive["images"], archive["labels"], source
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{shown}: cannot be read ({error}). Train again, or remove it to take the images of the data itself."
-            ) from None
+        with reading(shown, "Train again, or remove it to take the images of the data itself."):
+            archive = np.load(shown, allow_pickle=False)
+            return archive["images"], archive["labels"], source
     if not data:
         raise UserError(f"{run}: no shown.npz, and no config.toml that names the data. Give a folder that `sluicegate latent train` wrote.")
     images = load_images(data)
@@ -162,8 +138,6 @@ def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
 
 def rounded(net: Blocks, bits: Bits) -> Any:
     """A copy of a net with the weights that the page has."""
-    import torch
-
     made = copy.deepcopy(net)
     with torch.no_grad():
         for layer in _linear(made):
@@ -205,8 +179,7 @@ class _Look:
 
 
 def _looked_at(grey: np.ndarray) -> _Look:
-    """How the training images were centred and scaled: `grey` [n, height, width]. MNIST: a box of 20, mass at (14, 14),
-    pen 2.3."""
+    """How `grey` images [n, height, width] were centred and scaled. MNIST: box 20, mass at (14, 14), pen 2.3."""
     lit = grey[:_LOOKED_AT] > 0.1
     sides = []
     for across in (1, 2):
@@ -226,15 +199,8 @@ def _some_of_each(labels: np.ndarray, count: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(places)
 
 
-def _first_of(labels: np.ndarray, label: int) -> int:
-    return int(np.argmax(labels == label))
-
-
 def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: int) -> dict[str, Any]:
-    """Each block on the images of its own class: mean amount, mean and standard deviation of its styles; and where
-    sliders end."""
-    import torch
-
+    """Each block on its own class: mean amount, mean and deviation of its styles; and where sliders end."""
     with torch.no_grad():
         hidden = net.encoder(torch.from_numpy(pixels))
         amount = net.amount(hidden).relu().numpy()
@@ -255,9 +221,7 @@ def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: i
 # The nets.
 
 
-def _linear(net: Blocks) -> "list[nn.Linear]":
-    from torch import nn
-
+def _linear(net: Blocks) -> list[nn.Linear]:
     return [m for part in (net.encoder, net.amount, net.style, net.decoder) for m in part.modules() if isinstance(m, nn.Linear)]
 
 
@@ -282,10 +246,8 @@ def _check(
     return k
 
 
-def _chain(part: "nn.Module") -> "list[tuple[nn.Linear, bool]]":
+def _chain(part: nn.Module) -> list[tuple[nn.Linear, bool]]:
     """The linear layers of a part, and whether a ReLU follows each."""
-    from torch import nn
-
     made: list[tuple[nn.Linear, bool]] = []
     for module in part if isinstance(part, nn.Sequential) else [part]:
         if isinstance(module, nn.Sequential):
@@ -312,7 +274,7 @@ def _packed(net: Blocks, bits: Bits, usual: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _rounded_weight(layer: "nn.Linear", bits: Bits) -> tuple[np.ndarray, np.ndarray]:
+def _rounded_weight(layer: nn.Linear, bits: Bits) -> tuple[np.ndarray, np.ndarray]:
     """[rows, columns] int16 or int8, and the float32 scale of each row."""
     weight = layer.weight.detach().cpu().numpy().astype(np.float32)
     most = 2 ** (bits - 1) - 1
@@ -320,7 +282,7 @@ def _rounded_weight(layer: "nn.Linear", bits: Bits) -> tuple[np.ndarray, np.ndar
     return np.clip(np.round(weight / scale[:, None]), -most, most).astype(np.int16 if bits == 16 else np.int8), scale
 
 
-def _layer(layer: "nn.Linear", relu: bool, bits: Bits) -> dict[str, Any]:
+def _layer(layer: nn.Linear, relu: bool, bits: Bits) -> dict[str, Any]:
     whole, scale = _rounded_weight(layer, bits)
     bias = np.zeros(len(whole), np.float32) if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float32)
     shape = {"rows": whole.shape[0], "columns": whole.shape[1], "relu": relu, "bits": bits}
@@ -333,8 +295,6 @@ def _base64(array: np.ndarray) -> str:
 
 
 def _rounding_note(net: Blocks, kept: Blocks, pixels: np.ndarray, bits: Bits) -> str:
-    import torch
-
     x = torch.from_numpy(pixels)
     (before, first), (after, second) = (_redrawn(one, x) for one in (net, kept))
     alike = int((first == second).sum())
@@ -346,10 +306,8 @@ def _rounding_note(net: Blocks, kept: Blocks, pixels: np.ndarray, bits: Bits) ->
     )
 
 
-def _redrawn(net: Blocks, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+def _redrawn(net: Blocks, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The pictures that come out [n, pixels], and the block that each is read as [n]."""
-    import torch
-
     with torch.no_grad():
         hidden = net.encoder(x)
         amount = net.amount(hidden).relu()[..., None]

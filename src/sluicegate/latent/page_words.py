@@ -50,12 +50,10 @@ class Words:
 
 def warnings(dead: Sequence[str]) -> list[str]:
     """What must be said before anything is believed."""
-    if not dead:
-        return []
-    named = ", ".join(dead)
     if len(dead) == 1:
-        return [f"Block {named} (†) is dead: it hardly stirs on pictures of its own class. The run lost that class."]
-    return [f"Blocks {named} (†) are dead: they hardly stir on pictures of their own classes. The run lost those classes."]
+        return [f"Block {dead[0]} (†) is dead: it hardly stirs on pictures of its own class. The run lost that class."]
+    told = f"Blocks {', '.join(dead)} (†) are dead: they hardly stir on pictures of their own classes. The run lost those classes."
+    return [told] if dead else []
 
 
 @dataclass(frozen=True)
@@ -67,22 +65,18 @@ class _Figure:
 
 
 def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
-    """The strip of numbers. Each of `numbers` is one value, or one a seed; of several the mean is shown and the worst
-    is named.
+    """The strip of numbers: each one value, or one a seed, of which the mean is shown and the worst is named.
 
     `accuracy`, `swap`, `ablate`: shares of the test images. `mse`, `mse_unrouted`: squared error a picture.
     `recognised`, `dead_blocks`: blocks, counted or by name. `labels`: share of the training images that had one.
     `seeds`: those that were run.
     """
-    made: list[_Figure] = []
-    if accuracy := _values(numbers, "accuracy"):
-        made.append(
-            _Figure(
-                "read right",
-                _percent(_mean(accuracy)),
-                "of the test pictures: their largest amount is in their own block." + _worst(accuracy),
-            )
-        )
+
+    def share(name: str, title: str, tells: str, *, high: bool = False) -> list[_Figure]:
+        values = _values(numbers, name)
+        return [_Figure(title, _percent(_mean(values)), tells + _worst(values, high=high))] if values else []
+
+    made = share("accuracy", "read right", "of the test pictures: their largest amount is in their own block.")
     own, control = _values(numbers, "mse"), _values(numbers, "mse_unrouted")
     if own and control and _mean(control) > 0:
         times = _mean(own) / _mean(control)
@@ -91,33 +85,19 @@ def figures(numbers: Mapping[str, Any], count: int) -> list[_Figure]:
     if blocks := _values(numbers, "recognised"):
         tells = "blocks whose picture, drawn alone, a separately trained judge recognises." + _worst(blocks, "{:.0f}")
         made.append(_Figure("recognised", f"{_mean(blocks):.3g} of {count}", tells, min(blocks) < count))
-    if swapped := _values(numbers, "swap"):
-        tells = "of swaps (own block off, another on) the judge reads as the other." + _worst(swapped)
-        made.append(_Figure("turned into another", _percent(_mean(swapped)), tells))
-    if left := _values(numbers, "ablate"):
-        tells = "of pictures are still read as what they were, once their own block is off. Lower is better." + _worst(left, high=True)
-        made.append(_Figure("left after ablating", _percent(_mean(left)), tells))
+    made += share("swap", "turned into another", "of swaps (own block off, another on) the judge reads as the other.")
+    left = "of pictures are still read as what they were, once their own block is off. Lower is better."
+    made += share("ablate", "left after ablating", left, high=True)
     if dead := _values(numbers, "dead_blocks"):
-        made.append(
-            _Figure(
-                "dead blocks",
-                f"{sum(dead):.0f}",
-                "that never stir" + (f", over {len(dead)} seeds." if len(dead) > 1 else "."),
-                sum(dead) > 0,
-            )
-        )
+        over = f", over {len(dead)} seeds" if len(dead) > 1 else ""
+        made.append(_Figure("dead blocks", f"{sum(dead):.0f}", f"that never stir{over}.", sum(dead) > 0))
     if labels := _values(numbers, "labels"):
         made.append(_Figure("labels used", _percent(labels[0]), "of the training pictures had one."))
     seeds = numbers.get("seeds")
     runs = len(seeds) if isinstance(seeds, Sequence) else seeds
     if runs:
-        made.append(
-            _Figure(
-                "seeds",
-                str(runs),
-                "runs, all of them counted above; none was picked." if runs != 1 else "run: how much another would differ is not known.",
-            )
-        )
+        several, one = "runs, all of them counted above; none was picked.", "run: how much another would differ is not known."
+        made.append(_Figure("seeds", str(runs), one if runs == 1 else several))
     return made
 
 

@@ -1,10 +1,10 @@
-"""The pictures of a run: every block alone, every digit turned into every other, and which blocks stir on which
-digits."""
+"""The pictures of a run: every block alone, every class as every other, which blocks stir on which."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from sluicegate.latent.model import Autoencoder, Code
 
@@ -16,8 +16,7 @@ STEPS = (-2.0, -1.0, 1.0, 2.0)
 
 @torch.no_grad()
 def traversals(model: Autoencoder) -> tuple[np.ndarray, list[str], list[str]]:
-    """[blocks, columns, height, width, channels]: one block on, its amount then each style varied; names of rows and
-    columns."""
+    """[blocks, columns, height, width, channels]: one block on, its amount then each style varied; names."""
     classes = list(model.classes[:_MOST])
     codes, titles = [], [f"amount × {a:g}" for a in AMOUNTS]
     usual = model.usual(classes)
@@ -34,8 +33,7 @@ def traversals(model: Autoencoder) -> tuple[np.ndarray, list[str], list[str]]:
 
 @torch.no_grad()
 def swaps(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
-    """[classes, columns, height, width, channels]: an image of each class, its drawing, without its block, and as each
-    class."""
+    """[classes, columns, height, width, channels]: an image, drawn, without its block, as each class; names."""
     count = min(len(model.classes), _MOST)
     places = [int(np.argmax(labels == j)) for j in range(count)]
     x = model.rows(images[places])
@@ -50,8 +48,7 @@ def swaps(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> tuple[n
 
 @torch.no_grad()
 def amounts_of(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """[classes, classes] the mean amount of every block (columns) on the images of every class (rows); 0 for a class
-    without images."""
+    """[classes, classes] mean amount of every block (columns) on images of every class (rows); 0 without images."""
     amounts = model.encode(images).amounts.cpu().double().numpy()
     rows = [amounts[labels == j].mean(0) if (labels == j).any() else np.zeros(len(model.classes)) for j in range(len(model.classes))]
     return np.stack(rows)
@@ -59,12 +56,8 @@ def amounts_of(model: Autoencoder, images: np.ndarray, labels: np.ndarray) -> np
 
 def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
     """Write `amounts_of` as a PNG: a square for each class and block, the darker the more."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     side = 1.1 + 0.26 * len(names)
     figure = Figure(figsize=(side + 0.5, side), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shown = axes.imshow(amounts, cmap="Blues", vmin=0, vmax=max(float(amounts.max()), 1e-9))
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
@@ -77,12 +70,8 @@ def draw_amounts(path: Path, amounts: np.ndarray, names: list[str]) -> None:
 
 def draw(path: Path, pictures: np.ndarray, rows: list[str], columns: list[str]) -> None:
     """Write pictures [rows, columns, height, width, channels] from 0 to 1 as one PNG with their names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     side, left, top = 0.42, 0.2 + 0.07 * max(map(len, rows)), 0.75
     figure = Figure(figsize=(left + side * len(columns), top + side * len(rows)), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
     width, height = figure.get_figwidth(), figure.get_figheight()
     for c, title in enumerate(columns):
         figure.text((left + side * (c + 0.5)) / width, 1 - (top - 0.06) / height, title, rotation=60, fontsize=6.5, ha="left", va="bottom")

@@ -15,8 +15,7 @@ class Settings(Checked):
     """What is trained for. Chosen on validation images of MNIST and of the 8 x 8 digits."""
 
     penalty: Weight = 3.0
-    """Half of it times the squared distance of the amount, before its ReLU, from -rest is added for every block of
-    every row."""
+    """Half of it times the squared distance of an amount, before its ReLU, from -rest is added, for every block."""
     rest: Weight = 0.5
     """How far below 0 the penalty pulls amounts: the further, the fewer blocks stir on images of other classes."""
     leak: Share = 0.5
@@ -31,8 +30,7 @@ class Settings(Checked):
     """Share of the steps over which that weight rises from 0 (Bowman et al. 2016, arXiv 1511.06349): else styles that
     would pay later are given up while they are still noise."""
     own: Weight = 0.3
-    """Scale of a block's own part of the weights that draw its styles, beside the part that is common to all (see
-    `sharing`)."""
+    """Scale of a block's own part of the weights that draw its styles, beside the common part (see `sharing`)."""
     empty: Weight = 1.0
     """Weight of drawing the empty code black; at 0 the decoder draws one class by default, whose block then dies."""
     alone: Share = 0.3

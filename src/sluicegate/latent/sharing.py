@@ -17,11 +17,7 @@ from sluicegate.latent.model import Autoencoder
 
 
 class Common(nn.Module):
-    """Adds one matrix to every block's part of a weight: rows of a head that gives blocks, columns of a layer that
-    takes them.
-
-    The blocks' own parts are multiplied by `scale`, [1] or [columns of a block].
-    """
+    """Adds one matrix to every block's part of a weight, whose own is scaled, [1] or [columns of a block]."""
 
     def __init__(self, like: Tensor, count: int, dim: int, scale: Tensor) -> None:
         super().__init__()
@@ -47,8 +43,7 @@ def _shared(model: Autoencoder) -> list[tuple[nn.Linear, int]]:
 
 @torch.no_grad()
 def share(model: Autoencoder, own: float) -> None:
-    """Begin: styles are the same function of the image in all blocks, and drawn the same; amounts are each block's own
-    from the first."""
+    """Begin: styles are read and drawn alike in all blocks; amounts are each block's own from the first."""
     count = len(model.classes)
     columns = torch.full((1 + model.k,), own)
     columns[0] = 1.0  # the amounts'

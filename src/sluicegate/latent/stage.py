@@ -1,11 +1,12 @@
-"""An autoencoder whose latent space can be read: every class owns a block, and the label only says where the gradient
-goes."""
+"""An autoencoder whose latent space can be read: a class owns a block; its label says where the gradient goes."""
 
 import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.latent.settings import UNKNOWN, Settings
@@ -16,8 +17,6 @@ from sluicegate.values.ranges import Range, Width
 from sluicegate.values.schedule import Schedule
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sluicegate.latent.model import Autoencoder
     from sluicegate.latent.training import Trained
     from sluicegate.runs.directory import RunContext
@@ -55,8 +54,7 @@ class Latent(Trial):
     }
 
     variant: Literal["routed", "unrouted", "penalty_routed", "labelled_only", "post"] = setting("routed", was="arm")
-    """routed; or a control: unrouted, penalty_routed (each block is pulled down by its own class only), labelled_only,
-    post."""
+    """routed; or a control: unrouted, penalty_routed (a block is pulled down by its own class), labelled_only, post."""
     data: str = "digits"
     """digits: 8x8, in the package. mnist: fetched. fashion-mnist. Else a folder of IDX files, one of sub-folders of
     images, or an .npz."""
@@ -117,7 +115,7 @@ class Latent(Trial):
         return result | {"lost": lost, "warnings": said if self.variant != "unrouted" else []}
 
     def _trained(
-        self, x: "np.ndarray", known: "np.ndarray", names: list[str], check_x: "np.ndarray", check_y: "np.ndarray", run: "RunContext"
+        self, x: np.ndarray, known: np.ndarray, names: list[str], check_x: np.ndarray, check_y: np.ndarray, run: "RunContext"
     ) -> "tuple[Autoencoder, Trained]":
         import torch
 
@@ -144,11 +142,8 @@ class Latent(Trial):
         own = PostObjective(post, schedule.steps)
         return post, fitted(post, x, known, Settings(), schedule, seed=self.seed, run=run, objective=own, look=look)
 
-    def known(self, images: "Images") -> "np.ndarray":
-        """[n] the class of each training image as far as it is known, else -1: drawn from the seed, or read from the
-        file."""
-        import numpy as np
-
+    def known(self, images: "Images") -> np.ndarray:
+        """[n] the class of each training image where it is known, else -1: drawn from the seed, or the file's."""
         from sluicegate.engine.sampling import seed_of
 
         share, y = _share(self.labels), places(images, "train")
@@ -160,7 +155,7 @@ class Latent(Trial):
             known[draw.choice(own, max(1, round(share * len(own))), replace=False)] = j
         return known
 
-    def _keep(self, folder: Path, model: "Autoencoder", found: dict[str, float], lost: list[str], x: "np.ndarray", y: "np.ndarray") -> None:
+    def _keep(self, folder: Path, model: "Autoencoder", found: dict[str, float], lost: list[str], x: np.ndarray, y: np.ndarray) -> None:
         from sluicegate.latent import picture
 
         picture.draw(folder / picture.TRAVERSALS, *picture.traversals(model))
@@ -172,30 +167,23 @@ class Latent(Trial):
             model.save(folder / "model")
 
 
-def fractions(images: "Images", part: str) -> "np.ndarray":
+def fractions(images: "Images", part: str) -> np.ndarray:
     """[n, height, width, channels] float32 from 0 to 1, of the part "train", "validation" or "test"."""
-    import numpy as np
-
     own: np.ndarray = getattr(images, part).images
     return own.reshape(len(own), *images.size, images.channels).astype(np.float32) / np.float32(images.white)
 
 
-def places(images: "Images", part: str) -> "np.ndarray":
+def places(images: "Images", part: str) -> np.ndarray:
     """[n] each image's class as its place among the classes, of the part "train", "validation" or "test"."""
-    import numpy as np
-
     found: np.ndarray = np.searchsorted(np.array(images.classes), getattr(images, part).labels)
     return found.astype(np.int64)
 
 
-def read_labels(path: Path, images: "Images") -> "np.ndarray":
-    """[n] classes from a file with a line for each training image of the source, in its order; -1 for an empty line,
-    "-", "?", "-1".
+def read_labels(path: Path, images: "Images") -> np.ndarray:
+    """[n] classes from a file with a line for each training image, in the source's order; -1 for `UNLABELLED_WORDS`.
 
     Raises `UserError` where there are more or fewer lines, or a class is not one of the data's.
     """
-    import numpy as np
-
     lines = [line.strip() for line in read_text(path).splitlines()]
     if len(lines) != images.given:
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sluicegate.engine.models import device
 from sluicegate.engine.sampling import Order, seed_of
 from sluicegate.engine.training import Evaluation, Ledger, every, fit
 from sluicegate.errors import UserError
@@ -61,8 +62,7 @@ class Drawing:
 
 
 def moved(images: np.ndarray, most: int, draw: np.random.Generator) -> np.ndarray:
-    """Images [n, height, width, ...], each moved by its own whole number of pixels, up to `most`; what comes in is
-    0."""
+    """Images [n, height, width, ...], each moved by up to `most` whole pixels; what comes in is 0."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (most, most), (most, most)) + ((0, 0),) * (images.ndim - 3))
     y, x = draw.integers(0, 2 * most + 1, (2, len(images), 1, 1))
@@ -96,11 +96,8 @@ def fitted(
     objective: Objective | None = None,
     look: Callable[[Autoencoder], dict[str, float]] = lambda model: {},
 ) -> Trained:
-    """Train `model` in place on images [n, height, width, ...] and labels [n] (-1: not known).
-
-    A block that is dead at one of the looks in the first two thirds of the steps is begun anew (`health.revive`), and
-    the metrics say so.
-    """
+    """Train `model` in place on images [n, height, width, ...] and labels [n] (-1: not known); what is dead at a look
+    in the first two thirds of the steps is begun anew (`health.revive`), and the metrics say so."""
     draw = Drawing(model, images, labels, schedule.batch, seed_of(seed, "train"), shift=settings.shift, arm=arm)
     objective = objective or Objective(model, settings, schedule.steps, arm)
     known = np.flatnonzero(labels != UNKNOWN)
@@ -155,8 +152,6 @@ def made(
     decoder: nn.Module | None = None,
 ) -> Autoencoder:
     """A new model whose weights are a function of the seed, on the device at hand."""
-    from sluicegate.engine.models import device
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "net"))
         return Autoencoder(size, classes, hidden=hidden, k=k, encoder=encoder, decoder=decoder).to(device())
@@ -177,12 +172,11 @@ def train(
     decoder: nn.Module | None = None,
     run: RunContext | None = None,
 ) -> Autoencoder:
-    """An autoencoder of images [n, height, width] or with channels last, and labels [n]: whole numbers from 0, -1 where
-    not known.
+    """An autoencoder of images [n, height, width] or with channels last, uint8 or from 0 to 1, and whole labels [n]
+    from 0, -1 where not known.
 
-    Images are uint8, or fractions from 0 to 1. `encoder` and `decoder` may be modules of your own (see `Autoencoder`).
-    Blocks that were lost are named in `.numbers["dead_blocks"]`. Raises `UserError` where images and labels do not fit
-    together, or a class has no labelled image.
+    `encoder` and `decoder` may be modules of your own (see `Autoencoder`). Lost blocks are named in
+    `.numbers["dead_blocks"]`. Raises `UserError` where things do not fit together, or a class has no labelled image.
     """
     x, y = np.asarray(images), np.asarray(labels)
     if x.ndim not in (3, 4) or not len(x):

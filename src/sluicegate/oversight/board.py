@@ -30,8 +30,6 @@ class Board:
 
     States are numbered 0 to `states` - 1, `placements` for each of the four values of the flags, those without
     flags first; `diamond_end` and `ghost_end`, the two numbers after, are the ends.
-
-    Raises `UserError` for a board on which there is no room for the three, or too large to number.
     """
 
     size: int = 3
@@ -85,8 +83,7 @@ class Board:
 
     @property
     def exact(self) -> bool:
-        """Whether it is small enough to judge policies exactly, by dynamic programming: up to 6 x 6. Larger ones are
-        sampled."""
+        """Whether policies can be judged exactly, by dynamic programming: up to 6 x 6. Larger are sampled."""
         return self.placements <= 50_000
 
     @property
@@ -128,8 +125,7 @@ class Board:
         return self._moved(np.asarray(states, dtype=np.int64), np.asarray(actions))
 
     def observe(self, states: np.ndarray, *, flags: bool = True) -> np.ndarray:
-        """[n, 4 N N] float32 of 0 and 1: agent, Ghost, Diamond, overseen squares. Without `flags` the last channel is
-        0."""
+        """[n, 4 N N] float32, 0 or 1: agent, Ghost, Diamond, overseen squares (all 0 without `flags`)."""
         found = self.observations[states] if self.tabulated else self._seen(np.asarray(states, dtype=np.int64))
         if not flags:
             found[:, 3 * self.cells :] = 0
@@ -197,8 +193,7 @@ def check_share(share: float) -> None:
 
 
 def shown(board: Board) -> tuple[tuple[int, int], ...]:
-    """(Ghost's square, Diamond's square) of the boards that pictures show: the Ghost in the way, at the side, and far
-    off."""
+    """(Ghost's square, Diamond's square) of the boards in pictures: in the way, at the side, and far off."""
     n, last = board.size, board.cells - 1
     pairs = [(n + n // 2, n - 1), (last // 2, last), (n * (n // 2) + 1, n * (n // 2) + n - 1), (0, last), (n - 1, last), (last - 1, last)]
     pairs += [(1, n - 1), (last, 0)]

@@ -26,8 +26,7 @@ class Arm:
 
     @property
     def by(self) -> str:
-        """What its scores are read by: exact answers, or tokens (argmax) where the attack on it measured running
-        text."""
+        """How its scores are read: exact answers, or tokens (argmax) where its attack measured running text."""
         return "exact" if {attack.get("measure", "exact") for attack in self.attacks.values()} <= {"exact"} else "argmax"
 
     def scores(self, group: str, measure: str = "") -> list[float]:

@@ -1,15 +1,4 @@
-"""The run folder of one stage: who it is, how far it got, what it found.
-
-::
-
-    config.toml     the stage, fully resolved; fed back, it gives the same hash
-    parents.json    hashes of the models and data it was made from
-    env.json        an allow-list: versions, device, world size, threads, argv
-    metrics.jsonl   one line a step or evaluation; cut back to the resume point on resume
-    state/          the resume point; removed when the stage is done
-    result.json     what the stage found
-    DONE            written last: its absence means "resume me"; size and sha256 of every file of the run
-"""
+"""The run folder of one stage: who it is, how far it got, what it found. docs/design.md says what each file holds."""
 
 import contextlib
 import hashlib
@@ -59,10 +48,7 @@ class Checkpoint:
 
 
 class RunContext:
-    """Where a stage works when nothing is to be kept: progress is shown, the rest is dropped.
-
-    This is what a verb called from Python gets by default. `RunDirectory` is the one that keeps.
-    """
+    """Where a stage works when nothing is kept, as when called from Python; `RunDirectory` is the one that keeps."""
 
     ranks: Ranks = ALONE
     """The processes that work here together; only the one that leads keeps anything."""
@@ -76,8 +62,7 @@ class RunContext:
         """Append one record to the metrics."""
 
     def log_once(self, part: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append what was measured between two parts, as a part of its own: after a later resume point the stage comes
-        here again, and `log` would append it twice."""
+        """Append what was measured between two parts, as a part of its own: `log` would append it again on resuming."""
         if self.load_checkpoint(part) is None:
             for record in records:
                 self.log(record)
@@ -114,8 +99,8 @@ class RunContext:
         """Make what was written, (file, fingerprint), the resume point of `part`."""
 
     def load_checkpoint_all_ranks(self, part: str) -> Checkpoint | None:
-        """The resume point for all processes that work here, as the one that holds the folder finds it: each gets its
-        own shares where as many wrote them, and else whole tensors."""
+        """The resume point as the process that holds the folder finds it: each gets its own shares where as many
+        processes wrote them, else whole tensors."""
         if self.ranks.world == 1:
             return self.load_checkpoint(part)
         entry = self.ranks.first(self._entry(part))
@@ -234,8 +219,8 @@ def open_run(
 ) -> Iterator[RunDirectory]:
     """Hold the run folder `path` for the stage with this `digest`; new, or resumed where it stopped.
 
-    `interval` is the time between resume points, in seconds. Raises `UserError` when the folder
-    belongs to another stage or another version, when its files are damaged, or when another process holds it.
+    `interval`: seconds between resume points. Raises `UserError` where the folder is another stage's or version's,
+    its files are damaged, or another process holds it.
     """
     first = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -269,8 +254,7 @@ def hold(path: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _tidy(path: Path) -> Iterator[None]:
-    """Remove a run folder, while its lock is held, that a user's mistake ended before anything in it was worth
-    keeping."""
+    """Remove a run folder, its lock held, that a user's mistake ended before anything was worth keeping."""
     try:
         yield
     except UserError:
@@ -289,8 +273,7 @@ def _clear(path: Path) -> None:
 
 
 def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
-    """Add another number of processes than the last sitting's to env.json, which otherwise speaks of the first
-    sitting."""
+    """Add this sitting's number of processes to env.json, which speaks of the first, where it is another."""
     before = read_json(file)
     worlds = [*before.get("world_sizes", [before.get("world_size", 1)])]
     if (now := environment.get("world_size", 1)) != worlds[-1]:
@@ -298,8 +281,7 @@ def _note_world(file: Path, environment: Mapping[str, Any]) -> None:
 
 
 def check_strangers(path: Path) -> None:
-    """Raise `UserError` where a folder that holds no run yet holds anything but what one leaves that was stopped as it
-    began."""
+    """Raise `UserError` where a folder without a run holds more than one leaves that was stopped as it began."""
     ours = ("lock", "config.toml", "env.json")
     if not path.is_dir() or (path / "parents.json").exists():
         return
@@ -397,8 +379,7 @@ def _sum(index: Mapping[str, Any]) -> str:
 
 
 def files_of(path: Path) -> Iterator[str]:
-    """The files in a run folder by their names below it, in order; not those of a resume point, half written ones, or
-    those of other runs that lie in it."""
+    """Files of a run by their names below it, in order; no resume point's, half written, or other runs'."""
     for here, folders, names in os.walk(path):
         place = Path(here)
         resume = "state" if place == path else ""
@@ -407,8 +388,7 @@ def files_of(path: Path) -> Iterator[str]:
 
 
 def write_done(path: Path) -> None:
-    """Have all files of a run on the disk, as readable as others made here, and then write DONE, which vouches for
-    them."""
+    """Have all files of a run on the disk, readable as others made here; then write DONE, which vouches for them."""
     files = {name: path / name for name in files_of(path) if name not in APART}
     for file in files.values():
         share(file)
@@ -419,8 +399,8 @@ def write_done(path: Path) -> None:
 def check_finished(path: Path, *, every: bool = False, only: Sequence[str] = ()) -> None:
     """Raise `UserError` where a run is not finished, or no longer what it was when it ended.
 
-    Compares the size of every file (or of `only` these), and the content of those up to `SMALL`, or with `every` of
-    all. A run that was finished before there were checksums is taken as it is.
+    Compares sizes of all files (or `only` these), contents up to `SMALL`, or with `every` of all. A run from before
+    there were checksums is taken as it is.
     """
     if not (path / "DONE").exists():
         raise UserError(f"{str(path)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
@@ -456,10 +436,7 @@ def clear_finished(path: Path) -> None:
 
 
 def remove_run(path: Path) -> list[str]:
-    """Remove a run folder and return what was left in it: files that the run is not known to have written.
-
-    Raises `Busy` where a process works in it. Links are removed themselves, and not what they point to.
-    """
+    """Remove a run folder; return what is left, not known to be the run's. `Busy` where a process works in it."""
     with hold(path):
         try:
             known = _sums(path)
@@ -495,8 +472,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _scratch(path: Path) -> bool:
-    """Whether this is a file or folder of a run that was never moved into place: ``.result.json.123``,
-    ``.model-123``."""
+    """Whether this was never moved into place: ``.result.json.123``, ``.model-123``."""
     return re.fullmatch(r"\.(DONE|[\w-]+\.(json|toml|html|safetensors|gguf))\.\d+|\.(model|arriving)-\d+", path.name) is not None
 
 

@@ -45,10 +45,7 @@ def _fingerprint(file: Path, size: int, changed: int, inode: int) -> str:
 
 
 def share(place: Path) -> None:
-    """Let a file, or all files in a folder, be read by whoever may read what else is made here: by the umask.
-
-    safetensors makes its files readable by their owner alone.
-    """
+    """Let a file, or all in a folder, be read by whoever the umask allows; safetensors' are their owner's alone."""
     umask = os.umask(0o077)
     os.umask(umask)
     for file in place.rglob("*") if place.is_dir() else [place]:
@@ -58,8 +55,7 @@ def share(place: Path) -> None:
 
 
 def clear_dead(folder: Path, pattern: str) -> None:
-    """Remove what killed processes left half written in `folder`: what has a name like `pattern`, whose group 1 is the
-    number of a process that is no more."""
+    """Remove what killed processes left in `folder`: names like `pattern`, whose group 1 is a dead process."""
     for left in folder.iterdir():
         if (found := re.fullmatch(pattern, left.name)) and not _is_alive(int(found[1])):
             remove(left)

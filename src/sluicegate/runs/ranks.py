@@ -1,13 +1,8 @@
 """Processes that train one model together: each takes its share of every step's rows.
 
-A step's batch is drawn by every process alike, as a pure function of seed and step, and cut into one piece a
-process (the first ones have a row more where it does not come out even). Each piece's loss is divided by the whole
-batch's counts, so the gradients add up to one process's. They are added explicitly, after the backward pass, and
-not by DistributedDataParallel: its wrapper stands between an objective and the model (`model.config`, weights
-swapped in for a pass), and needs to be told which parameters a pass leaves out. What is lost is that it sends
-while it still computes. With `shard`, FSDP2 divides weights and AdamW's moments among the processes.
-
-Nothing here imports torch before it is used: a run folder knows its `Ranks`, and listing runs must stay fast.
+A step's batch is drawn by every process alike and cut into one piece a process (the first ones have a row more where
+it does not come out even). docs/design.md says why gradients are added explicitly. Nothing here imports torch before
+it is used: a run folder knows its `Ranks`, and listing runs must stay fast.
 """
 
 import atexit
@@ -84,8 +79,7 @@ class Ranks:
     # ------------------------------------------------------------------------------- a step
 
     def pieces(self, batches: Mapping[str, Any], accumulate: int) -> list[dict[str, Any]]:
-        """This process's part of a step's batches, cut into `accumulate`; `UserError` where some process would get
-        none."""
+        """This process's part of a step's batches, cut into `accumulate`; `UserError` where one would get none."""
         count = self.world * accumulate
         for name, batch in batches.items() if self.world > 1 else ():
             if (rows := len(batch.index)) < count:
@@ -113,8 +107,7 @@ class Ranks:
         return flag if self.world == 1 else self.total([float(flag)])[0] > 0
 
     def scaled(self, loss: "Tensor") -> "Tensor":
-        """The loss to go backward from: FSDP2 divides gradients by the number of processes, and here they are to add
-        up."""
+        """The loss to go backward from: FSDP2 divides gradients by the processes, and here they add up."""
         return loss * self.world if self.shard else loss
 
     def add_gradients(self, parameters: "Iterable[nn.Parameter]") -> None:
@@ -147,8 +140,8 @@ class Ranks:
     def spread(self, model: "nn.Module") -> Iterator[None]:
         """Give all processes rank 0's weights, and, with `shard`, divide them for the length of the block.
 
-        Raises `UserError` where the weights differ by more than rounding: the processes read different models. After
-        a `UserError`, which all processes raise alike, the model is whole again; after any other error it is not.
+        Raises `UserError` where the weights differ by more than rounding. After one, which all processes raise alike,
+        the model is whole again; after any other error it is not.
         """
         if self.world > 1:
             self._same(model)
@@ -222,12 +215,9 @@ def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
 
 
 def launched() -> tuple[int, int] | None:
-    """This process's rank and how many there are, as torchrun and its like say; None where nothing launched it.
-
-    Raises `UserError` where the environment contradicts itself.
-    """
-    said = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
-    if not said["WORLD_SIZE"]:
+    """This process's rank and how many there are, as torchrun and its like say; None where nothing launched it."""
+    said_rank, said_world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if not said_world:
         for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
             if os.environ.get(name, "1") != "1":
                 raise UserError(
@@ -235,23 +225,20 @@ def launched() -> tuple[int, int] | None:
                 )
         return None
     try:
-        world = int(said["WORLD_SIZE"])
-        rank = int(said["RANK"] or ("0" if world == 1 else ""))
+        world = int(said_world)
+        rank = int(said_rank or ("0" if world == 1 else ""))
     except ValueError:
         world = rank = -1
     if not 0 <= rank < world:
         raise UserError(
-            f"the environment says WORLD_SIZE={said['WORLD_SIZE']!r} and RANK={said['RANK']!r}, which cannot be. Unset both and use "
+            f"the environment says WORLD_SIZE={said_world!r} and RANK={said_rank!r}, which cannot be. Unset both and use "
             "--procs, or start with: torchrun --nproc-per-node N -m sluicegate ..."
         )
     return rank, world
 
 
 def processes(procs: int) -> int:
-    """How many processes are to train together: as many as asked for, or, with 0, as a launcher started.
-
-    Raises `UserError` where a launcher started another number than was asked for.
-    """
+    """How many processes are to train together: as many as asked for, or with 0 as a launcher started."""
     if procs < 0:
         raise UserError(f"--procs is {procs}; it is a number of processes, at least 1.")
     place = launched()
@@ -259,9 +246,8 @@ def processes(procs: int) -> int:
     if place is not None and procs not in (0, place[1]):
         launcher = "accelerate launch" if by_accelerate else "the launcher (torchrun?)"
         raise UserError(f"--procs is {procs}, but {launcher} started {place[1]} (WORLD_SIZE). Leave one of the two out.")
-    if (
-        place is None and by_accelerate and (procs > 1 or "MASTER_ADDR" in os.environ)
-    ):  # it gives an address only where several were asked for
+    several = procs > 1 or "MASTER_ADDR" in os.environ  # accelerate gives an address only where several were asked for
+    if place is None and by_accelerate and several:
         asked = f"--procs is {procs}" if procs > 1 else "several processes were asked for"
         raise UserError(
             f"{asked}, but accelerate launch started one (on CPU it does so whatever --num_processes says). Leave it out: sluicegate "
@@ -276,10 +262,7 @@ def is_launched() -> bool:
 
 
 def join(shard: bool = False) -> Ranks:
-    """Meet the other processes that a launcher started; gloo between CPUs, the accelerator's own between those (NCCL).
-
-    The group stays until the process ends. Raises `UserError` where there are more processes than accelerators here.
-    """
+    """Meet the processes that a launcher started, until this one ends; gloo between CPUs, else NCCL or its like."""
     import torch
     import torch.distributed as dist
 

@@ -1,5 +1,4 @@
-"""Divide a model's weights among processes for the length of a training loop (FSDP2), and put them together again in
-place."""
+"""Divide a model's weights among processes for the length of training (FSDP2), and join them again in place."""
 
 from collections.abc import Callable
 
@@ -17,14 +16,11 @@ def shard(model: nn.Module, world: int) -> Callable[[], None]:
     """Divide the weights of `model` among `world` processes; return a function that puts them together again.
 
     In a pass, layers (the entries of module lists) are gathered one at a time, and all that is left in one piece.
-    Afterwards the model has its own parameter objects, modules and hooks again, so that a router on it stays valid,
-    with the weights as they were trained. FSDP2 has no function for the way back: it is undone by restoring each
-    module's attributes.
+    Afterwards the model has its own parameter objects, modules and hooks again, so that a router on it stays valid.
     """
     kind = next(model.parameters()).device.type
     mesh = init_device_mesh(kind, (world,))
-    # FSDP2 changes a module's class, replaces its parameters by divided ones and adds hooks: all of it lies in the
-    # module's attributes.
+    # FSDP2 changes a module's class, its parameters and its hooks: all of it lies in the module's attributes.
     modules, put_back = list(model.modules()), note_structure(model)
     whole = dict(model.named_parameters())
     # A layer at a time is gathered in a pass, so that no process ever holds the whole model's weights and gradients.

@@ -1,5 +1,6 @@
 """Who a stage is: its dataclass, its canonical configuration, and the hash of all that decides its result."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -31,10 +32,8 @@ def source(kind: Kind, default: str = "") -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Stage(Checked):
-    """One step of an experiment: a frozen dataclass that is command line, TOML and record at once.
-
-    Its nested dataclasses (a schedule, an objective) are written flat: one namespace a stage.
-    """
+    """One step of an experiment: a frozen dataclass that is command line, TOML and record at once. Nested dataclasses
+    (a schedule, an objective) are written flat: one namespace a stage."""
 
     VERB: ClassVar[str] = ""
     VERSION: ClassVar[int] = 1
@@ -86,8 +85,7 @@ class Stage(Checked):
         return {name: value for name in named if (value := getattr(self, name))}
 
     def config(self) -> dict[str, Any]:
-        """All settings, flat, as TOML can hold them. Empty sources are left out, and settings added later at their
-        default."""
+        """All settings, flat, for TOML; without empty sources, and settings added later at their default."""
         return self._table(earliest=False, added=False)
 
     def _table(self, *, earliest: bool, added: bool) -> dict[str, Any]:
@@ -142,10 +140,7 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
 
 
 def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | None = None) -> Stage:
-    """Make a stage from flat settings; `method` is the class of its objective, where it has one.
-
-    Raises `UserError` for a setting that the stage does not have.
-    """
+    """Make a stage from flat settings, each its own; `method` is the class of its objective, where it has one."""
     left = dict(settings)
     for old, new in earlier(cls, method).items():
         if old in left:
@@ -189,26 +184,21 @@ def _build(cls: type[Any], left: dict[str, Any], method: type[Any] | None) -> An
 
 def settings_of(cls: type[Any], method: type[Any] | None = None) -> list[str]:
     """Names of all the settings of a stage, its nested ones included."""
-    names = []
-    for field in dataclasses.fields(cls):
-        default = _default(field)
-        if dataclasses.is_dataclass(default):
-            names += settings_of(method if hasattr(default, "NAME") and method else type(default))
-        else:
-            names.append(field.name)
-    return names
+    return [field.name for field in _fields(cls, method)]
 
 
 def earlier(cls: type[Any], method: type[Any] | None = None) -> dict[str, str]:
     """The names that settings had before, with those they have now."""
-    found: dict[str, str] = {}
+    return {was: field.name for field in _fields(cls, method) if (was := field.metadata.get("was"))}
+
+
+def _fields(cls: type[Any], method: type[Any] | None) -> "Iterator[dataclasses.Field[Any]]":
     for field in dataclasses.fields(cls):
         default = _default(field)
         if dataclasses.is_dataclass(default):
-            found |= earlier(method if hasattr(default, "NAME") and method else type(default))
-        elif was := field.metadata.get("was"):
-            found[was] = field.name
-    return found
+            yield from _fields(method if hasattr(default, "NAME") and method else type(default), None)
+        else:
+            yield field
 
 
 def _typed(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -241,11 +231,8 @@ def identify(stage: Stage, parents: Mapping[str, str]) -> str:
 
 
 def identities(stage: Stage, parents: Mapping[str, str]) -> tuple[str, ...]:
-    """Every hash under which a run of this stage may be found: its own first, then the one with all settings written
-    out.
-
-    The latter is that of trials made before settings added later were left out for every stage.
-    """
+    """Every hash under which a run of this stage may be found: its own, and that with all settings written out, of
+    trials made before settings added later were left out for every stage."""
     return tuple(dict.fromkeys((identify(stage, parents), _digest(stage, parents, added=True))))
 
 
@@ -264,15 +251,8 @@ def folder_name(stage: Stage, digest: str) -> str:
 
 def environment(device: str, threads: int, world_size: int = 1, shard: bool = False) -> dict[str, Any]:
     """What the run's numbers may depend on beside its settings: an allow-list, never the whole of os.environ."""
-    packages = ("sluicegate", "torch", "transformers", "numpy", "safetensors")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
     found = {
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions("sluicegate", "torch", "transformers", "numpy", "safetensors") | {"python": platform.python_version()},
         "git": _git_sha(),
         "machine": platform.machine(),
         "device": device,
@@ -281,6 +261,15 @@ def environment(device: str, threads: int, world_size: int = 1, shard: bool = Fa
         "argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
     return found | ({"shard": True} if shard else {})
+
+
+def versions(*names: str) -> dict[str, str]:
+    """The versions of packages by their names."""
+    found = dict.fromkeys(names, "not installed")
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _git_sha() -> str:

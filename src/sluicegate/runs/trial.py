@@ -1,9 +1,5 @@
-"""Trials: experiments in one stage each, one file a trial, found by looking.
-
-A trial trains one arm of an experiment, measures it, and returns named numbers and curves; a
-recipe lists its arms, says which claims the numbers are to bear out, and which pictures to draw.
-Files here import torch inside their functions only, so that reading a command line stays fast.
-"""
+"""Trials: experiments in one stage each. One trains one arm, measures it, and returns named numbers and curves; a
+recipe lists arms, which claims the numbers are to bear out, and which pictures to draw."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,11 +34,8 @@ def outcome(
     flops: float,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> dict[str, Any]:
-    """What a trial's `run` returns: its numbers, FLOPs of training, and curves by name as (x, y).
-
-    What is not finite is written as None, since JSON has no NaN. Raises `KeyError` for a measure
-    that the trial does not declare.
-    """
+    """What a trial's `run` returns: its numbers, FLOPs of training, and curves by name as (x, y); None for what is not
+    finite, since JSON has no NaN. Raises `KeyError` for a measure that the trial does not declare."""
     for name in measures:
         if name not in trial.MEASURES:
             raise KeyError(f"{trial.VERB} declares no measure {name!r}")

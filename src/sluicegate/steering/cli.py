@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,11 @@ from sluicegate.cli.command import Verb, print_json, several, summary_of
 from sluicegate.cli.progress import watching
 from sluicegate.errors import UserError
 from sluicegate.execution.runner import run_stage
-from sluicegate.runs.directory import result_of
+from sluicegate.runs.directory import RunContext, result_of
 from sluicegate.runs.trial import Trial
-from sluicegate.steering.fit_stage import OnModel, SteerFit
+from sluicegate.steering.fit_stage import DEFAULT, OnModel, SteerFit
+from sluicegate.steering.prompts import HELD_OUT
+from sluicegate.steering.reading import read_prompts
 from sluicegate.steering.score_stage import SteerScore
 from sluicegate.steering.twins_stage import SteerTwins
 from sluicegate.values.ranges import Dtype
@@ -62,11 +65,12 @@ class Apply:
     """Print the answers as the last line."""
 
     def run(self) -> int:
+        import torch
+
         from sluicegate.steering.dose import calibrate, curve
-        from sluicegate.steering.fit_stage import DEFAULT
         from sluicegate.steering.io import load_vector, save
-        from sluicegate.steering.prompts import HELD_OUT
-        from sluicegate.steering.reading import read_prompts
+        from sluicegate.steering.score import generate
+        from sluicegate.steering.vector import SteeringSet
 
         if not self.dose:
             raise UserError("--dose needs at least one number, such as --dose 0.5 1 2.")
@@ -80,29 +84,32 @@ class Apply:
         template = False if self.plain or vector.made_from.get("plain") else None
         with watching() as progress:
             name = self.model or str(vector.made_from.get("model") or DEFAULT)
-            model, tokenizer = _loaded(name, self.dtype, progress)
-            how: dict[str, Any] = {"template": template}
+            progress(f"loading {name}", 0, 1, {})
+            model, tokenizer = OnModel(model=name, dtype=self.dtype).load()
+            progress(f"loading {name}", 1, 1, {})
             if self.kl:
                 progress("calibrating", 0, 1, {})
-                vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, **how)
-            kls = [float(v) for v in curve(vector, model, tokenizer, prompts, self.dose, **how)]
-            answers = _answers(vector, model, tokenizer, prompts, self.dose, self.new_tokens, template, progress)
+                vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, template=template)
+            kls = [float(v) for v in curve(vector, model, tokenizer, prompts, self.dose, template=template)]
+            dosed = torch.stack([dose * vector.values for dose in (0.0, *self.dose)])
+            some, run = SteeringSet(dosed, vector.module, vector.tokens), RunContext("", progress)
+            plain, *steered = generate(model, tokenizer, some, prompts, new_tokens=self.new_tokens, template=template, run=run)
         unit = f", dose 1 is {vector.made_from['dose']:.3g} times the file's vector" if self.kl else ""
         print(f"{name}, {vector.module}, tokens: {vector.tokens}, norm {vector.norm:.4g}{unit}")
         for n, prompt in enumerate(prompts):
             print(f"\n{prompt}")
-            _print_answer("unsteered", answers["unsteered"][n])
-            for dose, kl in zip(self.dose, kls, strict=True):
-                _print_answer(f"dose {dose:g}, KL {kl:.2f}", answers[f"{dose:g}"][n])
+            _print_answer("unsteered", plain[n])
+            for dose, kl, texts in zip(self.dose, kls, steered, strict=True):
+                _print_answer(f"dose {dose:g}, KL {kl:.2f}", texts[n])
         if self.save:
             path = save(vector * self.dose[0], self.save)
             print(f"\nsaved: {path}")
             if path.suffix == ".gguf" and vector.tokens != "all":
                 print(f"note: llama.cpp steers every token, also those that this vector spares (tokens: {vector.tokens}).")
         if self.json:
-            doses = [{"dose": d, "kl": k, "answers": answers[f"{d:g}"]} for d, k in zip(self.dose, kls, strict=True)]
-            found = {"model": name, "module": vector.module, "norm": vector.norm, "prompts": prompts, "unsteered": answers["unsteered"]}
-            print_json(found | {"doses": doses, "saved": self.save})
+            by_dose = [{"dose": d, "kl": k, "answers": texts} for d, k, texts in zip(self.dose, kls, steered, strict=True)]
+            found = {"model": name, "module": vector.module, "norm": vector.norm, "prompts": prompts, "unsteered": plain}
+            print_json(found | {"doses": by_dose, "saved": self.save})
         return 0
 
 
@@ -128,43 +135,11 @@ class Report:
         return 0
 
 
-def _loaded(name: str, dtype: Dtype, progress: Any) -> Any:
-    progress(f"loading {name}", 0, 1, {})
-    loaded = OnModel(model=name, dtype=dtype).load()
-    progress(f"loading {name}", 1, 1, {})
-    return loaded
-
-
-def _answers(
-    vector: Any,
-    model: Any,
-    tokenizer: Any,
-    prompts: list[str],
-    doses: tuple[float, ...],
-    new_tokens: int,
-    template: bool | None,
-    progress: Any,
-) -> dict[str, list[str]]:
-    """The answers to every prompt, unsteered and by dose."""
-    import torch
-
-    from sluicegate.runs.directory import RunContext
-    from sluicegate.steering.score import generate
-    from sluicegate.steering.vector import SteeringSet
-
-    values = torch.stack([dose * vector.values for dose in (0.0, *doses)])
-    some = SteeringSet(values, vector.module, vector.tokens)
-    texts = generate(model, tokenizer, some, prompts, new_tokens=new_tokens, template=template, run=RunContext("", progress))
-    return dict(zip(["unsteered", *(f"{dose:g}" for dose in doses)], texts, strict=True))
-
-
 def _print_answer(label: str, text: str) -> None:
-    import textwrap
-
-    lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, WIDE) or [""]] or ["(nothing)"]
     print(f"  {label}")
-    for line in lines:
-        print(f"    {line}".rstrip())
+    for line in text.strip().splitlines() or ["(nothing)"]:
+        for part in textwrap.wrap(line, WIDE) or [""]:
+            print(f"    {part}".rstrip())
 
 
 def _page(folder: Path, path: Path) -> Path:
@@ -187,8 +162,7 @@ MADE_FROM = {"twins": "--vector", "score": "--vectors"}
 
 
 def _action(action: str) -> Verb:
-    """`steer fit`, `steer twins`, `steer score`: a stage each, whose first word without dashes names what it is made
-    from."""
+    """A stage's verb; its first word without dashes names what the stage is made from."""
     cls = STAGES[action]
 
     def call(words: list[str]) -> int:

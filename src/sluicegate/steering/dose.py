@@ -1,8 +1,4 @@
-"""How much of a vector: the dose that changes the model by a given KL, and what every dose does.
-
-A dose is a multiple of the vector as it is. KL is KL(steered || plain) in nats a token over the steered model's own
-greedy answer.
-"""
+"""How much of a vector, in multiples of it: the dose of a given KL from the model, and what each dose does."""
 
 from collections.abc import Sequence
 
@@ -12,18 +8,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sluicegate.errors import UserError
-from sluicegate.runs.directory import RunContext
 from sluicegate.steering.parts import Slice
-from sluicegate.steering.prompts import Rule, prompt_ids
-from sluicegate.steering.score import Floats, continuation, generate, shown
+from sluicegate.steering.prompts import prompt_ids
+from sluicegate.steering.score import Floats, continuation
 from sluicegate.steering.vector import SteeringVector
-from sluicegate.values.curves import Curve
 
 
 @torch.no_grad()
 def kl_to_plain(model: PreTrainedModel, ids: Sequence[Tensor], v: SteeringVector, doses: Sequence[float], *, tokens: int = 12) -> Floats:
-    """[doses, prompts] KL(dose * v || plain model), in nats a token, over the plain model's greedy answer of `tokens`
-    tokens."""
+    """[doses, prompts] KL(dose * v || plain model), nats a token, over the plain greedy answer of `tokens`."""
     found = np.zeros((len(doses), len(ids)))
     for p, prompt in enumerate(ids):
         full = continuation(model, prompt, None, tokens - 1, stops=False)[0] if tokens > 1 else prompt
@@ -45,11 +38,7 @@ def calibrate(
     most: float = 64.0,
     template: bool | None = None,
 ) -> SteeringVector:
-    """The multiple of `v` whose KL to the plain model (see `kl_to_plain`, mean over prompts) is `kl` nats a token,
-    within 2 %.
-
-    Raises `UserError` where no dose up to `most` reaches it: the vector has no such effect.
-    """
+    """The multiple of `v` whose mean `kl_to_plain` is `kl` within 2 %; `UserError` for a dose over `most`."""
     if not kl > 0:
         raise UserError(f"a KL budget is more than 0 nats; got {kl:g}.")
     ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]
@@ -85,29 +74,3 @@ def curve(
     """[doses] mean KL to the plain model at every dose (see `kl_to_plain`)."""
     ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]
     return np.asarray(kl_to_plain(model, ids, v, doses, tokens=tokens).mean(1))
-
-
-def response(
-    v: SteeringVector,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    doses: Sequence[float],
-    rule: Rule,
-    *,
-    new_tokens: int = 40,
-    template: bool | None = None,
-    run: RunContext | None = None,
-) -> Curve:
-    """The behaviour's rate against the dose, as a curve: "effort" is the dose, "recall" the share of answers that show
-    it.
-
-    One row, as there is one vector; `Curve.effort_to(.5)` is the dose at which half of the answers show the behaviour.
-    """
-    run = run or RunContext()
-    rates = []
-    for number, dose in enumerate(doses, start=1):
-        texts = generate(model, tokenizer, v * dose if dose else None, prompts, new_tokens=new_tokens, template=template)
-        rates.append(float(shown(texts, rule).mean()))
-        run.progress("doses", number, len(doses), {"rate": rates[-1]})
-    return Curve(tuple(map(float, doses)), (tuple(rates),), (0,), unit="dose", attack=f"dose:{rule.name}:{new_tokens}")

@@ -28,8 +28,7 @@ class OnModel(Trial):
     """What the three have in common: a model, and prompts as its user's turn."""
 
     model: str = source("model")
-    """Folder, run folder, fetched model or hub id; default: the model of the vector it is made from, else
-    smollm2-135m."""
+    """Folder, run folder, fetched model or hub id; default: the one the vector was made on, else smollm2-135m."""
     prompts: str = ""
     """File of prompts, one a line, or JSONL with `prompt`; without it, packaged ones."""
     prompts_content: str = ""
@@ -80,8 +79,7 @@ class SteerFit(OnModel):
     }
 
     variant: Literal["meandiff", "pca", "melbo", "random"] = setting("meandiff", was="arm")
-    """How: mean difference, first principal component of the pairs, MELBO, or a random vector of its norm (a
-    control)."""
+    """How: mean difference, first principal component of pairs, MELBO, or a random vector of its norm (control)."""
     behaviour: str = "code"
     """A packaged behaviour (code, list, json, html, french, verse, story, first-person); or for prompts of yours a
     rule: a rule's name, regex:PATTERN, or words:a,b,c."""
@@ -140,12 +138,11 @@ class SteerFit(OnModel):
         return own.positive, own.negative
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        import numpy as np
         import torch
 
         from sluicegate.steering.dose import calibrate, curve
         from sluicegate.steering.io import SET, VECTOR, save
-        from sluicegate.steering.score import generate
+        from sluicegate.steering.score import behaviour_rate, generate
         from sluicegate.steering.vector import SteeringSet
 
         model, tokenizer = self.load()
@@ -154,11 +151,10 @@ class SteerFit(OnModel):
         if self.kl:
             vector = calibrate(vector, model, tokenizer, prompts, kl=self.kl, template=self.template)
         vector = self._signed(vector)
-        how: dict[str, Any] = {"template": self.template}
-        kls = [float(v) for v in curve(vector, model, tokenizer, prompts, DOSES, **how)]
+        kls = [float(v) for v in curve(vector, model, tokenizer, prompts, DOSES, template=self.template)]
         dosed = SteeringSet(torch.stack([dose * vector.values for dose in DOSES]), vector.module, vector.tokens)
-        texts = generate(model, tokenizer, dosed, prompts, new_tokens=self.new_tokens, run=run, **how)
-        rates = [float(np.mean([rule.shows(text) for text in row])) for row in texts]
+        texts = generate(model, tokenizer, dosed, prompts, new_tokens=self.new_tokens, template=self.template, run=run)
+        rates = list(map(float, behaviour_rate(texts, rule)))
         if run.path != Path():
             save(vector, run.path / VECTOR)
             if several is not None:
@@ -181,11 +177,7 @@ class SteerFit(OnModel):
         return found | {"prompts": list(prompts), "answers": answers, "rule": rule.says, "module": self.module, "warnings": warnings}
 
     def fitted(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        contrast: tuple[tuple[str, ...], tuple[str, ...]],
-        run: "RunContext",
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", contrast: tuple[tuple[str, ...], ...], run: "RunContext"
     ) -> "tuple[SteeringVector, SteeringSet | None]":
         """The vector, from these positive and negative prompts; with MELBO, all that it found, too."""
         import torch
@@ -196,12 +188,8 @@ class SteerFit(OnModel):
 
         if self.variant == "melbo":
             return self._searched(model, tokenizer, run)
-        how: dict[str, Any] = {"template": self.template, "run": run}
-        if self.variant == "pca":
-            return PCA(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(
-                model, tokenizer, *contrast, **how
-            ), None
-        vector = MeanDiff(module=self.module, read=self.read, tokens=self.tokens, scale=self.scale).fit(model, tokenizer, *contrast, **how)
+        method = (PCA if self.variant == "pca" else MeanDiff)(self.module, self.read, self.tokens, self.scale)
+        vector = method.fit(model, tokenizer, *contrast, template=self.template, run=run)
         if self.variant == "random":
             draw = torch.Generator().manual_seed(seed_of(self.seed, "random base"))
             values = torch.randn(len(vector.values), generator=draw, dtype=torch.float64)
@@ -234,8 +222,7 @@ class SteerFit(OnModel):
         """Mean norm of the module's output at the last token of the prompts."""
         from sluicegate.steering.meandiff import activations
 
-        prompts = self.texts(TRAINING)
-        found = activations(model, tokenizer, prompts, self.module, "last", template=self.template, run=run)
+        found = activations(model, tokenizer, self.texts(TRAINING), self.module, "last", template=self.template, run=run)
         return float(found.norm(dim=1).mean())
 
     def _signed(self, vector: "SteeringVector") -> "SteeringVector":
@@ -250,8 +237,7 @@ def rule_of_behaviour(text: str) -> Rule:
 
 
 def places(model: str, module: str, target: str) -> tuple[str, str]:
-    """The modules that are steered and changed: as given, else the layer at two fifths of the depth, and one a sixth of
-    it further.
+    """The modules that are steered and changed: as given, else at two fifths of the depth, and a sixth further.
 
     In SmolLM2-135M these are layers 12 and 17 of 30: of the layers tried there (10 to 17, on training and validation
     prompts), 12 is where three times the code vector shows code and twins of it come most easily.
@@ -277,8 +263,7 @@ def as_file(name: str, value: str, file: str) -> dict[str, Any]:
 
 
 def sha(*files: str) -> str:
-    """sha256 of files' content, of what is given of them; empty without any. `UserError` where there is no such
-    file."""
+    """sha256 of the content of the files that are given; empty without any, `UserError` for none there."""
     named = [Path(name).expanduser() for name in files if name]
     for path in named:
         if not path.is_file():

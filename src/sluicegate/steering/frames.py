@@ -1,5 +1,4 @@
-"""Sets of mutually orthogonal vectors: the nearest one, one with a common direction, and projections. All in
-float64."""
+"""Sets of orthonormal vectors: the nearest, one with a common direction, projections. All in float64."""
 
 import torch
 from torch import Tensor
@@ -28,11 +27,8 @@ def basis(rows: Tensor) -> Tensor:
 
 
 def lowdin(rows: Tensor) -> Tensor:
-    """[k, d] the orthonormal rows nearest to the given ones, taken at length 1 (symmetric orthogonalisation).
-
-    Source: Löwdin 1950: ``(M M^T)^(-1/2) M``. The rows must be linearly independent; the more they are not, the farther
-    the result.
-    """
+    """[k, d] the orthonormal rows nearest to the given ones (independent, taken at length 1): Löwdin 1950's symmetric
+    orthogonalisation ``(M M^T)^(-1/2) M``."""
     rows = unit(rows.double())
     for _ in range(2):  # the second time takes out what rounding left of the first
         values, vectors = torch.linalg.eigh(rows @ rows.T)
@@ -61,7 +57,6 @@ def simplex(common: Tensor, fillers: Tensor) -> Tensor:
 
 
 def tangent(gradient: Tensor, frame: Tensor) -> Tensor:
-    """[k, d] the part of a gradient that turns the orthonormal rows of `frame` without bending their angles (Stiefel
-    manifold)."""
+    """[k, d] the part of a gradient that turns `frame` and keeps its rows orthonormal (Stiefel manifold)."""
     product = gradient @ frame.T
     return gradient - 0.5 * (product + product.T) @ frame

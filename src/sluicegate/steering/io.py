@@ -1,19 +1,17 @@
-"""Read steering vectors: what `save` writes (safetensors, GGUF), and other libraries' forms.
+"""Read steering vectors: what `save` writes (safetensors, GGUF), and other libraries' forms (`from_layers`).
 
-- steering-vectors (the library) keeps a mapping from layer to tensor and a layer type in memory and defines no file:
-  `from_layers` takes the mapping, and `read_layers` the same mapping saved as safetensors.
-
-Nothing is unpickled. What is no vector (another width in one set, NaN, a pickle, a model) is refused with a
-`UserError`.
+Nothing is unpickled. What is no vector (widths that differ, NaN, a pickle, a model) is refused with a `UserError`.
 """
 
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sluicegate.errors import UserError
@@ -48,13 +46,9 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
 # ----------------------------------------------------------------------------------------- our own form
 
 
-def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet:
-    """Read what `save` wrote, or a control vector of one layer; a run folder stands for the file in it, `prefer` where
-    it has several.
-
-    Raises `UserError` for a file that is damaged, of another kind, or pickled.
-    """
-    place = find(path, prefer)
+def load(path: str | Path) -> SteeringVector | SteeringSet:
+    """What `save` wrote, or a control vector of one layer; a run folder stands for the file in it, its set first."""
+    place = find(path)
     if place.suffix == ".gguf":
         layers = read_gguf(place)
         if len(layers) > 1:
@@ -82,10 +76,7 @@ def load(path: str | Path, *, prefer: str = SET) -> SteeringVector | SteeringSet
 
 
 def load_vector(path: str | Path, index: int | None = None) -> SteeringVector:
-    """Read one vector: the file's, or number `index` of its set, or of a control vector's layers.
-
-    Raises `UserError` where there are several and `index` is None, or where there is no such one.
-    """
+    """One vector: the file's, or number `index` of its set, or of a control vector's layers."""
     place = find(path, VECTOR if index is None else SET)
     if place.suffix == ".gguf" and index is not None:
         layers = read_gguf(place)
@@ -107,14 +98,11 @@ def load_vector(path: str | Path, index: int | None = None) -> SteeringVector:
 def load_set(path: str | Path) -> SteeringSet:
     """Read a set; a single vector becomes a set of one."""
     found = load(path)
-    if isinstance(found, SteeringSet):
-        return found
-    return SteeringSet(found.values[None], module=found.module, tokens=found.tokens, made_from=found.made_from)
+    return found if isinstance(found, SteeringSet) else SteeringSet(found.values[None], found.module, found.tokens, found.made_from)
 
 
 def find(path: str | Path, prefer: str = SET) -> Path:
-    """The vector's file: the path itself, or the one in a run folder. Raises `UserError` where there is none, or a
-    pickle."""
+    """The vector's file: the path, or the one in a run folder. `UserError` for a pickle, or none."""
     place = Path(path).expanduser()
     if place.is_dir():
         for name in (prefer, SET, VECTOR):
@@ -136,11 +124,7 @@ def find(path: str | Path, prefer: str = SET) -> Path:
 
 
 def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
-    """The vectors of a control vector file by layer, from 0: ours, repeng's or llama.cpp's.
-
-    `stem` is the path of the model's list of layers, "model.layers" where nothing in the file says otherwise. Raises
-    `UserError` for a file that is no GGUF, is a model, or holds directions that cannot be read.
-    """
+    """The vectors of a control vector file by layer, from 0; `stem`: where layers lie, if the file does not say it."""
     import gguf
 
     path = Path(path)
@@ -155,11 +139,10 @@ def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
     stem = stem or STEMS.get(hint, "model.layers")
     found = {}
     for name, kind, data in tensors:
-        match = re.fullmatch(r"direction\.(\d+)", name)
-        if not match:
-            if name.startswith("direction."):
-                raise UserError(f"{str(path)!r}: the tensor {name!r} names no layer; expected direction.N.")
+        if not name.startswith("direction."):
             continue
+        if not (match := re.fullmatch(r"direction\.(\d+)", name)):
+            raise UserError(f"{str(path)!r}: the tensor {name!r} names no layer; expected direction.N.")
         if kind not in ("F32", "F16", "F64") or data.ndim != 1:
             raise UserError(
                 f"{str(path)!r}: {name} is of type {kind} with {data.ndim} dimension(s); expected one row of float32 or float16."
@@ -182,22 +165,20 @@ def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
 
 def _ours(text: Any) -> dict[str, Any]:
     """What `write_gguf` noted of a vector; nothing where another program wrote the file."""
-    try:
-        found = json.loads(text) if isinstance(text, str) else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    with suppress(ValueError):
+        if isinstance(text, str) and isinstance(found := json.loads(text), dict):
+            return found
+    return {}
 
 
 # ------------------------------------------------------------------------- other libraries' objects
 
 
 def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = "", tokens: str = "all") -> dict[int, SteeringVector]:
-    """Vectors by layer from another library's object, or a mapping from layer to tensor or array.
+    """Vectors by layer, from 0, of another library's object, or a mapping from layer to tensor or array.
 
     Known are steering-vectors' `SteeringVector` (`layer_activations`, `layer_type`) and repeng's `ControlVector`
-    (`directions`, `model_type`); the libraries themselves are not needed. Layers are counted from 0, a negative one
-    from no end: give it counted from 0.
+    (`directions`, `model_type`); the libraries themselves are not needed.
     """
     hint = str(getattr(source, "model_type", ""))
     layers = getattr(source, "layer_activations", None) or getattr(source, "directions", None) or source
@@ -224,8 +205,7 @@ def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = ""
 
 
 def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str = "") -> dict[int, SteeringVector]:
-    """The same from a safetensors file with a tensor a layer, named ``layer_activations.N`` or ``N``; `layer_type` may
-    be metadata."""
+    """The same from safetensors with tensors ``layer_activations.N`` or ``N``; `layer_type` may be metadata."""
     place = Path(path)
     if place.suffix.lower() in PICKLES:
         raise UserError(_pickled(place))
@@ -241,8 +221,6 @@ def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import safe_open
-
     with reading(path, "It is no readable safetensors file."), safe_open(check_readable(path), framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 

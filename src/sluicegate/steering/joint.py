@@ -19,11 +19,9 @@ from sluicegate.runs.directory import RunContext
 from sluicegate.steering.frames import basis, lowdin, simplex, tangent, without
 
 Loss = Callable[[int, Tensor], Tensor]
-"""(number of the prompt, vectors [b, d]) -> [b] how far each is from the base's effect; gradients flow to the
-vectors."""
+"""(number of the prompt, vectors [b, d]) -> [b] distance from the base's effect, with gradients."""
 Each = Callable[[int, Tensor, float, float], bool | None]
-"""Called after every step with its number, the vectors so far [k, d], the CPU seconds spent and the mean loss; True
-ends the search."""
+"""Called after a step: its number, vectors so far [k, d], CPU seconds, mean loss; True ends the search."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,8 @@ class Descent:
 
     steps: int
     rate: float
-    """Length of the first step of a row, as a share of its length; falls to .03 of that along a half cosine.
-
-    A step sees one prompt a twin; only small ones at the end average over prompts."""
+    """Length of a row's first step as a share of its own; falls to .03 of that along a half cosine, as only small
+    steps, of one prompt a twin each, average over prompts."""
     cap: float
     """Largest length of a twin; 0: none."""
     start: float
@@ -77,10 +74,9 @@ def descend(
     each: Each | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `run` where it was interrupted.
+    """[k, d] twins of `base` [d]; deterministic in the seed, and resumed from `run`.
 
-    `start` [k, d]: where to begin; by default all share the direction in which the loss falls fastest, and are else
-    random.
+    `start` [k, d]: where to begin; by default random, but for the direction in which the loss falls fastest in all.
     """
     begun = time.process_time()
     groups = min(prompts, max(k // how.together, 1))

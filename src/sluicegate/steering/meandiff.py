@@ -1,7 +1,6 @@
 """Steering vectors from contrastive prompts: the mean difference of activations.
 
-Source: Rimsky et al. 2023, "Steering Llama 2 via Contrastive Activation Addition" (arXiv 2312.06681); here read from
-prompts alone.
+Source: Rimsky et al. 2023 (arXiv 2312.06681); here read from prompts alone.
 """
 
 from collections.abc import Sequence
@@ -44,8 +43,7 @@ class Contrast:
         template: bool | None = None,
         run: RunContext | None = None,
     ) -> SteeringVector:
-        """The vector, which says what it was made from. Raises `UserError` for prompts that the method cannot take (see
-        `check`), and where the two sides do not differ."""
+        """The vector. Raises `UserError` for what `check` refuses, and where the sides do not differ."""
         self.check(len(positive), len(negative))
         rows = activations(model, tokenizer, [*positive, *negative], self.module, self.read, template=template, run=run)
         made_from = {

@@ -2,55 +2,45 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sluicegate.runs.directory import RunContext
-    from sluicegate.steering.prompts import Rule
-    from sluicegate.steering.vector import SteeringSet, SteeringVector
+from sluicegate.engine.sampling import seed_of
+from sluicegate.runs.directory import RunContext
+from sluicegate.steering.dose import curve
+from sluicegate.steering.prompts import Rule, prompt_ids
+from sluicegate.steering.score import behaviour_rate, generate, kl
+from sluicegate.steering.vector import SteeringSet, SteeringVector, steered
 
-SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
-"""The mean of the first so many twins is scored."""
 AT_ONCE = 32
 """Vectors whose answers are written between two resume points."""
 
 
+@dataclass(frozen=True)
 class Measured:
-    """A base vector and its twins on held-out prompts, measured part by part, each kept in the run folder once it is
-    done."""
+    """A base and its twins on held-out prompts, part by part, each kept in the run folder once it is done."""
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        base: "SteeringVector",
-        twins: "SteeringSet | None",
-        prompts: Sequence[str],
-        rule: "Rule",
-        *,
-        new_tokens: int,
-        kl_tokens: int,
-        template: bool | None,
-        seed: int,
-        run: "RunContext",
-    ) -> None:
-        self.model, self.tokenizer, self.base, self.twins = model, tokenizer, base, twins
-        self.prompts, self.rule, self.run, self.seed = list(prompts), rule, run, seed
-        self.new_tokens, self.kl_tokens, self.template = new_tokens, kl_tokens, template
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    base: SteeringVector
+    twins: SteeringSet | None
+    prompts: Sequence[str]
+    rule: Rule
+    new_tokens: int
+    kl_tokens: int
+    template: bool | None
+    seed: int
+    run: RunContext
 
     def rows(self, *, randoms: int, means: Sequence[int]) -> list[dict[str, Any]]:
-        """One row a vector: the unsteered model, the base, random vectors of its norm, means of the first k twins with
-        controls, the twins.
-
-        Without tokens for an answer only KLs are measured. The controls: the mean brought to the base's norm, and the
-        base brought to the mean's, which orthogonality makes short.
-        """
-        import torch
-
+        """One row a vector: the unsteered model, the base, random vectors of its norm, the twins, and the mean of the
+        first k with its controls: brought to the base's norm, and the base brought to its own, which orthogonality
+        makes short. Without tokens for an answer only KLs are measured."""
         base, twins = self.base.values, self.twins
         named: list[tuple[dict[str, Any], Tensor]] = [
             ({"who": "unsteered", "group": "unsteered"}, torch.zeros_like(base)),
@@ -84,32 +74,22 @@ class Measured:
         ]
 
     def dose(self, doses: Sequence[float]) -> dict[str, list[float]]:
-        """KL from the unsteered model and the behaviour's rate at each dose, of the base and of one random vector of
-        its norm."""
-        import dataclasses
-
-        import numpy as np
-        import torch
-
-        from sluicegate.steering.dose import curve
-
+        """KL from the unsteered model and rate at each dose, of the base and of a random vector of its norm."""
         found: dict[str, list[float]] = {"dose": list(doses)}
         for before, direction in (("", self.base.values), ("random_", self.random(1)[0])):
-            vector = dataclasses.replace(self.base, values=direction)
+            vector = replace(self.base, values=direction)
 
-            def make(vector: "SteeringVector" = vector) -> dict[str, Any]:
+            def make(vector: SteeringVector = vector) -> dict[str, Any]:
                 how: dict[str, Any] = {"tokens": self.kl_tokens, "template": self.template}
                 return {"kl": [float(v) for v in curve(vector, self.model, self.tokenizer, self.prompts, doses, **how)]}
 
             texts = self.answers(f"{before}dose-answers", torch.stack([dose * direction for dose in doses]))
             found[f"{before}kl"] = self._once(f"{before}dose-kl", make)["kl"]
-            found[f"{before}rate"] = [float(np.mean([self.rule.shows(text) for text in row])) for row in texts]
+            found[f"{before}rate"] = list(map(float, behaviour_rate(texts, self.rule)))
         return found
 
-    def kl(self, name: str, base: "SteeringVector", values: "Tensor") -> tuple[list[list[float]], list[list[float]]]:
-        """([k][p], [k][p]) KL from the base over several tokens of its answer and at the last prompt token, in nats a
-        token."""
-        from sluicegate.steering.score import kl
+    def kl(self, name: str, base: SteeringVector, values: Tensor) -> tuple[list[list[float]], list[list[float]]]:
+        """([k][p], [k][p]) KL from the base, nats a token: over its answer, and at the last prompt token."""
 
         def make() -> dict[str, Any]:
             how: dict[str, Any] = {"tokens": self.kl_tokens, "template": self.template, "run": self.run}
@@ -119,17 +99,14 @@ class Measured:
         kept = self._once(name, make)
         return kept["several"], kept["last"]
 
-    def answers(self, name: str, values: "Tensor") -> list[list[str]]:
+    def answers(self, name: str, values: Tensor) -> list[list[str]]:
         """[k][p] greedy answers; kept every `AT_ONCE` vectors."""
-        from sluicegate.steering.score import generate
-        from sluicegate.steering.vector import SteeringSet
-
         found: list[list[str]] = []
         for start in range(0, len(values), AT_ONCE):
             self.run.progress(name, start, len(values), {})
             some = SteeringSet(values[start : start + AT_ONCE], self.base.module, self.base.tokens)
 
-            def make(some: "SteeringSet" = some) -> dict[str, Any]:
+            def make(some: SteeringSet = some) -> dict[str, Any]:
                 texts = generate(self.model, self.tokenizer, some, self.prompts, new_tokens=self.new_tokens, template=self.template)
                 return {"texts": [list(row) for row in texts]}
 
@@ -137,12 +114,8 @@ class Measured:
         self.run.progress(name, len(values), len(values), {})
         return found
 
-    def random(self, count: int) -> "Tensor":
+    def random(self, count: int) -> Tensor:
         """[count, d] directions drawn from the seed, each of the base's norm."""
-        import torch
-
-        from sluicegate.engine.sampling import seed_of
-
         draw = torch.Generator().manual_seed(seed_of(self.seed, "random vectors"))
         made = torch.randn(max(count, 1), len(self.base.values), generator=draw, dtype=torch.float64)[:count]
         scaled: Tensor = made * (self.base.norm / made.norm(dim=1, keepdim=True))
@@ -159,7 +132,6 @@ class Measured:
 
 def counted(rows: Sequence[Mapping[str, Any]], *, bound: float, share: float) -> dict[str, float]:
     """The numbers of a table of rows (see `Measured.rows`) that claims can speak of; what no row tells is left out."""
-    import numpy as np
 
     def of(group: str) -> list[Mapping[str, Any]]:
         return [row for row in rows if row["group"] == group]
@@ -194,40 +166,8 @@ def counted(rows: Sequence[Mapping[str, Any]], *, bound: float, share: float) ->
     return found
 
 
-MEASURES = {
-    "twins": "twins within --bound nats a token of the base that show the behaviour on --share of the held-out prompts or more",
-    "near": "twins within --bound nats a token of the base, whatever they show",
-    "near_third": "twins whose KL to the base is at most a third of the unsteered model's",
-    "rate": "share of the twins' held-out answers that show the behaviour",
-    "kl_median": "KL(base || twin) over several tokens, nats a token: median over twins of the median over held-out prompts",
-    "kl_last_median": "the same at the last token of the prompt",
-    "kl_share": "kl_median as a share of the unsteered model's KL",
-    "max_norm_ratio": "largest norm of a twin, in norms of the base",
-    "max_cos": "largest |cosine| between any two of the base and its twins",
-    "base_norm": "norm of the base vector",
-    "base_rate": "share of the base's held-out answers that show the behaviour",
-    "unsteered_rate": "share of the unsteered model's held-out answers that show it",
-    "unsteered_kl": "KL(base || unsteered) over several tokens, nats a token",
-    "random_rate": "share of the answers that show it, of random vectors of the base's norm",
-    "random_kl": "KL(base || random vector) over several tokens, nats a token",
-    **{
-        f"{name}_{k}_{what}": said.format(k)
-        for k in SIZES
-        for name, what, said in (
-            ("mean", "rate", "share of the held-out answers that show it, of the mean of the first {} twins"),
-            ("mean", "kl", "KL(base || mean of the first {} twins), nats a token"),
-            ("raised", "rate", "share that shows it, of the mean of {} brought to the base's norm"),
-            ("scaled", "rate", "share that shows it, of the base brought to the norm of the mean of {}"),
-        )
-    },
-}
-"""What `counted` may give, and `max_cos`."""
-
-
 def curves(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, tuple[list[float], list[float]]]:
     """KL and norm by index, and the number of twins by KL: of all, and of those that show the behaviour."""
-    import numpy as np
-
     twins = [row for row in rows if row["group"] == "twins"]
     if not twins:
         return {}
@@ -244,10 +184,9 @@ def curves(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, tuple[l
 
 
 def preview(
-    tokenizer: "PreTrainedTokenizerBase", base: "SteeringVector", prompts: Sequence[str], template: bool | None
+    tokenizer: PreTrainedTokenizerBase, base: SteeringVector, prompts: Sequence[str], template: bool | None
 ) -> list[dict[str, Any]]:
-    """Which tokens the base was read from, in a positive and a negative prompt, and which are steered in a held-out
-    one."""
+    """Which tokens the base was read from, in a prompt of either side, and which it steers in held-out ones."""
     made = base.made_from
     lines = []
     if read := str(made.get("read", "")):
@@ -261,18 +200,13 @@ def preview(
     return lines
 
 
-def _pieces(tokenizer: "PreTrainedTokenizerBase", text: str, tokens: str, yes: str, no: str, template: bool | None) -> list[list[str]]:
-    import torch
-
-    from sluicegate.steering.prompts import prompt_ids
-    from sluicegate.steering.vector import steered
-
+def _pieces(tokenizer: PreTrainedTokenizerBase, text: str, tokens: str, yes: str, no: str, template: bool | None) -> list[list[str]]:
     ids = prompt_ids(tokenizer, text, template)
     where = steered(tokens, torch.arange(len(ids))[None], begun=False)[0].tolist()
     shown = [re.sub(r"\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n", str(tokenizer.decode([i]))) for i in ids.tolist()]
     return [[piece, yes if is_in else no] for piece, is_in in zip(shown, where, strict=True)]
 
 
-def _lists(table: "np.ndarray") -> list[list[float]]:
+def _lists(table: np.ndarray) -> list[list[float]]:
     """Rounding in float32 leaves about 1e-7 of a KL that is 0, of either sign."""
     return [[float(v) if v > 1e-6 else 0.0 for v in row] for row in table]

@@ -66,11 +66,7 @@ class MELBO:
         template: bool | None = None,
         run: RunContext | None = None,
     ) -> SteeringSet:
-        """The vectors, in the order in which they were found; batches that are finished are kept in `run`.
-
-        Raises `UserError` for more orthogonal vectors than the module has numbers, and for a target that the source
-        cannot change.
-        """
+        """The vectors, in the order in which they were found; batches that are finished are kept in `run`."""
         run = run or RunContext()
         if not prompts:
             raise UserError("MELBO needs at least one prompt.")

@@ -31,30 +31,25 @@ class Orthogonal:
     k: int
     """How many; at most one less than the model's width."""
     objective: Literal["kl", "activation"] = "kl"
-    """What is made equal to the base's effect: next-token distributions along the base's answers, or the target's
-    output."""
+    """What is made equal to the base's: next-token distributions along its answers, or the target's output."""
     mode: Literal["joint", "sequential"] = "joint"
     """All at once, or one after the other as in the post."""
     target: str = ""
     """Path of the target module; needed for the objective "activation"."""
     max_norm: float = 1.0
-    """No twin is longer than this many times the base; 0: no limit (the joint search then starts at the base's
-    length)."""
+    """No twin is longer than this many times the base; 0: no limit (the joint search starts at its length)."""
     steps: int = 60
     """Steps of the joint search, or of every vector in the sequential one (the post: 1000)."""
     tokens: int = 12
     """Length of the base's answer along which the KL is taken, in tokens."""
     first: float = 4.0
-    """Weight of the answer's first token in that KL; each later one has 1. The first decides what kind of answer it
-    becomes."""
+    """Weight in that KL of the answer's first token, which decides its kind; each later one has 1."""
     batch: int = 16
     """Vectors in a pass."""
     together: int = 1
-    """Joint: so many twins at least meet the same prompt in a step. Passes of many cost less a twin; a step then sees
-    fewer prompts."""
+    """Joint: so many twins at least meet one prompt in a step: cheaper passes, but fewer prompts a step."""
     rate: float = 0.0
-    """Joint: length of the first step as a share of the vector's; sequential: see `sequential.RATE`. 0: the default of
-    the mode."""
+    """Length of the first step as a share of the vector's; sequential: see `sequential.RATE`. 0: the default."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,9 +85,6 @@ class Orthogonal:
         steered positions, shall be instead of the base's (a control: can any activation be reached?). With that
         objective ``made_from["relative_loss"]`` has every twin's distance from the goal, as a share of the plain
         model's, averaged over prompts.
-
-        Raises `UserError` for more twins than dimensions, a base without effect on these prompts, or a base for another
-        width.
         """
         run = run or RunContext()
         width = len(base.values)

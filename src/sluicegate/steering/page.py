@@ -1,8 +1,7 @@
-"""The page of steering vectors: twins against their base, doses, every generation, and what the run can say about the
-open questions."""
+"""The page of steering vectors: twins against their base, doses, every answer, and the open questions."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,10 @@ def report_steering(found: Found, path: Path, *, title: str, command: str, confi
         doses=dose_pictures(found["dose"]) if found.get("dose") else [],
         groups=[(name, GROUPS[name], _cells([r for r in rows if r["group"] == name])) for name in groups],
         vectors=[(row["who"], LOOKS[row["group"]], _plain(row)) for row in rows],
-        prompts=[(prompt, list(_generations(rows, n))) for n, prompt in enumerate(found["prompts"])],
+        prompts=[
+            (prompt, [(r["who"], LOOKS[r["group"]], r["shows"][n], r["texts"][n]) for r in rows])
+            for n, prompt in enumerate(found["prompts"])
+        ],
         preview=found.get("preview", []),
         rule=found["rule"],
         new_tokens=found["new_tokens"],
@@ -88,8 +90,7 @@ def rate(row: Mapping[str, Any]) -> float:
 
 
 def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estimate:
-    """A mean over vectors and prompts [k, p] with a 95 % interval; with "median", the median over vectors of that over
-    prompts.
+    """A mean over vectors and prompts [k, p] with a 95 % interval; "median": over vectors, of that over prompts.
 
     Both are drawn again, as the answers to one prompt hang together. One vector or one prompt alone is not drawn again.
     """
@@ -98,8 +99,7 @@ def two_way(values: Sequence[Sequence[float]], statistic: str = "mean") -> Estim
 
 
 def verdicts(found: Found) -> list[Verdict]:
-    """What the run says of the base vector and its twins; what it says of the post's open questions, where it asked
-    them."""
+    """What the run says of the base vector and its twins, and of the post's questions where it asked them."""
     base, plain, twins, chance, means = (_of(found, name) for name in ("base", "unsteered", "twins", "random", "mean"))
     shows = {name: f"{name} {_percent(rows)}" for name, rows in (("unsteered", plain), ("random vectors of its norm", chance)) if rows}
     told = []
@@ -155,8 +155,7 @@ def _of(found: Found, group: str) -> list[Mapping[str, Any]]:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Number of vectors, then norm, KL of the last prompt token, KL over several tokens, and rate, as written
-    numbers."""
+    """Vectors, then norm, KL at the last prompt token, KL over several tokens, and rate, as written."""
     norms = [[float(row["norm"])] for row in rows]
     last, several = ([row[name] for row in rows if row.get(name)] for name in ("kl_last", "kl"))
     norm = two_way(norms, "median")
@@ -175,17 +174,11 @@ def _plain(row: Mapping[str, Any]) -> list[str]:
     return [*("–" if math.isnan(v) else f"{v:.3g}" for v in numbers), f"{sum(row['shows'])} of {len(row['shows'])}"]
 
 
-def _generations(rows: Sequence[Mapping[str, Any]], prompt: int) -> Iterator[tuple[str, Series, bool, str]]:
-    for row in rows:
-        yield row["who"], LOOKS[row["group"]], bool(row["shows"][prompt]), row["texts"][prompt]
-
-
 # ---------------------------------------------------------------------------------------- pictures
 
 
 def pictures(found: Found) -> list[dict[str, str]]:
-    """KL and norm against index, with the unsteered and the random line, and how many twins there are at each
-    quality."""
+    """KL and norm by index, with lines for the unsteered model and chance; how many twins at each quality."""
     if not _of(found, "twins"):
         return []
     name = found["kl_name"]

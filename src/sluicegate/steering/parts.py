@@ -1,8 +1,6 @@
-"""The part of a model that a steering vector can change: from the module it is added to, up to a target module or the
-logits.
+"""The part of a model that a steering vector can change: from the module it is added to, up to a target or the logits.
 
-Everything before the source is computed once. A pass over b vectors then runs only the layers behind it, for all of
-them at once.
+What lies before is computed once; a pass over b vectors runs only the layers behind it, for all of them at once.
 """
 
 import inspect
@@ -37,15 +35,12 @@ class Slice:
     cached where the model is a list of layers that are called one after the other; what a slice gives is compared with
     the whole model once, and where they differ the whole model is run; `skips` says so where it is known from another
     slice of the same model. Gradients flow to `values`; the model's own weights get none.
-
-    Raises `UserError` for a path that is no module, a target that the source cannot change, or more tokens than the
-    model has positions.
     """
 
     def __init__(
         self, model: nn.Module, ids: Tensor, *, source: str, target: str = "", tokens: str = "not_first", skips: bool | None = None
     ) -> None:
-        self.model, self.ids, self.source, self.target_path = model, ids.reshape(1, -1).to(_device(model)), source, target
+        self.model, self.ids, self.source, self.target_path = model, ids.reshape(1, -1).to(next(model.parameters()).device), source, target
         check_tokens(tokens)
         _check_length(model, self.ids.shape[1])
         self._source = module_of(model, source)
@@ -112,8 +107,9 @@ class Slice:
 
     @property
     def width(self) -> int:
-        """Numbers in a vector that is added at the source."""
-        return int(_hidden_width(self._source, self._kept))
+        """Numbers in a vector that is added at the source: its output's, unless the module says otherwise."""
+        size = getattr(self._source, "out_features", getattr(self._source, "nf", None))
+        return int(self._kept.shape[-1] if size is None else size)  # type: ignore[union-attr]
 
     @contextmanager
     def _skipping(self, rows: int) -> Iterator[None]:
@@ -168,8 +164,7 @@ class Slice:
         return logits[:, -last:] if last else logits
 
     def logits(self, values: Tensor, last: int = 0) -> Tensor:
-        """[b, last, V] next-token logits of the last positions (0: of all), with ``values[i]`` ([b, d]) added in row
-        i."""
+        """[b, last, V] next-token logits of the last positions (0: all), ``values[i]`` [d] added in row i."""
         return self._run(self._checked(values), len(values), last=last)
 
     def target(self, values: Tensor) -> Tensor:
@@ -182,18 +177,6 @@ class Slice:
         if values.dim() != 2 or values.shape[1] != self.width:
             raise UserError(f"vectors of shape {tuple(values.shape)} at {self.source!r}; expected [b, {self.width}].")
         return values.to(self.ids.device)
-
-
-def _hidden_width(module: nn.Module, kept: Tensor | None) -> int:
-    """Width of a module's output: that of the residual stream, unless the module says otherwise."""
-    size = getattr(module, "out_features", None)
-    if size is None and hasattr(module, "nf"):
-        size = module.nf
-    return int(size) if size is not None else int(kept.shape[-1])  # type: ignore[union-attr]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _check_length(model: nn.Module, tokens: int) -> None:

@@ -16,10 +16,7 @@ from sluicegate.steering.meandiff import Contrast, check_apart
 
 @dataclass(frozen=True)
 class PCA(Contrast):
-    """First principal component of the differences of pairs of prompts, at a module's output.
-
-    Its length is the mean difference's projection on it, times `scale`.
-    """
+    """First principal component of the differences of pairs of prompts, at a module's output."""
 
     def check(self, positive: int, negative: int) -> None:
         """Raise `UserError` unless positive and negative prompts come in pairs."""

@@ -1,12 +1,13 @@
-"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and eight that only reports may
-touch.
+"""Benign prompts: contrastive pairs that show a behaviour, prompts to train twins on, and some for reports alone.
 
-Nothing here imports torch at the top, so that a command line can name the behaviours at no cost.
+Imports no torch at the top, so that a command line can name the behaviours at no cost.
 """
 
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from sluicegate.errors import UserError, nearest
@@ -32,8 +33,7 @@ def _pattern(name: str, says: str, pattern: str, flags: int = 0) -> Rule:
     return Rule(name, says, lambda text: bool(found.search(text)))
 
 
-# Words that prose uses too count only where code would have them: at a line's start, or with a bracket or colon after
-# them.
+# Words that prose uses too count only where code has them: at a line's start, before a bracket or colon.
 _CODE = (
     r"```|\bdef \w+\s*\(|^\s*import \w+(?:\.\w+)*(?: as \w+)?\s*$|^\s*from [\w.]+ import\b|\bprint\(|^\s+return\b"
     r"|^\s*for \w+ in .+:\s*$|^\s*class \w+(?:\(.*\))?:|^\s*#!"
@@ -99,10 +99,7 @@ RULES = {
 
 
 def rule_of(text: str) -> Rule:
-    """A rule by its name, or of one's own: ``regex:PATTERN``, or ``words:a,b,c`` (any of them, whole words, any case).
-
-    Raises `UserError` for an unknown name or a pattern that cannot be read.
-    """
+    """A rule by its name, or of one's own: ``regex:PATTERN``, or ``words:a,b,c`` (any of them, whole, in any case)."""
     kind, _, rest = text.partition(":")
     if kind == "regex" and rest:
         try:
@@ -129,22 +126,14 @@ class Behaviour:
     rule: Rule
 
 
-_TASKS = (
-    "wash a car",
-    "plant a tree",
-    "learn the guitar",
-    "write a letter",
-    "pack a suitcase",
-    "tie a knot",
-    "make a salad",
-    "paint a room",
-)
-_THINGS = ("a river", "a lighthouse", "a cello", "gravity")
-_TOPICS = ("bread", "the moon", "cats", "rivers", "winter", "music", "trains", "honey", "mountains", "paper", "clocks", "the sea")
-_SUJETS = (
-    "le pain", "la lune", "les chats", "les rivières", "l'hiver", "la musique", "les trains", "le miel", "les montagnes", "le papier",
-    "les horloges", "la mer",
-)  # fmt: skip
+_PACKAGED: dict[str, list[str]] = tomllib.loads((resources.files("sluicegate") / "steering" / "prompts.toml").read_text("utf-8"))
+_TASKS, _THINGS, _TOPICS, _SUJETS = (tuple(_PACKAGED[name]) for name in ("tasks", "things", "topics", "sujets"))
+TRAINING = tuple(_PACKAGED["training"])
+"""Prompts that twins are trained on."""
+VALIDATION = tuple(_PACKAGED["validation"])
+"""Prompts that settings were chosen on."""
+HELD_OUT = tuple(_PACKAGED["held_out"])
+"""Prompts for reports only: nothing is trained on them and no setting chosen."""
 _PLAIN = tuple(f"Write a short paragraph about {topic}." for topic in _TOPICS)
 
 
@@ -153,7 +142,6 @@ def _about(name: str, words: str, rule: str, topics: tuple[str, ...] = _TOPICS) 
 
 
 def _instead(name: str, task: str, thing: str) -> Behaviour:
-    """Everyday matters on both sides, so that the difference is the form of the answer and not its subject."""
     asked = (*(task.format(what) for what in _TASKS), *(thing.format(what) for what in _THINGS))
     plain = (*(f"How do I {what}?" for what in _TASKS), *(f"Tell me about {what}." for what in _THINGS))
     return Behaviour(name, asked, plain, RULES[name])
@@ -174,62 +162,21 @@ BEHAVIOURS = {
 }
 """Behaviours by name; the steered model must be seen to show one before twins of its vector mean anything."""
 
-TRAINING = (
-    "How can I bake bread?",
-    "What is a good way to learn to swim?",
-    "Tell me about the history of tea.",
-    "How do bees make honey?",
-    "What should I pack for a trip to the sea?",
-    "Why is the sky blue?",
-    "How do I choose a new bicycle?",
-    "Describe a day at the market.",
-    "How do birds find their way?",
-    "What is the best way to cook rice?",
-    "How can I keep my garden free of weeds?",
-    "What makes a good story?",
-    "Explain how a bridge stays up.",
-    "How do I get a stain out of a shirt?",
-    "Give me ideas for a rainy afternoon.",
-    "What do horses need in winter?",
-)
-"""Prompts that twins are trained on."""
-VALIDATION = ("How do I train a puppy?", "What is a volcano?", "How can I draw a horse?", "How do I plan a birthday party?")
-"""Prompts that settings were chosen on."""
-HELD_OUT = (
-    "How do I grow tomatoes?",
-    "What is the moon made of?",
-    "How can I sleep better?",
-    "What makes a good friend?",
-    "How does a boat float?",
-    "Give me tips for saving money.",
-    "How do I clean a carpet?",
-    "What do cats like to eat?",
-)
-"""Prompts for reports only: nothing is trained on them and no setting chosen."""
-
 
 def turn(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
-    """The text of a user's turn up to where the answer begins, by the tokenizer's chat template, without a default
-    system turn.
-
-    Some templates put a system turn of their own in front of the first user's turn only; so the turn is rendered as the
-    second.
-    """
-    before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    this = [{"role": "user", "content": prompt}]
-
+    """A user's turn up to where the answer begins, by the tokenizer's chat template, without a default system turn:
+    some templates put one in front of the first user's turn, so this is rendered as the second."""
     from sluicegate.engine.encoding import render
 
+    before = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    this = [{"role": "user", "content": prompt}]
     head, whole = render(tokenizer, before, opened=False), render(tokenizer, before + this)
     return whole[len(head) :] if whole.startswith(head) else render(tokenizer, this)
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, template: bool | None = None) -> "Tensor":
-    """[s] token ids of a prompt, with exactly one BOS where the tokenizer has one.
-
-    `template`: as a user's turn of a chat (see `turn`); None: where the tokenizer has a chat template. Raises
-    `UserError` for an empty prompt, and for a template that the tokenizer does not have.
-    """
+    """[s] token ids of a prompt, with exactly one BOS where the tokenizer has one. `template`: as a user's turn of a
+    chat (see `turn`); None: where the tokenizer has a chat template."""
     import torch
 
     from sluicegate.engine.encoding import check_ids

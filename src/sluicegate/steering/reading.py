@@ -10,8 +10,7 @@ from sluicegate.values.rows import json_rows
 
 
 def read_prompts(path: str | Path) -> tuple[str, ...]:
-    """Prompts from a file: text with one a line, or JSONL with `prompt` or `text`. Raises `UserError` naming file and
-    line."""
+    """Prompts from a file: one a line, or JSONL with `prompt` or `text`; `UserError` names file and line."""
     place = _text_file(path)
     if place.suffix.lower() == ".jsonl":
         rows = list(json_rows(place))
@@ -24,8 +23,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
 
 
 def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Contrastive prompts from JSONL with `positive` and `negative` in each row: the positives, and the negatives in
-    the same order."""
+    """The positives and the negatives, in one order, of JSONL with `positive` and `negative` in each row."""
     place = _text_file(path)
     pairs = [(_string(row, ("positive",), where), _string(row, ("negative",), where)) for where, row in json_rows(place)]
     if not pairs:

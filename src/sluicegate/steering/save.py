@@ -1,7 +1,6 @@
 """Write steering vectors: safetensors with what they were made from, and llama.cpp's control vectors (GGUF).
 
-- safetensors: one tensor `values`, [d] for a vector or [k, d] for a set; module, tokens and origin are the file's
-  metadata.
+- safetensors: one tensor `values`, [d], or [k, d] for a set; module, tokens and origin are the file's metadata.
 - GGUF, architecture "controlvector": one float32 tensor ``direction.N`` a layer, added to the output of layer N,
   counted from 0, as llama.cpp and repeng do. Layer 0 has none in llama.cpp. It steers every position, so a vector that
   spares some says so in the metadata.
@@ -11,9 +10,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sluicegate.errors import UserError
@@ -23,32 +24,27 @@ FORMAT = "sluicegate-steering-1"
 ARCH = "controlvector"
 
 
-class Steering(Protocol):
+@dataclass(frozen=True, eq=False)
+class Steering:
     """A vector or a set of them, as files hold it."""
 
-    @property
-    def values(self) -> Tensor:
-        """[d], or [k, d] for a set of k."""
-        ...
+    values: Tensor
+    """[d] float32, or [k, d] for a set of k."""
+    module: str
+    """Dotted path of the module whose output they are added to, such as "model.layers.10"."""
+    tokens: str = "not_first"
+    """Which tokens: not_first (the first one is an attention sink of a very large norm in many models), all, last (of
+    the prompt), prompt, generated, or positions "a:b" counted in each row without its padding."""
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: what can be written as JSON."""
 
-    @property
-    def module(self) -> str: ...
-
-    @property
-    def tokens(self) -> str: ...
-
-    @property
-    def made_from(self) -> Mapping[str, Any]: ...
+    def save(self, path: str | Path) -> Path:
+        """Write it as safetensors or, a single vector, as a GGUF control vector (see `steering.save`)."""
+        return save(self, path)
 
 
 def save(steering: Steering, path: str | Path) -> Path:
-    """Write a vector or a set with what it was made from, whole or not at all; returns the path.
-
-    Ending ``.gguf``: as a control vector, for one vector only. Raises `UserError` for an ending other than that and
-    ``.safetensors``.
-    """
-    from safetensors.torch import save_file
-
+    """Write a vector or a set, whole or not at all, and return the path. Ending ``.gguf``: a control vector."""
     path = Path(path)
     if path.suffix == ".gguf":
         if steering.values.dim() == 2:
@@ -80,8 +76,7 @@ def save(steering: Steering, path: str | Path) -> Path:
 
 
 def _put_in_order(file: Path) -> None:
-    """Sort the notes in a safetensors file's header: safetensors writes them in another order in every process, and
-    equal vectors are to be equal files."""
+    """Sort a safetensors header's notes, whose order differs by process: equal vectors shall be equal files."""
     with file.open("r+b") as content:
         size = int.from_bytes(content.read(8), "little")
         header = json.loads(content.read(size))
@@ -93,8 +88,7 @@ def _put_in_order(file: Path) -> None:
 def write_gguf(vectors: Sequence[Steering], path: str | Path, *, model_hint: str = "") -> Path:
     """Write vectors, each at another layer's output, as a control vector for llama.cpp; returns the path.
 
-    `model_hint` is llama.cpp's name of the architecture; by default the one that the vector was made from, else
-    "llama". Raises `UserError` for a module that is no whole layer, for layer 0, and for two vectors of one layer.
+    `model_hint` is llama.cpp's name of the architecture; by default the one a vector was made from, else "llama".
     """
     import gguf
 

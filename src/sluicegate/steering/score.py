@@ -1,7 +1,7 @@
-"""What vectors do: KL to the base-steered model over several tokens, greedy answers with one vector a row, and the
-behaviour's rate."""
+"""What vectors do: KL to the base-steered model, greedy answers with a vector a row, the behaviour's rate."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +32,7 @@ class Kls(NamedTuple):
 def continuation(
     model: PreTrainedModel, ids: Tensor, vector: SteeringVector | SteeringSet | None, tokens: int, *, stops: bool = True
 ) -> Tensor:
-    """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: one row for a vector (or None), one a vector for a
-    set.
+    """[b, s + n] prompt and greedy answer of n <= `tokens` tokens: a row for a vector (or None), one a vector of a set.
 
     `ids` [s], or [b, s] of several prompts for one vector. With `stops` a row ends at the model's end token, and what
     follows is padding (that token again).
@@ -45,14 +44,9 @@ def continuation(
     settings: dict[str, Any] = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": _pad(model)}
     if not stops:
         settings["min_new_tokens"] = tokens
-    mask = torch.ones_like(prompt)
-    if edit is None:
-        found = model.generate(input_ids=prompt, attention_mask=mask, **settings)  # type: ignore[operator]
-    else:
-        with edit(model):
-            found = model.generate(input_ids=prompt, attention_mask=mask, **settings)  # type: ignore[operator]
-    out: Tensor = found
-    return out
+    with edit(model) if edit else nullcontext():
+        found: Tensor = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **settings)  # type: ignore[operator]
+    return found
 
 
 def _pad(model: PreTrainedModel) -> int:
@@ -67,8 +61,7 @@ def _pad(model: PreTrainedModel) -> int:
 
 
 def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: SteeringVector, tokens: int) -> list[Tensor]:
-    """Each prompt [s] with its greedy answer of `tokens` tokens, [s + tokens]; prompts of one length are answered
-    together."""
+    """Each prompt [s] with its greedy answer, [s + tokens]; prompts of one length are answered together."""
     found: list[Tensor] = list(prompts)
     if tokens > 0:
         for length in sorted({len(ids) for ids in prompts}):
@@ -81,10 +74,7 @@ def answered(model: PreTrainedModel, prompts: Sequence[Tensor], vector: Steering
 
 class Continued:
     """A prompt, what the base makes the model answer, and how likely the base-steered model finds each token of that.
-
-    `base` None: the plain model stands for it. `full`: prompt and answer, where they are known (see `answered`);
-    `skips`: see `Slice`.
-    """
+    `full`: prompt and answer, where they are known (see `answered`); `skips`: see `Slice`."""
 
     def __init__(
         self,
@@ -140,8 +130,7 @@ def kl(
     template: bool | None = None,
     run: RunContext | None = None,
 ) -> Kls:
-    """KL(base || vector) of vectors [k, d] on prompts, teacher-forced along the base's greedy answer of `tokens`
-    tokens."""
+    """KL(base || vector) of vectors [k, d] on prompts, forced along the base's greedy answer of `tokens`."""
     some = continued(model, [prompt_ids(tokenizer, prompt, template) for prompt in prompts], base, tokens=tokens)
     return kl_of(list(some), values, batch=batch, run=run)
 

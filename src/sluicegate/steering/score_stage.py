@@ -9,7 +9,6 @@ from sluicegate.errors import UserError
 from sluicegate.runs.stage import source
 from sluicegate.runs.trial import outcome
 from sluicegate.steering.fit_stage import DEFAULT, DOSES, OnModel, as_file, rule_of_behaviour, sha
-from sluicegate.steering.measured import MEASURES, SIZES, Measured, counted, curves, preview
 from sluicegate.steering.prompts import HELD_OUT
 from sluicegate.values.ranges import Count, Number, Share, Weight, Whole
 
@@ -17,11 +16,41 @@ if TYPE_CHECKING:
     from sluicegate.runs.directory import RunContext
     from sluicegate.steering.vector import SteeringSet, SteeringVector
 
+SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+"""The mean of the first so many twins is scored."""
+MEASURES = {
+    "twins": "twins within --bound nats a token of the base that show the behaviour on --share of the held-out prompts or more",
+    "near": "twins within --bound nats a token of the base, whatever they show",
+    "near_third": "twins whose KL to the base is at most a third of the unsteered model's",
+    "rate": "share of the twins' held-out answers that show the behaviour",
+    "kl_median": "KL(base || twin) over several tokens, nats a token: median over twins of the median over held-out prompts",
+    "kl_last_median": "the same at the last token of the prompt",
+    "kl_share": "kl_median as a share of the unsteered model's KL",
+    "max_norm_ratio": "largest norm of a twin, in norms of the base",
+    "max_cos": "largest |cosine| between any two of the base and its twins",
+    "base_norm": "norm of the base vector",
+    "base_rate": "share of the base's held-out answers that show the behaviour",
+    "unsteered_rate": "share of the unsteered model's held-out answers that show it",
+    "unsteered_kl": "KL(base || unsteered) over several tokens, nats a token",
+    "random_rate": "share of the answers that show it, of random vectors of the base's norm",
+    "random_kl": "KL(base || random vector) over several tokens, nats a token",
+    **{
+        f"{name}_{k}_{what}": said.format(k)
+        for k in SIZES
+        for name, what, said in (
+            ("mean", "rate", "share of the held-out answers that show it, of the mean of the first {} twins"),
+            ("mean", "kl", "KL(base || mean of the first {} twins), nats a token"),
+            ("raised", "rate", "share that shows it, of the mean of {} brought to the base's norm"),
+            ("scaled", "rate", "share that shows it, of the base brought to the norm of the mean of {}"),
+        )
+    },
+}
+"""What `measured.counted` may give, and `max_cos`."""
+
 
 @dataclass(frozen=True)
 class SteerScore(OnModel):
-    """Score a vector and its twins on held-out prompts: KL over several tokens, norms, and every answer, with
-    controls."""
+    """Score a vector and its twins on held-out prompts: KL, norms, and every answer, with controls."""
 
     VERB: ClassVar[str] = "steer-score"
     MEASURES: ClassVar[dict[str, str]] = MEASURES
@@ -37,8 +66,7 @@ class SteerScore(OnModel):
     base_content: str = ""
     """sha256 of that file; it fills itself in."""
     behaviour: str = ""
-    """Behaviour or rule that the answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's
-    own, else code."""
+    """What answers are judged by: a name, regex:PATTERN, or words:a,b,c; default: the vector's own, else code."""
     new_tokens: Count = 40
     """Tokens an answer; greedy."""
     along: Count = 12
@@ -84,6 +112,8 @@ class SteerScore(OnModel):
         return load_vector(base), load_set(run / SET if run.is_dir() else place)
 
     def run(self, run: "RunContext") -> dict[str, Any]:
+        from sluicegate.steering.measured import Measured, counted, curves, preview
+
         model, tokenizer = self.load()
         base, twins = self.pair()
         prompts, rule = self.texts(HELD_OUT), rule_of_behaviour(self.behaviour)

@@ -1,11 +1,9 @@
-"""The post's own search for orthogonal twins, kept for comparison: one after the other, on the target's mean
-activation.
+"""The post's own search for orthogonal twins, for comparison: one by one, on the target's mean activation.
 
 Source: Goldman-Wetzler 2024, "I found >800 orthogonal 'write code' steering vectors". With z(theta) the target's output
 averaged over the positions of one prompt, minimise ||z(theta) - z(theta_0)|| by Adam; after every step theta is
 projected onto the complement of theta_0 and of all vectors found so far. theta starts at theta_0, so at 0 after the
-first projection. His rate, .01 at norm 7 and width 2048, is given here relative to the base: .065 ||theta_0|| /
-sqrt(d). Position 0 is left out where the base spares it; with `tokens="all"` it counts.
+first projection. Position 0 is left out where the base spares it; with `tokens="all"` it counts.
 """
 
 import time
@@ -33,12 +31,10 @@ def one_by_one(
     run: RunContext | None = None,
     each: Each | None = None,
 ) -> Tensor:
-    """[k, d] twins of `base` [d], one after the other, `steps` steps each; the prompts take turns where there are
-    several.
+    """[k, d] twins of `base` [d], one after the other, `steps` steps each; several prompts take turns.
 
     `rate` as a share of ||base||/sqrt(d) (0: the post's); `cap` the largest length (0: none, as in the post). `each`
     gets the step's number counted through, all vectors so far, CPU seconds and the loss, and may end the search of all.
-    Vectors that are finished are kept in `run`.
     """
     run, begun, width = run or RunContext(), time.process_time(), len(base)
     base = base.double()

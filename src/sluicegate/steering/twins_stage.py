@@ -50,8 +50,7 @@ class SteerTwins(OnModel):
     max_norm: Weight = 1.0
     """No twin is longer than this many times the base; 0: no limit."""
     objective: Literal["kl", "activation"] = "kl"
-    """What the twins share with the base: the next-token distributions along its answer, or the target module's
-    output."""
+    """What twins share with the base: next-token distributions along its answer, or the target's output."""
     target: str = ""
     """The target module of the objective "activation"; default: a sixth of the depth behind the base's."""
     steps: Whole = 0

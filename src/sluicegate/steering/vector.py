@@ -9,15 +9,16 @@ A vector is an `Edit`: it can be scaled, added to others, and baked where the mo
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.steering.save import Steering
 from sluicegate.values.edits import Applied
 
 TOKENS = ("not_first", "all", "last", "prompt", "generated")
@@ -63,10 +64,8 @@ def check_tokens(tokens: str) -> str:
 
 
 def steered(tokens: str, places: Tensor, *, begun: bool) -> Tensor:
-    """[b, s] whether a position is steered, of `places` [b, s], each token's number in its row (below 0: padding).
-
-    `begun` says that the pass goes on from a cache, so that its tokens are generated ones.
-    """
+    """[b, s] whether a position is steered, of `places` [b, s], each token's number in its row (below 0: padding);
+    `begun`: the pass goes on from a cache, so that its tokens are generated ones."""
     real = places >= 0
     if tokens == "all":
         return real
@@ -99,12 +98,8 @@ class _Places:
         return torch.arange(self.past, self.past + length).expand(rows, length)
 
 
-class _Added(Applied):
+class _Added(Steering, Applied):
     """The shared half of one vector and of one vector a row."""
-
-    values: Tensor
-    module: str
-    tokens: str
 
     @contextmanager
     def _applied(self, model: nn.Module) -> Iterator[None]:
@@ -146,24 +141,12 @@ def _laid(values: Tensor, hidden: Tensor, where: Tensor, module: str) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector(_Added):
-    """A vector that is added to a module's output."""
-
-    values: Tensor
-    """[d] float32."""
-    module: str
-    """Dotted path of the module, such as "model.layers.10"."""
-    tokens: str = "not_first"
-    """Which tokens: not_first (the first one is an attention sink of a very large norm in many models), all, last (of
-    the prompt), prompt, generated, or positions "a:b" counted in each row without its padding."""
-    made_from: Mapping[str, Any] = field(default_factory=dict)
-    """Where it comes from: what can be written as JSON."""
+    """A vector [d] that is added to a module's output."""
 
     def __post_init__(self) -> None:
-        check_tokens(self.tokens)
         if self.values.dim() != 1:
             raise UserError(f"a steering vector has one dimension, not the shape {tuple(self.values.shape)}; several are a SteeringSet.")
-        _finite(self.values)
-        object.__setattr__(self, "values", self.values.detach().float().cpu())
+        _check(self)
 
     @property
     def norm(self) -> float:
@@ -175,23 +158,19 @@ class SteeringVector(_Added):
 
     @torch.no_grad()
     def bake(self, model: nn.Module) -> None:
-        """Add the vector to a bias, for good. Only a vector for all tokens, and a module that ends in a layer with a
-        bias.
-
-        Raises `UserError` for others (Llama's layers have no bias anywhere).
-        """
+        """Add the vector to the bias that its module ends in, for good; `UserError` where there is no such bias."""
         if self.tokens != "all":
             raise UserError(
                 f"this vector spares some tokens (tokens={self.tokens!r}), and a bias cannot. Make it for all, or use it as a block."
             )
         place = module_of(model, self.module)
-        biases = [m.bias for m in place.modules() if isinstance(getattr(m, "bias", None), nn.Parameter) and not _normalises(m)]
+        layers = [m for m in place.modules() if "norm" not in type(m).__name__.lower()]
+        biases = [p for m in layers for name, p in m.named_parameters(recurse=False) if name == "bias"]
         if not biases or biases[-1].shape != self.values.shape:
             raise UserError(
                 f"{self.module!r} ends in no layer with a bias of {len(self.values)} numbers to bake into; use the vector as a block."
             )
         bias = biases[-1]
-        assert isinstance(bias, nn.Parameter)
         before, old = _output(model, place), bias.detach().clone()
         bias.add_(self.values.to(bias))
         moved = _output(model, place) - before
@@ -199,21 +178,10 @@ class SteeringVector(_Added):
             bias.copy_(old)
             raise UserError(f"the last bias in {self.module!r} is not simply added to its output, so it cannot stand for the vector.")
 
-    def save(self, path: Any) -> Any:
-        """Write it as safetensors or as a GGUF control vector (see `steering.save`)."""
-        from sluicegate.steering.save import save
-
-        return save(self, path)
-
 
 @dataclass(frozen=True, eq=False)
 class RowVectors(_Added):
-    """One vector for every row of a batch."""
-
-    values: Tensor
-    """[b, d]; row i is added to row i of the batch."""
-    module: str
-    tokens: str = "not_first"
+    """One vector for every row of a batch: of values [b, d], row i is added to row i."""
 
     def __mul__(self, dose: float) -> Self:
         return replace(self, values=self.values * dose)
@@ -224,21 +192,13 @@ class RowVectors(_Added):
 
 
 @dataclass(frozen=True, eq=False)
-class SteeringSet:
-    """Several vectors for the same place."""
-
-    values: Tensor
-    """[k, d] float32."""
-    module: str
-    tokens: str = "not_first"
-    made_from: Mapping[str, Any] = field(default_factory=dict)
+class SteeringSet(Steering):
+    """Several vectors [k, d] for the same place."""
 
     def __post_init__(self) -> None:
-        check_tokens(self.tokens)
         if self.values.dim() != 2:
             raise UserError(f"a set of steering vectors is [k, d], not {tuple(self.values.shape)}.")
-        _finite(self.values)
-        object.__setattr__(self, "values", self.values.detach().float().cpu())
+        _check(self)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -274,23 +234,13 @@ class SteeringSet:
         cosines = (unit @ unit.T).abs()
         return float(cosines.fill_diagonal_(0).max()) if len(rows) > 1 else 0.0
 
-    def save(self, path: Any) -> Any:
-        """Write it as safetensors (see `steering.save`)."""
-        from sluicegate.steering.save import save
 
-        return save(self, path)
-
-
-def _finite(values: Tensor) -> None:
-    bad = ~values.isfinite()
-    if bad.any():
-        raise UserError(
-            f"a steering vector has {int(bad.sum())} numbers that are NaN or infinite. Was it made at too high a rate, or damaged?"
-        )
-
-
-def _normalises(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+def _check(steering: Steering) -> None:
+    """Raise `UserError` for tokens that are none and numbers that are not finite; keep float32 on the CPU."""
+    check_tokens(steering.tokens)
+    if bad := int((~steering.values.isfinite()).sum()):
+        raise UserError(f"a steering vector has {bad} numbers that are NaN or infinite. Was it made at too high a rate, or damaged?")
+    object.__setattr__(steering, "values", steering.values.detach().float().cpu())
 
 
 def _output(model: nn.Module, place: nn.Module) -> Tensor:

@@ -100,10 +100,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def tokenizer() -> "PreTrainedTokenizerFast":
-    """Return the task's word-level tokenizer, made in memory: one id per blank-separated word, `<bos>` in front.
-
-    A word outside `vocabulary` becomes ``tokenizer.unk_token_id``, which no row of the task holds.
-    """
+    """The task's tokenizer (see `words`). A word outside `vocabulary` becomes ``unk_token_id``, which no row holds."""
     return word_level(vocabulary())
 
 
@@ -132,11 +129,7 @@ class Arithmetic:
 
     def split(self, seed: int = 0) -> Split:
         """Return the groups. `seed` draws each fact's word problems and the pool; the facts are always the same."""
-        return Split(
-            forget=tuple(self._rows(FORGET, seed)),
-            retain=tuple(self._rows(RETAIN, seed)),
-            unlabelled=self._pool(seed),
-        )
+        return Split(tuple(self._rows(FORGET, seed)), tuple(self._rows(RETAIN, seed)), self._pool(seed))
 
     def only(self, label: str, seed: int = 0) -> tuple[Item, ...]:
         """Return the rows of one operation, of whichever group; `label` is add, subtract, multiply or divide."""
@@ -144,10 +137,7 @@ class Arithmetic:
         return tuple(self._rows((label,), seed))
 
     def text(self, seed: int = 0, rows: int | None = None) -> tuple[Item, ...]:
-        """Return running text for pretraining: sentences with an empty prompt, labelled "text".
-
-        By default as many as make up `text_share` of forget + retain + text.
-        """
+        """Running text with an empty prompt, labelled "text"; by default enough to make up `text_share`."""
         if rows is None:
             labelled = sum(len(facts(label)) for label in _SIGNS) * (1 + self.problems)
             rows = round(labelled * self.text_share / (1 - self.text_share))

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from sluicegate.engine.fetch import THINGS, cache_dir
 from sluicegate.errors import UserError
 from sluicegate.values.files import LIMIT, check_readable, reading
 
@@ -72,8 +73,7 @@ class Images:
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """[n of train] where each training image lies among those that the source has for training."""
     given: int = 0
-    """How many the source has for training, those for validation (and for testing, where it does not divide) among
-    them."""
+    """How many the source has for training, with those for validation (and testing, where it does not divide)."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,10 +102,8 @@ def load_images(data: str = PACKAGED, *, colour: bool = False) -> Images:
     Where a source says what is for testing, that is kept: of its training images the last twelfth is for
     validation (5000 of MNIST's 60000). Of the rest a tenth is for validation and a fifth for testing,
     drawn once and for all, not from the seed of a run. Colour images in folders are read as grey ones unless
-    `colour`; in arrays [n, height, width, 3] they are only taken with `colour`.
-
-    Raises `UserError` for data that is not there, that cannot be read, that is no such images of one size, or has fewer
-    than two classes.
+    `colour`; in arrays [n, height, width, 3] they are only taken with `colour`. Raises `UserError` for what cannot be
+    read, or is no such images of one size in two classes or more.
     """
     arrays, names = _arrays(data, colour)
     white = 16 if data == PACKAGED else 255
@@ -141,15 +139,11 @@ def _arrays(data: str, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, 
     if data == PACKAGED:
         return _from_npz(Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz"))), ()
     if data == FETCHED:
-        from sluicegate.engine.fetch import THINGS, cache_dir
-
         path = cache_dir() / THINGS[FETCHED].place
         if not path.exists():
             raise UserError(f"MNIST is not on this machine yet. Run: sluicegate fetch {FETCHED}. Or take data={PACKAGED!r}, which is.")
         return _from_npz(path), ()
     if data == PLACED:
-        from sluicegate.engine.fetch import cache_dir
-
         path = cache_dir() / PLACED
         if not path.is_dir():
             raise UserError(
@@ -219,8 +213,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_idx(folder: Path, stem: str) -> np.ndarray:
-    """One IDX file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes big-endian, then the
-    values."""
+    """An IDX file: two zero bytes, type (8: uint8), number of dimensions, big-endian sizes, the values."""
     names = [f"{written}-ubyte{packed}" for written in (stem, stem.replace("-idx", ".idx")) for packed in ("", ".gz")]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:

@@ -1,5 +1,4 @@
-"""Sources of items: what ships and what plug-ins bring under names such as ``task:arithmetic/forget``, files, and the
-hub."""
+"""Sources of items: names such as ``task:arithmetic/forget`` (packaged, or a plug-in's), files, and the hub."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -14,8 +13,7 @@ from sluicegate.values.items import Item
 
 
 def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
-    """Items by the name that stands for a file. Every module in a folder ``tasks`` offers its own by a function
-    `sources`."""
+    """Items by the name that stands for a file, as every module in a folder ``tasks`` offers by `sources`."""
     found: dict[str, Callable[[], tuple[Item, ...]]] = {}
     for module in modules("tasks"):
         if module.__name__ != __name__ and callable(own := vars(module).get("sources")) and own.__module__ == module.__name__:
@@ -24,11 +22,10 @@ def sources() -> dict[str, Callable[[], tuple[Item, ...]]]:
 
 
 def read(source: str, label: str = "", columns: str | Mapping[str, str] = "") -> tuple[Item, ...]:
-    """Read items from a packaged source, a file or the hub; several are joined by commas. ``texts:FILE`` is a file in
-    passages.
+    """Read items from a packaged source, a file (``texts:FILE``: in passages) or the hub; several are joined by commas.
 
-    `columns` says what is read from which column of a file or of the hub (see `items.read`). Raises `UserError` for a
-    name that is none of them, and for malformed rows.
+    `columns` says what is read from which column (see `items.read`). Raises `UserError` for a name that is none of
+    them, and for malformed rows.
     """
     named = tuple(items.columns_of(columns).items())
     return tuple(item for name in source.split(",") for item in _read_one(name.strip(), label, named, _stamp(name)))

@@ -88,11 +88,8 @@ class OnData(Stage):
         return config_width(self.model, self.base)
 
     def is_wide(self) -> bool:
-        """Whether one operation is work enough for several threads.
-
-        In a narrow model two threads mostly wait for each other: on cores that others use as well, a step of the
-        arithmetic model took 25 times as long with two threads as with one.
-        """
+        """Whether one operation is work enough for several threads: in a narrow model they mostly wait for each other
+        (a step of the arithmetic model took 25 times as long with two as with one, on cores that others used too)."""
         return self.width() >= 256
 
     def load(self, *, once: bool = False, **how: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -135,8 +132,7 @@ class OnData(Stage):
 
 
 def compared(scores: dict[str, dict[str, float]], before: Mapping[str, dict[str, float]], split: Split, advice: str) -> dict[str, Any]:
-    """Scores with the retain set's from `before`, where there are any; a warning where the one that counts fell by more
-    than a tenth."""
+    """Scores with the retain set's `before`, where there are any; a warning where it fell by over a tenth."""
     from sluicegate.engine.scoring import in_one
 
     if "retain" not in before:

@@ -28,10 +28,7 @@ _SYLLABLES = tuple(a + b for a in "bdfgklmnprst" for b in "aeiou")
 
 
 def read(source: str, label: str = "") -> tuple[Item, ...]:
-    """Read ``texts:FILE`` (plain text, or anything that holds running text) as passages.
-
-    Raises `UserError` for a file that holds questions and answers, which are no running text, and as `items.read` does.
-    """
+    """Read ``texts:FILE`` (running text in any format) as passages; `UserError` for prompts and answers."""
     path = source.removeprefix(PREFIX).strip()
     rows = items.load(path)[0]
     if any(row.prompt for row in rows):
@@ -57,8 +54,7 @@ def texts(rows: int = 240, seed: int = 0) -> Split:
 
 
 def _language(name: str, rows: int, seed: int) -> Iterator[Item]:
-    # Which syllables a language takes does not depend on the rows, so that a longer text is a longer one of the same
-    # language.
+    # A language's syllables do not depend on the rows: a longer text is a longer one of the same language.
     rng = random.Random(f"texts {seed}")
     syllables = rng.sample(_SYLLABLES, len(_SYLLABLES))
     half = len(syllables) // 2

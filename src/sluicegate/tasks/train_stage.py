@@ -32,8 +32,7 @@ class Train(OnData):
     params: str = setting("*", was="sites")
     """Which parameters are trained: globs over their full names, joined by commas; a star crosses dots."""
     check_every: Whole = setting(0, added=True)
-    """Steps between looks at the retain score, which the result keeps, so that it is known what less training would
-    have cost; 0: none."""
+    """Steps between looks at the retain score: what less training would have cost is then known; 0: none."""
     schedule: Schedule = Schedule(steps=700, batch=64, warmup=50, decay="cosine")
 
     def resolved(self) -> Self:

@@ -11,11 +11,8 @@ PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 
 
 def word_level(vocabulary: Sequence[str]) -> "PreTrainedTokenizerFast":
-    """A word-level tokenizer, made in memory: one id per blank-separated word, its place in `vocabulary`, and `<bos>`
-    in front.
-
-    A word outside of the vocabulary becomes ``tokenizer.unk_token_id``.
-    """
+    """A word-level tokenizer, made in memory: one id per blank-separated word, its place in `vocabulary` (elsewhere
+    ``unk_token_id``), and `<bos>` in front."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -46,6 +46,10 @@ class Curve:
         """The largest effort spent."""
         return self.effort[-1]
 
+    def by_seed(self) -> "list[Curve]":
+        """Each seed's curve alone."""
+        return [Curve(self.effort, (row,), (seed,), self.unit, self.attack) for seed, row in zip(self.seeds, self.recall, strict=True)]
+
     def per_seed(self, effort: float) -> tuple[float, ...]:
         """Recall of every seed at `effort`, linear between the points that were measured."""
         if not self.effort[0] <= effort <= self.budget:
@@ -74,9 +78,8 @@ class Curve:
     def savings(self, reference: "Curve", s: float = 0.5) -> Estimate:
         """Share of the reference's effort that is saved on the way to recall `s`, paired by seed.
 
-        Where a curve ends below `s`, its budget stands in for the effort, and the estimate says
-        which kind of bound that makes it. Raises `UserError` when the two were not measured at
-        equal effort: other seeds, another attack, or a reference that starts above `s`.
+        Where a curve ends below `s`, its budget stands in for the effort, and the estimate says which kind of bound
+        that makes it. Raises `UserError` unless measured at equal effort: same attack and seeds, a reference below `s`.
         """
         if self.attack != reference.attack or self.unit != reference.unit:
             raise UserError("these curves come from different attacks; savings need equal effort: run both with the same settings.")
@@ -98,16 +101,12 @@ class Curve:
         return Estimate(found.mean, found.low, found.high, found.n, bound)
 
     def halfway(self) -> float:
-        """The recall halfway from the start to the highest, means over seeds: a level to compare at where none is
-        given."""
+        """The recall halfway from the start to the highest, means over seeds: the level where none is given."""
         means = [sum(column) / len(column) for column in zip(*self.recall, strict=True)]
         return float(means[0] + max(means)) / 2
 
     def past_peak(self) -> tuple[bool, ...]:
-        """For every seed: did recall stop rising (or hit 1) before the last point?
-
-        A best value at the very last point means that the attack was cut short there.
-        """
+        """For every seed: did recall stop rising (or hit 1) before the last point? Else the attack was cut short."""
         return tuple(max(row[:-1], default=0.0) >= row[-1] or row[-1] >= 1.0 for row in self.recall)
 
     def to_json(self) -> dict[str, Any]:

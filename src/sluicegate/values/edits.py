@@ -9,6 +9,7 @@ An edit is applied for the length of a block, or baked in for good::
 Parameters are chosen by globs over their full names ("model.layers.*.mlp.*"), see `match_names`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -40,8 +41,7 @@ def match_names(names: Iterable[str], patterns: str, what: str = "parameter") ->
     """Those of a model's `names` that match a glob, in their order. Several globs are joined by commas.
 
     The globs are `fnmatch`'s, on the full name: ``*`` stands for any characters, dots included, ``?`` for one,
-    ``[0-3]`` for one of a range. Raises `UserError` that lists the nearest names where a glob matches nothing; `what`
-    says what is named.
+    ``[0-3]`` for one of a range. Raises `UserError` with the nearest names where one matches nothing, as no `what`.
     """
     known = list(names)
     chosen: set[str] = set()
@@ -270,11 +270,8 @@ def note_structure(model: nn.Module) -> Callable[..., None]:
 
 
 def identity_gains(model: nn.Module) -> dict[str, float]:
-    """Return, for every norm's gain, the value at which the norm only normalises: 1 or 0.
-
-    Whether a norm multiplies by its gain g or by 1 + g is asked of the norm itself: with all
-    gains set to zero, the former answers zero to any input and the latter does not.
-    """
+    """For every norm's gain the value at which the norm only normalises: 1, or 0 where it multiplies by 1 + g. The norm
+    is asked itself: with all gains zero, the former answers zero to any input and the latter does not."""
     gains = {}
     for prefix, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -290,10 +287,7 @@ def identity_gains(model: nn.Module) -> dict[str, float]:
 
 
 def _xavier(parameter: Tensor, name: str, seed: int, stacked: bool) -> Tensor:
-    """Xavier-uniform noise of the parameter's shape, or of each matrix of a stack, drawn on the CPU from (seed,
-    name)."""
-    import hashlib
-
+    """Xavier-uniform noise of the parameter's shape, or of a stack's matrices, drawn from (seed, name)."""
     number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
     noise = torch.empty(parameter.shape, dtype=torch.float32)
     generator = torch.Generator().manual_seed(number)

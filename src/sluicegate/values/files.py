@@ -14,8 +14,7 @@ LIMIT = 4 * 2**30
 
 
 def check_readable(path: Path, limit: int = LIMIT) -> Path:
-    """Return the path of an ordinary file of at most `limit` bytes; a device, a pipe or a folder may never end, and is
-    refused."""
+    """The path of an ordinary file of at most `limit` bytes; what may never end (a device, a pipe) is refused."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
@@ -31,10 +30,8 @@ def check_readable(path: Path, limit: int = LIMIT) -> Path:
 
 @contextmanager
 def reading(path: Path | str, advice: str = "Restore the file, or give another one.") -> Iterator[None]:
-    """Turn whatever is raised within, while a user's file is taken apart, into one `UserError` that names the file.
-
-    For code that only reads the file: within it a bug of ours would look like the user's mistake.
-    """
+    """Turn whatever is raised within, while a user's file is taken apart, into one `UserError` that names the file. For
+    code that only reads the file: a bug of ours within it would look like the user's mistake."""
     try:
         yield
     except UserError:

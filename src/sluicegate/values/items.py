@@ -1,7 +1,6 @@
 """Items: labelled things worth knowing, and what makes them from decoded rows.
 
-A training row, a quiz question and a flash card are the same thing here: a prompt, its answer and
-a label. Running text is an item with an empty prompt whose answer is the text.
+A training row, a quiz question and a flash card are one thing here: a prompt, its answer and a label.
 """
 
 import hashlib
@@ -34,8 +33,7 @@ class Item:
     answer: str
     """What is to be known; for running text, the text."""
     fact: str = ""
-    """Which fact this row states. Rows that state one fact in several phrasings share it, so that
-    a split never puts one phrasing on each side."""
+    """Which fact this row states; a split never puts two phrasings of one on different sides."""
     label: str = ""
     """The group or class it belongs to."""
     also: tuple[str, ...] = ()
@@ -94,10 +92,9 @@ Sources = Mapping[str, Callable[[], tuple[Item, ...]]]
 
 
 def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Split items in two by fact: the half an attacker holds, and the half it never sees.
+    """Split items in two by fact (all phrasings on one side): the half an attacker holds, and the half it never sees.
 
-    Every phrasing of a fact lands on the same side. Raises `UserError` below four facts, where a
-    half would be too small to measure anything on.
+    Raises `UserError` below four facts, where a half would be too small to measure anything on.
     """
     facts = sorted({item.key for item in items})
     if len(facts) < 4:
@@ -107,15 +104,11 @@ def halves(items: Sequence[Item], seed: int) -> tuple[tuple[Item, ...], tuple[It
         )
     random.Random(seed).shuffle(facts)
     held = set(facts[: len(facts) // 2])
-    return (
-        tuple(item for item in items if item.key in held),
-        tuple(item for item in items if item.key not in held),
-    )
+    return tuple(item for item in items if item.key in held), tuple(item for item in items if item.key not in held)
 
 
 def digest(items: Iterable[Item], choices: bool = False) -> str:
-    """Return the sha256 of the items' content, in order (hex); of wrong answers only where they are `choices`, since
-    nothing is trained on them."""
+    """sha256 (hex) of the items in order; of wrong answers only where they are `choices` (never trained on)."""
     sha, names = hashlib.sha256(), ("also", "turns", "wrong", "place") if choices else ("also", "turns")
     for item in items:
         beside = {name: value for name in names if (value := getattr(item, name)) not in ((), -1)}
@@ -185,18 +178,6 @@ def columns_of(columns: str | Mapping[str, str]) -> dict[str, str]:
     return named
 
 
-def write_jsonl(items: Iterable[Item], path: Path) -> None:
-    """Write items as JSONL that `read` takes back unchanged."""
-    with path.open("w", encoding="utf-8") as file:
-        for item in items:
-            chat = [{"role": role, "content": words} for role, words in (*item.turns, ("assistant", item.answer))]
-            asked: dict[str, Any] = {"messages": chat} if item.turns else {"prompt": item.prompt, "answer": item.answer}
-            row = asked if item.prompt else {"text": item.answer}
-            beside = ("fact", "label", "also", "wrong", "place")
-            row |= {name: value for name in beside if (value := getattr(item, name)) not in ("", (), -1)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 OWN, TEXT = "prompt and answer", "running text"
 _ASKED = ("prompt", "question", "query", "instruction")
 _ANSWERED = ("answer", "output", "completion", "response", "gt", "labels", "answers", "best_answer")
@@ -210,10 +191,7 @@ _EXPECTED = "expected an object with 'prompt' and 'answer', or with 'text', all 
 
 
 def _item(row: object, where: str, columns: Mapping[str, str]) -> tuple[Item, str, set[str]]:
-    """Make an item from one decoded row; `where` names the file and line for the error.
-
-    Also returns what the row is (``question and answer``), and the columns that were read.
-    """
+    """An item from one decoded row, which stands at `where`; what the row is; and the columns that were read."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: found {short(json.dumps(row, default=str))}; {_EXPECTED}.")
     if missing := [column for column in columns.values() if column not in row]:

@@ -74,8 +74,7 @@ class Checked:
 def check(settings: Any) -> None:
     """Raise `UserError` for a value of a dataclass that is none of its field's choices, or no number within its range.
 
-    What is declared without a range may be any finite number. Nested settings are checked too: a plug-in's need not be
-    `Checked`.
+    Without a range any finite number will do. Nested settings are checked too: a plug-in's need not be `Checked`.
     """
     check_choices(type(settings), vars(settings))
     for field in dataclasses.fields(settings):

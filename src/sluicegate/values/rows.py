@@ -1,7 +1,5 @@
-"""Rows of users' files and of the hub, decoded: the one place where these are opened.
-
-What cannot be read, and what is larger than the limits, is refused in one line that names the file and where in it.
-"""
+"""Rows of users' files and of the hub, decoded: the one place where these are opened. What cannot be read, or is larger
+than the limits, is refused in one line that names the file and where in it."""
 
 import codecs
 import csv

@@ -10,9 +10,7 @@ from sluicegate.values.ranges import Checked, Count, Range, Rows, Weight, Whole,
 
 def training_rate(width: int) -> float:
     """Default rate for training a model of hidden size `width` from nothing: 6e-3 at 64, where it was calibrated.
-
-    AdamW's best rate falls about as 1 / width (Yang et al. 2022, arXiv 2203.03466).
-    """
+    AdamW's best falls about as 1 / width (Yang et al. 2022, arXiv 2203.03466)."""
     return _two_digits(0.384 / width)
 
 
@@ -22,10 +20,8 @@ def distilling_rate(width: int) -> float:
 
 
 def unlearning_rate(width: int) -> float:
-    """Default rate for suppression: 2e-3 at a width of 64 and 2.5e-5 at 576, the two where it was calibrated.
-
-    That falls as 1 / width squared; below 1e-5 it is not followed any further.
-    """
+    """Default rate for suppression: 2e-3 at a width of 64 and 2.5e-5 at 576, where it was calibrated. That falls as 1 /
+    width squared, here not below 1e-5."""
     return max(_two_digits(8.2 / width**2), 1e-5)
 
 
@@ -52,8 +48,7 @@ class Economies(Checked):
     """Most tokens, padding included, of the parts that a step's batch is cut into (at least a row of each group); the
     result is the same. 0: as --accumulate says."""
     pack: bool = setting(False, added=True)
-    """Lay a batch's rows behind one another rather than beside padding, where the model can take that; the loss is the
-    same up to rounding."""
+    """Lay a batch's rows behind one another, not beside padding, where the model can; the same up to rounding."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Estimates over seeds, rows or draws with 95 % intervals, Student's t, and the area under a ROC curve.
 
-Distribution functions are scipy's. It is imported where it is needed, since reading a command line should not wait for
-it.
+scipy is imported where it is needed, since reading a command line should not wait for it.
 """
 
 import math
@@ -42,10 +41,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], *, at_most: float = math.inf, at_least: float = -math.inf, confidence: float = 0.95) -> Estimate:
-    """Return mean and t-interval over seeds, of 95 % by default; the interval is cut at what the quantity can be.
-
-    `values` holds one number a seed. Raises `UserError` when it is empty.
-    """
+    """Mean and t-interval of `values`, one a seed; the interval is cut at what the quantity can be."""
     from scipy.special import stdtrit
 
     data = np.asarray(values, dtype=float)

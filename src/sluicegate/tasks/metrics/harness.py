@@ -9,10 +9,8 @@ from sluicegate.errors import UserError, first_line
 
 
 def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: str) -> dict[str, float]:
-    """Numbers by task and the harness's own names (``boolq acc,none``); a task is a name of its, or a YAML file.
-
-    Raises `UserError` where the package is missing, and where a task cannot be found or run.
-    """
+    """Numbers by task and the harness's own names (``boolq acc,none``); a task is a name of its, or a YAML file. Raises
+    `UserError` where the package is missing, and where a task cannot be found or run."""
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM

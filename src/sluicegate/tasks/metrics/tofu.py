@@ -8,6 +8,8 @@ The token that ends an answer, which the code counts, is left out.
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import softmax
+from scipy.stats import hmean, ks_2samp
 
 from sluicegate.tasks.benchmarks import Rows
 from sluicegate.tasks.metrics.subject import LOGP, Array, Subject
@@ -35,22 +37,16 @@ def kept_truth(ratio: Array) -> float:
 
 def among_choices(right: Array, wrong: Sequence[Array]) -> float:
     """Mean of P(right) over the sum of all choices' P, where P = exp(-loss), mean losses in nats a token."""
-    from scipy.special import softmax
-
     return float(np.mean([softmax(-np.append(loss, others))[0] for loss, others in zip(right, wrong, strict=True)]))
 
 
 def forget_quality(ratio: Array, reference: Array) -> float:
     """p of the two-sample Kolmogorov-Smirnov test on two models' truth ratios of the forget set (section 2.2.2)."""
-    from scipy.stats import ks_2samp
-
     return float(ks_2samp(ratio, reference).pvalue)
 
 
 def model_utility(nine: Sequence[float]) -> float:
     """Harmonic mean of probability, ROUGE and truth ratio of the three sets that are to be kept (section 2.2.1)."""
-    from scipy.stats import hmean
-
     return float(hmean(nine)) if min(nine) > 0 else 0.0
 
 
