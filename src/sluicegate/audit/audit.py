@@ -186,7 +186,7 @@ def _with_suite(found: AuditResult, plan: SuitePlan, failed: Mapping[str, str], 
     attacked, verdict = found.attacked, found.verdict
     facts = len({item.key for item in plan.arms["model"].split().forget})
     told, suites = list[str](), dict[str, SuiteVerdict]()
-    for arm in {"model", SPIKED} & set(attacked):
+    for arm in (arm for arm in ("model", SPIKED) if arm in attacked):
         references = [{name: attacked[each][name] for name in attacked[arm]} for each in plan.references]
         suites[arm] = judge_suite(attacked[arm], references, facts)
     suite, spiked = suites.get("model"), suites.get(SPIKED)
