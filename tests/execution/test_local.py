@@ -39,7 +39,9 @@ def test_a_job_waits_for_those_it_needs_gets_their_folders_and_tells_how_far_it_
 
     jobs = [job("second", ("first",), second, tmp_path), job("first", (), train, tmp_path)]
     done = run_jobs(jobs, LocalPool(1), progress=lambda *message: told.append(message[:3]))
-    assert told == [(f"{name} train", step, 2) for name in ("first", "second") for step in (1, 2)]
+    of_stages = [message for message in told if not message[0].startswith("all stages")]
+    assert of_stages == [(f"{name} train", step, 2) for name in ("first", "second") for step in (1, 2)]
+    assert [message[1:] for message in told if message[0].startswith("all stages")] == [(0, 2), (1, 2), (2, 2)]
     assert set(done) == {"first", "second"}
     assert asked == [{"first": done["first"]}]
     assert all((folder / "DONE").exists() for folder in done.values())
