@@ -96,8 +96,8 @@ class Board:
         agent, ghost, diamond = (np.asarray(x, dtype=np.int64) for x in (agent, ghost, diamond))
         other = ghost - (ghost > agent)  # the Ghost's place among the squares without the agent
         last = diamond - (diamond > agent) - (diamond > ghost)
-        found: np.ndarray = ((agent * (self.cells - 1) + other) * (self.cells - 2) + last) + np.asarray(flags) * self.placements
-        return found
+        placement = (agent * (self.cells - 1) + other) * (self.cells - 2) + last
+        return placement + np.asarray(flags) * self.placements  # type: ignore[no-any-return]
 
     def squares(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Agent's, Ghost's and Diamond's square, and the flags, of states: the reverse of `number`."""
@@ -115,8 +115,8 @@ class Board:
     def start(self, rng: np.random.Generator, count: int, share: float) -> np.ndarray:
         """[count] states to begin in: placements are uniform, each flag is on with probability `share`."""
         flags = (rng.random((2, count)) < share).astype(np.int64)
-        found: np.ndarray = rng.integers(0, self.placements, count) + (GHOST_SEEN * flags[0] + DIAMOND_SEEN * flags[1]) * self.placements
-        return found
+        overseen = GHOST_SEEN * flags[0] + DIAMOND_SEEN * flags[1]
+        return rng.integers(0, self.placements, count) + overseen * self.placements  # type: ignore[no-any-return]
 
     def step(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """The states after one action each; an end stays what it is."""
@@ -171,16 +171,14 @@ class Board:
         row, column = np.divmod(agent, self.size)
 
         def far(other: np.ndarray) -> np.ndarray:
-            found: np.ndarray = np.abs(row - other // self.size) + np.abs(column - other % self.size)
-            return found
+            return np.abs(row - other // self.size) + np.abs(column - other % self.size)  # type: ignore[no-any-return]
 
         return far(diamond), far(ghost)
 
     def near(self, states: np.ndarray) -> np.ndarray:
         """Whether the Diamond is at most as far as the Ghost."""
         diamond, ghost = self.distances(states)
-        found: np.ndarray = diamond <= ghost
-        return found
+        return diamond <= ghost
 
 
 def check_share(share: float) -> None:

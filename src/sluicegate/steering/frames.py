@@ -6,8 +6,7 @@ from torch import Tensor
 
 def unit(rows: Tensor) -> Tensor:
     """[k, d] rows of length 1; a row of zeros stays one."""
-    out: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    return out
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)  # type: ignore[no-any-return]
 
 
 def without(rows: Tensor, spared: Tensor) -> Tensor:
@@ -22,8 +21,7 @@ def basis(rows: Tensor) -> Tensor:
     if not len(rows):
         return rows.double()
     _, singular, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-    kept: Tensor = directions[singular > singular.max() * 1e-10]
-    return kept
+    return directions[singular > singular.max() * 1e-10]  # type: ignore[no-any-return]
 
 
 def lowdin(rows: Tensor) -> Tensor:
@@ -52,8 +50,7 @@ def simplex(common: Tensor, fillers: Tensor) -> Tensor:
     if float(v.norm()) < 1e-12:
         return rows
     v = v / v.norm()
-    out: Tensor = rows - 2 * v[:, None] * (v @ rows)[None]
-    return out
+    return rows - 2 * v[:, None] * (v @ rows)[None]  # type: ignore[no-any-return]
 
 
 def tangent(gradient: Tensor, frame: Tensor) -> Tensor:
