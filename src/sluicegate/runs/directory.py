@@ -16,7 +16,7 @@ import tomli_w
 
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
-from sluicegate.runs.disk import clear_dead, fingerprint, plain_disk_errors, remove, share, sync
+from sluicegate.runs.disk import clear_dead, fingerprint, plain_disk_errors, remove, replacing, share, sync
 from sluicegate.runs.lock import Busy, held
 from sluicegate.runs.ranks import ALONE, Ranks
 
@@ -458,17 +458,13 @@ def remove_run(path: Path) -> list[str]:
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file or nothing, and have it on the disk before returning."""
     clear_dead(path.parent, rf"\.{re.escape(path.name)}\.(\d+)")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
+        with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        scratch.replace(path)
     except IsADirectoryError:
         raise damaged(path, "a folder is in its place") from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _scratch(path: Path) -> bool:
