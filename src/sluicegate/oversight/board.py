@@ -53,8 +53,6 @@ class Board:
         if self.tabulated is None:
             object.__setattr__(self, "tabulated", 4 * self.states * self.features <= _TABLE_BYTES)
 
-    # ------------------------------------------------------------------------------- numbers
-
     @property
     def cells(self) -> int:
         return self.size * self.size
@@ -110,8 +108,6 @@ class Board:
         diamond = diamond + (diamond >= high)
         return agent, ghost, diamond, flags
 
-    # ------------------------------------------------------------------------------- the environment
-
     def start(self, rng: np.random.Generator, count: int, share: float) -> np.ndarray:
         """[count] states to begin in: placements are uniform, each flag is on with probability `share`."""
         flags = (rng.random((2, count)) < share).astype(np.int64)
@@ -162,8 +158,6 @@ class Board:
             on = (flags & bit) > 0
             found[rows[on], 3 * self.cells + where[on]] = 1
         return found
-
-    # ------------------------------------------------------------------------------- distances
 
     def distances(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps from the agent to the Diamond and to the Ghost, were the other not there."""
