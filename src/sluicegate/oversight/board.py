@@ -161,13 +161,8 @@ class Board:
 
     def distances(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps from the agent to the Diamond and to the Ghost, were the other not there."""
-        agent, ghost, diamond, _ = self.squares(states)
-        row, column = np.divmod(agent, self.size)
-
-        def far(other: np.ndarray) -> np.ndarray:
-            return np.abs(row - other // self.size) + np.abs(column - other % self.size)  # type: ignore[no-any-return]
-
-        return far(diamond), far(ghost)
+        agent, ghost, diamond, _ = (np.stack(np.divmod(squares, self.size)) for squares in self.squares(states))
+        return np.abs(agent - diamond).sum(0), np.abs(agent - ghost).sum(0)
 
     def near(self, states: np.ndarray) -> np.ndarray:
         """Whether the Diamond is at most as far as the Ghost."""

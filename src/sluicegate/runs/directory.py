@@ -99,8 +99,7 @@ class RunContext:
         """Make what was written, (file, fingerprint), the resume point of `part`."""
 
     def load_checkpoint_all_ranks(self, part: str) -> Checkpoint | None:
-        """The resume point as the process that holds the folder finds it: each gets its own shares where as many
-        processes wrote them, else whole tensors."""
+        """The resume point as the folder's holder finds it: own shares where as many wrote them, else whole tensors."""
         if self.ranks.world == 1:
             return self.load_checkpoint(part)
         entry = self.ranks.first(self._entry(part))

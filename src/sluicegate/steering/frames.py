@@ -25,8 +25,7 @@ def basis(rows: Tensor) -> Tensor:
 
 
 def lowdin(rows: Tensor) -> Tensor:
-    """[k, d] the orthonormal rows nearest to the given ones (independent, taken at length 1): Löwdin 1950's symmetric
-    orthogonalisation ``(M M^T)^(-1/2) M``."""
+    """[k, d] the orthonormal rows nearest to independent ones at length 1 (Löwdin 1950): ``(M M^T)^(-1/2) M``."""
     rows = unit(rows.double())
     for _ in range(2):  # the second time takes out what rounding left of the first
         values, vectors = torch.linalg.eigh(rows @ rows.T)
