@@ -140,7 +140,7 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
 
 
 def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | None = None) -> Stage:
-    """Make a stage from flat settings, each its own; `method` is the class of its objective, where it has one."""
+    """Make a stage from flat settings, `method` being its objective's class; `UserError` for one that it has not."""
     left = dict(settings)
     for old, new in earlier(cls, method).items():
         if old in left:
