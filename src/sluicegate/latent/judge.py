@@ -1,8 +1,8 @@
 """The judge: a convolutional net that is trained apart, and says what a drawing shows, or that it shows nothing.
 
-It is trained on the images and all their labels, and on nothing: black, faint noise, images dimmed past reading. One
-that must name a class would read black as one of them, and be right for that share of the images whose block is off.
-Judges are kept in the cache by the content of the data: one reads all seeds and arms of an experiment.
+It is trained on the images and all their labels, never on drawings, with a seed of its own, and on nothing: black,
+faint noise, images dimmed past reading. One that must name a class would read black as one of them, and be right for
+that share of the images whose block is off. Judges are kept in the cache by the content of the data, one for all seeds.
 """
 
 import hashlib

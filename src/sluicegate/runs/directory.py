@@ -218,8 +218,8 @@ def open_run(
 ) -> Iterator[RunDirectory]:
     """Hold the run folder `path` for the stage with this `digest`; new, or resumed where it stopped.
 
-    `interval`: seconds between resume points. Raises `UserError` where the folder is another stage's or version's,
-    its files are damaged, or another process holds it.
+    `interval` is the time between resume points, in seconds. Raises `UserError` when the folder
+    belongs to another stage or another version, when its files are damaged, or when another process holds it.
     """
     first = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -398,8 +398,8 @@ def write_done(path: Path) -> None:
 def check_finished(path: Path, *, every: bool = False, only: Sequence[str] = ()) -> None:
     """Raise `UserError` where a run is not finished, or no longer what it was when it ended.
 
-    Compares sizes of all files (or `only` these), contents up to `SMALL`, or with `every` of all. A run from before
-    there were checksums is taken as it is.
+    Compares the size of every file (or of `only` these), and the content of those up to `SMALL`, or with `every` of
+    all. A run that was finished before there were checksums is taken as it is.
     """
     if not (path / "DONE").exists():
         raise UserError(f"{str(path)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
