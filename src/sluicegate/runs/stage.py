@@ -220,21 +220,17 @@ def _entries(name: str, values: list[Any], kind: type[Any]) -> list[Any]:
     return entries
 
 
-def identify(stage: Stage, parents: Mapping[str, str]) -> str:
-    """The stage's hash (hex): verb, version, settings without paths, and the content of its sources."""
-    return _digest(stage, parents, added=False)
+def identify(stage: Stage, parents: Mapping[str, str], *, added: bool = False) -> str:
+    """The stage's hash (hex): verb, version, settings without paths (see `_table`), and the content of its sources."""
+    plain = {name: value for name, value in stage._table(earliest=True, added=added).items() if name not in parents}
+    content = {"verb": stage.VERB, "version": stage.VERSION, "config": plain, "parents": dict(sorted(parents.items()))}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def identities(stage: Stage, parents: Mapping[str, str]) -> tuple[str, ...]:
     """Every hash under which a run of this stage may be found: its own, and that with all settings written out, of
     trials made before settings added later were left out for every stage."""
-    return tuple(dict.fromkeys((identify(stage, parents), _digest(stage, parents, added=True))))
-
-
-def _digest(stage: Stage, parents: Mapping[str, str], *, added: bool) -> str:
-    plain = {name: value for name, value in stage._table(earliest=True, added=added).items() if name not in parents}
-    content = {"verb": stage.VERB, "version": stage.VERSION, "config": plain, "parents": dict(sorted(parents.items()))}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return tuple(dict.fromkeys(identify(stage, parents, added=added) for added in (False, True)))
 
 
 def folder_name(stage: Stage, digest: str) -> str:
