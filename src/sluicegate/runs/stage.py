@@ -12,15 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes, from_elsewhere
+from sluicegate.runs.directory import RunContext
 from sluicegate.values.ranges import Checked, Range, range_of
 from sluicegate.values.ranges import setting as setting  # where stages look for it
-
-if TYPE_CHECKING:
-    from sluicegate.runs.directory import RunContext
 
 Kind = Literal["model", "run", "data"]
 
@@ -71,7 +69,7 @@ class Stage(Checked):
         """Whether one operation of its model is work enough for several threads."""
         return True
 
-    def run(self, run: "RunContext") -> dict[str, Any]:
+    def run(self, run: RunContext) -> dict[str, Any]:
         """Do the work in `run` and return what result.json shall hold."""
         raise NotImplementedError
 
