@@ -5,7 +5,7 @@ from functools import partial
 from sluicegate import registry
 from sluicegate.cli.command import Verb, summary_of
 from sluicegate.execution.runner import run_stage
-from sluicegate.runs.stage import Stage, stages
+from sluicegate.runs.stage import stages
 
 GROUPS = {
     "start here": ("demo",),
@@ -22,14 +22,11 @@ GROUPS = {
 
 def verbs() -> dict[str, registry.Verb]:
     """Every verb by name, in the order of the overview."""
-    found: dict[str, registry.Verb] = {verb: _of_stage(cls) for verb, cls in stages().items() if cls.GROUP}
+    own = {verb: cls for verb, cls in stages().items() if cls.GROUP}
+    found: dict[str, registry.Verb] = {verb: Verb(verb, summary_of(cls), cls.GROUP, partial(run_stage, cls)) for verb, cls in own.items()}
     found |= registry.verbs()
     headings = {group: n for n, group in enumerate(GROUPS)}
     places = {name: n for n, name in enumerate(name for names in GROUPS.values() for name in names)}
     return dict(
         sorted(found.items(), key=lambda pair: (headings.get(pair[1].group, len(headings)), places.get(pair[0], len(places)), pair[0]))
     )
-
-
-def _of_stage(cls: type[Stage]) -> Verb:
-    return Verb(cls.VERB, summary_of(cls), cls.GROUP, partial(run_stage, cls))

@@ -54,9 +54,6 @@ def report_experiment(outcome: Outcome, path: Path, beside: Sequence[Link] = ())
     return write_page(path, page)
 
 
-# -------------------------------------------------------------------------------------- how arms look
-
-
 def _looks(table: Sequence[Row]) -> dict[str, Series]:
     """Colour by what an arm stands for; arms of one kind differ by dashes, those on the dial by shade."""
     looks: dict[str, Series] = {}
@@ -72,9 +69,6 @@ def _looks(table: Sequence[Row]) -> dict[str, Series]:
             dash = DASHES[len(dial) - 1 - rank if len(dial) <= 3 else 0]
         looks[row.name] = Series(row.name, f"a{i}", colour, dash, row.role == "reference")
     return looks
-
-
-# -------------------------------------------------------------------------------------- pictures
 
 
 def _dial(outcome: Outcome, table: Sequence[Row], looks: Mapping[str, Series]) -> dict[str, Any] | None:
@@ -125,9 +119,6 @@ def _bars(table: Sequence[Row], looks: Mapping[str, Series], recipe: Recipe) -> 
     label = "FLOPs of every arm: what it was made from, its student, its teacher."
     x_label = "compute, as a multiple of the reference's" if reference else "compute, GFLOPs"
     return charts.bars_picture("ledger", label, found, ("part-before", "part-student", "part-teacher"), x_label=x_label)
-
-
-# -------------------------------------------------------------------------------------- tables
 
 
 def _attack_in_words(outcome: Outcome) -> str:

@@ -91,7 +91,8 @@ def conclusion(outcome: Outcome, table: Sequence[Row]) -> list[str]:
     measured = {label: found.mean for label in NEAR if (found := own.at.get(label))}
     if len(measured) < len(NEAR):
         return ["The attack was too short to tell whether any arm is as robust as the reference."]
-    reached = [row for row in table if row.role in ("distilled", "dial", "other") and row.relative and _as_robust(row, measured)]
+    robust = [row for row in table if all((at := row.at.get(label)) and at.mean <= measured[label] + NEAR[label] for label in NEAR)]
+    reached = [row for row in robust if row.role in ("distilled", "dial", "other") and row.relative]
     margins = " and ".join(f"{label} within {plain(margin)}" for label, margin in NEAR.items())
     for budget in budgets(outcome):
         if budget.cost is None:
@@ -101,10 +102,6 @@ def conclusion(outcome: Outcome, table: Sequence[Row]) -> list[str]:
         dear = f"{CHEAP:.0%} of the reference's cost {'' if 'full' not in budget.words else 'at '}{budget.words}"
         said.append(f"As robust as the reference ({margins}) at {dear} or less: {short(names) if names else 'none'}.")
     return said
-
-
-def _as_robust(row: Row, reference: Mapping[str, float]) -> bool:
-    return all((at := row.at.get(label)) and at.mean <= reference[label] + margin for label, margin in NEAR.items())
 
 
 def front(points: Sequence[Point]) -> list[Point]:

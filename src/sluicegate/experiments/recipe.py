@@ -18,7 +18,6 @@ from sluicegate.runs.trial import trials
 from sluicegate.tasks.benchmarks import about
 from sluicegate.values.files import read_toml, short
 
-KEYS = ("name", "title", "about", "reference", "pretrained", "level", "seeds", "common", "arms", "attack", "claims", "pictures")
 PICTURES = {"bars": (("measures",), ()), "lines": (("curve",), ("x", "y")), "image": (("file",), ()), "pareto": (("y",), ())}
 """Kinds of pictures: the settings that each needs, and those that it may have."""
 
@@ -234,8 +233,8 @@ def load_recipe(source: str) -> Recipe:
     content = read_toml(path)
     kinds = get_type_hints(Recipe)
     for key, value in content.items():
-        if key not in KEYS:
-            raise UserError(f"{path}: a recipe has no {short(key)}. Nearest: {nearest(key, list(KEYS))}.")
+        if key not in kinds:
+            raise UserError(f"{path}: a recipe has no {short(key)}. Nearest: {nearest(key, list(kinds))}.")
         try:
             check_type(value, kinds[key], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:

@@ -1,8 +1,8 @@
 """The judge: a convolutional net that is trained apart, and says what a drawing shows, or that it shows nothing.
 
-It is trained on the images and all their labels, and on nothing: black, faint noise, images dimmed past reading. One
-that must name a class would read black as one of them, and be right for that share of the images whose block is off.
-Judges are kept in the cache by the content of the data: one reads all seeds and arms of an experiment.
+It is trained on the images and all their labels, never on drawings, with a seed of its own, and on nothing: black,
+faint noise, images dimmed past reading. One that must name a class would read black as one of them, and be right for
+that share of the images whose block is off. Judges are kept in the cache by the content of the data, one for all seeds.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from sluicegate.engine.training import Batches, Loss, fit
 from sluicegate.latent.objective import Rows
 from sluicegate.latent.training import moved
 from sluicegate.runs.directory import RunContext
+from sluicegate.runs.disk import replacing
 from sluicegate.values.schedule import Schedule
 
 SEED, VERSION = 20240, 2
@@ -90,9 +91,8 @@ def judge_of(images: np.ndarray, labels: np.ndarray, classes: int, *, steps: int
     fit(judge, _loss, draw, schedule, seed=SEED, run=told, name="training", meter=lambda rows: 1.0)
     judge.eval()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    scratch = kept.with_name(f".{kept.name}.{id(judge)}")
-    save_file({name: p.detach().cpu().contiguous() for name, p in judge.state_dict().items()}, scratch)
-    scratch.replace(kept)
+    with replacing(kept) as scratch:
+        save_file({name: p.detach().cpu().contiguous() for name, p in judge.state_dict().items()}, scratch)
     return judge
 
 

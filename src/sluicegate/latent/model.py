@@ -106,8 +106,6 @@ class Autoencoder(nn.Module):
             raise UserError(f"the {name} gives {shape} for 2 rows of {width}; expected (2, {wanted or 'width'}).")
         return int(found.shape[1])
 
-    # ------------------------------------------------------------------------------------- reading and drawing
-
     def rows(self, images: Any) -> Tensor:
         """[n, pixels] float from 0 to 1, of images [n, height, width] or with channels last: uint8, or fractions."""
         x = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
@@ -167,8 +165,6 @@ class Autoencoder(nn.Module):
         amounts[rows, code.read()] = 0.0
         amounts[rows, j], styles[rows, j] = usual.amounts[j, j], usual.styles[j, j]
         return Code(amounts, styles)
-
-    # ------------------------------------------------------------------------------------- keeping
 
     def save(self, folder: Path | str) -> Path:
         """Write `model.safetensors` and `latent.json`. Parts of your own must be given again to `load`."""

@@ -90,8 +90,12 @@ def write_page(
         "labels": labels[shown].tolist(),
         "morph": [int(np.argmax(labels[shown] == count * tenths // 10)) for tenths in (3, 8)],
     }
-    page = _render(
+    here = resources.files("sluicegate")
+    page = render(
+        "latent/page.html",
         title="A latent space you can read",
+        style="".join((here / place).read_text("utf-8") for place in ("report/style.css", "latent/page.css")),
+        script="\n".join((here / "latent" / name).read_text("utf-8") for name in ("net.js", "pad.js", "page.js")),
         source=source,
         figures=figures(numbers, count),
         few_labels=few_labels(numbers),
@@ -127,8 +131,7 @@ def _held_out(run: Path) -> tuple[np.ndarray, np.ndarray, str]:
     source = {"digits": "handwritten digits, 8 × 8", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(data, Path(data).name)
     shown = run / "shown.npz"
     if shown.is_file():
-        with reading(shown, "Train again, or remove it to take the images of the data itself."):
-            archive = np.load(shown, allow_pickle=False)
+        with reading(shown, "Train again, or remove it to take the images of the data itself."), np.load(shown) as archive:
             return archive["images"], archive["labels"], source
     if not data:
         raise UserError(f"{run}: no shown.npz, and no config.toml that names the data. Give a folder that `sluicegate latent train` wrote.")
@@ -144,13 +147,6 @@ def rounded(net: Blocks, bits: Bits) -> Any:
             whole, scale = _rounded_weight(layer, bits)
             layer.weight.copy_(torch.from_numpy(whole.astype(np.float32) * scale[:, None]))
     return made
-
-
-def _render(**content: Any) -> str:
-    here = resources.files("sluicegate")
-    style = (here / "report" / "style.css").read_text("utf-8") + (here / "latent" / "page.css").read_text("utf-8")
-    script = "\n".join((here / "latent" / name).read_text("utf-8") for name in ("net.js", "pad.js", "page.js"))
-    return render("latent/page.html", style=style, script=script, **content)
 
 
 # What the page needs to know of the images.

@@ -72,9 +72,7 @@ class Latent(Trial):
     k: Annotated[int, Range(0, 2**10)] = 4
     """Styles a block."""
     settings: Settings = Settings()
-    schedule: Schedule = Schedule(
-        steps=2000, batch=64, lr=2e-3, warmup=100, decay="cosine", final=0.05, clip=0.0, beta2=0.999
-    )  # fmt: skip
+    schedule: Schedule = Schedule(steps=2000, batch=64, lr=2e-3, warmup=100, decay="cosine", final=0.05, clip=0.0, beta2=0.999)
 
     def resolved(self) -> Self:
         share = _share(self.labels)

@@ -141,20 +141,11 @@ def fitted(
     return Trained(done.ledger.total, done.records, examine(model, own_x, own_y), revived)
 
 
-def made(
-    size: Sequence[int],
-    classes: Sequence[str],
-    seed: int,
-    *,
-    hidden: Sequence[int] = (256,),
-    k: int = 4,
-    encoder: nn.Module | None = None,
-    decoder: nn.Module | None = None,
-) -> Autoencoder:
-    """A new model whose weights are a function of the seed, on the device at hand."""
+def made(size: Sequence[int], classes: Sequence[str], seed: int, **how: Any) -> Autoencoder:
+    """A new `Autoencoder`, whose weights are a function of the seed, on the device at hand."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "net"))
-        return Autoencoder(size, classes, hidden=hidden, k=k, encoder=encoder, decoder=decoder).to(device())
+        return Autoencoder(size, classes, **how).to(device())
 
 
 def train(

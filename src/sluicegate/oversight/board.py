@@ -53,8 +53,6 @@ class Board:
         if self.tabulated is None:
             object.__setattr__(self, "tabulated", 4 * self.states * self.features <= _TABLE_BYTES)
 
-    # ------------------------------------------------------------------------------- numbers
-
     @property
     def cells(self) -> int:
         return self.size * self.size
@@ -96,8 +94,8 @@ class Board:
         agent, ghost, diamond = (np.asarray(x, dtype=np.int64) for x in (agent, ghost, diamond))
         other = ghost - (ghost > agent)  # the Ghost's place among the squares without the agent
         last = diamond - (diamond > agent) - (diamond > ghost)
-        found: np.ndarray = ((agent * (self.cells - 1) + other) * (self.cells - 2) + last) + np.asarray(flags) * self.placements
-        return found
+        placement = (agent * (self.cells - 1) + other) * (self.cells - 2) + last
+        return placement + np.asarray(flags) * self.placements  # type: ignore[no-any-return]
 
     def squares(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Agent's, Ghost's and Diamond's square, and the flags, of states: the reverse of `number`."""
@@ -110,13 +108,11 @@ class Board:
         diamond = diamond + (diamond >= high)
         return agent, ghost, diamond, flags
 
-    # ------------------------------------------------------------------------------- the environment
-
     def start(self, rng: np.random.Generator, count: int, share: float) -> np.ndarray:
         """[count] states to begin in: placements are uniform, each flag is on with probability `share`."""
         flags = (rng.random((2, count)) < share).astype(np.int64)
-        found: np.ndarray = rng.integers(0, self.placements, count) + (GHOST_SEEN * flags[0] + DIAMOND_SEEN * flags[1]) * self.placements
-        return found
+        overseen = GHOST_SEEN * flags[0] + DIAMOND_SEEN * flags[1]
+        return rng.integers(0, self.placements, count) + overseen * self.placements  # type: ignore[no-any-return]
 
     def step(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """The states after one action each; an end stays what it is."""
@@ -163,24 +159,15 @@ class Board:
             found[rows[on], 3 * self.cells + where[on]] = 1
         return found
 
-    # ------------------------------------------------------------------------------- distances
-
     def distances(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps from the agent to the Diamond and to the Ghost, were the other not there."""
-        agent, ghost, diamond, _ = self.squares(states)
-        row, column = np.divmod(agent, self.size)
-
-        def far(other: np.ndarray) -> np.ndarray:
-            found: np.ndarray = np.abs(row - other // self.size) + np.abs(column - other % self.size)
-            return found
-
-        return far(diamond), far(ghost)
+        agent, ghost, diamond, _ = (np.stack(np.divmod(squares, self.size)) for squares in self.squares(states))
+        return np.abs(agent - diamond).sum(0), np.abs(agent - ghost).sum(0)
 
     def near(self, states: np.ndarray) -> np.ndarray:
         """Whether the Diamond is at most as far as the Ghost."""
         diamond, ghost = self.distances(states)
-        found: np.ndarray = diamond <= ghost
-        return found
+        return diamond <= ghost
 
 
 def check_share(share: float) -> None:

@@ -109,8 +109,6 @@ class Oversight(Env[np.ndarray, np.int64]):
         ghost, diamond, flags = self._shown
         return self._text(ghost, diamond, flags) if self.render_mode == "ansi" else self._picture(ghost, diamond, flags)
 
-    # --------------------------------------------------------------------------- inside
-
     def _squares(self) -> tuple[int, int, int, int]:
         agent, ghost, diamond, flags = (int(x[0]) for x in self.board.squares(np.array([self._state])))
         return agent, ghost, diamond, flags

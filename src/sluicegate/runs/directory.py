@@ -16,7 +16,7 @@ import tomli_w
 
 from sluicegate.deprecated import alias
 from sluicegate.errors import UserError
-from sluicegate.runs.disk import clear_dead, fingerprint, plain_disk_errors, remove, share, sync
+from sluicegate.runs.disk import clear_dead, fingerprint, plain_disk_errors, remove, replacing, share, sync
 from sluicegate.runs.lock import Busy, held
 from sluicegate.runs.ranks import ALONE, Ranks
 
@@ -99,8 +99,7 @@ class RunContext:
         """Make what was written, (file, fingerprint), the resume point of `part`."""
 
     def load_checkpoint_all_ranks(self, part: str) -> Checkpoint | None:
-        """The resume point as the process that holds the folder finds it: each gets its own shares where as many
-        processes wrote them, else whole tensors."""
+        """The resume point as the folder's holder finds it: own shares where as many wrote them, else whole tensors."""
         if self.ranks.world == 1:
             return self.load_checkpoint(part)
         entry = self.ranks.first(self._entry(part))
@@ -219,8 +218,8 @@ def open_run(
 ) -> Iterator[RunDirectory]:
     """Hold the run folder `path` for the stage with this `digest`; new, or resumed where it stopped.
 
-    `interval`: seconds between resume points. Raises `UserError` where the folder is another stage's or version's,
-    its files are damaged, or another process holds it.
+    `interval` is the time between resume points, in seconds. Raises `UserError` when the folder
+    belongs to another stage or another version, when its files are damaged, or when another process holds it.
     """
     first = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -399,8 +398,8 @@ def write_done(path: Path) -> None:
 def check_finished(path: Path, *, every: bool = False, only: Sequence[str] = ()) -> None:
     """Raise `UserError` where a run is not finished, or no longer what it was when it ended.
 
-    Compares sizes of all files (or `only` these), contents up to `SMALL`, or with `every` of all. A run from before
-    there were checksums is taken as it is.
+    Compares the size of every file (or of `only` these), and the content of those up to `SMALL`, or with `every` of
+    all. A run that was finished before there were checksums is taken as it is.
     """
     if not (path / "DONE").exists():
         raise UserError(f"{str(path)!r} is not a finished run (no DONE in it). Run its command again: it resumes.")
@@ -458,17 +457,13 @@ def remove_run(path: Path) -> list[str]:
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file or nothing, and have it on the disk before returning."""
     clear_dead(path.parent, rf"\.{re.escape(path.name)}\.(\d+)")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
+        with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        scratch.replace(path)
     except IsADirectoryError:
         raise damaged(path, "a folder is in its place") from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _scratch(path: Path) -> bool:

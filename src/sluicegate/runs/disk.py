@@ -32,6 +32,18 @@ def plain_disk_errors() -> Iterator[None]:
         raise OSError(code, os.strerror(code)) from error
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch file to write, which then takes the place of `path`: whole, or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with plain_disk_errors():
+            yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def fingerprint(file: Path) -> str:
     """Size in bytes and sha256 (hex) of a file's content, ``"120 9f86..."``; read once while the file is unchanged."""
     seen = file.stat()

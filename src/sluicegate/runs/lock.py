@@ -18,10 +18,10 @@ class Busy(UserError):
 
 @contextlib.contextmanager
 def held(path: Path, what: str, advice: str) -> Iterator[None]:
-    """Hold the lock file `path`, made where it is missing in a folder that exists; do not wait for another holder.
+    """Hold the lock file `path`, made where it is missing; do not wait for another holder.
 
-    Raises `Busy` where another process holds it: `what`, as in ``"the run folder 'x' is in use"``, then "by another
-    process" and which one, then the `advice`, whole sentences.
+    Raises `Busy`, a `UserError`, where another process holds it: `what`, as in ``"the run folder 'x' is in use"``, then
+    "by another process" and which one, then the `advice`, whole sentences. The folder of `path` must exist.
     """
     if path.is_symlink():
         raise UserError(f"the lock file {str(path)!r} is a link, which is not followed. Remove it and run again.")

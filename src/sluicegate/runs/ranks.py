@@ -140,8 +140,8 @@ class Ranks:
     def spread(self, model: "nn.Module") -> Iterator[None]:
         """Give all processes rank 0's weights, and, with `shard`, divide them for the length of the block.
 
-        Raises `UserError` where the weights differ by more than rounding. After one, which all processes raise alike,
-        the model is whole again; after any other error it is not.
+        Raises `UserError` where the weights differ by more than rounding: the processes read different models. After
+        a `UserError`, which all processes raise alike, the model is whole again; after any other error it is not.
         """
         if self.world > 1:
             self._same(model)

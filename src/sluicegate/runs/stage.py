@@ -12,15 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from sluicegate.errors import UserError, nearest
 from sluicegate.registry import classes, from_elsewhere
+from sluicegate.runs.directory import RunContext
 from sluicegate.values.ranges import Checked, Range, range_of
 from sluicegate.values.ranges import setting as setting  # where stages look for it
-
-if TYPE_CHECKING:
-    from sluicegate.runs.directory import RunContext
 
 Kind = Literal["model", "run", "data"]
 
@@ -71,7 +69,7 @@ class Stage(Checked):
         """Whether one operation of its model is work enough for several threads."""
         return True
 
-    def run(self, run: "RunContext") -> dict[str, Any]:
+    def run(self, run: RunContext) -> dict[str, Any]:
         """Do the work in `run` and return what result.json shall hold."""
         raise NotImplementedError
 
@@ -140,7 +138,7 @@ def from_config(settings: Mapping[str, Any]) -> Stage:
 
 
 def build(cls: type[Stage], settings: Mapping[str, Any], method: type[Any] | None = None) -> Stage:
-    """Make a stage from flat settings, each its own; `method` is the class of its objective, where it has one."""
+    """Make a stage from flat settings, `method` being its objective's class; `UserError` for one that it has not."""
     left = dict(settings)
     for old, new in earlier(cls, method).items():
         if old in left:
@@ -225,21 +223,17 @@ def _entries(name: str, values: list[Any], kind: type[Any]) -> list[Any]:
     return entries
 
 
-def identify(stage: Stage, parents: Mapping[str, str]) -> str:
-    """The stage's hash (hex): verb, version, settings without paths, and the content of its sources."""
-    return _digest(stage, parents, added=False)
+def identify(stage: Stage, parents: Mapping[str, str], *, added: bool = False) -> str:
+    """The stage's hash (hex): verb, version, settings without paths (see `_table`), and the content of its sources."""
+    plain = {name: value for name, value in stage._table(earliest=True, added=added).items() if name not in parents}
+    content = {"verb": stage.VERB, "version": stage.VERSION, "config": plain, "parents": dict(sorted(parents.items()))}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def identities(stage: Stage, parents: Mapping[str, str]) -> tuple[str, ...]:
     """Every hash under which a run of this stage may be found: its own, and that with all settings written out, of
     trials made before settings added later were left out for every stage."""
-    return tuple(dict.fromkeys((identify(stage, parents), _digest(stage, parents, added=True))))
-
-
-def _digest(stage: Stage, parents: Mapping[str, str], *, added: bool) -> str:
-    plain = {name: value for name, value in stage._table(earliest=True, added=added).items() if name not in parents}
-    content = {"verb": stage.VERB, "version": stage.VERSION, "config": plain, "parents": dict(sorted(parents.items()))}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return tuple(dict.fromkeys(identify(stage, parents, added=added) for added in (False, True)))
 
 
 def folder_name(stage: Stage, digest: str) -> str:

@@ -154,8 +154,6 @@ def _page(folder: Path, path: Path) -> Path:
     return report_steering(found, path, title=f"Steering {found['model']}", command=f"sluicegate run {folder}/config.toml", config=config)
 
 
-# ------------------------------------------------------------------------------------- the three stages
-
 STAGES: dict[str, type[Trial]] = {"fit": SteerFit, "twins": SteerTwins, "score": SteerScore}
 MADE_FROM = {"twins": "--vector", "score": "--vectors"}
 """The option that a first word without dashes stands for."""

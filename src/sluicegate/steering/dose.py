@@ -38,7 +38,7 @@ def calibrate(
     most: float = 64.0,
     template: bool | None = None,
 ) -> SteeringVector:
-    """The multiple of `v` whose mean `kl_to_plain` is `kl` within 2 %; `UserError` for a dose over `most`."""
+    """The multiple of `v` whose mean `kl_to_plain` is `kl` nats a token within 2 %; `UserError` beyond `most`."""
     if not kl > 0:
         raise UserError(f"a KL budget is more than 0 nats; got {kl:g}.")
     ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]

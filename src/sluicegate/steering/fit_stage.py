@@ -263,7 +263,7 @@ def as_file(name: str, value: str, file: str) -> dict[str, Any]:
 
 
 def sha(*files: str) -> str:
-    """sha256 of the content of the files that are given; empty without any, `UserError` for none there."""
+    """sha256 of the files that are given, by their content; empty without any. `UserError` where one is missing."""
     named = [Path(name).expanduser() for name in files if name]
     for path in named:
         if not path.is_file():

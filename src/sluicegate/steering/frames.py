@@ -6,8 +6,7 @@ from torch import Tensor
 
 def unit(rows: Tensor) -> Tensor:
     """[k, d] rows of length 1; a row of zeros stays one."""
-    out: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    return out
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)  # type: ignore[no-any-return]
 
 
 def without(rows: Tensor, spared: Tensor) -> Tensor:
@@ -22,13 +21,11 @@ def basis(rows: Tensor) -> Tensor:
     if not len(rows):
         return rows.double()
     _, singular, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-    kept: Tensor = directions[singular > singular.max() * 1e-10]
-    return kept
+    return directions[singular > singular.max() * 1e-10]  # type: ignore[no-any-return]
 
 
 def lowdin(rows: Tensor) -> Tensor:
-    """[k, d] the orthonormal rows nearest to the given ones (independent, taken at length 1): Löwdin 1950's symmetric
-    orthogonalisation ``(M M^T)^(-1/2) M``."""
+    """[k, d] the orthonormal rows nearest to independent ones at length 1 (Löwdin 1950): ``(M M^T)^(-1/2) M``."""
     rows = unit(rows.double())
     for _ in range(2):  # the second time takes out what rounding left of the first
         values, vectors = torch.linalg.eigh(rows @ rows.T)
@@ -52,8 +49,7 @@ def simplex(common: Tensor, fillers: Tensor) -> Tensor:
     if float(v.norm()) < 1e-12:
         return rows
     v = v / v.norm()
-    out: Tensor = rows - 2 * v[:, None] * (v @ rows)[None]
-    return out
+    return rows - 2 * v[:, None] * (v @ rows)[None]  # type: ignore[no-any-return]
 
 
 def tangent(gradient: Tensor, frame: Tensor) -> Tensor:

@@ -43,9 +43,6 @@ __all__ = ["from_layers", "load", "load_set", "load_vector", "read_gguf", "read_
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy")
 
 
-# ----------------------------------------------------------------------------------------- our own form
-
-
 def load(path: str | Path) -> SteeringVector | SteeringSet:
     """What `save` wrote, or a control vector of one layer; a run folder stands for the file in it, its set first."""
     place = find(path)
@@ -120,9 +117,6 @@ def find(path: str | Path, prefer: str = SET) -> Path:
     return place
 
 
-# ------------------------------------------------------------------------------------------ GGUF
-
-
 def read_gguf(path: str | Path, *, stem: str = "") -> dict[int, SteeringVector]:
     """The vectors of a control vector file by layer, from 0; `stem`: where layers lie, if the file does not say it."""
     import gguf
@@ -171,9 +165,6 @@ def _ours(text: Any) -> dict[str, Any]:
     return {}
 
 
-# ------------------------------------------------------------------------- other libraries' objects
-
-
 def from_layers(source: Any, *, stem: str = "model.layers", layer_type: str = "", tokens: str = "all") -> dict[int, SteeringVector]:
     """Vectors by layer, from 0, of another library's object, or a mapping from layer to tensor or array.
 
@@ -215,9 +206,6 @@ def read_layers(path: str | Path, *, stem: str = "model.layers", layer_type: str
         raise UserError(f"{str(path)!r}: the tensor {strange[0]!r} names no layer; expected layer_activations.N, or N.")
     layers = {int(match.group(1)): tensors[name] for name, match in named.items() if match}
     return from_layers(layers, stem=stem, layer_type=layer_type or metadata.get("layer_type", "decoder_block"))
-
-
-# ------------------------------------------------------------------------------------------- checks
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

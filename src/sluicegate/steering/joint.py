@@ -131,5 +131,4 @@ def _power(spread: Tensor, power: float) -> Tensor:
         return torch.eye(len(spread), dtype=spread.dtype)
     values, vectors = torch.linalg.eigh(spread)
     values = values.clamp(min=0) + 1e-3 * values.mean()
-    out: Tensor = (vectors * values.pow(power)) @ vectors.T
-    return out
+    return (vectors * values.pow(power)) @ vectors.T  # type: ignore[no-any-return]

@@ -66,9 +66,6 @@ def report_steering(found: Found, path: Path, *, title: str, command: str, confi
     return write_page(path, page)
 
 
-# ------------------------------------------------------------------------------------------ in words
-
-
 def facts(found: Found) -> str:
     """One line: which model, where, how many vectors and prompts."""
     twins = _of(found, "twins")
@@ -151,9 +148,6 @@ def _of(found: Found, group: str) -> list[Mapping[str, Any]]:
     return [row for row in found["rows"] if row["group"] == group]
 
 
-# ------------------------------------------------------------------------------------------ tables
-
-
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Vectors, then norm, KL at the last prompt token, KL over several tokens, and rate, as written."""
     norms = [[float(row["norm"])] for row in rows]
@@ -172,9 +166,6 @@ def _plain(row: Mapping[str, Any]) -> list[str]:
     last = float(np.median(row["kl_last"])) if row.get("kl_last") else math.nan
     numbers = [row["norm"], last, kl(row)]
     return [*("–" if math.isnan(v) else f"{v:.3g}" for v in numbers), f"{sum(row['shows'])} of {len(row['shows'])}"]
-
-
-# ---------------------------------------------------------------------------------------- pictures
 
 
 def pictures(found: Found) -> list[dict[str, str]]:

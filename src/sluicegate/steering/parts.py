@@ -60,8 +60,6 @@ class Slice:
         if target:
             self._check_target()
 
-    # ------------------------------------------------------------------------------------------ what is skipped
-
     def _layers(self) -> list[nn.Module]:
         """The layers before the one that holds the source, with it where it is the source itself."""
         names = self.source.split(".")
@@ -133,8 +131,6 @@ class Slice:
                     del module.forward
                 else:
                     module.forward = forward
-
-    # ------------------------------------------------------------------------------------------ running
 
     def _run(self, values: Tensor | None, rows: int, *, last: int = 0, stop: bool = False) -> Tensor:
         def add(module: nn.Module, args: Any, output: Any) -> Any:

@@ -28,5 +28,4 @@ class PCA(Contrast):
         differences = positive.double() - negative.double()
         check_apart(differences)
         axis = torch.linalg.svd(differences, full_matrices=False).Vh[0]
-        along: Tensor = axis * (differences.mean(0) @ axis)
-        return along
+        return axis * (differences.mean(0) @ axis)  # type: ignore[no-any-return]

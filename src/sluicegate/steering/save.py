@@ -7,7 +7,6 @@
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sluicegate.errors import UserError
-from sluicegate.runs.disk import plain_disk_errors, share
+from sluicegate.runs.disk import replacing, share
 
 FORMAT = "sluicegate-steering-1"
 ARCH = "controlvector"
@@ -63,15 +62,10 @@ def save(steering: Steering, path: str | Path) -> Path:
         "made_from": json.dumps(dict(steering.made_from)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with plain_disk_errors():
-            save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
+    with replacing(path) as scratch:
+        save_file({"values": steering.values.detach().float().cpu().contiguous()}, scratch, metadata=metadata)
         share(scratch)
         _put_in_order(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
     return path
 
 
@@ -103,8 +97,7 @@ def write_gguf(vectors: Sequence[Steering], path: str | Path, *, model_hint: str
             raise UserError(f"two vectors are for layer {layer}, and a control vector has one a layer. Add them first: a + b.")
     hint = model_hint or next((str(v.made_from["model_type"]) for v in vectors if v.made_from.get("model_type")), "llama")
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as scratch:
         writer = gguf.GGUFWriter(scratch, ARCH)
         writer.add_string(f"{ARCH}.model_hint", hint)
         writer.add_uint32(f"{ARCH}.layer_count", len(vectors))
@@ -113,14 +106,10 @@ def write_gguf(vectors: Sequence[Steering], path: str | Path, *, model_hint: str
             own = {"module": vector.module, "tokens": vector.tokens, "made_from": dict(vector.made_from)}
             writer.add_string(f"sluicegate.direction.{layer}", json.dumps(own))
             writer.add_tensor(f"direction.{layer}", vector.values.detach().float().cpu().numpy())
-        with plain_disk_errors():
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
         writer.close()
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
     return path
 
 

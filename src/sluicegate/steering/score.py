@@ -186,5 +186,4 @@ def shown(texts: Sequence[Sequence[str]], rule: Rule | Callable[[str], bool]) ->
 
 def behaviour_rate(texts: Sequence[Sequence[str]], rule: Rule | Callable[[str], bool]) -> Floats:
     """[k] share of the answers that show the behaviour."""
-    rates: Floats = shown(texts, rule).mean(1)
-    return rates
+    return shown(texts, rule).mean(1)  # type: ignore[no-any-return]

@@ -31,14 +31,12 @@ def module_of(model: nn.Module, path: str) -> nn.Module:
     named = dict(model.named_modules())
     if path not in named or not path:
         raise UserError(f"no module {path!r} in this model. Nearest: {nearest(path, [name for name in named if name])}.")
-    found: nn.Module = named[path]
-    return found
+    return named[path]  # type: ignore[no-any-return]
 
 
 def hidden_of(output: Any) -> Tensor:
     """The activations in what a module gives out: itself, or the first of a tuple."""
-    first: Tensor = output[0] if isinstance(output, tuple) else output
-    return first
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
 
 
 def with_hidden(output: Any, new: Tensor) -> Any:
@@ -222,8 +220,7 @@ class SteeringSet(Steering):
 
     def norms(self) -> Tensor:
         """[k] Euclidean lengths."""
-        lengths: Tensor = self.values.double().norm(dim=1)
-        return lengths
+        return self.values.double().norm(dim=1)  # type: ignore[no-any-return]
 
     def max_cos(self, base: SteeringVector | None = None) -> float:
         """The largest |cosine| between two of them, and with `base` where it is given; computed in float64."""

@@ -80,15 +80,15 @@ class Fact(NamedTuple):
 def facts(label: str) -> tuple[Fact, ...]:
     """Return every fact of one operation; `label` is add, subtract, multiply or divide."""
     digits, positive = range(10), range(1, 10)
-    if label == "add":
-        return tuple(Fact(label, a, b, a + b) for a in digits for b in digits)
-    if label == "subtract":
-        return tuple(Fact(label, a, b, a - b) for a in digits for b in range(a + 1))
-    if label == "multiply":
-        return tuple(Fact(label, a, b, a * b) for a in positive for b in positive)
-    if label == "divide":
-        return tuple(Fact(label, a * b, b, a) for a in positive for b in positive)
-    raise UserError(f"no operation is called {label!r}; the operations are {', '.join(_SIGNS)}.")
+    known = {
+        "add": ((a, b, a + b) for a in digits for b in digits),
+        "subtract": ((a, b, a - b) for a in digits for b in range(a + 1)),
+        "multiply": ((a, b, a * b) for a in positive for b in positive),
+        "divide": ((a * b, b, a) for a in positive for b in positive),
+    }
+    if label not in known:
+        raise UserError(f"no operation is called {label!r}; the operations are {', '.join(known)}.")
+    return tuple(Fact(label, *fact) for fact in known[label])
 
 
 def vocabulary() -> tuple[str, ...]:

@@ -1,17 +1,6 @@
-"""Images with classes: handwritten digits that ship with the package or are fetched, and the user's own.
-
-===============  =============================================================================================
-`data`           what it is
-===============  =============================================================================================
-`digits`         1797 handwritten digits, 8 x 8, in the package (UCI Optical Recognition of Handwritten Digits)
-`mnist`          MNIST, 60000 + 10000 digits, 28 x 28, once ``sluicegate fetch mnist`` has brought it
-`fashion-mnist`  its four IDX files, put into the folder fashion-mnist of the cache
-a folder         the four IDX files in which MNIST and Fashion-MNIST are published, packed with gzip or not
-a folder         one sub-folder of images a class, all of one size; its name is the class's
-a file           an .npz: x_train, y_train, x_test and y_test; or images and labels, which are divided here
-===============  =============================================================================================
-
-This file imports no torch.
+"""Images with classes, by the name of the data (docs/howto/latent.md lists the forms). ``digits`` are 1797 of 8 x 8 in
+the package (UCI Optical Recognition of Handwritten Digits). Arrays images and labels are divided here, arrays x_train,
+y_train, x_test and y_test are so already. Imports no torch.
 """
 
 import gzip

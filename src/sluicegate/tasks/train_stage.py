@@ -2,17 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from sluicegate.errors import UserError
+from sluicegate.runs.directory import RunContext
 from sluicegate.runs.stage import setting, source
 from sluicegate.tasks.stage import OnData
 from sluicegate.values.items import GROUPS
 from sluicegate.values.ranges import Whole
 from sluicegate.values.schedule import Schedule, training_rate
-
-if TYPE_CHECKING:
-    from sluicegate.runs.directory import RunContext
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Train(OnData):
     def resolved(self) -> Self:
         return dataclasses.replace(super().resolved(), schedule=self.schedule.or_rate(training_rate(self.width())))
 
-    def run(self, run: "RunContext") -> dict[str, Any]:
+    def run(self, run: RunContext) -> dict[str, Any]:
         from sluicegate.engine.train import train
         from sluicegate.engine.training import CrossEntropy
 

@@ -11,8 +11,7 @@ PAD, UNK, BOS = SPECIAL = ("<pad>", "<unk>", "<bos>")
 
 
 def word_level(vocabulary: Sequence[str]) -> "PreTrainedTokenizerFast":
-    """A word-level tokenizer, made in memory: one id per blank-separated word, its place in `vocabulary` (elsewhere
-    ``unk_token_id``), and `<bos>` in front."""
+    """A word-level tokenizer: an id is a word's place in `vocabulary`, or `<unk>`'s; `<bos>` stands in front."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,9 @@ class Curve:
     def _first(self, row: tuple[float, ...], s: float) -> float:
         if row[0] >= s:
             return self.effort[0]
-        for i in range(1, len(row)):
-            if row[i] >= s:
-                share = (s - row[i - 1]) / (row[i] - row[i - 1])
-                return self.effort[i - 1] + share * (self.effort[i] - self.effort[i - 1])
+        for (x, y), (after, higher) in pairwise(zip(self.effort, row, strict=True)):
+            if higher >= s:
+                return x + (s - y) / (higher - y) * (after - x)
         return math.inf
 
     def savings(self, reference: "Curve", s: float = 0.5) -> Estimate:

@@ -89,8 +89,7 @@ class WeightEdit(Applied):
     """An edit that maps weights to weights; a concrete one writes one of the first two."""
 
     def changes(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """Name and changed value of every parameter that the edit touches; one may be written before the next is
-        asked for, so that no second model is held."""
+        """Name and new value of each parameter, written before the next is asked for: no second model is held."""
         yield from self.new_weights(model).items()
 
     def new_weights(self, model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +152,11 @@ def _parquet(path: Path) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             about = file.metadata
             _check_size(path, sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups)), about.num_rows)
-            for row in (row for batch in file.iter_batches(1024) for row in batch.to_pylist()):
-                number += 1
+            for number, row in enumerate((row for batch in file.iter_batches(1024) for row in batch.to_pylist()), start=1):
                 yield f"{path}, row {number}", row
     except UserError:
         raise
@@ -179,13 +177,12 @@ def _folder(path: Path, split: str) -> Rows:
     with reading(state):
         files = [path / Path(entry["filename"]).name for entry in read_json(state)["_data_files"]]
     _check_size(path, sum(file.stat().st_size for file in files))
-    number = 0
+    number = count(1)
     for file in files:
         try:
             with pyarrow.memory_map(str(file)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
                 for row in (row for batch in stream for row in batch.to_pylist()):
-                    number += 1
-                    yield f"{path}, row {number}", row
+                    yield f"{path}, row {next(number)}", row
         except (pyarrow.ArrowException, ValueError) as error:
             raise UserError(f"{file}: not a readable Arrow file ({first_line(error)}).") from None
 
