@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 
 from sluicegate.cli.command import Verb, print_json, several
@@ -94,7 +95,45 @@ class Scaling:
         return 0
 
 
-_KINDS = {"routing": Routing, "training": Training, "pipeline": Pipeline, "steering": Steering, "ranks": Ranks, "scaling": Scaling}
+@dataclass(frozen=True)
+class Zoo:
+    """What the audit's suite finds in small models that know a known part, and how often it is wrong about models that
+    know nothing: from the recorded results; seconds."""
+
+    rerun: int = 0
+    """Make so many models anew, and their references, and print the same for them; about a CPU minute each."""
+    make: bool = False
+    """Make the whole zoo (what is there is kept), calibrate, and write the results down; hours."""
+    seeds: int = 4
+    """With --make: seeds of each task, residue and method."""
+    workers: int = 2
+    """Processes side by side."""
+    out: str = "runs/zoo"
+    """Folder of the models' findings."""
+    json: bool = False
+    """Print the figures as the last line."""
+
+    def run(self) -> int:
+        from sluicegate_papers.zoo import record
+
+        if self.make:
+            record.make(Path(self.out), self.seeds, self.workers)
+        found = record.again(Path(self.out), self.rerun, self.workers) if self.rerun else record.recorded()
+        print(record.told(found))
+        if self.json:
+            print_json(found)
+        return 0
+
+
+_KINDS = {
+    "routing": Routing,
+    "training": Training,
+    "pipeline": Pipeline,
+    "steering": Steering,
+    "ranks": Ranks,
+    "scaling": Scaling,
+    "zoo": Zoo,
+}
 
 
 def _bench() -> Verb:

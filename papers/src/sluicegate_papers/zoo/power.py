@@ -12,7 +12,7 @@ from sluicegate.audit.suite import SEVERAL, Found, cells, standardise, statistic
 from sluicegate.audit.target import Attacked
 from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import auroc
-from sluicegate_papers.zoo.specimens import REFERENCES, taught
+from sluicegate_papers.zoo.specimens import REFERENCES
 
 CALIBRATED = {"task": ("arithmetic", "biographies"), "seed": (0, 2), "method": ("none", "maxent", "graddiff", "simnpo", "distill")}
 """What the calibration half is made of; all else is held out: other seeds, four methods, and a task."""
@@ -96,7 +96,7 @@ class Zoo:
         return table, np.isin(facts, self.specimens[i]["taught"])
 
     def judge(self, null: Mapping[str, Any]) -> list[Row]:
-        """Every specimen's z, by attacker and by suite, and the chance that a taught fact stands above an untaught one."""
+        """Every specimen's z, by attacker and by suite; the chance that a taught fact stands above an untaught one."""
         rows = []
         for record, found in zip(self.specimens, self.cells, strict=True):
             facts, each, told = statistics_of(found, null["weights"], self.several)
@@ -131,12 +131,15 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     gone = [row for row in rows if row["residue"] and row["method"] in REMOVED]
     shares = sorted({row["residue"] for row in hidden})
 
-    def area(positive: Sequence[Row], score: Callable[[Row], float]) -> float:
+    def area(positive: Sequence[Row], score: Callable[[Row], float]) -> float | None:
         up, down = (np.array([score(row) for row in side]) for side in (positive, nulls))
-        return round(auroc(up, down), 3)
+        return round(auroc(up, down), 3) if len(up) and len(down) else None
 
     names = sorted({name for row in rows for name in row["attackers"]})
-    found = lambda group: [sum(row["found"] for row in group), len(group)]  # noqa: E731
+
+    def found(group: Sequence[Row]) -> list[int]:
+        return [sum(row["found"] for row in group), len(group)]
+
     return {
         "auc": {str(share): area([row for row in hidden if row["residue"] == share], lambda row: row["z"]) for share in shares},
         "auc of all methods": {
@@ -152,10 +155,3 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "models": len(rows),
     }
-
-
-def facts_of(task: str, residue: float, seed: int) -> set[str]:
-    """Which facts a specimen's base was taught, from the task alone."""
-    from sluicegate_papers.zoo.specimens import place
-
-    return taught(place(task).split.forget, residue, seed)

@@ -7,6 +7,7 @@ knows nothing and must raise no alarm. Each is attacked on two seeds, and every 
 
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -190,12 +191,13 @@ def plan(seeds: int = 4) -> list[tuple[str, float, int, tuple[str, ...]]]:
     return found + [(task, residue, seed, METHODS) for residue, seed in bases for task in TASKS]
 
 
-def run(out: Path, workers: int = 2, seeds: int = 4) -> None:
-    """Make all specimens that are not there yet, so many bases side by side."""
+def run(out: Path, bases: Sequence[tuple[str, float, int, tuple[str, ...]]], workers: int = 2) -> None:
+    """Make all specimens of these bases that are not there yet, so many bases side by side."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
     out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for ended in as_completed([pool.submit(measure, *base, out) for base in plan(seeds)]):
+        for done, ended in enumerate(as_completed([pool.submit(measure, *base, out) for base in bases]), 1):
             ended.result()
+            sys.stderr.write(f"bases: {done} of {len(bases)}\n")
