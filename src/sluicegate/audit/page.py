@@ -15,7 +15,7 @@ from sluicegate.report.figures import Series
 from sluicegate.report.formatting import percent, plain
 from sluicegate.report.html import render, write_page
 from sluicegate.runs.arm import Arm
-from sluicegate.values.curves import Curve
+from sluicegate.values.curves import Curve, stack
 from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ def report_audit(name: str, found: "AuditResult", path: Path) -> Path:
     shown = {label: arm for label, arm in arms.items() if arm is not None}
     others = [LABELS.get(arm, arm) for arm in found.attacked]
     looks = {
-        label: Series(label, f"a{i}", COLOURS.get(label, "reference"), DASHES.get(label, _dash(label)), label == "the reference")
+        label: Series(
+            label,
+            f"a{i}",
+            COLOURS.get(label, "reference"),
+            DASHES.get(label, "solid" if label in COLOURS else "dotted"),
+            label == "the reference",
+        )
         for i, label in enumerate(dict.fromkeys([*shown, *others]))
     }
     attacked = {label: arm for label, arm in shown.items() if arm.attacks}
@@ -87,11 +93,6 @@ def report_audit(name: str, found: "AuditResult", path: Path) -> Path:
     return write_page(path, page)
 
 
-def _dash(label: str) -> str:
-    """References beyond the first have the first one's colour, and dots."""
-    return "dotted" if label.startswith("reference") else "solid"
-
-
 def _audit_row(label: str, arm: Arm, saved: Estimate | None) -> Row:
     role: Role = "reference" if label == "the reference" else "other"
     return Row(label, role, "", "", None, (), group_scores(arm), probes(arm), saved, None, None, None, by=arm.by)
@@ -107,22 +108,19 @@ def _audit_note(seeds: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Attack:
-    """One attacker's row."""
+    """One attacker's row: what it is, and what it found at the effort at which its finding is read."""
 
     name: str
     about: str
     measure: str
-    """What its evidence is in; nats a token can be read as a probability."""
     z: str
     found: bool
     excess: Estimate | None
     effort: float
-    """At which its finding is read, in its unit."""
     unit: str
     capacity: int
     flops: Estimate
     told: str
-    """What it found, in words."""
 
 
 def _attacks(found: "AuditResult") -> list[Attack]:
@@ -167,11 +165,7 @@ def _told(attacked: "Mapping[str, Found]", attacker: str, effort: float) -> str:
 
 
 def _curve(found: "Sequence[Attacked]") -> Curve:
-    """Held-out recall over the seeds, at the efforts that all of them have."""
-    first = found[0].held_out
-    common = tuple(x for x in first.effort if all(x in one.held_out.effort for one in found)) or first.effort[:1]
-    rows = [tuple(one.held_out.per_seed(x)[0] if x in one.held_out.effort else math.nan for x in common) for one in found]
-    return Curve(common, tuple(rows), tuple(one.held_out.seeds[0] for one in found), first.unit, first.attack)
+    return stack([one.held_out for one in found])
 
 
 def _picture(attack: Attack, attacked: "Mapping[str, Found]", looks: Mapping[str, Series]) -> str:
@@ -193,17 +187,14 @@ def _facts(found: "AuditResult", attacks: Sequence[Attack]) -> dict[str, Any]:
     after, right, theirs = read("model"), read("model", "exact"), read("reference")
     before, before_right = (_untouched(found.attacked["model"], what) for what in ("evidence", "exact"))
     comparable = [i for i, attack in enumerate(attacks) if attack.measure.startswith("nats")] or list(range(len(attacks)))
-    rows: dict[str, Any] = {}
-    for item in found.forget:
-        rows.setdefault(item.key, item)
-    likelier = found.suite.facts
+    rows, likelier = {item.key: item for item in reversed(found.forget)}, found.suite.facts
     names = sorted({fact for own in after for fact in own}, key=lambda fact: (-likelier.get(fact, -math.inf), fact))
 
     def gain(fact: str, i: int) -> float:
         return after[i].get(fact, -math.inf) - theirs[i].get(fact, 0.0)
 
     def columns(values: Sequence[Mapping[str, float]]) -> list[list[float | None]]:
-        return [[_rounded(own.get(fact)) for fact in names] for own in values]
+        return [[float(f"{own[fact]:.3g}") if math.isfinite(own.get(fact, math.nan)) else None for fact in names] for own in values]
 
     best = [max(comparable, key=lambda i, fact=fact: gain(fact, i)) for fact in names]  # type: ignore[misc]
     asked = [(rows[fact].prompt, rows[fact].answer) if fact in rows else (fact, "") for fact in names]
@@ -219,18 +210,11 @@ def _facts(found: "AuditResult", attacks: Sequence[Attack]) -> dict[str, Any]:
         "reference": columns(theirs),
         "original": columns(read("original")),
     }
-    shown = [
-        {
-            "question": data["question"][i],
-            "answer": data["answer"][i],
-            "before": _chance(before.get(fact), before_right.get(fact)),
-            "after": _chance(after[b].get(fact), right[b].get(fact), data["attackers"][b]["nats"]),
-            "reference": _chance(theirs[b].get(fact), None, data["attackers"][b]["nats"]),
-            "z": plain(likelier[fact], 1) if fact in likelier else "–",
-            "attacker": attacks[b].name,
-        }
-        for i, (fact, b) in enumerate(zip(names[:SHOWN], best, strict=False))
-    ]
+    shown = []
+    for i, (fact, b) in enumerate(zip(names[:SHOWN], best, strict=False)):
+        nats, z = data["attackers"][b]["nats"], plain(likelier[fact], 1) if fact in likelier else "–"
+        told = [_chance(before.get(fact), before_right.get(fact)), _chance(after[b].get(fact), right[b].get(fact), nats)]
+        shown.append((data["question"][i], data["answer"][i], *told, _chance(theirs[b].get(fact), None, nats), z, attacks[b].name))
     return {"facts": shown, "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"), "facts_total": len(names)}
 
 
@@ -239,10 +223,6 @@ def _chance(evidence: float | None, right: float | None, nats: bool = True) -> s
     if evidence is None:
         return "–"
     return (percent(math.exp(evidence)) if nats else plain(evidence)) + (" ✓" if right is not None and right >= 0.5 else "")
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.3g}")
 
 
 def _mean(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
