@@ -141,9 +141,7 @@ def test_scoring_that_was_interrupted_goes_on_where_it_stopped(own, found, tmp_p
     from sluicegate.steering import measured as steering_measured
 
     monkeypatch.setattr(steering_measured, "AT_ONCE", 4)
-    import sluicegate.steering.score as core
-
-    real, calls = core.generate, []
+    real, calls = steering_measured.generate, []
 
     def run(place, stop=None):
         def generate(*args, **how):
@@ -153,7 +151,7 @@ def test_scoring_that_was_interrupted_goes_on_where_it_stopped(own, found, tmp_p
             return real(*args, **how)
 
         calls.clear()
-        monkeypatch.setattr(core, "generate", generate)
+        monkeypatch.setattr(steering_measured, "generate", generate)
         return result_of(execute(score(own, found), tmp_path / place, exact=True)), len(calls)
 
     with pytest.raises(KeyboardInterrupt):
