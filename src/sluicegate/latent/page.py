@@ -149,9 +149,6 @@ def rounded(net: Blocks, bits: Bits) -> Any:
     return made
 
 
-# What the page needs to know of the images.
-
-
 def _fractions(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
     """[n, pixels] float32 from 0 to 1, and (height, width, channels)."""
     if images.ndim not in (3, 4) or not len(images):
@@ -212,9 +209,6 @@ def _usual(net: Blocks, pixels: np.ndarray, labels: np.ndarray, count: int, k: i
         "spread": np.round(np.maximum(spread, 0.02), 4).tolist(),
         "most": round(max(1.25 * float(np.quantile(top, 0.98)), 0.1), 3),
     }
-
-
-# The nets.
 
 
 def _linear(net: Blocks) -> list[nn.Linear]:

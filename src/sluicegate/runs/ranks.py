@@ -40,8 +40,6 @@ class Ranks:
         """What to seed a process's randomness with, beside what is the same in all: its rows are not another's."""
         return (self.rank,) if self.world > 1 else ()
 
-    # ------------------------------------------------------------------------------- words
-
     def gather(self, value: Any) -> list[Any]:
         """What every process has here, by rank."""
         if self.world == 1:
@@ -75,8 +73,6 @@ class Ranks:
             found[name] = own[name].cpu().contiguous() if self.leads else torch.empty(shape, dtype=dtype)
             dist.broadcast(found[name], src=0)
         return found
-
-    # ------------------------------------------------------------------------------- a step
 
     def pieces(self, batches: Mapping[str, Any], accumulate: int) -> list[dict[str, Any]]:
         """This process's part of a step's batches, cut into `accumulate`; `UserError` where one would get none."""
@@ -133,8 +129,6 @@ class Ranks:
     def moved(self, gradients: "Iterable[Tensor]") -> bool:
         """Whether any gradient, of any process, is not zero everywhere."""
         return self.any(any(bool((g.to_local() if hasattr(g, "to_local") else g).any()) for g in gradients))
-
-    # ------------------------------------------------------------------------------- weights
 
     @contextmanager
     def spread(self, model: "nn.Module") -> Iterator[None]:
@@ -209,9 +203,6 @@ def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
         bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-# ------------------------------------------------------------------------------- who is there
 
 
 def launched() -> tuple[int, int] | None:

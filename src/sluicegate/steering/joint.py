@@ -57,12 +57,6 @@ def gradients(loss: Loss, prompt: int, rows: Tensor, batch: int) -> tuple[Tensor
     return torch.cat(losses), torch.cat(slopes)
 
 
-def common_direction(loss: Loss, prompts: int, width: int) -> Tensor:
-    """[d] the direction in which the mean loss falls fastest from the unsteered model."""
-    zero = torch.zeros(1, width)
-    return -sum((gradients(loss, p, zero, 1)[1][0] for p in range(prompts)), torch.zeros(width, dtype=torch.float64))
-
-
 def descend(
     loss: Loss,
     prompts: int,
@@ -86,7 +80,9 @@ def descend(
     if found is None:
         if start is None:
             fillers = torch.randn(k - 1, width, generator=draw, dtype=torch.float64)
-            frame = simplex(without(common_direction(loss, prompts, width)[None], spared)[0], without(fillers, spared))
+            uphill = [gradients(loss, p, torch.zeros(1, width), 1)[1][0] for p in range(prompts)]
+            downhill = -sum(uphill, torch.zeros(width, dtype=torch.float64))
+            frame = simplex(without(downhill[None], spared)[0], without(fillers, spared))
             scale = torch.full((k,), how.start, dtype=torch.float64)
         else:
             frame, scale = lowdin(without(start.double(), spared)), start.double().norm(dim=1)

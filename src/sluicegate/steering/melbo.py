@@ -70,20 +70,16 @@ class MELBO:
         run = run or RunContext()
         if not prompts:
             raise UserError("MELBO needs at least one prompt.")
-        parts = [
-            Slice(model, prompt_ids(tokenizer, prompt, template), source=self.source, target=self.target, tokens=self.tokens)
-            for prompt in prompts
-        ]
+        ids = [prompt_ids(tokenizer, prompt, template) for prompt in prompts]
+        parts = [Slice(model, own, source=self.source, target=self.target, tokens=self.tokens) for own in ids]
         width = parts[0].width
         if self.orthogonal and self.count > width:
             raise UserError(f"{self.count} orthogonal vectors of {width} numbers: there are at most {width}.")
         with torch.no_grad():
             plain = [part.target(torch.zeros(1, width)) for part in parts]
-        found = torch.zeros(0, width, dtype=torch.float64)
         kept = run.load_checkpoint("vectors")
-        if kept is not None:
-            found = kept.tensors["found"]
-        changes: list[float] = [] if kept is None else list(kept.values["changes"])
+        found = kept.tensors["found"] if kept else torch.zeros(0, width, dtype=torch.float64)
+        changes: list[float] = list(kept.values["changes"]) if kept else []
         while len(found) < self.count:
             rows, reached = self._climb(parts, plain, found, min(self.batch, self.count - len(found)), run)
             found, changes = torch.cat([found, rows]), changes + reached

@@ -71,18 +71,14 @@ class Slice:
         return []
 
     def _record(self) -> None:
-        kept: dict[str, Any] = {}
-
-        def look(module: nn.Module, args: Any, output: Any) -> None:
-            kept["output"] = output
-
+        kept: list[Any] = []
         edge = self._bypassed[-1] if self._bypassed else self._source
-        with torch.no_grad(), hooked(edge, look):
+        with torch.no_grad(), hooked(edge, lambda _, __, output: kept.append(output)):
             self._run(None, 1, last=1)
-        if "output" not in kept:
+        if not kept:
             raise UserError(f"{self.source!r} was not run: this model does not call it on text.")
-        self._tuple = isinstance(kept["output"], tuple)
-        self._kept = hidden_of(kept["output"])
+        self._tuple = isinstance(kept[-1], tuple)
+        self._kept = hidden_of(kept[-1])
         if self._kept.dim() != 3:
             raise UserError(
                 f"the output of {self.source!r} is {tuple(self._kept.shape)}, not [rows, tokens, width]; steer a layer, or a part of one."
@@ -134,9 +130,7 @@ class Slice:
 
     def _run(self, values: Tensor | None, rows: int, *, last: int = 0, stop: bool = False) -> Tensor:
         def add(module: nn.Module, args: Any, output: Any) -> Any:
-            hidden = hidden_of(output)
-            new = hidden + values[:, None] * self.where[:, None]  # type: ignore[index]
-            return with_hidden(output, new)
+            return with_hidden(output, hidden_of(output) + values[:, None] * self.where[:, None])  # type: ignore[index]
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
             raise _Reached(hidden_of(output))

@@ -39,15 +39,12 @@ def one_by_one(
     run, begun, width = run or RunContext(), time.process_time(), len(base)
     base = base.double()
     length = float(base.norm())
-    found = torch.zeros(0, width, dtype=torch.float64)
     kept = run.load_checkpoint("twins")
-    if kept is not None:
-        found = kept.tensors["found"]
+    found = kept.tensors["found"] if kept else torch.zeros(0, width, dtype=torch.float64)
     step, ended = len(found) * steps, False
     while len(found) < k and not ended:
         spared = basis(torch.cat([base[None], found]))
-        theta = base.clone().float()
-        theta.requires_grad_()
+        theta = base.clone().float().requires_grad_()
         optimiser = torch.optim.Adam([theta], lr=(rate or RATE) * length / width**0.5)
         for turn in range(steps):
             value = loss(turn % prompts, theta[None])[0]

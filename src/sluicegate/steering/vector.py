@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sluicegate.errors import UserError, nearest
+from sluicegate.steering.frames import unit
 from sluicegate.steering.save import Steering
 from sluicegate.values.edits import Applied
 
@@ -227,8 +228,7 @@ class SteeringSet(Steering):
         rows = self.values.double()
         if base is not None:
             rows = torch.cat([rows, base.values.double()[None]])
-        unit = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        cosines = (unit @ unit.T).abs()
+        cosines = (unit(rows) @ unit(rows).T).abs()
         return float(cosines.fill_diagonal_(0).max()) if len(rows) > 1 else 0.0
 
 

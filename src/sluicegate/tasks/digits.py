@@ -126,30 +126,24 @@ def digest(data: str) -> str:
 def _arrays(data: str, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The arrays by the names that they have in an .npz, and the names of the classes where these have any."""
     if data == PACKAGED:
-        return _from_npz(Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz"))), ()
-    if data == FETCHED:
-        path = cache_dir() / THINGS[FETCHED].place
-        if not path.exists():
-            raise UserError(f"MNIST is not on this machine yet. Run: sluicegate fetch {FETCHED}. Or take data={PACKAGED!r}, which is.")
+        path = Path(str(resources.files("sluicegate") / "tasks" / "data" / "digits.npz"))
+    elif data in (FETCHED, PLACED):
+        path = cache_dir() / (THINGS[FETCHED].place if data == FETCHED else PLACED)
+    else:
+        path = Path(data).expanduser()
+    if path.is_file():
         return _from_npz(path), ()
-    if data == PLACED:
-        path = cache_dir() / PLACED
-        if not path.is_dir():
-            raise UserError(
-                f"{PLACED} is not on this machine yet. Put its four IDX files into {str(path)!r}, or name the folder they are in."
-            )
-        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}, CLOTHES
-    path = Path(data).expanduser()
     if path.is_dir():
-        if any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()) and not any(path.glob("*-ubyte*")):
+        by_class = any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()) and not any(path.glob("*-ubyte*"))
+        if by_class and data != PLACED:
             return _from_folders(path, colour)
-        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}, ()
-    if not path.is_file():
-        raise UserError(
-            f"no images {data!r}: it must be {PACKAGED}, {FETCHED}, {PLACED}, a folder of IDX files or of one sub-folder a class, "
-            "or an .npz file."
-        )
-    return _from_npz(path), ()
+        return {name: _from_idx(path, stem) for name, stem in _IDX.items()}, CLOTHES if data == PLACED else ()
+    advice = {
+        FETCHED: f"MNIST is not on this machine yet. Run: sluicegate fetch {FETCHED}. Or take data={PACKAGED!r}, which is.",
+        PLACED: f"{PLACED} is not on this machine yet. Put its four IDX files into {str(path)!r}, or name the folder they are in.",
+    }
+    forms = f"{PACKAGED}, {FETCHED}, {PLACED}, a folder of IDX files or of one sub-folder a class, or an .npz file"
+    raise UserError(advice.get(data, f"no images {data!r}: it must be {forms}."))
 
 
 def _from_folders(folder: Path, colour: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
