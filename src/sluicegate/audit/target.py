@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -109,22 +109,6 @@ class Target:
         self.run.progress("", done, total, {})
 
 
-class Attacking(Protocol):
-    """What `attack` asks of an attacker (see `attackers.Attacker`, which this file must not import)."""
-
-    NAME: ClassVar[str]
-    UNIT: ClassVar[str]
-    NEEDS: ClassVar[tuple[str, ...]]
-    BY: ClassVar[Literal["owned", "held_out"]]
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    def traces(self, target: Target) -> Iterator[Trace]: ...
-
-    def capacity(self, model: PreTrainedModel) -> int: ...
-
-    def contents(self) -> dict[str, str]: ...
-
-
 @dataclass(frozen=True)
 class Attacked:
     """What one attacker found in one model, for one seed."""
@@ -166,7 +150,7 @@ class Attacked:
 
 
 def attack(
-    attacker: Attacking,
+    attacker: Any,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     forget: Sequence[Item],
@@ -180,9 +164,9 @@ def attack(
 ) -> Attacked:
     """Let one attacker loose on a model: recall of the facts it never sees against its effort, each fact's evidence.
 
-    `seed` chooses which half of the facts it owns, and all that is random in it. The model is left bit for bit as it
-    was. Raises `UserError` for a forget set too small to split, or where the attacker lacks what it needs;
-    `CannotAttack` for a model that it has no hold on.
+    `attacker` is an `attackers.Attacker`, `seed` chooses which half of the facts it owns and all that is random in it.
+    The model is left bit for bit as it was. Raises `UserError` for a forget set too small to split, or where the
+    attacker lacks what it needs; `CannotAttack` for a model that it has no hold on.
     """
     with target_of(
         model, tokenizer, forget, retain, original=original, seed=seed, max_length=max_length, template=template, run=run

@@ -67,7 +67,7 @@ def test_ways_that_the_tokenizer_cannot_say_are_left_out_and_named(doubled, toke
     assert found.held_out.effort == (0, 1)
     assert len(found.notes) == len(TEMPLATES) - 1
     assert all("cannot represent" in note for note in found.notes)
-    with pytest.raises(CannotAttack, match="none of the 1 other ways to ask is left"):
+    with pytest.raises(CannotAttack, match="no way to ask is left of 1"):
         attack(Rephrase(templates=file("ways.txt", "Zauberei: {prompt}")), doubled, tokenizer, split.forget)
     with pytest.raises(CannotAttack, match="running text asks nothing"):
         attack(
@@ -76,9 +76,9 @@ def test_ways_that_the_tokenizer_cannot_say_are_left_out_and_named(doubled, toke
 
 
 def test_a_wrong_file_of_templates_is_named(file):
-    with pytest.raises(UserError, match=r"line 2: 'and another' has no \{prompt\}"):
+    with pytest.raises(UserError, match=r"'and another' has no \{prompt\}"):
         Rephrase(templates=file("ways.txt", "say {prompt}", "and another")).ways()
-    with pytest.raises(UserError, match="holds no template"):
+    with pytest.raises(UserError, match=r"has no \{prompt\}"):
         Rephrase(templates=file("empty.txt", "")).ways()
 
 

@@ -1,5 +1,7 @@
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,6 @@ TEMPLATES = (
     "Question: {prompt}\nAnswer:",
     "{prompt} {prompt}",
     "Complete this: {prompt}",
-    "I used to know this. {prompt}",
-    "Q: {prompt}\nA:",
     "A teacher asks: {prompt} A pupil answers:",
     "For a quiz, in a few words: {prompt}",
     "{prompt} The answer is",
@@ -40,7 +40,7 @@ class Rephrase(Attacker):
     SOURCE = "2603.11266"
 
     templates: str = ""
-    """File with a way to ask a line, with {prompt} in it once or more; empty: eight for English prose."""
+    """File with a way to ask a line, with {prompt} in it once or more; empty: six for English prose."""
     also: str = ""
     """Rows that ask for facts of the forget set by their fact: translations, clozes, questions of several hops."""
 
@@ -55,15 +55,13 @@ class Rephrase(Attacker):
         """The templates. Raises `UserError` that names a line without a place for the question."""
         if not self.templates:
             return TEMPLATES
-        lines = [line.strip() for line in read_text(Path(self.templates)).splitlines()]
-        for number, line in enumerate(lines, 1):
-            if line and PLACE not in line:
+        lines = [line.strip() for line in read_text(Path(self.templates)).splitlines() if line.strip()]
+        for line in lines or [""]:
+            if PLACE not in line:
                 raise UserError(
-                    f"{self.templates}, line {number}: {short(line)} has no {PLACE} where the question goes. Add it, or leave it out."
+                    f"{self.templates}: {short(line)} has no {PLACE} where the question goes. Write a template a line, with it."
                 )
-        if not any(lines):
-            raise UserError(f"{self.templates} holds no template. Write one a line, with {PLACE} where the question goes.")
-        return tuple(dict.fromkeys(filter(None, lines)))
+        return tuple(dict.fromkeys(lines))
 
     def traces(self, target: "Target") -> "Iterator[Trace]":
         from sluicegate.audit.target import Trace
@@ -81,54 +79,44 @@ class Rephrase(Attacker):
             asked = {name: [(n, new) for n, item in enumerate(groups[name].items) for new in ask(item)] for name in ("owned", "held_out")}
             try:
                 rows = {name: target.encoded([item for _, item in pairs]) for name, pairs in asked.items() if pairs}
+                if any(_unknown(target, more) > _unknown(target, groups[name]) for name, more in rows.items()):
+                    raise UserError("the tokenizer cannot represent it.")
             except UserError as error:  # too long for the model, for example
                 target.notes.append(f"{label} is left out: {error}")
-                continue
-            if not rows or any(_unknown(target, more) > _unknown(target, groups[name]) for name, more in rows.items()):
-                target.notes.append(f"{label} is left out: the tokenizer cannot represent it")
                 continue
             for name, more in rows.items():
                 found = score_any(target.model, more, target.encoded, target.ledger)
                 best[name] = _better(best[name], found, [n for n, _ in asked[name]])
             trace.add(float(len(trace.effort)), target.reading(best, groups))
         if len(trace.effort) == 1:
-            raise CannotAttack(
-                f"none of the {len(ways)} other ways to ask is left: {'; '.join(target.notes) or 'running text asks nothing'}."
-            )
+            raise CannotAttack(f"no way to ask is left of {len(ways)}: {' '.join(target.notes) or 'running text asks nothing.'}")
         yield trace
 
     def _asked(self, target: "Target") -> "Mapping[str, Callable[[Item], list[Item]]]":
         """What turns a row into other rows that ask for its fact, by what it is called."""
         from sluicegate.tasks import read
 
-        def within(way: str) -> "Callable[[Item], list[Item]]":
-            return lambda item: [_reworded(item, way)] if item.prompt else []
-
+        facts, others = {item.key for rows in (target.owned, target.held_out) for item in rows.items}, defaultdict(list)
         ways: dict[str, Any] = {}
         if any(item.prompt for item in target.owned.items):  # running text asks nothing
-            ways |= {f"the way {short(way)}": within(way) for way in self.ways()}
-        if self.also:
-            facts = {item.key for rows in (target.owned, target.held_out) for item in rows.items}
-            others: dict[str, list[Item]] = {}
-            for row in read(self.also):
-                if row.prompt and row.fact in facts:
-                    others.setdefault(row.fact, []).append(row)
-            if not others:
-                raise UserError(
-                    f"no row of --also {self.also} asks for a fact of the forget set: give rows the 'fact' of the row they ask for."
-                )
-            for k in range(max(map(len, others.values()))):
-                ways[f"row {k + 1} of a fact in {self.also}"] = lambda item, k=k: others.get(item.key, [])[k : k + 1]
+            ways |= {f"the way {short(way)}": partial(_reworded, way) for way in self.ways()}
+        for row in read(self.also) if self.also else ():
+            if row.prompt and row.fact in facts:
+                others[row.fact].append(row)
+        if self.also and not others:
+            raise UserError(f"no row of --also {self.also} asks for a fact of the forget set: give rows the 'fact' that they ask for.")
+        for k in range(max(map(len, others.values()), default=0)):
+            ways[f"row {k + 1} of a fact in {self.also}"] = lambda item, k=k: others[item.key][k : k + 1]
         return ways
 
     def passes(self, owned: int, held_out: int) -> float:
-        return (owned + held_out) * (1.0 + (len(self.ways())))
+        return (owned + held_out) * (1.0 + len(self.ways()))
 
 
-def _reworded(item: "Item", way: str) -> "Item":
+def _reworded(way: str, item: "Item") -> "list[Item]":
     """The row with its question in the template; of a conversation, its last turn."""
     turns = tuple((role, way.replace(PLACE, said) if n == len(item.turns) else said) for n, (role, said) in enumerate(item.turns, 1))
-    return replace(item, prompt=way.replace(PLACE, item.prompt), turns=turns)
+    return [replace(item, prompt=way.replace(PLACE, item.prompt), turns=turns)] if item.prompt else []
 
 
 def _unknown(target: "Target", rows: "Rows") -> float:

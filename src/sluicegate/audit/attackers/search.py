@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from sluicegate.audit.attackers import Attacker
 from sluicegate.values.ranges import Count, Range, Rows, Share
@@ -12,19 +12,14 @@ if TYPE_CHECKING:
     from sluicegate.audit.target import Reading, Target, Trace
     from sluicegate.engine.training import Fitted
 
-Rank = Annotated[int, Range(0, 2**16)]
 
-
-@dataclass(frozen=True)
-class Way:
-    """How one trial fine-tunes."""
+class Way(NamedTuple):
+    """How one trial fine-tunes: learning rate, rows a step, rank (0: all weights), share of retain rows in a batch."""
 
     lr: float
     batch: int
     rank: int
-    """Rank of an adapter; 0: all weights."""
     mix: float
-    """Share of retain rows in a batch."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Search(Attacker):
     """Which tokens a trial trains on: all of them, or the answers' alone."""
     keep_retain: Share = 0.9
     """A trial must keep this share of the model's retain score, or it is no success; no matter without retain rows."""
-    ranks: tuple[Rank, ...] = (0, 0, 4, 32)
+    ranks: tuple[Annotated[int, Range(0, 2**16)], ...] = (0, 0, 4, 32)
     """Ranks of adapters to draw from; 0: all weights."""
     mixes: tuple[Share, ...] = (0.0, 0.25, 0.5)
     """Shares of retain rows to draw from."""
@@ -96,8 +91,7 @@ class Search(Attacker):
                 ranked.append((kept, sum(reading["facts"]), way))
                 if kept and sum(reading["facts"]) > sum(best["facts"]):
                     best = reading
-                    how = f"{steps} steps, lr {way.lr:g}, batch {way.batch}, rank {way.rank}, mix {way.mix:g}"
-                    target.notes.append(f"trial {number} is the best so far: {how}")
+                    target.notes.append(f"trial {number} is the best so far: {steps} steps, {way}")
                 trace.add(float(number), best)
             ways = [way for *_, way in sorted(ranked, key=lambda one: one[:2], reverse=True)]
         yield trace
@@ -109,9 +103,9 @@ class Search(Attacker):
         from sluicegate.engine.training import CrossEntropy, Diverged, Evaluation, at_steps, fit
         from sluicegate.values.edits import note_structure
 
-        count, more = len(target.owned), target.retain.items if way.mix and target.retain is not None else ()
-        rows = target.encoded([*target.owned.items, *more]) if more else target.owned
-        shares = {"owned": Part(range(count), 1 - way.mix * bool(more)), "retain": Part(range(count, len(rows)), way.mix * bool(more))}
+        count = len(target.owned)
+        rows = target.encoded([*target.owned.items, *(target.retain.items if target.retain is not None and way.mix else ())])
+        shares = {"owned": Part(range(count), 1 - way.mix), "retain": Part(range(count, len(rows)), way.mix)}
         draw = Mixture(rows, way.batch, seed_of(target.seed, name), shares)
         take_off = note_structure(target.model)
         try:
@@ -134,8 +128,7 @@ class Search(Attacker):
         finally:
             take_off()
         target.ledger.add(fitted.ledger)
-        broken: Any = {"facts": [float("-inf")], "retain": -1.0}
-        return dict(fitted.records[-1]) if fitted.records else broken
+        return dict(fitted.records[-1]) if fitted.records else {"facts": [float("-inf")], "retain": -1.0}
 
     def capacity(self, model: "PreTrainedModel") -> int:
         return sum(p.numel() for p in model.parameters())
