@@ -10,8 +10,8 @@ from plugin import documented, install
 from sluicegate import registry, tasks
 from sluicegate.app import main
 from sluicegate.app.verbs import verbs
+from sluicegate.audit.attacked import attack
 from sluicegate.audit.attackers import attackers
-from sluicegate.audit.target import attack
 from sluicegate.runs.stage import from_config, stages
 from sluicegate.unlearning.objectives import methods
 

@@ -1,13 +1,13 @@
 from . import latent as latent
 from . import tasks as tasks
 from .audit.attack import Attack as Attack
+from .audit.attacked import attack as attack
 from .audit.attackers import attackers as attackers
 from .audit.audit import audit as audit
 from .audit.audit import inspect as inspect
 from .audit.relearn import Relearned as Relearned
 from .audit.relearn import relearn as relearn
 from .audit.result import AuditResult as AuditResult
-from .audit.target import attack as attack
 from .engine.encoding import encode as encode
 from .engine.generation import generate as generate
 from .engine.models import fresh as fresh

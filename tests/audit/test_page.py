@@ -10,9 +10,9 @@ import pytest
 from headless import NEEDS_CHROMIUM, opened
 from latent_play import play
 from report_synthetic import audited, experiment
+from sluicegate.audit.attacked import Attacked
 from sluicegate.audit.page import report_audit
 from sluicegate.audit.suite import Finding, SuiteVerdict
-from sluicegate.audit.target import Attacked
 from sluicegate.values.curves import Curve
 from sluicegate.values.items import Item
 from sluicegate.values.statistics import Estimate

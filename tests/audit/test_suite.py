@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sluicegate.audit import suite
+from sluicegate.audit.attacked import Attacked
 from sluicegate.audit.suite import cells, join, judge_suite, nulls, statistics_of, weigh
-from sluicegate.audit.target import Attacked
 from sluicegate.values.curves import Curve
 
 FACTS = [f"fact {n:02d}" for n in range(60)]

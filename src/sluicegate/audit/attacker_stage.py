@@ -41,7 +41,7 @@ class Attackers(OnData):
         return self.attacker.contents()
 
     def run(self, run: "RunContext") -> dict[str, Any]:
-        from sluicegate.audit.target import attack
+        from sluicegate.audit.attacked import attack
         from sluicegate.engine.models import let_go, load_model
 
         split = self.split()

@@ -19,9 +19,9 @@ from sluicegate.values.curves import Curve, stack
 from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
+    from sluicegate.audit.attacked import Attacked
     from sluicegate.audit.result import AuditResult
     from sluicegate.audit.suite import Found
-    from sluicegate.audit.target import Attacked
 
 SHOWN = 50
 """Facts that the page holds as plain rows, without JavaScript and in print."""

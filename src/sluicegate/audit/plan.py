@@ -23,7 +23,7 @@ from sluicegate.values.items import Item
 from sluicegate.values.statistics import estimate_shares
 
 if TYPE_CHECKING:
-    from sluicegate.audit.target import Attacked
+    from sluicegate.audit.attacked import Attacked
 
 ORIGINAL, SPIKED, TEACH = "original", "spiked", "teach the spike"
 LACKS = "it needs --"
@@ -75,7 +75,7 @@ class SuitePlan:
     def gather(self, done: Mapping[str, Path], failed: Mapping[str, str]) -> "dict[str, dict[str, list[Attacked]]]":
         """What each attacker found in each model, one a seed. One that failed on the model or on a reference is left
         out everywhere, since nothing can be said by it."""
-        from sluicegate.audit.target import Attacked
+        from sluicegate.audit.attacked import Attacked
 
         found: dict[str, dict[str, list[Attacked]]] = {}
         for arm, name in product([*self.arms, SPIKED], self.attackers):

@@ -13,8 +13,8 @@ from sluicegate.values.items import Item
 from sluicegate.values.statistics import Estimate
 
 if TYPE_CHECKING:
+    from sluicegate.audit.attacked import Attacked
     from sluicegate.audit.suite import SuiteVerdict
-    from sluicegate.audit.target import Attacked
 
 
 @dataclass(frozen=True)

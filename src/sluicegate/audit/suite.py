@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sluicegate.audit.target import Attacked
+from sluicegate.audit.attacked import Attacked
 from sluicegate.values.statistics import Array, Estimate, estimate
 
 Found = Mapping[str, Sequence[Attacked]]

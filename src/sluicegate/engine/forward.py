@@ -1,6 +1,7 @@
 """A language model's forward pass over a batch: its logits, and what it costs in FLOPs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,3 +82,24 @@ class Meter:
         """FLOPs of one forward pass over `batch`, its padding included, since that is computed too."""
         rows, width = batch.ids.shape
         return float(rows * width * (self._per_token + width * self._per_pair))
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The hidden states in what a layer gives out: itself, or the first of a tuple."""
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
+
+
+def with_hidden(output: Any, new: Tensor) -> Any:
+    """What a layer gives out, with other hidden states in it."""
+    return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+@contextmanager
+def hooked(module: torch.nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """A forward hook for the length of a block."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

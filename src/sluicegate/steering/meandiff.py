@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sluicegate.engine.forward import hidden_of, hooked
 from sluicegate.errors import UserError
 from sluicegate.runs.directory import RunContext
 from sluicegate.steering.prompts import prompt_ids
-from sluicegate.steering.vector import SteeringVector, check_tokens, hidden_of, hooked, module_of, steered
+from sluicegate.steering.vector import SteeringVector, check_tokens, module_of, steered
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sluicegate.engine.forward import hidden_of, hooked, with_hidden
 from sluicegate.errors import UserError
-from sluicegate.steering.vector import check_tokens, hidden_of, hooked, module_of, steered, with_hidden
+from sluicegate.steering.vector import check_tokens, module_of, steered
 
 
 class _Reached(Exception):

@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sluicegate.engine.forward import hidden_of, hooked, with_hidden
 from sluicegate.errors import UserError, nearest
 from sluicegate.steering.frames import unit
 from sluicegate.steering.save import Steering
@@ -33,26 +34,6 @@ def module_of(model: nn.Module, path: str) -> nn.Module:
     if path not in named or not path:
         raise UserError(f"no module {path!r} in this model. Nearest: {nearest(path, [name for name in named if name])}.")
     return named[path]  # type: ignore[no-any-return]
-
-
-def hidden_of(output: Any) -> Tensor:
-    """The activations in what a module gives out: itself, or the first of a tuple."""
-    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
-
-
-def with_hidden(output: Any, new: Tensor) -> Any:
-    """What a module gives out, with other activations in it."""
-    return (new, *output[1:]) if isinstance(output, tuple) else new
-
-
-@contextmanager
-def hooked(module: nn.Module, hook: Any) -> Iterator[None]:
-    """A forward hook, for the length of a block."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def check_tokens(tokens: str) -> str:

@@ -9,8 +9,8 @@ import torch
 
 from architectures import build
 from sluicegate.audit import target as module
+from sluicegate.audit.attacked import Attacked, attack
 from sluicegate.audit.attackers import attackers
-from sluicegate.audit.target import Attacked, attack
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.scoring import score
 from sluicegate.runs.directory import open_run

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from architectures import build
+from sluicegate.audit.attacked import attack
 from sluicegate.audit.attackers.patch import Patch
-from sluicegate.audit.target import attack
 from sluicegate.engine.models import fresh
 from sluicegate.engine.train import train
 from sluicegate.values.schedule import Schedule

@@ -7,9 +7,9 @@ import torch
 
 from architectures import build
 from sluicegate.audit import target as target_module
+from sluicegate.audit.attacked import attack
 from sluicegate.audit.attackers import prefix as module
 from sluicegate.audit.attackers.prefix import Prefix
-from sluicegate.audit.target import attack
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.scoring import score
 from sluicegate.engine.train import train

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from architectures import learner
+from sluicegate.audit.attacked import attack
 from sluicegate.audit.attacker_stage import Attackers
 from sluicegate.audit.attackers import CannotAttack
 from sluicegate.audit.attackers.rephrase import TEMPLATES, Rephrase
-from sluicegate.audit.target import attack
 from sluicegate.engine.train import train
 from sluicegate.errors import UserError
 from sluicegate.values.items import Item

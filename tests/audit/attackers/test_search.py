@@ -2,9 +2,9 @@
 
 import pytest
 
+from sluicegate.audit.attacked import attack
 from sluicegate.audit.attackers import search as module
 from sluicegate.audit.attackers.search import Search
-from sluicegate.audit.target import attack
 
 
 @pytest.mark.parametrize(("trials", "rounds"), [(50, [27, 13, 6, 3, 1]), (7, [4, 2, 1]), (3, [2, 1]), (2, [2]), (1, [1])])

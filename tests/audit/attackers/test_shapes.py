@@ -8,9 +8,9 @@ from transformers import GPT2Config, LlamaConfig
 
 from architectures import build, learner
 from sluicegate.audit import target as module
+from sluicegate.audit.attacked import attack
 from sluicegate.audit.attackers import CannotAttack, attackers
 from sluicegate.audit.attackers.soft import behind
-from sluicegate.audit.target import attack
 from sluicegate.engine.encoding import encode
 from sluicegate.engine.models import fresh
 

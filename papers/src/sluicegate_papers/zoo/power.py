@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sluicegate.audit.attacked import Attacked
 from sluicegate.audit.suite import SEVERAL, Found, cells, standardise, statistics_of, table_of, weigh
-from sluicegate.audit.target import Attacked
 from sluicegate.values.curves import Curve
 from sluicegate.values.statistics import auroc
 from sluicegate_papers.zoo.specimens import REFERENCES

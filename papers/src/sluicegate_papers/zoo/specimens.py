@@ -141,8 +141,8 @@ def measure(task: str, residue: float, seed: int, methods: Sequence[str], out: P
     """Make the specimens of one base that are not there yet, attack them, and write a file for each."""
     import torch
 
+    from sluicegate.audit.attacked import attack
     from sluicegate.audit.attackers import CannotAttack
-    from sluicegate.audit.target import attack
 
     left = [method for method in methods if not (out / name_of(task, residue, method, seed)).exists()]
     if not left:

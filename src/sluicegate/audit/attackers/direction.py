@@ -32,7 +32,8 @@ class Direction(Attacker):
         import torch
 
         from sluicegate.audit.attackers.directions import mean_states
-        from sluicegate.audit.target import Trace, hidden_of, hooked, layers, with_hidden
+        from sluicegate.audit.target import Trace, layers
+        from sluicegate.engine.forward import hidden_of, hooked, with_hidden
 
         found, plain = layers(target.model), target.read()
         apart = mean_states(target.model, target.owned) - mean_states(target.model, target.retain)  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ def mean_states(model: "PreTrainedModel", rows: "Rows") -> "Tensor":
     """[layers, d] mean hidden states behind each layer where the first token of each answer is predicted."""
     import torch
 
-    from sluicegate.audit.target import hidden_of, layers
-    from sluicegate.engine.forward import forward
+    from sluicegate.audit.target import layers
+    from sluicegate.engine.forward import forward, hidden_of
     from sluicegate.engine.losses import portions
 
     found = layers(model)

@@ -28,7 +28,8 @@ class Latent(Tuned):
 
         import torch
 
-        from sluicegate.audit.target import hidden_of, hooked, layers, with_hidden
+        from sluicegate.audit.target import layers
+        from sluicegate.engine.forward import hidden_of, hooked, with_hidden
         from sluicegate.engine.models import width
 
         found = layers(target.model)

@@ -27,7 +27,8 @@ class Lens(Attacker):
     """Layers at which it is tried, evenly spread."""
 
     def traces(self, target: "Target") -> "Iterator[Trace]":
-        from sluicegate.audit.target import Trace, layers, with_hidden
+        from sluicegate.audit.target import Trace, layers
+        from sluicegate.engine.forward import with_hidden
 
         found, trace = layers(target.model), Trace("")
         if len(found) < 2:

@@ -63,7 +63,8 @@ class Patch(Attacker):
 @contextmanager
 def _patched(host: "PreTrainedModel", giver: "PreTrainedModel", number: int) -> Iterator[None]:
     """Have the giver's hidden states behind layer `number` (from 0) in place of the host's, for a block."""
-    from sluicegate.audit.target import hidden_of, hooked, layers, with_hidden
+    from sluicegate.audit.target import layers
+    from sluicegate.engine.forward import hidden_of, hooked, with_hidden
 
     given: list[Any] = []
 

@@ -68,8 +68,8 @@ class Probe(Attacker):
         """Hidden states [n, d] of each layer where an answer's token is predicted, the tokens [n], their rows [n]."""
         import torch
 
-        from sluicegate.audit.target import hidden_of, layers
-        from sluicegate.engine.forward import forward
+        from sluicegate.audit.target import layers
+        from sluicegate.engine.forward import forward, hidden_of
         from sluicegate.engine.losses import portions
 
         found: list[list[Any]] = [[] for _ in layers(target.model)]

@@ -102,7 +102,7 @@ def prompted(target: "Target", prompt: "Tensor") -> "Iterator[None]":
     """Have the embeddings `prompt` [n, d] in place of those of the tokens that `placed` put, for a block."""
     import torch
 
-    from sluicegate.audit.target import hooked
+    from sluicegate.engine.forward import hooked
 
     at = behind_bos(target)
 

@@ -32,7 +32,8 @@ class Steer(Attacker):
         import math
 
         from sluicegate.audit.attackers.directions import mean_states
-        from sluicegate.audit.target import Trace, hidden_of, hooked, layers, with_hidden
+        from sluicegate.audit.target import Trace, layers
+        from sluicegate.engine.forward import hidden_of, hooked, with_hidden
 
         found, plain = layers(target.model), target.read()
         vectors = mean_states(target.model, target.retain) - mean_states(target.model, target.owned)  # type: ignore[arg-type]
