@@ -50,7 +50,7 @@ def null(monkeypatch, request):
         weights = {f"{name} {side}": 1.0 for name in NAMES for side in ("held_out", "owned")}
         told = [statistics_of(cells(model(200 + n), references), weights, mode == "several")[2] for n in range(20)]
         moments = {name: [np.mean([t[name] for t in told]), np.std([t[name] for t in told])] for name in ("tail", "shift")}
-        found[mode] = {"weights": weights, **moments, "threshold": 3.5, "fact": 0.5, "power": {"0.1": 0.5}}
+        found[mode] = {"weights": weights, **moments, "threshold": 3.5, "fact": 0.5, "nulls": 20, "power": {"0.1": 0.5}}
         found[mode]["attackers"] = dict.fromkeys(NAMES, moments)
     monkeypatch.setattr(suite, "nulls", lambda: found)
 

@@ -159,8 +159,8 @@ def judge_suite(model: Found, references: Sequence[Found], facts: int) -> SuiteV
     power = {float(share): value for share, value in null["power"].items()} if facts >= FEW else {}
     alarm = z > null["threshold"]
     said = [
-        f"Over {len(findings)} attackers, fact by fact, it lies {z:.1f} standard deviations above models that never knew; one of these in "
-        f"a hundred lies above {null['threshold']:.1f}."
+        f"Over {len(findings)} attackers, fact by fact, it lies {z:.1f} standard deviations above models that never knew. Above "
+        f"{null['threshold']:.1f} lies one in a hundred of these, as far as {null['nulls']} small ones tell."
     ]
     if power:
         missed = "; ".join(f"{share:.0%} left: {value:.0%}" for share, value in sorted(power.items()))
