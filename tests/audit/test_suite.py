@@ -7,7 +7,7 @@ import pytest
 
 from sluicegate.audit import suite
 from sluicegate.audit.attacked import Attacked
-from sluicegate.audit.suite import cells, join, judge_suite, nulls, statistics_of, weigh
+from sluicegate.audit.suite import cells, join, judge_suite, nulls, statistics_of
 from sluicegate.values.curves import Curve
 
 FACTS = [f"fact {n:02d}" for n in range(60)]
@@ -96,15 +96,6 @@ def test_evidence_is_centred_on_the_models_own_median():
     moved, more = join(["a", "b"], table + 5, {"a": 1.0, "b": 1.0}, True)
     assert np.allclose(each, moved)
     assert more - shift == pytest.approx(5)
-
-
-def test_weights_go_to_what_tells_taught_from_untaught_and_none_is_negative():
-    rng = np.random.default_rng(0)
-    taught = rng.random(300) < 0.2
-    table = np.stack([rng.normal(size=300) + 2 * taught, rng.normal(size=300), rng.normal(size=300) - 2 * taught], 1)
-    weights = weigh([(table, taught)])
-    assert weights[0] > 5 * weights[1]
-    assert weights[2] == 0
 
 
 def test_too_few_facts_are_told_instead_of_power():

@@ -8,7 +8,7 @@ measured on a zoo of small models (`nulls.json`, made by ``sluicegate bench zoo`
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -191,23 +191,3 @@ def _finding(
     first = runs[0]
     spent = sum(first.flops.values()) - first.flops.get("total", 0.0)
     return Finding(name, z, estimate(apart), first.held_out.effort[place], first.held_out.unit, first.capacity, spent)
-
-
-def weigh(tables: Iterable[tuple[Array, Array]], penalty: float = 0.03) -> Array:
-    """Weights [cells], none below 0, of a logistic regression from facts' centred evidence [facts, cells] to whether
-    each was taught [facts]; taught and untaught facts count alike."""
-    from scipy.optimize import minimize
-
-    pairs = list(tables)
-    x = np.concatenate([evidence - np.median(evidence, axis=0) for evidence, _ in pairs])
-    y = np.concatenate([taught for _, taught in pairs])
-    share, sign = np.where(y, 0.5 / y.mean(), 0.5 / (1 - y.mean())), np.where(y, 1.0, -1.0)
-
-    def loss(b: Array) -> tuple[float, Array]:
-        margin = sign * (x @ b[1:] + b[0])
-        slope = -(share * sign / (1 + np.exp(np.clip(margin, -50, 50))))
-        value = float((share * np.logaddexp(0, -margin)).mean() + penalty * (b[1:] ** 2).sum())
-        return value, np.concatenate([[slope.mean()], x.T @ slope / len(y) + 2 * penalty * b[1:]])
-
-    bounds = [(None, None)] + [(0, None)] * x.shape[1]
-    return np.asarray(minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds).x[1:])

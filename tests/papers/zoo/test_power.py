@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sluicegate_papers.zoo import relations
-from sluicegate_papers.zoo.power import CALIBRATED, Zoo, is_calibration, summarise
+from sluicegate_papers.zoo.power import CALIBRATED, Zoo, is_calibration, summarise, weigh
 from sluicegate_papers.zoo.specimens import METHODS, REFERENCES, RESIDUES, TASKS, place, plan, taught
 
 FACTS = [f"fact {n:02d}" for n in range(40)]
@@ -106,3 +106,12 @@ def test_two_hops_lead_where_the_relations_do():
         for relation in path:
             name = world[name, relation]
         assert item.answer.strip() == name
+
+
+def test_weights_go_to_what_tells_taught_from_untaught_and_none_is_negative():
+    rng = np.random.default_rng(0)
+    taught = rng.random(300) < 0.2
+    table = np.stack([rng.normal(size=300) + 2 * taught, rng.normal(size=300), rng.normal(size=300) - 2 * taught], 1)
+    weights = weigh([(table, taught)])
+    assert weights[0] > 5 * weights[1]
+    assert weights[2] == 0

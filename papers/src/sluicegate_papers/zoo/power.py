@@ -2,16 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sluicegate.audit.attacked import Attacked
-from sluicegate.audit.suite import SEVERAL, Found, cells, standardise, statistics_of, table_of, weigh
+from sluicegate.audit.suite import SEVERAL, Found, cells, standardise, statistics_of, table_of
 from sluicegate.values.curves import Curve
-from sluicegate.values.statistics import auroc
+from sluicegate.values.statistics import Array, auroc
 from sluicegate_papers.zoo.specimens import REFERENCES
 
 CALIBRATED = {"task": ("arithmetic", "biographies"), "seed": (0, 2), "method": ("none", "maxent", "graddiff", "simnpo", "distill")}
@@ -155,3 +155,23 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "models": len(rows),
     }
+
+
+def weigh(tables: Iterable[tuple[Array, Array]], penalty: float = 0.03) -> Array:
+    """Weights [cells], none below 0, of a logistic regression from facts' centred evidence [facts, cells] to whether
+    each was taught [facts]; taught and untaught facts count alike."""
+    from scipy.optimize import minimize
+
+    pairs = list(tables)
+    x = np.concatenate([evidence - np.median(evidence, axis=0) for evidence, _ in pairs])
+    y = np.concatenate([taught for _, taught in pairs])
+    share, sign = np.where(y, 0.5 / y.mean(), 0.5 / (1 - y.mean())), np.where(y, 1.0, -1.0)
+
+    def loss(b: Array) -> tuple[float, Array]:
+        margin = sign * (x @ b[1:] + b[0])
+        slope = -(share * sign / (1 + np.exp(np.clip(margin, -50, 50))))
+        value = float((share * np.logaddexp(0, -margin)).mean() + penalty * (b[1:] ** 2).sum())
+        return value, np.concatenate([[slope.mean()], x.T @ slope / len(y) + 2 * penalty * b[1:]])
+
+    bounds = [(None, None)] + [(0, None)] * x.shape[1]
+    return np.asarray(minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds).x[1:])

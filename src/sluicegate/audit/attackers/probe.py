@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sluicegate.audit.target import Target, Trace
-    from sluicegate.engine.encoding import Rows
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,17 @@ class Probe(Attacker):
     def traces(self, target: "Target") -> "Iterator[Trace]":
         import torch
 
+        from sluicegate.audit.attackers.directions import states
         from sluicegate.audit.target import Trace
 
         plain = target.read()
-        owned, held_out = self._states(target, target.owned), self._states(target, target.held_out)
+        owned, held_out = states(target.model, target.owned), states(target.model, target.held_out)
         words = torch.unique(owned[1])
         wanted = (owned[1][:, None] == words).double()
         trace = Trace("")
         for layer, (x, y) in enumerate(zip(owned[0], held_out[0], strict=True)):
             mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
-            x, y = ((states - mean) / scale for states in (x, y))
+            x, y = (x - mean) / scale, (y - mean) / scale
             products, best = x @ x.T, (float("inf"), wanted, wanted)
             for penalty in self.penalties:
                 inverse = torch.linalg.inv(products + penalty * products.diagonal().mean() * torch.eye(len(x), dtype=x.dtype))
@@ -63,32 +63,6 @@ class Probe(Attacker):
                 reading[name], reading[key] = float(right.mean()), target.by_fact(rows, margins.tolist())
             trace.add(float(layer), reading | {"exact": target.by_fact(target.held_out, right.tolist())})
         yield trace
-
-    def _states(self, target: "Target", rows: "Rows") -> "tuple[list[Tensor], Tensor, Tensor]":
-        """Hidden states [n, d] of each layer where an answer's token is predicted, the tokens [n], their rows [n]."""
-        import torch
-
-        from sluicegate.audit.target import layers
-        from sluicegate.engine.forward import forward, hidden_of
-        from sluicegate.engine.losses import portions
-
-        found: list[list[Any]] = [[] for _ in layers(target.model)]
-        tokens, index = [], []
-        with torch.no_grad():
-            for batch in portions(target.model, rows):
-                at = torch.nn.functional.pad(batch.answer, (0, 1))
-                handles = [
-                    layer.register_forward_hook(lambda m, a, out, own=own, at=at: own.append(hidden_of(out)[at].double().cpu()))
-                    for layer, own in zip(layers(target.model), found, strict=True)
-                ]
-                try:
-                    forward(target.model, batch)
-                finally:
-                    for handle in handles:
-                        handle.remove()
-                tokens.append(batch.ids[:, 1:][batch.answer].cpu())
-                index.append(batch.index[:, None].expand_as(batch.answer)[batch.answer].cpu())
-        return [torch.cat(own) for own in found], torch.cat(tokens), torch.cat(index)
 
     def _margins(self, scores: "Tensor", tokens: "Tensor", index: "Tensor", words: "Tensor", rows: int) -> "tuple[Tensor, Tensor]":
         """For each row, its tokens' mean margin, and 1 where each token has the highest score."""
